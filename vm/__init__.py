@@ -1,0 +1,1 @@
+"""kstack's emulated machine, and what observes and steers it."""

@@ -1,0 +1,440 @@
+"""One x86-64 CPU's instructions, executed by Unicorn: the only room that knows Unicorn.
+
+The engine executes and stops; it decides nothing. Everything that needs a decision stops it with
+RIP at the instruction and no effect done: page faults, exceptions, port I/O, SYSCALL, CPUID,
+MSRs, control and debug registers, INVLPG, invalid opcodes. Instructions are counted exactly.
+
+Not modelled by Unicorn, and so not by kstack: #AC, #XM, SMM, SVM and VMX for the guest, AVX and
+later, self-modifying code seen by a *running* block of another CPU before its next slice.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from unicorn import UC_ARCH_X86, UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_TLB_FILL, UC_MODE_64, UC_PROT_ALL, Uc
+from unicorn import unicorn_const as const
+from unicorn import x86_const as x86
+
+from vm.errors import EngineError
+from vm.hw.engine import layout
+from vm.hw.engine.registers import Registers
+from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
+
+PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
+PHYSICAL_BITS = 40
+TCG_BUFFER_BYTES = 64 << 20
+ERR_OK, ERR_EXCEPTION, ERR_INSN_INVALID = 0, const.UC_ERR_EXCEPTION, const.UC_ERR_INSN_INVALID
+VMEXIT = 0x100  # QEMU numbers SVM exits from here
+EXIT_INTR = 0x160
+SSTEP_VECTOR = 1
+
+
+class Access(enum.IntEnum):
+    """What a softmmu miss was for (QEMU's MMUAccessType)."""
+
+    LOAD = 0
+    STORE = 1
+    FETCH = 2
+
+
+class MmuIndex(enum.IntEnum):
+    """Under whose rights an access is made (QEMU's mmu index)."""
+
+    KERNEL_SMAP = 0
+    USER = 1
+    KERNEL = 2
+
+
+class StopKind(enum.Enum):
+    """Why the engine stopped."""
+
+    BUDGET = "the budget is used up, or a stop was asked for"
+    HALT = "HLT was executed"
+    REFUSED = "the host refused a translation; it knows which"
+    EXCEPTION = "an exception was raised"
+    INTERCEPT = "an intercepted instruction is next"
+    TRAPPED = "IN, OUT or SYSCALL is next"
+    INVALID = "an opcode that Unicorn does not know is next"
+    INTERRUPT_WINDOW = "interrupts have become deliverable"
+
+
+class Stop(NamedTuple):
+    """The end of one run: why, and the instructions it retired.
+
+    `code` is the vector of an EXCEPTION (error code in `error`, `is_int` for INT n), or the SVM
+    exit code of an INTERCEPT.
+    """
+
+    kind: StopKind
+    instructions: int
+    code: int = 0
+    error: int = 0
+    is_int: bool = False
+
+
+class Host(Protocol):
+    """Who answers what the engine cannot decide."""
+
+    def fill(self, address: int, access: Access, mmu: MmuIndex, probe: bool, location: int) -> bool:
+        """Translate linear `address`: call `Engine.enter` and return True, or refuse with False.
+
+        `location` is the host return address of the access, 0 outside a block; `Engine.locate`
+        turns it into RIP.
+        """
+        ...
+
+    def mmio_read(self, address: int, size: int) -> int:
+        """A load from a physical address that is not RAM."""
+        ...
+
+    def mmio_write(self, address: int, size: int, value: int) -> None:
+        """A store to a physical address that is not RAM."""
+        ...
+
+
+class Intercept(enum.IntFlag):
+    """Bits of the SVM intercept word that make an instruction stop the engine (APM vol. 2, B)."""
+
+    INTR = 1 << 0
+    RDTSC = 1 << 14
+    RDPMC = 1 << 15
+    CPUID = 1 << 18
+    IRET = 1 << 20
+    PAUSE = 1 << 23
+    INVLPG = 1 << 25
+    MSR = 1 << 28
+    RDTSCP = 1 << 39
+    MONITOR = 1 << 42
+    MWAIT = 1 << 43
+
+
+STANDARD_INTERCEPTS = (
+    Intercept.INTR
+    | Intercept.RDTSC
+    | Intercept.RDPMC
+    | Intercept.CPUID
+    | Intercept.INVLPG
+    | Intercept.MSR
+    | Intercept.RDTSCP
+    | Intercept.MONITOR
+    | Intercept.MWAIT
+)
+CR_WRITES = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
+CR_READS = 1 << 8
+
+_FILL_TYPE = ctypes.CFUNCTYPE(
+    ctypes.c_bool, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_uint64
+)
+_VOID_TYPE = ctypes.CFUNCTYPE(None)
+_REWIND_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
+
+
+class Engine:
+    """One vCPU's executing half.
+
+    Args:
+        ram_address: host address of the guest's RAM, shared by all CPUs, mapped at physical 0.
+        ram_bytes: its size, a multiple of 4096, at most 3 GiB.
+        host: who answers fills and MMIO.
+
+    Raises:
+        EngineError: this is not the Unicorn whose insides kstack knows.
+    """
+
+    def __init__(self, ram_address: int, ram_bytes: int, host: Host) -> None:
+        self._host = host
+        self._library = layout.Library()
+        self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        uc.ctl_set_cpu_model(x86.UC_CPU_X86_ICELAKE_SERVER)
+        uc.ctl_set_tlb_mode(const.UC_TLB_VIRTUAL)
+        uc.ctl_set_tcg_buffer_size(TCG_BUFFER_BYTES)
+        layout.check(uc, self._library)
+        self._handle = uc._uch.value
+        self._cpu = layout.u64(self._handle + layout.UC_CPU).value
+        self.env = layout.u64(self._cpu + layout.CPU_ENV).value
+        self.registers = Registers(self.env, self._library)
+        self.error: BaseException | None = None
+        self._map_memory(ram_address, ram_bytes)
+        self._map_words()
+        self._install_stubs()
+        self._set_intercepts()
+        self._start = self._library["uc_emu_start"]
+        self._set_page = self._library["tlb_set_page_x86_64"]
+        self._starts: dict[int, list[int]] = {}
+        self._refused_location: int | None = None
+        self._budget = 0
+
+    # --- construction
+
+    def _map_memory(self, ram_address: int, ram_bytes: int) -> None:
+        uc = self._uc
+        uc.mem_map_ptr(0, ram_bytes, UC_PROT_ALL, ram_address)
+        self._private = (ctypes.c_uint8 * 0x6000)()
+        start = (ctypes.addressof(self._private) + 0xFFF) & ~0xFFF
+        uc.mem_map_ptr(PRIVATE_BASE, 0x4000, UC_PROT_ALL, start)
+        layout.u64(start + 0x48).value = PRIVATE_BASE + 0x1000
+        ctypes.memset(start + 0x1000, 0xFF, 0x2000)
+        uc.mmio_map(ram_bytes, PRIVATE_BASE - ram_bytes, self._mmio_read, ram_bytes, self._mmio_write, ram_bytes)
+
+    def _mmio_read(self, _uc: Uc, offset: int, size: int, base: int) -> int:
+        try:
+            return self._host.mmio_read(base + offset, size)
+        except BaseException as error:  # noqa: BLE001 - a callback cannot raise: kept, raised after the run
+            self._fail(error)
+            return 0
+
+    def _mmio_write(self, _uc: Uc, offset: int, size: int, value: int, base: int) -> None:
+        try:
+            self._host.mmio_write(base + offset, size, value)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+        self.control.stop = 1
+
+    def _map_words(self) -> None:
+        cpu, env = self._cpu, self.env
+        self._interrupt_request = ctypes.c_uint32.from_address(cpu + layout.CPU_INTERRUPT_REQUEST)
+        self._cflags_next = ctypes.c_uint32.from_address(cpu + layout.CPU_CFLAGS_NEXT_TB)
+        self._halted = ctypes.c_uint32.from_address(cpu + layout.CPU_HALTED)
+        self._exception_index = ctypes.c_int32.from_address(cpu + layout.CPU_EXCEPTION_INDEX)
+        self._error_code = ctypes.c_uint32.from_address(env + layout.ENV_ERROR_CODE)
+        self._is_int = ctypes.c_int32.from_address(env + layout.ENV_EXCEPTION_IS_INT)
+        self._old_exception = ctypes.c_int32.from_address(env + layout.ENV_OLD_EXCEPTION)
+        self._intercept = layout.u64(env + layout.ENV_INTERCEPT)
+        self._rip = layout.u64(env + layout.ENV_RIP)
+        self._hflags = ctypes.c_uint32.from_address(env + layout.ENV_HFLAGS)
+        self._cs_base = layout.u64(env + layout.ENV_SEGS + layout.SEG_BYTES + layout.SEG_BASE)
+        self._windows = [layout.u64(env - 2192 + 32 + 696 * index + 16) for index in range(3)]
+
+    def _install_stubs(self) -> None:
+        library, uc = self._library, self._uc
+        self.control = control = Control()
+        self._table = (ctypes.c_uint64 * (2 * TABLE_ENTRIES))()
+        self._tcg = layout.u64(self._handle + layout.UC_TCG_CTX).value
+        self._keep: list[Any] = [_FILL_TYPE(self._fill), _REWIND_TYPE(self._rewind), _VOID_TYPE(self._clear_table)]
+        fill, rewind, clear = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep)
+        control.table, control.tcg_ctx, control.cpu = ctypes.addressof(self._table), self._tcg, self._cpu
+        control.icount_decr = layout.u64(self._cpu + layout.CPU_ICOUNT_DECR).value
+        control.lookup, control.cpu_exit = library.address("tcg_tb_lookup_x86_64"), library.address("cpu_exit")
+        control.rewind, control.clear = rewind, clear
+        control.flush_count = self._tcg + layout.TCG_FLUSH_COUNT
+        control.leave = library.address("cpu_loop_exit_noexc_x86_64")
+        self._code = code = CodePage()
+        original = library.address("unicorn_fill_tlb_x86_64")
+        slot = layout.u64(layout.u64(self._cpu + layout.CPU_CC).value + layout.CC_TLB_FILL)
+        slot.value = code.fill(fill, original)
+        data = ctypes.addressof(control)
+        self._hooks = [
+            library.hook(self._handle, UC_HOOK_TLB_FILL, code.refuse(), 0),
+            library.hook(self._handle, UC_HOOK_BLOCK, code.block(), data),
+            library.hook(self._handle, UC_HOOK_INSN, code.trap("rcx"), data, x86.UC_X86_INS_IN),
+            library.hook(self._handle, UC_HOOK_INSN, code.trap("r8"), data, x86.UC_X86_INS_OUT),
+            library.hook(self._handle, UC_HOOK_INSN, code.trap("rsi"), data, x86.UC_X86_INS_SYSCALL),
+        ]
+        uc.ctl_exits_enabled(True)
+
+    def _set_intercepts(self) -> None:
+        env = self.env
+        layout.u64(env + layout.ENV_VMCB).value = PRIVATE_BASE
+        self._intercept.value = int(STANDARD_INTERCEPTS)
+        for offset, mask in (
+            (layout.ENV_INTERCEPT_CR_READ, CR_READS),
+            (layout.ENV_INTERCEPT_CR_WRITE, CR_WRITES),
+            (layout.ENV_INTERCEPT_DR_READ, 0xFF),
+            (layout.ENV_INTERCEPT_DR_WRITE, 0xFF),
+        ):
+            ctypes.c_uint16.from_address(env + offset).value = mask
+        self._hflags.value |= layout.HF_GUEST
+
+    # --- running
+
+    def run(self, budget: int) -> Stop:
+        """Execute at most `budget` instructions.
+
+        Args:
+            budget: instructions, at least 1.
+
+        Returns:
+            Why it stopped and how many instructions were retired.
+        """
+        control = self.control
+        self._budget = budget
+        control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
+        control.block_icount = control.requested = 0
+        self._old_exception.value = -1
+        self._is_int.value = 0
+        if budget <= 32:
+            self._cflags_next.value, control.requested = budget, 1
+        else:
+            self._cflags_next.value = 0xFFFFFFFF
+        for window in self._windows:
+            window.value = 1 << 62
+        result = self._start(self._handle, self._rip.value, 0, 0, 0)
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self._classify(result, budget - control.remaining)
+
+    def _classify(self, result: int, paid: int) -> Stop:
+        control = self.control
+        if control.trapped:
+            return Stop(StopKind.TRAPPED, paid - self._unexecuted())
+        if result == ERR_OK:
+            kind = StopKind.BUDGET if control.stopped else StopKind.HALT
+            return Stop(kind, paid)
+        if result == ERR_INSN_INVALID:
+            return Stop(StopKind.INVALID, paid - self._unexecuted())
+        if result != ERR_EXCEPTION:
+            raise EngineError(f"unicorn stopped with its error {result} at RIP {self._rip.value:#x}")
+        if self._refused_location is not None:
+            location, self._refused_location = self._refused_location, None
+            return Stop(StopKind.REFUSED, paid - (self._unexecuted() if location else 0))
+        code = self._exception_index.value
+        if code == EXIT_INTR:
+            return Stop(StopKind.INTERRUPT_WINDOW, paid)
+        if code >= VMEXIT:
+            return Stop(StopKind.INTERCEPT, paid - self._unexecuted(), code - VMEXIT, self._error_code.value)
+        rest = 0 if code == SSTEP_VECTOR else self._unexecuted()
+        return Stop(StopKind.EXCEPTION, paid - rest, code, self._error_code.value, bool(self._is_int.value))
+
+    def ask_to_stop(self) -> None:
+        """Stop before the next block (from a callback: an MMIO access that ends the slice)."""
+        self.control.stop = 1
+
+    def executed(self, location: int = 0) -> int:
+        """Instructions retired so far in a run, from inside a callback at `location`."""
+        paid = self._budget - self.control.remaining
+        if not location:
+            return paid
+        self.locate(location)
+        return paid - self._unexecuted()
+
+    def locate(self, location: int) -> int:
+        """RIP of the access that a callback reports by its host return address."""
+        if location:
+            self._library["cpu_restore_state_x86_64"](self._cpu, location, False)
+        return self._rip.value
+
+    def _unexecuted(self) -> int:
+        """How many instructions of the block paid for last lie at or after RIP."""
+        icount = self.control.block_icount
+        if not icount:
+            return 0
+        return icount - self._index((self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF)
+
+    def _index(self, linear: int) -> int:
+        starts = self._block_starts()
+        if not starts[0] <= linear <= starts[-1]:
+            return self.control.block_icount
+        return bisect_left(starts, linear)
+
+    def _block_starts(self) -> list[int]:
+        """Linear addresses of the instructions of the block that was paid for last.
+
+        Read from the search data that QEMU keeps behind each translation (encode_search in
+        accel/tcg/translate-all.c): per instruction the differences of pc, cc_op and code offset.
+        """
+        key = self.control.block_return
+        starts = self._starts.get(key)
+        if starts is None:
+            block = self._library["tcg_tb_lookup_x86_64"](self._tcg, key)
+            pc = layout.u64(block + layout.TB_PC).value
+            count = ctypes.c_uint16.from_address(block + layout.TB_ICOUNT).value
+            data = layout.u64(block + layout.TB_TC_PTR).value + layout.u64(block + layout.TB_TC_SIZE).value
+            starts = _search_data(data, pc, count)
+            self._starts[key] = starts
+        return starts
+
+    # --- callbacks
+
+    def _fill(self, _cs: int, address: int, _size: int, access: int, mmu: int, probe: int, location: int) -> bool:
+        try:
+            if self._host.fill(address, Access(access), MmuIndex(mmu), bool(probe), location):
+                return True
+        except BaseException as error:  # noqa: BLE001 - a callback cannot raise: kept, raised after the run
+            self._fail(error)
+        if not probe:
+            self._refused_location = location
+        return False
+
+    def _rewind(self, linear: int) -> None:
+        """A store changed its own block: QEMU runs the storing instruction again, alone."""
+        control = self.control
+        if control.block_icount:
+            control.remaining += control.block_icount - self._index(linear)
+            control.block_icount = 0
+
+    def _clear_table(self) -> None:
+        ctypes.memset(self._table, 0, ctypes.sizeof(self._table))
+        self._starts.clear()
+
+    # --- the softmmu
+
+    def enter(self, page: int, frame: int, protection: int, mmu: int, size: int = 4096) -> None:
+        """Enter a translation into the softmmu.
+
+        Args:
+            page: linear address, 4 KiB aligned.
+            frame: physical address, 4 KiB aligned.
+            protection: 1 read, 2 write, 4 execute; | 0x40 lets every write come back.
+            mmu: the mmu index of the access.
+            size: 4096, or 1 to let every single access come back.
+        """
+        self._set_page(self._cpu, page, frame, protection, mmu, size)
+
+    def flush_page(self, page: int) -> None:
+        """Drop one 4 KiB page from the softmmu."""
+        self._library["tlb_flush_page_x86_64"](self._cpu, page)
+
+    def flush(self) -> None:
+        """Drop everything from the softmmu."""
+        self._library["tlb_flush_x86_64"](self._cpu)
+
+    def drop_code(self, address: int, size: int) -> None:
+        """Drop the translated blocks of a physical range (somebody else stored there)."""
+        self._library["tb_invalidate_phys_range_x86_64"](self._handle, address, address + size)
+
+    # --- interrupts
+
+    def set_interrupt_window(self, wanted: bool) -> None:
+        """Stop with INTERRUPT_WINDOW as soon as IF=1 outside an interrupt shadow."""
+        self._interrupt_request.value = 2 if wanted else 0
+
+    def intercept(self, what: Intercept, on: bool) -> None:
+        """Switch one intercept on or off."""
+        self._intercept.value = self._intercept.value | what if on else self._intercept.value & ~what
+
+
+def _search_data(address: int, pc: int, count: int) -> list[int]:
+    starts: list[int] = []
+    for _ in range(count):
+        delta, address = _sleb128(address)
+        pc = (pc + delta) & 0xFFFFFFFFFFFFFFFF
+        starts.append(pc)
+        for _skip in range(2):
+            _, address = _sleb128(address)
+    return starts
+
+
+def _sleb128(address: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = ctypes.c_uint8.from_address(address).value
+        address += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            if byte & 0x40:
+                value -= 1 << shift
+            return value, address
+
+
+EngineFactory = Callable[[int, int, Host], Engine]

@@ -1,0 +1,278 @@
+"""A CPU's registers, mapped: SDM volume 1 section 3.4, volume 3 section 2.
+
+The mapped words are the only way to set descriptor caches and CPL; `sync` keeps the flags by which
+QEMU translates (hflags) true to them.
+
+Not modelled: debug-register breakpoints (DR0-DR7 hold what is written and break nothing).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+from typing import NamedTuple
+
+from vm.hw.engine import layout
+from vm.hw.engine.layout import Library, u64
+
+
+class Gpr(enum.IntEnum):
+    """General-purpose registers in the encoding's order."""
+
+    RAX = 0
+    RCX = 1
+    RDX = 2
+    RBX = 3
+    RSP = 4
+    RBP = 5
+    RSI = 6
+    RDI = 7
+    R8 = 8
+    R9 = 9
+    R10 = 10
+    R11 = 11
+    R12 = 12
+    R13 = 13
+    R14 = 14
+    R15 = 15
+
+
+class Seg(enum.IntEnum):
+    """Segment registers, and the system segments behind them, in QEMU's order."""
+
+    ES = 0
+    CS = 1
+    SS = 2
+    DS = 3
+    FS = 4
+    GS = 5
+    LDTR = 6
+    TR = 7
+    GDTR = 8
+    IDTR = 9
+
+
+class Flags(enum.IntFlag):
+    """RFLAGS (SDM vol. 1, 3.4.3)."""
+
+    CF = 1 << 0
+    FIXED = 1 << 1
+    PF = 1 << 2
+    AF = 1 << 4
+    ZF = 1 << 6
+    SF = 1 << 7
+    TF = 1 << 8
+    IF = 1 << 9
+    DF = 1 << 10
+    OF = 1 << 11
+    IOPL = 3 << 12
+    NT = 1 << 14
+    RF = 1 << 16
+    VM = 1 << 17
+    AC = 1 << 18
+    ID = 1 << 21
+
+
+class SegmentAttribute(enum.IntFlag):
+    """The attribute bits of a descriptor's high word, as QEMU's cache holds them (SDM 3.4.5)."""
+
+    TYPE = 0xF << 8
+    S = 1 << 12
+    DPL = 3 << 13
+    P = 1 << 15
+    L = 1 << 21
+    B = 1 << 22
+    G = 1 << 23
+
+
+class Segment(NamedTuple):
+    """A segment register with its hidden part."""
+
+    selector: int
+    base: int
+    limit: int
+    flags: int
+
+    @property
+    def dpl(self) -> int:
+        """Descriptor privilege level."""
+        return self.flags >> 13 & 3
+
+
+CC_FLAGS = Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF
+_OTHER = ~(int(CC_FLAGS) | Flags.DF)
+WRITABLE_FLAGS = 0x3F7FD5
+
+
+class Registers:
+    """The architectural registers of one engine.
+
+    Args:
+        env: host address of QEMU's CPUX86State.
+        library: the exported functions.
+    """
+
+    def __init__(self, env: int, library: Library) -> None:
+        self._env = env
+        self._compute_flags = library["cpu_cc_compute_all_x86_64"]
+        self.gpr = (ctypes.c_uint64 * 16).from_address(env + layout.ENV_REGS)
+        self._rip = u64(env + layout.ENV_RIP)
+        self._eflags = u64(env + layout.ENV_EFLAGS)
+        self._cc_src = u64(env + layout.ENV_CC_SRC)
+        self._cc_op = ctypes.c_uint32.from_address(env + layout.ENV_CC_OP)
+        self._df = ctypes.c_int32.from_address(env + layout.ENV_DF)
+        self._hflags = ctypes.c_uint32.from_address(env + layout.ENV_HFLAGS)
+        self.cr = (ctypes.c_uint64 * 9).from_address(env + layout.ENV_CR)
+        self.dr = (ctypes.c_uint64 * 8)()
+        self._efer = u64(env + layout.ENV_EFER)
+
+    @property
+    def rip(self) -> int:
+        """The instruction pointer (an offset in CS, also in real mode)."""
+        return self._rip.value
+
+    @rip.setter
+    def rip(self, value: int) -> None:
+        self._rip.value = value
+
+    @property
+    def rflags(self) -> int:
+        """RFLAGS with the lazily computed condition codes folded in."""
+        flags = self._compute_flags(self._env, self._cc_op.value)
+        return (self._eflags.value & _OTHER) | (flags & CC_FLAGS) | (Flags.DF if self._df.value < 0 else 0) | Flags.FIXED
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        self._cc_src.value = value & CC_FLAGS
+        self._cc_op.value = layout.CC_OP_EFLAGS
+        self._df.value = -1 if value & Flags.DF else 1
+        self._eflags.value = value & _OTHER | Flags.FIXED
+        self.sync()
+
+    @property
+    def interrupt_flag(self) -> bool:
+        """RFLAGS.IF, cheaply."""
+        return bool(self._eflags.value & Flags.IF)
+
+    @property
+    def cpl(self) -> int:
+        """Current privilege level."""
+        return self._hflags.value & layout.HF_CPL
+
+    @property
+    def shadow(self) -> bool:
+        """An interrupt shadow (after STI or MOV SS) covers the next instruction."""
+        return bool(self._hflags.value & layout.HF_INHIBIT_IRQ)
+
+    @shadow.setter
+    def shadow(self, value: bool) -> None:
+        self._hflags.value = self._hflags.value & ~layout.HF_INHIBIT_IRQ | (layout.HF_INHIBIT_IRQ if value else 0)
+
+    @property
+    def efer(self) -> int:
+        """IA32_EFER (SDM vol. 3, 2.2.1)."""
+        return self._efer.value
+
+    @efer.setter
+    def efer(self, value: int) -> None:
+        self._efer.value = value
+        self.sync()
+
+    @property
+    def long_mode(self) -> bool:
+        """EFER.LMA: IA-32e mode is active."""
+        return bool(self._efer.value & 1 << 10)
+
+    @property
+    def bits(self) -> int:
+        """Width of the code that runs now: 16, 32 or 64."""
+        hflags = self._hflags.value
+        if hflags & layout.HF_CS64:
+            return 64
+        return 32 if hflags & layout.HF_CS32 else 16
+
+    def segment(self, which: Seg) -> Segment:
+        """A segment register with its hidden part."""
+        at = self._env + layout.ENV_SEGS + layout.SEG_BYTES * which
+        return Segment(
+            ctypes.c_uint32.from_address(at).value,
+            u64(at + layout.SEG_BASE).value,
+            ctypes.c_uint32.from_address(at + layout.SEG_LIMIT).value,
+            ctypes.c_uint32.from_address(at + layout.SEG_FLAGS).value,
+        )
+
+    def set_segment(self, which: Seg, segment: Segment) -> None:
+        """Load a segment register, hidden part and all; CS and SS change mode and CPL."""
+        at = self._env + layout.ENV_SEGS + layout.SEG_BYTES * which
+        ctypes.c_uint32.from_address(at).value = segment.selector
+        u64(at + layout.SEG_BASE).value = segment.base
+        ctypes.c_uint32.from_address(at + layout.SEG_LIMIT).value = segment.limit
+        ctypes.c_uint32.from_address(at + layout.SEG_FLAGS).value = segment.flags
+        if which in (Seg.CS, Seg.SS):
+            self.sync()
+
+    def set_base(self, which: Seg, base: int) -> None:
+        """Change the base of a segment alone (FS and GS by MSR)."""
+        u64(self._env + layout.ENV_SEGS + layout.SEG_BYTES * which + layout.SEG_BASE).value = base
+
+    def sync(self) -> None:
+        """Make hflags say what CR0, CR4, EFER, CS, SS and RFLAGS say (QEMU's x86_update_hflags)."""
+        env = self._env
+        code = ctypes.c_uint32.from_address(env + layout.ENV_SEGS + layout.SEG_BYTES * Seg.CS + layout.SEG_FLAGS).value
+        stack = ctypes.c_uint32.from_address(env + layout.ENV_SEGS + layout.SEG_BYTES * Seg.SS + layout.SEG_FLAGS).value
+        cr0, cr4, eflags = self.cr[0], self.cr[4], self._eflags.value
+        keep = layout.HF_INHIBIT_IRQ | layout.HF_GUEST
+        flags = self._hflags.value & keep
+        flags |= stack >> 13 & layout.HF_CPL
+        flags |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8  # PE; MP, EM, TS
+        flags |= eflags & (Flags.TF | Flags.VM | Flags.IOPL)
+        if cr4 & 1 << 9:
+            flags |= layout.HF_OSFXSR
+        if cr4 & 1 << 21:
+            flags |= layout.HF_SMAP
+        lma = self._efer.value & 1 << 10
+        if lma:
+            flags |= layout.HF_LMA
+        if lma and code & SegmentAttribute.L:
+            flags |= layout.HF_CS32 | layout.HF_SS32 | layout.HF_CS64
+        else:
+            flags |= layout.HF_CS32 if code & SegmentAttribute.B else 0
+            flags |= layout.HF_SS32 if stack & SegmentAttribute.B else 0
+            if not cr0 & 1 or eflags & Flags.VM or not code & SegmentAttribute.B:
+                flags |= layout.HF_ADDSEG
+            elif any(self.segment(which).base for which in (Seg.DS, Seg.ES, Seg.SS)):
+                flags |= layout.HF_ADDSEG
+        self._hflags.value = flags
+
+    def word(self, offset: int) -> ctypes.c_uint64:
+        """A mapped 64-bit word of the CPU state (the MSRs that QEMU itself reads)."""
+        return u64(self._env + offset)
+
+    # --- snapshot and hash
+
+    def save(self) -> tuple[bytes, tuple[int, ...]]:
+        """The whole register state, restorable in any engine of this Unicorn version."""
+        self.rflags = self.rflags  # fold the lazy flags, so that equal states are equal bytes
+        return ctypes.string_at(self._env, layout.ENV_SAVED), tuple(self.dr)
+
+    def load(self, state: tuple[bytes, tuple[int, ...]]) -> None:
+        """Become what `save` returned."""
+        raw, dr = state
+        ctypes.memmove(self._env, raw, len(raw))
+        for index, value in enumerate(dr):
+            self.dr[index] = value
+
+    def canonical(self) -> bytes:
+        """The architectural state as bytes that are equal where the states are equal."""
+        raw, dr = self.save()
+        parts = [raw[: layout.ENV_CC_DST], raw[layout.ENV_CC_SRC : layout.ENV_CC_SRC + 8], raw[layout.ENV_DF : layout.ENV_CR + 72]]
+        parts.append(raw[layout.ENV_EFER : layout.ENV_EFER + 8])
+        parts.append(raw[layout.ENV_FPU : layout.ENV_FPU_END])
+        parts.append(raw[layout.ENV_MXCSR : layout.ENV_MXCSR + 4])
+        for index in range(16):
+            at = layout.ENV_XMM + layout.ENV_XMM_BYTES * index
+            parts.append(raw[at : at + 16])
+        parts.append(raw[layout.ENV_STAR : layout.ENV_STAR + 8])
+        parts.append(raw[layout.ENV_LSTAR : layout.ENV_KERNEL_GS_BASE + 8])
+        parts.append(b"".join(value.to_bytes(8, "little") for value in dr))
+        return b"".join(parts)

@@ -1,0 +1,248 @@
+"""The machine code that runs between Unicorn's translated blocks and Python.
+
+Three stubs, assembled by Keystone into one executable mapping per process:
+
+- `fill` replaces the CPU class's tlb_fill: it hands a softmmu miss to Python with everything the
+  public hook lacks (full address, size, mmu index, probe, return address), and lets a refusal's
+  longjmp start in C, so that it never crosses a Python frame.
+- `block` runs at the start of each translated block. It keeps the instruction budget exactly: a
+  block that fits is paid for and runs; a block that is longer than what is left is run as a
+  shorter translation (cflags_next_tb); with nothing left, or a stop asked for, the engine stops.
+  How many instructions a block has is read from its TranslationBlock, found by return address
+  and remembered in a table that a flush of the translations voids.
+- `trap` turns IN, OUT and SYSCALL, for which Unicorn has hooks only, into exits before the
+  instruction: it leaves by the engine's own longjmp, which the public hook cannot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Final
+
+from vm.hw.engine import layout
+
+TABLE_ENTRIES: Final = 1 << 14
+SPECIAL: Final = 1 << 32  # marks a translation of fewer instructions than the code has
+
+
+class Control(ctypes.Structure):
+    """What the block stub and Python share, one per engine."""
+
+    _fields_ = (
+        ("remaining", ctypes.c_int64),  # 0: instructions left in the budget
+        ("block_pc", ctypes.c_uint64),  # 8: linear address of the block that was paid for last
+        ("block_icount", ctypes.c_uint64),  # 16: its instructions
+        ("block_return", ctypes.c_uint64),  # 24: the host address by which its translation is found
+        ("stop", ctypes.c_uint64),  # 32: Python asks for a stop at the next block
+        ("stopped", ctypes.c_uint64),  # 40: the stub has stopped
+        ("table", ctypes.c_uint64),  # 48: pairs (return address, instructions)
+        ("tcg_ctx", ctypes.c_uint64),  # 56
+        ("cpu", ctypes.c_uint64),  # 64
+        ("icount_decr", ctypes.c_uint64),  # 72
+        ("lookup", ctypes.c_uint64),  # 80: tcg_tb_lookup
+        ("cpu_exit", ctypes.c_uint64),  # 88
+        ("requested", ctypes.c_uint64),  # 96: the short translation that comes was asked for by us
+        ("rewind", ctypes.c_uint64),  # 104: Python: a store changed its own block, which starts again
+        ("flushes", ctypes.c_uint64),  # 112: translations' flush count the table was made under
+        ("flush_count", ctypes.c_uint64),  # 120: address of Unicorn's own flush count
+        ("clear", ctypes.c_uint64),  # 128: Python: void the table
+        ("leave", ctypes.c_uint64),  # 136: cpu_loop_exit_noexc
+        ("trapped", ctypes.c_uint64),  # 144: an IN, OUT or SYSCALL left the engine before its effect
+    )
+
+
+_BLOCK = f"""
+entry:
+    mov rax, [rsp]
+    mov r10, [rcx + 120]
+    mov r10d, [r10]
+    cmp r10, [rcx + 112]
+    jne flushed
+look:
+    mov r8, rax
+    shr r8, 3
+    and r8d, {TABLE_ENTRIES - 1}
+    shl r8, 4
+    add r8, [rcx + 48]
+    cmp [r8], rax
+    jne miss
+    mov r9, [r8 + 8]
+hit:
+    cmp qword ptr [rcx + 32], 0
+    jne stop
+    bt r9, 32
+    jc special
+pay:
+    mov rax, [rcx]
+    sub rax, r9
+    jl short_block
+    mov [rcx], rax
+    mov [rcx + 8], rsi
+    mov [rcx + 16], r9
+    mov rax, [rsp]
+    mov [rcx + 24], rax
+    ret
+special:
+    btr r9, 32
+    cmp qword ptr [rcx + 96], 0
+    jne expected
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push r9
+    mov rdi, rsi
+    call qword ptr [rcx + 104]
+    pop r9
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+expected:
+    mov qword ptr [rcx + 96], 0
+    jmp pay
+short_block:
+    mov r8, [rcx]
+    test r8, r8
+    jle stop
+    mov rax, [rcx + 64]
+    mov dword ptr [rax + {layout.CPU_CFLAGS_NEXT_TB}], r8d
+    mov rax, [rcx + 72]
+    mov word ptr [rax + 2], 0xffff
+    mov qword ptr [rcx + 96], 1
+    ret
+stop:
+    mov qword ptr [rcx + 40], 1
+    mov byte ptr [rdi + {layout.UC_STOP_REQUEST}], 1
+    mov rdi, [rcx + 64]
+    sub rsp, 8
+    call qword ptr [rcx + 88]
+    add rsp, 8
+    ret
+flushed:
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push r10
+    call qword ptr [rcx + 128]
+    pop r10
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    mov [rcx + 112], r10
+    mov rax, [rsp]
+    jmp look
+miss:
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push r8
+    mov rdi, [rcx + 56]
+    mov rsi, rax
+    call qword ptr [rcx + 80]
+    pop r8
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    movzx r9d, word ptr [rax + {layout.TB_ICOUNT}]
+    test dword ptr [rax + {layout.TB_CFLAGS}], {layout.CF_COUNT_MASK}
+    jz plain
+    bts r9, 32
+plain:
+    mov rax, [rsp]
+    mov [r8], rax
+    mov [r8 + 8], r9
+    jmp hit
+"""
+
+# bool tlb_fill(cs, address, size, access, mmu_idx, probe, retaddr)
+_FILL = """
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push r8
+    push r9
+    sub rsp, 8
+    mov rax, [rsp + 64]
+    push rax
+    push rax
+    mov rax, {callback}
+    call rax
+    add rsp, 24
+    pop r9
+    pop r8
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    test al, al
+    jz refuse
+    mov eax, 1
+    ret
+refuse:
+    mov rax, {original}
+    jmp rax
+"""
+
+_REFUSE = "xor eax, eax\nret"
+
+# A UC_HOOK_INSN callback: leave the engine with RIP at the instruction, which has no effect.
+# {control} is the register that carries the hook's user data.
+_TRAP = f"""
+    mov rcx, {{control}}
+    mov qword ptr [rcx + 144], 1
+    mov byte ptr [rdi + {layout.UC_STOP_REQUEST}], 1
+    push rcx
+    mov rdi, [rcx + 64]
+    call qword ptr [rcx + 88]
+    pop rcx
+    mov rdi, [rcx + 64]
+    mov rax, [rcx + 136]
+    sub rsp, 8
+    call rax
+"""
+
+
+class CodePage:
+    """An executable anonymous mapping into which stubs are assembled.
+
+    Args:
+        size: bytes of the mapping.
+    """
+
+    def __init__(self, size: int = 4096) -> None:
+        self._map = mmap.mmap(-1, size, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self._used = 0
+
+    def add(self, source: str) -> int:
+        """Assemble `source` at the next free place; its host address."""
+        from keystone import KS_ARCH_X86, KS_MODE_64, Ks
+
+        address = self._base + self._used
+        code, _ = Ks(KS_ARCH_X86, KS_MODE_64).asm(source, address, as_bytes=True)
+        self._map[self._used : self._used + len(code)] = code
+        self._used = (self._used + len(code) + 15) & ~15
+        return address
+
+    def fill(self, callback: int, original: int) -> int:
+        """The fill stub that asks `callback` and falls back on `original` to refuse."""
+        return self.add(_FILL.format(callback=callback, original=original))
+
+    def block(self) -> int:
+        """The block stub; its user data is the address of a `Control`."""
+        return self.add(_BLOCK)
+
+    def trap(self, user_data: str) -> int:
+        """A UC_HOOK_INSN callback that leaves the engine; `user_data` is its argument's register."""
+        return self.add(_TRAP.format(control=user_data))
+
+    def refuse(self) -> int:
+        """A UC_HOOK_TLB_FILL callback that refuses every fill."""
+        return self.add(_REFUSE)

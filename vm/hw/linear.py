@@ -1,0 +1,106 @@
+"""Memory by linear address, as the CPU itself reads and writes it.
+
+Descriptor tables, event frames and the operands of instructions that the CPU carries out are
+reached through the MMU like any other access, so they fill TLBs, set A and D, and fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from vm.hw.memory import PhysicalMemory
+from vm.hw.mmu import Fault, Mmu
+from vm.hw.paging import Attempt
+
+_MASK64: Final = (1 << 64) - 1
+
+
+class GuestFault(Exception):
+    """An architectural fault on its way from a helper of this package to the CPU, which delivers it."""
+
+    def __init__(self, vector: int, error: int | None = 0, address: int | None = None) -> None:
+        super().__init__(vector, error, address)
+        self.vector = vector
+        self.error = error
+        self.address = address
+
+
+class LinearMemory:
+    """Linear addresses of one CPU.
+
+    Args:
+        mmu: its MMU.
+        memory: RAM.
+        mmio: read and write of physical addresses that are not RAM.
+    """
+
+    def __init__(
+        self,
+        mmu: Mmu,
+        memory: PhysicalMemory,
+        mmio_read: Callable[[int, int], int],
+        mmio_write: Callable[[int, int, int], None],
+    ) -> None:
+        self._mmu = mmu
+        self._memory = memory
+        self._mmio_read = mmio_read
+        self._mmio_write = mmio_write
+
+    def _physical(self, address: int, attempt: Attempt) -> int:
+        physical = self._mmu.access(address & _MASK64, attempt)
+        if physical is None:
+            fault = self._mmu.fault or Fault(13, 0, address)
+            self._mmu.fault = None
+            raise GuestFault(fault.vector, fault.error, fault.address if fault.vector == 14 else None)
+        return physical
+
+    def read(self, address: int, size: int, user: bool = False, smap: bool = True) -> int:
+        """Load `size` bytes (at most 16) as a little-endian number.
+
+        Raises:
+            GuestFault: the access faults.
+        """
+        attempt = Attempt(False, False, user, smap)
+        data = b""
+        while size:
+            part = min(size, 4096 - (address & 0xFFF))
+            physical = self._physical(address, attempt)
+            if self._memory.is_ram(physical):
+                data += self._memory.read(physical, part)
+            else:
+                data += self._mmio_read(physical, part).to_bytes(part, "little")
+            address += part
+            size -= part
+        return int.from_bytes(data, "little")
+
+    def write(self, address: int, size: int, value: int, user: bool = False, smap: bool = True) -> None:
+        """Store `size` bytes; nothing is stored if any part of it faults.
+
+        Raises:
+            GuestFault: the access faults.
+        """
+        attempt = Attempt(True, False, user, smap)
+        data = value.to_bytes(size, "little")
+        parts: list[tuple[int, bytes]] = []
+        while data:
+            part = min(len(data), 4096 - (address & 0xFFF))
+            parts.append((self._physical(address, attempt), data[:part]))
+            address += part
+            data = data[part:]
+        for physical, piece in parts:
+            if self._memory.is_ram(physical):
+                self._memory.write(physical, piece)
+            else:
+                self._mmio_write(physical, len(piece), int.from_bytes(piece, "little"))
+
+    def code(self, address: int, size: int = 15) -> bytes:
+        """Up to `size` bytes of code at linear `address`, without side effects."""
+        data = b""
+        while len(data) < size:
+            at = address + len(data) & _MASK64
+            physical = self._mmu.resolve(at)
+            if physical is None:
+                break
+            data += self._memory.read(physical, min(size - len(data), 4096 - (at & 0xFFF)))
+        return data

@@ -1,0 +1,538 @@
+"""One CPU's memory management unit: SDM volume 3, chapter 4.
+
+It answers the engine's softmmu misses from the TLB model, and else by a walk of the guest's tables,
+and carries out what drops translations: INVLPG, INVPCID, loads of CR0, CR3 and CR4, page faults.
+The softmmu is a cache of the model and never holds what the model does not.
+
+Three kinds of page are entered so that accesses come back here: a stale translation and MMIO (each
+access), a frame of page tables or of other CPUs' code (each store).
+
+Not modelled: memory types, 32-bit and PAE paging (CR0.PG without long mode stops the machine).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final, NamedTuple, Protocol
+
+from vm.hw.engine import Access, Engine, MmuIndex
+from vm.hw.memory import PhysicalMemory
+from vm.hw.modes import Modes
+from vm.hw.paging import (
+    FRAME_MASK,
+    RW,
+    US,
+    Attempt,
+    Control,
+    TableEntry,
+    Translation,
+    Walk,
+    WalkRules,
+    denied,
+    error_code,
+    is_canonical,
+    walk,
+)
+from vm.hw.rules import ALL, Rule
+from vm.hw.tlb import StructureCaches, Tlb
+from vm.hw.tracking import FrameTracker
+
+READ: Final = 1
+WRITE: Final = 2
+EXECUTE: Final = 4
+WRITES_RETURN: Final = 0x40
+_MASK64: Final = (1 << 64) - 1
+_ALL_RIGHTS: Final = RW | US
+SINGLE_FLUSHES: Final = 64  # pages up to which dropping one by one beats refilling everything
+
+
+class Cr0(enum.IntFlag):
+    """CR0 (SDM 2.5)."""
+
+    PE = 1 << 0
+    MP = 1 << 1
+    EM = 1 << 2
+    TS = 1 << 3
+    ET = 1 << 4
+    NE = 1 << 5
+    WP = 1 << 16
+    AM = 1 << 18
+    NW = 1 << 29
+    CD = 1 << 30
+    PG = 1 << 31
+
+
+class Cr4(enum.IntFlag):
+    """CR4 (SDM 2.5)."""
+
+    PSE = 1 << 4
+    PAE = 1 << 5
+    PGE = 1 << 7
+    OSFXSR = 1 << 9
+    OSXMMEXCPT = 1 << 10
+    FSGSBASE = 1 << 16
+    PCIDE = 1 << 17
+    SMEP = 1 << 20
+    SMAP = 1 << 21
+
+
+class Efer(enum.IntFlag):
+    """IA32_EFER (SDM 2.2.1)."""
+
+    SCE = 1 << 0
+    LME = 1 << 8
+    LMA = 1 << 10
+    NXE = 1 << 11
+
+
+class Fault(NamedTuple):
+    """Why a translation was refused: the exception to deliver."""
+
+    vector: int
+    error: int
+    address: int
+
+
+class MmuObserver(Protocol):
+    """Who wants to know what translations are used; nothing is paid when nobody does."""
+
+    def filled(self, cpu: int, address: int, translation: Translation) -> None:
+        """A walk has cached `translation` for the page of linear `address`."""
+        ...
+
+    def stale_use(
+        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
+    ) -> None:
+        """An access goes through a cached `translation` that the tables (`current`) no longer give."""
+        ...
+
+
+class Mmu:
+    """The MMU of one CPU.
+
+    Args:
+        cpu: its index.
+        memory: the machine's RAM.
+        tracker: the machine's code and table frames.
+        modes: architecture modes.
+        rules: the rules it obeys; tests take rules away.
+    """
+
+    def __init__(
+        self,
+        cpu: int,
+        memory: PhysicalMemory,
+        tracker: FrameTracker,
+        modes: Modes,
+        rules: frozenset[Rule] = ALL,
+    ) -> None:
+        self.cpu = cpu
+        self._memory = memory
+        self._tracker = tracker
+        self.modes = modes
+        self.rules = rules
+        self._walk_rules = WalkRules(
+            Rule.COMBINED_RIGHTS in rules, Rule.CACHE_NEEDS_ACCESSED in rules, Rule.LOCKED_AD_UPDATE in rules
+        )
+        self.data = Tlb(modes.capacity)
+        self.code = Tlb(modes.capacity)
+        self.structures = StructureCaches()
+        self._missing: set[int] = set()  # pages cached as not present: only a broken model has any
+        self.observer: MmuObserver | None = None
+        self.fault: Fault | None = None
+        self.walks = 0
+        self.mmio_location = 0  # of the MMIO access that was entered last
+        self.pcid = 0
+        self._paging = False
+        self._control = Control(False, False, False)
+        self._root = TableEntry(0, _ALL_RIGHTS)
+        self._entered: dict[int, set[int]] = {}  # leaf address -> pages in the softmmu
+        self.stored_code: list[tuple[int, int]] = []
+        self.engine: Engine
+        tracker.mmus.append(self)
+
+    def attach(self, engine: Engine) -> None:
+        """Serve this engine."""
+        self.engine = engine
+        self.update()
+
+    def update(self) -> None:
+        """Take over CR0, CR3, CR4 and EFER after any of them changed."""
+        registers = self.engine.registers
+        cr0, cr3, cr4 = registers.cr[0], registers.cr[3], registers.cr[4]
+        self._paging = bool(cr0 & Cr0.PG)
+        self._control = Control(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
+        self.pcid = cr3 & 0xFFF if cr4 & Cr4.PCIDE else 0
+        self._root = TableEntry(cr3 & FRAME_MASK, _ALL_RIGHTS)
+
+    # --- the engine's misses
+
+    def fill(self, address: int, access: Access, mmu: MmuIndex, probe: bool, location: int) -> bool:
+        """Answer a softmmu miss; on a refusal `fault` says why."""
+        if not self._paging:
+            return self._enter_unpaged(address, access, mmu, location)
+        if not is_canonical(address):
+            self.fault = Fault(13, 0, address)
+            return False
+        attempt = Attempt(access == Access.STORE, access == Access.FETCH, mmu == MmuIndex.USER, mmu == MmuIndex.KERNEL_SMAP)
+        found, cached = self._translate(address, attempt)
+        if found is None:
+            return False
+        stale = False
+        if cached and self.observer is not None:
+            stale = self._report_if_stale(address, access, found)
+        return self._enter(address, access, mmu, found, stale, location)
+
+    def _translate(self, address: int, attempt: Attempt) -> tuple[Translation | None, bool]:
+        """The translation to use (and whether it was cached), or None with `fault` set."""
+        tlb = self.code if attempt.fetch else self.data
+        found = self._lookup(tlb, address)
+        if found is not None:
+            if denied(found, attempt, self._control):
+                self._page_fault(address, error_code(True, attempt, self._control))
+                return None, False
+            if not attempt.write or found.dirty:
+                if Rule.ACCESSED_NOT_SET_AGAIN not in self.rules:
+                    self._memory.write64_quietly(found.leaf, self._memory.read64(found.leaf) | 1 << 5)
+                return found, True
+            if Rule.DIRTY_REWALK not in self.rules or self.modes.dirty_rewalk == "no":
+                self._set_dirty(found)
+                return found, True
+        if address >> 12 in self._missing:
+            self._page_fault(address, error_code(False, attempt, self._control))
+            return None, False
+        result = self._walk(address, attempt)
+        if result.error is not None:
+            if Rule.NOT_PRESENT_NOT_CACHED not in self.rules and result.translation is None:
+                self._missing.add(address >> 12)
+            self._page_fault(address, result.error)
+            return None, False
+        assert result.translation is not None
+        self._insert(tlb, address, result.translation)
+        return result.translation, False
+
+    def _lookup(self, tlb: Tlb, address: int) -> Translation | None:
+        found = tlb.lookup(address, self.pcid, Rule.PCID_TAGS not in self.rules)
+        if found is not None and Rule.CACHED_ENTRY_SURVIVES not in self.rules:
+            return found if found.same_target(self.peek(address)) else None
+        return found
+
+    def _set_dirty(self, found: Translation) -> None:
+        if Rule.D_SET_THROUGH_CACHE in self.rules:
+            while True:
+                entry = self._memory.read64(found.leaf)
+                if self._memory.exchange_quietly(found.leaf, entry, entry | 1 << 6):
+                    break
+        found.dirty = True
+
+    def _walk(self, address: int, attempt: Attempt) -> Walk:
+        self.walks += 1
+        start, shift = self._root, 39
+        if Rule.STRUCTURE_CACHES in self.rules:
+            cached = self.structures.lookup(address, self.pcid)
+            if cached is not None:
+                shift, start = cached[0] - 9, cached[1]
+        result = walk(self._memory, start, shift, address, attempt, self._control, self._walk_rules)
+        for where, level in result.path:
+            self._tracker.add_table(where, level)
+        for level, page, entry in result.tables:
+            self.structures.insert(level, page, entry, self.pcid)
+        return result
+
+    def _insert(self, tlb: Tlb, address: int, found: Translation) -> None:
+        as_global = found.is_global and bool(self.engine.registers.cr[4] & Cr4.PGE) and Rule.GLOBAL_SERVES_ANY_PCID in self.rules
+        self._forget(tlb.insert(found, self.pcid, as_global))
+        if self.observer is not None:
+            self.observer.filled(self.cpu, address, found)
+
+    def _report_if_stale(self, address: int, access: Access, found: Translation) -> bool:
+        current = self.peek(address)
+        if found.same_target(current):
+            return False
+        assert self.observer is not None
+        self.observer.stale_use(self.cpu, address, access, found, current)
+        return True
+
+    def peek(self, address: int) -> Translation | None:
+        """What the tables say now for linear `address`: no caches, no rights, no side effects."""
+        if not is_canonical(address):
+            return None
+        return walk(self._memory, self._root, 39, address, None, self._control).translation
+
+    def resolve(self, address: int) -> int | None:
+        """The physical address that an access would reach now, by cache or tables; no side effects."""
+        if not self._paging:
+            return address & 0xFFFFFFFF
+        if not is_canonical(address):
+            return None
+        found = self.data.lookup(address, self.pcid) or self.code.lookup(address, self.pcid) or self.peek(address)
+        return None if found is None else found.frame + (address & (1 << found.shift) - 1)
+
+    # --- accesses that the CPU makes by itself (descriptor tables, event frames)
+
+    def access(self, address: int, attempt: Attempt) -> int | None:
+        """Translate one access of the CPU's own; its physical address, or None with `fault` set."""
+        if not self._paging:
+            return address & 0xFFFFFFFF
+        if not is_canonical(address):
+            self.fault = Fault(13, 0, address)
+            return None
+        found, cached = self._translate(address, attempt)
+        if found is None:
+            return None
+        if cached and self.observer is not None:
+            self._report_if_stale(address, Access.STORE if attempt.write else Access.LOAD, found)
+        return found.frame + (address & (1 << found.shift) - 1)
+
+    def prefetch(self, address: int) -> bool:
+        """A speculative fill that no instruction asked for (SDM 4.10.2.3); whether it cached anything."""
+        if Rule.SPECULATIVE_FILL not in self.rules or not self._paging or not is_canonical(address):
+            return False
+        if self.data.lookup(address, self.pcid) is not None:
+            return False
+        result = self._walk(address, Attempt(False, False, False))
+        if result.error is not None or result.translation is None:
+            return False
+        self._insert(self.data, address, result.translation)
+        return True
+
+    # --- entering the softmmu
+
+    def _enter_unpaged(self, address: int, access: Access, mmu: MmuIndex, location: int) -> bool:
+        frame = address & 0xFFFFF000
+        identity = Translation(12, address >> 12, frame, _ALL_RIGHTS, True, True, -1)
+        return self._enter(address, access, mmu, identity, False, location, unpaged=True)
+
+    def _enter(
+        self,
+        address: int,
+        access: Access,
+        mmu: MmuIndex,
+        found: Translation,
+        stale: bool,
+        location: int,
+        unpaged: bool = False,
+    ) -> bool:
+        page = address & ~0xFFF
+        physical = found.frame + (page & (1 << found.shift) - 1)
+        if not self._memory.is_ram(physical):
+            if access == Access.FETCH:
+                self.fault = Fault(6, 0, address)  # a bus without an answer reads as 0xff 0xff: #UD
+                return False
+            self.mmio_location = location
+            self.engine.enter(page, physical, READ | WRITE, mmu, 1)
+            return True
+        frame = physical >> 12
+        if access == Access.STORE:
+            self._memory.dirty.add(frame)
+        elif access == Access.FETCH:
+            self._tracker.add_code(frame, self.cpu)
+        protection = self._protection(address, access, mmu, found, frame, unpaged)
+        if access == Access.STORE:
+            self._note_store(frame, physical | address & 0xFFF, bool(protection & EXECUTE))
+        size = 1 if stale and access != Access.FETCH else 4096
+        self.engine.enter(page, physical, protection, mmu, size)
+        self._entered.setdefault(found.leaf, set()).add(page)
+        return True
+
+    def _note_store(self, frame: int, physical: int, engine_sees_it: bool) -> None:
+        """Tell the caches of tables and code of a store of at most 64 bytes that is about to happen.
+
+        `engine_sees_it`: this CPU's engine itself drops the blocks that the store changes, which it
+        does through an entry that is also executable.
+        """
+        tracker = self._tracker
+        if frame not in tracker.tables and frame not in tracker.code:
+            return
+        tracker.store(physical, min(64, 4096 - (physical & 0xFFF)), self.cpu if engine_sees_it else -1)
+        if self.stored_code:
+            self.engine.ask_to_stop()
+
+    def _protection(
+        self, address: int, access: Access, mmu: MmuIndex, found: Translation, frame: int, unpaged: bool
+    ) -> int:
+        user, smap = mmu == MmuIndex.USER, mmu == MmuIndex.KERNEL_SMAP
+        if unpaged:
+            data: Translation | None = found
+            code = found if self._tracker.executes(frame, self.cpu) or access == Access.FETCH else None
+        else:
+            data = found if access != Access.FETCH else self.data.lookup(address, self.pcid)
+            code = found if access == Access.FETCH else self.code.lookup(address, self.pcid)
+        protection = 0
+        if code is not None and code.same_target(found) and not denied(code, Attempt(False, True, user), self._control):
+            protection |= EXECUTE
+        if data is None or not data.same_target(found) or denied(data, Attempt(False, False, user, smap), self._control):
+            return protection
+        protection |= READ
+        writable = data.dirty and frame in self._memory.dirty
+        if writable and not denied(data, Attempt(True, False, user, smap), self._control):
+            protection |= WRITE
+            tracker = self._tracker
+            aliased = tracker.executes(frame, self.cpu) and not protection & EXECUTE
+            if frame in tracker.tables or aliased or tracker.others_execute(frame, self.cpu):
+                protection |= WRITES_RETURN
+        return protection
+
+    # --- TrackedMmu
+
+    def flush_softmmu(self) -> None:
+        """Empty the softmmu; the model keeps everything."""
+        if self._entered:
+            self.engine.flush()
+            self._entered.clear()
+
+    def forget_leaf(self, leaf: int) -> None:
+        """The leaf entry at physical `leaf` is about to change: its pages must come back here."""
+        for page in self._entered.pop(leaf, ()):
+            self.engine.flush_page(page)
+
+    def code_stored(self, address: int, size: int) -> None:
+        """Code that this CPU has executed is about to change."""
+        self.stored_code.append((address, size))
+
+    def _forget(self, dropped: list[Translation]) -> None:
+        for entry in dropped:
+            if entry.shift == 12:
+                self._flush_page(entry.leaf, entry.page << 12 & _MASK64)
+            else:
+                self.flush_softmmu()
+
+    def _flush_page(self, leaf: int, page: int) -> None:
+        pages = self._entered.get(leaf)
+        if pages is not None and page in pages:
+            pages.discard(page)
+            self.engine.flush_page(page)
+
+    # --- what drops translations
+
+    def _each(self) -> list[Mmu]:
+        """This MMU; every MMU where a broken model keeps the TLBs coherent."""
+        if Rule.TLB_PER_CPU in self.rules:
+            return [self]
+        return [mmu for mmu in self._tracker.mmus if isinstance(mmu, Mmu)]
+
+    def _page_fault(self, address: int, error: int) -> None:
+        self.fault = Fault(14, error, address)
+        if Rule.FAULT_DROPS_PAGE in self.rules:
+            for tlb in (self.data, self.code):
+                self._forget(tlb.drop_page(address, self.pcid, True))
+            self.structures.drop_path(address, self.pcid)
+
+    def invlpg(self, address: int) -> None:
+        """INVLPG (SDM 4.10.4.1): the page for this PCID and global ones; all structure caches of this PCID."""
+        rules = self.rules
+        for mmu in self._each():
+            for tlb in (mmu.data, mmu.code):
+                pcid = mmu.pcid if Rule.INVLPG_PAGE in rules else None
+                mmu._forget(tlb.drop_page(address, pcid, Rule.INVLPG_GLOBAL in rules))
+            if Rule.INVLPG_STRUCTURE_CACHES in rules:
+                mmu.structures.drop_pcid(mmu.pcid)
+            mmu._missing.discard(address >> 12)
+
+    def invpcid(self, kind: int, pcid: int, address: int) -> None:
+        """INVPCID types 0 to 3 (SDM 4.10.4.1)."""
+        rules = self.rules
+        if kind == 0 and Rule.INVPCID_ADDRESS in rules:
+            for tlb in (self.data, self.code):
+                self._forget(tlb.drop_page(address, pcid, False))
+            self.structures.drop_pcid(pcid)
+        elif kind == 1 and Rule.INVPCID_CONTEXT in rules:
+            self.drop_pcid(pcid)
+        elif kind == 2 and Rule.INVPCID_ALL_GLOBAL in rules:
+            self.drop_all(True)
+        elif kind == 3 and Rule.INVPCID_ALL in rules:
+            self.drop_all(False)
+
+    def drop_address(self, address: int, pcid: int | None, globals_too: bool) -> None:
+        """Drop one page of one PCID (None: of all), as a broadcast invalidation does."""
+        for tlb in (self.data, self.code):
+            for which in sorted(tlb.own) if pcid is None else [pcid]:
+                self._forget(tlb.drop_page(address, which, False))
+            self._forget(tlb.drop_page(address, None, globals_too))
+        self.structures.drop_all()
+
+    def drop_pcid(self, pcid: int) -> None:
+        """Drop all that is not global of one PCID."""
+        for tlb in (self.data, self.code):
+            self._forget(tlb.drop_pcid(pcid))
+        if Rule.STRUCTURE_CACHES_NOT_GLOBAL in self.rules:
+            self.structures.drop_pcid(pcid)
+        self._missing.clear()
+
+    def drop_all(self, globals_too: bool) -> None:
+        """Drop everything, or everything that is not global."""
+        dropped = self.data.drop_all(globals_too) + self.code.drop_all(globals_too)
+        if not globals_too and len(dropped) <= SINGLE_FLUSHES:
+            self._forget(dropped)
+        else:
+            self.flush_softmmu()
+        if Rule.STRUCTURE_CACHES_NOT_GLOBAL in self.rules or globals_too:
+            self.structures.drop_all()
+        self._missing.clear()
+
+    def load_cr3(self, value: int) -> None:
+        """MOV to CR3 (SDM 4.10.4.1); reserved bits have been checked."""
+        registers, rules = self.engine.registers, self.rules
+        with_pcid = bool(registers.cr[4] & Cr4.PCIDE)
+        keep = with_pcid and bool(value >> 63)
+        registers.cr[3] = value & (1 << 63) - 1
+        old = self.pcid
+        self.update()
+        if keep:
+            if Rule.CR3_NOFLUSH not in rules:
+                self.drop_pcid(self.pcid)
+        elif with_pcid:
+            if Rule.CR3_FLUSH_PCID in rules:
+                self.drop_pcid(self.pcid)
+        elif Rule.CR3_FLUSH in rules:
+            self.drop_all(False)
+        if old != self.pcid:
+            self.flush_softmmu()
+
+    def load_cr0(self, value: int) -> None:
+        """The translation half of MOV to CR0."""
+        registers = self.engine.registers
+        changed = registers.cr[0] ^ value
+        registers.cr[0] = value
+        registers.sync()
+        self.update()
+        if changed & (Cr0.PG | Cr0.WP | Cr0.PE):
+            self.flush_softmmu()
+            self.engine.flush()
+        if changed & Cr0.PG and not value & Cr0.PG and Rule.CR0_PG_FLUSH in self.rules:
+            self.drop_all(True)
+
+    def load_cr4(self, value: int) -> None:
+        """The translation half of MOV to CR4."""
+        registers, rules = self.engine.registers, self.rules
+        old = registers.cr[4]
+        changed, cleared, turned_on = old ^ value, old & ~value, value & ~old
+        registers.cr[4] = value
+        registers.sync()
+        self.update()
+        if (changed & Cr4.PGE and Rule.CR4_PGE_FLUSH in rules) or (
+            cleared & Cr4.PCIDE and Rule.CR4_PCIDE_FLUSH in rules
+        ):
+            self.drop_all(True)
+        elif turned_on & Cr4.SMEP and Rule.CR4_SMEP_FLUSH in rules:
+            self.drop_pcid(self.pcid)
+        if changed & (Cr4.SMEP | Cr4.SMAP | Cr4.PGE | Cr4.PCIDE):
+            self.flush_softmmu()
+
+    # --- snapshot
+
+    def snapshot(self) -> Any:
+        """The caches, immutable."""
+        return self.data.state(), self.code.state(), self.structures.state(), self.walks
+
+    def restore(self, state: Any) -> None:
+        """Become what `snapshot` returned; the softmmu starts empty."""
+        data, code, structures, self.walks = state
+        self.data.restore(data)
+        self.code.restore(code)
+        self.structures.restore(structures)
+        self.fault = None
+        self.stored_code.clear()
+        self._entered.clear()
+        self.engine.flush()
+        self.update()

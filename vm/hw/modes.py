@@ -1,0 +1,66 @@
+"""What the manuals leave open, as modes that a run chooses and records.
+
+Each mode decides a dispute: the same guest and policy may be safe under one value and unsafe under
+another. The defaults are the readings that the SDM's text supports.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from vm.errors import ConfigError
+
+VALUES: Final[dict[str, tuple[str, ...]]] = {
+    "interrupted-delivery": ("restarted", "lost"),
+    "df-restart": ("exact", "undefined"),
+    "dirty-rewalk": ("yes", "no"),
+}
+
+
+@dataclass(frozen=True)
+class Modes:
+    """The architecture modes of one run.
+
+    Attributes:
+        tlb: `retain` keeps every entry until the rules drop it; `capacity N` keeps N entries in
+            each of the instruction and data TLBs and drops the oldest.
+        interrupted_delivery: what becomes of an interrupt whose delivery faults (SDM 6.15).
+        df_restart: whether the state saved at #DF can be returned to (the SDM says no).
+        dirty_rewalk: whether a write through an entry with D=0 walks again (SDM 4.8).
+    """
+
+    tlb: str = "retain"
+    interrupted_delivery: str = "restarted"
+    df_restart: str = "undefined"
+    dirty_rewalk: str = "yes"
+
+    @property
+    def capacity(self) -> int:
+        """Entries a TLB holds, 0 for no limit."""
+        return 0 if self.tlb == "retain" else int(self.tlb.split()[1])
+
+    def as_dict(self) -> dict[str, str]:
+        """Names as on the command line, for results and recordings."""
+        return {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
+
+    def with_option(self, option: str) -> Modes:
+        """This with one `name=value` of the command line.
+
+        Raises:
+            ConfigError: no such mode, or no such value.
+        """
+        name, equals, value = option.partition("=")
+        known = [f.name.replace("_", "-") for f in fields(self)]
+        if not equals or name not in known:
+            raise ConfigError(f"mode {option!r}: write name=value with a name of {', '.join(known)}")
+        if name == "tlb":
+            words = value.replace(":", " ").split()
+            sized = len(words) == 2 and words[0] == "capacity" and words[1].isdigit() and int(words[1]) > 0
+            if not sized and value != "retain":
+                raise ConfigError(f"mode tlb={value}: one of retain, capacity:N with N >= 1")
+            value = " ".join(words)
+        elif value not in VALUES[name]:
+            raise ConfigError(f"mode {name}={value}: one of {', '.join(VALUES[name])}")
+        changed: dict[str, Any] = {name.replace("-", "_"): value}
+        return replace(self, **changed)

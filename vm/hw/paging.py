@@ -1,0 +1,281 @@
+"""The 4-level page walk: SDM volume 3, chapter 4 (4.5 IA-32e paging, 4.6 rights, 4.7 faults, 4.8 A and D).
+
+The walk reads the guest's own tables, with 4 KiB, 2 MiB and 1 GiB pages, and sets Accessed and
+Dirty by a locked update of the entry. A result is a value: a translation, or the fault's error code.
+
+Not modelled: 5-level paging, 32-bit and PAE paging, protection keys, shadow stacks, PCD/PWT/PAT.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, NamedTuple, Protocol
+
+PHYSICAL_BITS: Final = 40
+FRAME_MASK: Final = (1 << 52) - 1 & ~0xFFF
+_RESERVED_HIGH: Final = (1 << 52) - (1 << PHYSICAL_BITS)
+
+
+class Pte(enum.IntFlag):
+    """Bits of a paging-structure entry (SDM tables 4-14 to 4-20)."""
+
+    P = 1 << 0
+    RW = 1 << 1
+    US = 1 << 2
+    A = 1 << 5
+    D = 1 << 6
+    PS = 1 << 7
+    G = 1 << 8
+    NX = 1 << 63
+
+
+class PageFault(enum.IntFlag):
+    """Bits of the #PF error code (SDM 4.7)."""
+
+    P = 1 << 0
+    W = 1 << 1
+    U = 1 << 2
+    RSVD = 1 << 3
+    ID = 1 << 4
+
+
+P, RW, US, A, D, PS, G, NX = (int(bit) for bit in (Pte.P, Pte.RW, Pte.US, Pte.A, Pte.D, Pte.PS, Pte.G, Pte.NX))
+_LARGE_RESERVED: Final = {30: (1 << 30) - (1 << 13), 21: (1 << 21) - (1 << 13)}
+
+
+class Memory(Protocol):
+    """What a walk reads and updates."""
+
+    def read64(self, address: int) -> int: ...
+
+    def exchange_quietly(self, address: int, expected: int, value: int) -> bool: ...
+
+    def write64_quietly(self, address: int, value: int) -> None: ...
+
+
+class Translation:
+    """One leaf as a TLB holds it (SDM 4.10.2.2).
+
+    Attributes:
+        shift: log2 of the page size: 12, 21 or 30.
+        page: linear address >> shift.
+        frame: physical base address of the page (bytes).
+        writable, user: R/W and U/S, ANDed over the levels.
+        no_execute: XD, ORed over the levels.
+        dirty: whether D was set when it was cached.
+        is_global: the leaf's G.
+        leaf: physical address of the leaf entry.
+    """
+
+    __slots__ = ("dirty", "frame", "is_global", "leaf", "no_execute", "page", "shift", "user", "writable")
+
+    def __init__(
+        self, shift: int, page: int, frame: int, rights: int, dirty: bool, is_global: bool, leaf: int
+    ) -> None:
+        self.shift = shift
+        self.page = page
+        self.frame = frame
+        self.writable = bool(rights & RW)
+        self.user = bool(rights & US)
+        self.no_execute = bool(rights & NX)
+        self.dirty = dirty
+        self.is_global = is_global
+        self.leaf = leaf
+
+    @property
+    def rights(self) -> int:
+        """R/W, U/S and XD as entry bits."""
+        return (RW if self.writable else 0) | (US if self.user else 0) | (NX if self.no_execute else 0)
+
+    def state(self) -> tuple[int, ...]:
+        """Everything as integers, for snapshots."""
+        return (self.shift, self.page, self.frame, self.rights, int(self.dirty), int(self.is_global), self.leaf)
+
+    @classmethod
+    def from_state(cls, state: tuple[int, ...]) -> Translation:
+        """The translation that `state` came from."""
+        shift, page, frame, rights, dirty, is_global, leaf = state
+        return cls(shift, page, frame, rights, bool(dirty), bool(is_global), leaf)
+
+    def same_target(self, other: Translation | None) -> bool:
+        """Same frame and rights: staleness is by value (A and D bits aside)."""
+        return (
+            other is not None
+            and self.frame == other.frame
+            and self.shift == other.shift
+            and self.rights == other.rights
+        )
+
+
+class TableEntry(NamedTuple):
+    """A paging-structure-cache entry: the next table, and the rights so far (SDM 4.10.3.1)."""
+
+    table: int
+    rights: int
+
+
+class Control(NamedTuple):
+    """The control-register bits that rights depend on."""
+
+    write_protect: bool
+    no_execute: bool
+    smep: bool
+    gigabyte: bool = True
+
+
+class WalkRules(NamedTuple):
+    """Three rules of the walk that only a broken model switches off."""
+
+    combine: bool = True  # rights are gathered over the levels (4.10.2.2)
+    set_accessed: bool = True  # A is set before anything is cached (4.10.2.3)
+    locked: bool = True  # A and D are set by a locked update (8.1.2.1)
+
+
+class Attempt(NamedTuple):
+    """An access to be translated."""
+
+    write: bool
+    fetch: bool
+    user: bool
+    smap: bool = False
+
+
+class Walk(NamedTuple):
+    """What a walk found.
+
+    `translation` is None where no leaf could be reached; `error` is the #PF error code, or None.
+    `tables` are the structure entries passed: (level shift, linear >> shift, entry).
+    `path` are the (physical address of entry, level shift) that were read.
+    """
+
+    translation: Translation | None
+    error: int | None
+    tables: list[tuple[int, int, TableEntry]]
+    path: list[tuple[int, int]]
+
+
+def denied(translation: Translation, attempt: Attempt, control: Control) -> bool:
+    """Whether the rights of a translation forbid the access (SDM 4.6.1)."""
+    if attempt.user:
+        if not translation.user:
+            return True
+    elif translation.user:
+        if attempt.fetch and control.smep:
+            return True
+        if attempt.smap and not attempt.fetch:
+            return True
+    if attempt.fetch:
+        return translation.no_execute and control.no_execute
+    return attempt.write and not translation.writable and (attempt.user or control.write_protect)
+
+
+def error_code(present: bool, attempt: Attempt, control: Control, reserved: bool = False) -> int:
+    """The #PF error code (SDM 4.7)."""
+    code = int(PageFault.P) if present or reserved else 0
+    if attempt.write:
+        code |= PageFault.W
+    if attempt.user:
+        code |= PageFault.U
+    if reserved:
+        code |= PageFault.RSVD
+    if attempt.fetch and (control.no_execute or control.smep):
+        code |= PageFault.ID
+    return code
+
+
+def is_canonical(address: int) -> bool:
+    """Bits 63:47 are equal (SDM vol. 1, 3.3.7.1)."""
+    return address < 1 << 47 or address >= (1 << 64) - (1 << 47)
+
+
+def reserved_bits(entry: int, shift: int, control: Control) -> bool:
+    """Whether a present entry has a reserved bit set (SDM 4.5, table 4-14 and following)."""
+    if entry & _RESERVED_HIGH or (entry & NX and not control.no_execute):
+        return True
+    if not entry & PS or shift == 12:
+        return False
+    if shift == 39 or (shift == 30 and not control.gigabyte):
+        return True
+    return bool(entry & _LARGE_RESERVED[shift])
+
+
+class _Changed(Exception):
+    """An entry changed between the walk's read and its locked update: walk again."""
+
+
+def walk(
+    memory: Memory,
+    start: TableEntry,
+    start_shift: int,
+    address: int,
+    attempt: Attempt | None,
+    control: Control,
+    rules: WalkRules = WalkRules(),
+) -> Walk:
+    """Walk from `start` to the leaf that translates `address`.
+
+    Args:
+        memory: where the tables are.
+        start: the table to begin in and the rights gathered so far (CR3's, or a structure cache's).
+        start_shift: the level of that table: 39, 30, 21 or 12.
+        address: linear, canonical.
+        attempt: the access; None only looks, sets nothing and checks no rights.
+        control: control-register bits.
+        rules: what only a broken model does otherwise.
+    """
+    while True:
+        try:
+            return _walk(memory, start, start_shift, address, attempt, control, rules)
+        except _Changed:
+            continue
+
+
+def _walk(
+    memory: Memory,
+    start: TableEntry,
+    shift: int,
+    address: int,
+    attempt: Attempt | None,
+    control: Control,
+    rules: WalkRules,
+) -> Walk:
+    table, rights = start
+    tables: list[tuple[int, int, TableEntry]] = []
+    path: list[tuple[int, int]] = []
+    while True:
+        where = table + (address >> shift & 0x1FF) * 8
+        entry = memory.read64(where)
+        path.append((where, shift))
+        if not entry & P:
+            return Walk(None, error_code(False, attempt, control) if attempt else 0, tables, path)
+        if reserved_bits(entry, shift, control):
+            return Walk(None, error_code(True, attempt, control, True) if attempt else int(PageFault.RSVD), tables, path)
+        rights = (rights & entry & (RW | US)) | ((rights | entry) & NX) if rules.combine else entry & (RW | US | NX)
+        if shift == 12 or entry & PS:
+            break
+        if attempt is not None:
+            _set(memory, where, entry, A, rules)
+        table = entry & FRAME_MASK
+        tables.append((shift, address >> shift, TableEntry(table, rights)))
+        shift -= 9
+    frame = entry & FRAME_MASK & -(1 << shift)
+    found = Translation(shift, address >> shift, frame, rights, bool(entry & D), bool(entry & G), where)
+    if attempt is None:
+        return Walk(found, None, tables, path)
+    if denied(found, attempt, control):
+        return Walk(found, error_code(True, attempt, control), tables, path)
+    _set(memory, where, entry, A | D if attempt.write else A, rules)
+    found.dirty = found.dirty or attempt.write
+    return Walk(found, None, tables, path)
+
+
+def _set(memory: Memory, where: int, entry: int, bits: int, rules: WalkRules) -> None:
+    """Set A or D in an entry as it was read; start over if somebody changed it in between."""
+    if not rules.set_accessed:
+        bits &= ~A
+    if entry & bits == bits:
+        return
+    if not rules.locked:
+        memory.write64_quietly(where, entry | bits)
+    elif not memory.exchange_quietly(where, entry, entry | bits):
+        raise _Changed

@@ -1,0 +1,84 @@
+"""Which frames hold code or page tables, so that stores to them are seen by every CPU's caches.
+
+Translated code is private to an engine, and a softmmu entry outlives the table it came from. So a
+frame that somebody has executed from, or that a walk has read as a table, is entered in such a way
+that each store to it comes back (SDM 11.6 and 8.1.3 for code; 4.10 for tables).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class TrackedMmu(Protocol):
+    """One CPU's MMU, as far as others must tell it of stores."""
+
+    def flush_softmmu(self) -> None: ...
+
+    def forget_leaf(self, leaf: int) -> None: ...
+
+    def code_stored(self, address: int, size: int) -> None: ...
+
+
+class FrameTracker:
+    """Code and table frames of one machine, shared by the MMUs of all its CPUs."""
+
+    def __init__(self) -> None:
+        self.mmus: list[TrackedMmu] = []
+        self.code: dict[int, int] = {}  # frame number -> bit mask of CPUs that executed from it
+        self.tables: dict[int, int] = {}  # frame number -> log2 of what one of its entries maps
+
+    def add_code(self, frame: int, cpu: int) -> None:
+        """CPU `cpu` executes from `frame` (a frame number)."""
+        known = self.code.get(frame, 0)
+        if not known >> cpu & 1:
+            self.code[frame] = known | 1 << cpu
+            for mmu in self.mmus:
+                mmu.flush_softmmu()
+
+    def add_table(self, address: int, shift: int) -> None:
+        """A walk read the entry at physical `address` in a table of level `shift`."""
+        frame = address >> 12
+        known = self.tables.get(frame)
+        if known is None:
+            self.tables[frame] = shift
+            for mmu in self.mmus:
+                mmu.flush_softmmu()
+        elif known < shift:
+            self.tables[frame] = shift
+
+    def store(self, address: int, size: int, storer: int = -1) -> None:
+        """Somebody is about to store `size` bytes at physical `address` (`storer`: which CPU, or -1)."""
+        for frame in range(address >> 12, (address + size - 1 >> 12) + 1):
+            if frame in self.tables:
+                self._table_stored(address, size, self.tables[frame])
+            users = self.code.get(frame, 0)
+            for cpu, mmu in enumerate(self.mmus):
+                if users >> cpu & 1 and cpu != storer:
+                    mmu.code_stored(address, size)
+
+    def _table_stored(self, address: int, size: int, shift: int) -> None:
+        if shift != 12 or size > 64:
+            for mmu in self.mmus:
+                mmu.flush_softmmu()
+            return
+        for leaf in range(address & ~7, address + size, 8):
+            for mmu in self.mmus:
+                mmu.forget_leaf(leaf)
+
+    def others_execute(self, frame: int, cpu: int) -> bool:
+        """Whether a CPU other than `cpu` has executed from `frame`."""
+        return bool(self.code.get(frame, 0) & ~(1 << cpu))
+
+    def executes(self, frame: int, cpu: int) -> bool:
+        """Whether `cpu` has executed from `frame`."""
+        return bool(self.code.get(frame, 0) >> cpu & 1)
+
+    def forget(self) -> None:
+        """All of memory has been replaced: every CPU's translated code is void where it differs."""
+        for cpu, mmu in enumerate(self.mmus):
+            for frame in sorted(self.code):
+                if self.code[frame] >> cpu & 1:
+                    mmu.code_stored(frame << 12, 4096)
+        self.code.clear()
+        self.tables.clear()

@@ -1,0 +1,367 @@
+"""The machine: CPUs, memory, devices and virtual time, and nothing that knows what runs on it.
+
+One host thread steps one CPU at a time; what happens is a function of memory, configuration and the
+sequence of slices asked for. Virtual time is one unit an executed instruction or delivered event,
+on whichever CPU; when every CPU sleeps it jumps to the next timer.
+
+    physical address          what
+    0x0000_0000               RAM, up to 3 GiB
+    0xfee0_0000               each CPU's local APIC (where IA32_APIC_BASE says)
+    elsewhere                 nobody answers: reads give all ones
+
+    port                      device
+    0x20, 0xa0                8259 pair           0x70    CMOS
+    0x40-0x43, 0x61           8254, speaker       0xf4    debug exit
+    0x3f8                     16550               0x510   fw_cfg (CPU count)
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+from vm.errors import ConfigError
+from vm.hw.apic import DeliveryMode, LocalApic
+from vm.hw.broadcast import Broadcast
+from vm.hw.cmos import CMOS_PORT, CMOS_PORTS, Cmos
+from vm.hw.cpu import Cpu, CpuState, Slice, SliceEnd
+from vm.hw.debugexit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
+from vm.hw.fwcfg import FWCFG_PORT, FWCFG_PORTS, FwCfg
+from vm.hw.instructions import PortWaiting
+from vm.hw.memory import MemorySnapshot, PhysicalMemory
+from vm.hw.modes import Modes
+from vm.hw.pic import PIC_PORTS, PicPair
+from vm.hw.pit import Pit, SpeakerPort
+from vm.hw.ports import PortBus
+from vm.hw.rules import ALL, Rule
+from vm.hw.serial import COM1_PORT, UART_PORTS, Uart
+from vm.hw.tracking import FrameTracker
+
+MAX_CPUS: Final = 64
+NO_DEADLINE: Final = 1 << 40
+SPURIOUS: Final = 0xFF
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """What a machine is made of.
+
+    Attributes:
+        cpus: 1 to 64.
+        ram: bytes, a multiple of 4096, 1 MiB to 3 GiB.
+        modes: architecture modes.
+        rules: rules obeyed; tests take rules away.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    cpus: int = 1
+    ram: int = 64 << 20
+    modes: Modes = field(default_factory=Modes)
+    rules: frozenset[Rule] = ALL
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise ConfigError(f"--cpus {self.cpus}: give 1 to {MAX_CPUS}")
+
+
+class Ipi(NamedTuple):
+    """An interprocessor interrupt on its way."""
+
+    source: int
+    target: int
+    mode: DeliveryMode
+    vector: int
+
+
+class PortClaim(Protocol):
+    """Who answers a port that belongs to no device: a hypercall."""
+
+    def read(self, cpu: int, size: int) -> int:
+        """IN on `cpu`."""
+        ...
+
+    def write(self, cpu: int, size: int, value: int) -> bool:
+        """OUT on `cpu`; False leaves the instruction uncompleted, and it is executed again."""
+        ...
+
+
+class MachineObserver(Protocol):
+    """Who wants to know of interprocessor interrupts."""
+
+    def ipi_sent(self, ipi: Ipi) -> None:
+        """An IPI has left its sender."""
+        ...
+
+
+class End(enum.Enum):
+    """Why the machine as a whole cannot go on."""
+
+    EXIT = "the guest wrote the debug-exit port"
+    SHUTDOWN = "a CPU shut down"
+    ASLEEP = "every CPU sleeps and no timer is set"
+
+
+@dataclass(frozen=True)
+class MachineSnapshot:
+    """Everything, immutable; frames that did not change are shared between snapshots."""
+
+    memory: MemorySnapshot
+    cpus: tuple[Any, ...]
+    devices: tuple[Any, ...]
+    time: int
+    ipis: tuple[Ipi, ...]
+    broadcast: Any
+
+
+class Machine:
+    """A multi-core x86-64 machine.
+
+    Args:
+        config: what it is made of.
+        output: called with the bytes the guest sends to its serial port.
+    """
+
+    def __init__(self, config: MachineConfig, output: Callable[[bytes], None] = lambda data: None) -> None:
+        self.config = config
+        self.modes = config.modes
+        self.rules = config.rules
+        self.cpu_count = config.cpus
+        self.time = 0
+        self._running: Cpu | None = None
+        self.memory = PhysicalMemory(config.ram)
+        self.tracker = FrameTracker()
+        self.memory.on_store = self.tracker.store
+        self.broadcast = Broadcast([], config.rules)
+        self._build_devices(output)
+        self.apics = [
+            LocalApic(index, self, self.now, config.rules, boot_cpu=index == 0) for index in range(config.cpus)
+        ]
+        self.cpus = [Cpu(index, self, apic) for index, apic in enumerate(self.apics)]
+        self.broadcast.attach([cpu.mmu for cpu in self.cpus])
+        for cpu in self.cpus[1:]:
+            cpu.state = CpuState.WAIT_FOR_SIPI
+        self.ipis: list[Ipi] = []
+        self.hold_ipis = False
+        self.observers: list[MachineObserver] = []
+        self._claims: dict[int, PortClaim] = {}
+
+    def _build_devices(self, output: Callable[[bytes], None]) -> None:
+        self.pics = PicPair()
+        self.uart = Uart(output)
+        self.pit = Pit(self.now, lambda: self.pics.pulse_irq(0))
+        self.exit_port = DebugExit()
+        self.ports = PortBus()
+        for first, count, device in (
+            (0x20, PIC_PORTS, self.pics.master),
+            (0xA0, PIC_PORTS, self.pics.slave),
+            (0x40, 4, self.pit),
+            (0x61, 1, SpeakerPort(self.pit)),
+            (CMOS_PORT, CMOS_PORTS, Cmos(self.memory.size)),
+            (COM1_PORT, UART_PORTS, self.uart),
+            (DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, self.exit_port),
+            (FWCFG_PORT, FWCFG_PORTS, FwCfg(self.cpu_count)),
+        ):
+            self.ports.map(first, count, device)
+
+    # --- time
+
+    def now(self) -> int:
+        """Virtual time, exact also in the middle of a slice."""
+        return self.time + (self._running.in_flight() if self._running is not None else 0)
+
+    def elapse(self, units: int) -> None:
+        """Virtual time has passed on the running CPU."""
+        self.time += units
+
+    def _deadline(self) -> int | None:
+        deadlines = [apic.next_deadline() for apic in self.apics]
+        deadlines.append(self.pit.next_deadline() if self._pic_can_interrupt() else None)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def _pic_can_interrupt(self) -> bool:
+        return self.apics[0].passes_pic
+
+    def _fire_timers(self) -> None:
+        for apic in self.apics:
+            apic.advance(self.time)
+        self.pit.advance(self.time)
+
+    def slice_limit(self) -> int:
+        """Units until the next timer, at least 1; timers that are due have fired."""
+        self._fire_timers()
+        deadline = self._deadline()
+        return NO_DEADLINE if deadline is None else max(1, deadline - self.time)
+
+    def warp(self) -> bool:
+        """Let time jump to the next timer (every CPU sleeps); whether there was one."""
+        deadline = self._deadline()
+        if deadline is None:
+            return False
+        self.time = max(self.time, deadline)
+        self._fire_timers()
+        return True
+
+    # --- interrupts
+
+    def send(self, source: int, destinations: tuple[int, ...], mode: DeliveryMode, vector: int) -> None:
+        """ApicBus: an IPI leaves `source`; it arrives at once unless IPIs are held."""
+        for target in destinations:
+            ipi = Ipi(source, target, mode, vector)
+            for observer in self.observers:
+                observer.ipi_sent(ipi)
+            if self.hold_ipis:
+                self.ipis.append(ipi)
+            else:
+                self._arrive(ipi)
+
+    def deliver_ipi(self, index: int) -> Ipi:
+        """Let the held IPI number `index` arrive."""
+        ipi = self.ipis.pop(index)
+        self._arrive(ipi)
+        return ipi
+
+    def _arrive(self, ipi: Ipi) -> None:
+        cpu = self.cpus[ipi.target]
+        if ipi.mode is DeliveryMode.NMI:
+            cpu.nmi()
+        elif ipi.mode is DeliveryMode.INIT:
+            if cpu is not self._running:
+                cpu.init()
+        elif ipi.mode is DeliveryMode.STARTUP:
+            cpu.sipi(ipi.vector)
+        else:
+            self.apics[ipi.target].accept(ipi.vector)
+
+    def has_external(self, cpu: int) -> bool:
+        """Whether a vector is deliverable to `cpu`, by its APIC or the 8259s."""
+        if self.apics[cpu].pending() is not None:
+            return True
+        return cpu == 0 and self.apics[0].passes_pic and self.pics.pending() is not None
+
+    def external_vector(self, cpu: int) -> int | None:
+        """Acknowledge the vector that is deliverable to `cpu`."""
+        if self.apics[cpu].pending() is not None:
+            return self.apics[cpu].acknowledge()
+        if cpu == 0 and self.apics[0].passes_pic and self.pics.pending() is not None:
+            return self.pics.acknowledge()
+        return None
+
+    # --- ports
+
+    def claim_port(self, port: int, claim: PortClaim) -> None:
+        """Give a port to a hypercall interface.
+
+        Raises:
+            ConfigError: it is claimed already.
+        """
+        if port in self._claims:
+            raise ConfigError(f"port {port:#x} is claimed twice")
+        self._claims[port] = claim
+
+    def port_read(self, cpu: int, port: int, size: int) -> int:
+        """IN on `cpu`."""
+        claim = self._claims.get(port)
+        if claim is not None:
+            return claim.read(cpu, size)
+        value = self.ports.read(port, size)
+        self._after_port(port)
+        return value
+
+    def port_write(self, cpu: int, port: int, size: int, value: int) -> None:
+        """OUT on `cpu`."""
+        claim = self._claims.get(port)
+        if claim is not None:
+            if not claim.write(cpu, size, value):
+                raise PortWaiting
+            return
+        self.ports.write(port, size, value)
+        self._after_port(port)
+
+    def _after_port(self, port: int) -> None:
+        if COM1_PORT <= port < COM1_PORT + UART_PORTS:
+            (self.pics.raise_irq if self.uart.irq else self.pics.lower_irq)(4)
+        elif self.exit_port.code is not None and self._running is not None:
+            self._running.yielded = True
+
+    # --- running
+
+    def run(self, cpu: int, budget: int) -> Slice:
+        """One slice of one CPU.
+
+        Args:
+            cpu: its number.
+            budget: units of virtual time, at least 1.
+        """
+        self._running = running = self.cpus[cpu]
+        try:
+            return running.run(budget)
+        finally:
+            self._running = None
+
+    def runnable(self) -> list[int]:
+        """CPUs for which a slice would do anything."""
+        self._fire_timers()
+        return [cpu.index for cpu in self.cpus if cpu.can_run()]
+
+    def end(self) -> End | None:
+        """Why the machine cannot go on, or None. Time may have to warp first (`warp`)."""
+        if self.exit_port.code is not None:
+            return End.EXIT
+        if any(cpu.state is CpuState.SHUTDOWN for cpu in self.cpus):
+            return End.SHUTDOWN
+        return None
+
+    # --- snapshot and hash
+
+    def snapshot(self) -> MachineSnapshot:
+        """The complete state."""
+        return MachineSnapshot(
+            self.memory.snapshot(),
+            tuple(cpu.snapshot() for cpu in self.cpus),
+            tuple(device.snapshot() for device in self.ports.devices),
+            self.time,
+            tuple(self.ipis),
+            self.broadcast.snapshot(),
+        )
+
+    def restore(self, snapshot: MachineSnapshot) -> None:
+        """Become what `snapshot` returned, in this machine or in another of the same configuration."""
+        self.memory.restore(snapshot.memory)
+        self.time = snapshot.time
+        self.tracker.forget()
+        for cpu, state in zip(self.cpus, snapshot.cpus, strict=True):
+            cpu.restore(state)
+        for device, state in zip(self.ports.devices, snapshot.devices, strict=True):
+            device.restore(state)
+        self.ipis = list(snapshot.ipis)
+        self.broadcast.restore(snapshot.broadcast)
+
+    def state_hash(self) -> str:
+        """A hash of the whole machine, time and counters included (hex)."""
+        whole = hashlib.blake2b(self.memory.digest(), digest_size=16)
+        for cpu in self.cpus:
+            whole.update(cpu.registers.canonical())
+            rest = (cpu.snapshot()[1:], cpu.index)
+            whole.update(repr(_plain(rest)).encode())
+        devices = tuple(device.snapshot() for device in self.ports.devices)
+        whole.update(repr(_plain((devices, self.time, self.ipis, self.broadcast.snapshot()))).encode())
+        return whole.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Nested tuples of plain values, whose repr is equal where the states are equal."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, bytearray):
+        return bytes(value)
+    return value
+
+
+__all__ = ["End", "Ipi", "Machine", "MachineConfig", "MachineSnapshot", "PortClaim", "Slice", "SliceEnd"]
