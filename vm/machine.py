@@ -251,6 +251,11 @@ class Machine:
             return self.pics.acknowledge()
         return None
 
+    def withdraw(self, cpu: int, vector: int) -> None:
+        """Undo `external_vector`: the vector could not be delivered and waits again."""
+        if not self.apics[cpu].withdraw(vector):
+            self.pics.withdraw(vector)
+
     # --- ports
 
     def claim_port(self, port: int, claim: PortClaim) -> None:
@@ -262,6 +267,10 @@ class Machine:
         if port in self._claims:
             raise ConfigError(f"port {port:#x} is claimed twice")
         self._claims[port] = claim
+
+    def release_port(self, port: int) -> None:
+        """Take a claimed port back."""
+        self._claims.pop(port, None)
 
     def port_read(self, cpu: int, port: int, size: int) -> int:
         """IN on `cpu`."""

@@ -58,7 +58,7 @@ def test_a_label_defined_twice_names_both_places() -> None:
         (".macro m a:req\n.endm\nm", 3, "needs its argument a"),
         (".macro m a\n.endm\nm 1, 2", 3, "takes 1 arguments"),
         (".macro m a\n.endm\nm rax rbx", 3, "quote it"),
-        (".macro m\nm\n.endm\nm", 2, "endless"),
+        (".macro m\nm\n.endm\nm", 2, "nest deeper"),
         (".rept -1\n.endr", 1, ".rept"),
         ('.include "none.s"', 1, "unknown directive"),
         (".quad", 1, "one value"),

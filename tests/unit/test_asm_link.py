@@ -125,6 +125,15 @@ def test_a_difference_over_a_branch_is_not_known_yet() -> None:
         assemble("a: jmp a\n.equ n, . - a\n.if n\n.endif")
 
 
+def test_a_distance_between_other_sections_is_refused() -> None:
+    with pytest.raises(AsmError, match=r"<text>:4: GNU as cannot subtract"):
+        assemble("f: nop\n.data\nv: .byte 0\n.quad v - f")
+    with pytest.raises(AsmError, match="cannot subtract"):
+        assemble("mov ecx, offset __bss_end - __bss_start\n.bss\n.skip 4")
+    distance = assemble("f: ret\n.data\nv: .byte 0\n.quad f - v")[17:]
+    assert int.from_bytes(distance, "little", signed=True) == -16
+
+
 def test_defines_are_there_from_the_first_line() -> None:
     assert assemble("mov eax, N", defines={"N": 7}).hex() == "b807000000"
 

@@ -6,6 +6,7 @@ import keystone
 import pytest
 
 from guest.asm import AsmError, assemble
+from guest.asm.encode import Encoder
 from guest.asm.errors import Place
 from guest.asm.expr import Linear
 from guest.asm.instruction import Instruction, read
@@ -128,7 +129,7 @@ def test_a_factor_before_a_symbol_is_the_same_as_after() -> None:
         ("mov rax, foo", "offset foo"),
         ("mov [rax], 1", "qword ptr"),
         ("shl [rax], cl", "qword ptr"),
-        ("mov al, 300", "does not fit"),
+        ("mov al, 300", "0x12c does not fit the 8 bits"),
         ("and rax, 0xffffffff", "sizes"),
         ("mov rax, [0xfee00000]", "32 signed bits"),
         ("nop dword ptr [rax]", ".byte 0x0f, 0x1f"),
@@ -207,6 +208,13 @@ def test_the_round_trip_alone_catches_another_register() -> None:
     for name in ("pop", "jmp"):  # Keystone makes pop rax and jmp rax of these
         written = Instruction((), name, (Reg("rip"),))
         assert Checker().difference(written, keystone_bytes(f"{name} rip"), 64) != ""
+
+
+def test_the_round_trip_stops_an_encoder_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoder, "_ask", lambda *_: bytes.fromhex("4889d9"))
+    assert assemble("mov rcx, rbx").hex() == "4889d9"
+    with pytest.raises(AsmError, match="'mov rcx, rbx', rcx instead of rdx"):
+        assemble("mov rdx, rbx")
 
 
 @pytest.mark.parametrize(

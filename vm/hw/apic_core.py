@@ -192,10 +192,16 @@ class ApicCore:
         self._isr |= 1 << vector
         return vector
 
-    def withdraw(self, vector: int) -> None:
-        """Undo `acknowledge`: the CPU could not deliver the vector, which waits in IRR again."""
+    def withdraw(self, vector: int) -> bool:
+        """Undo `acknowledge`: the CPU could not deliver the vector, which waits in IRR again.
+
+        Returns whether the vector was in service here (else it came from the 8259s).
+        """
+        if not self._isr >> vector & 1:
+            return False
         self._isr &= ~(1 << vector)
         self._irr |= 1 << vector
+        return True
 
     def eoi(self) -> None:
         """End of interrupt: the highest vector in service is done (10.8.5)."""

@@ -112,6 +112,10 @@ class Board(Protocol):
         """Acknowledge a vector from the interrupt controllers of `cpu`, None if none is deliverable."""
         ...
 
+    def withdraw(self, cpu: int, vector: int) -> None:
+        """Undo `external_vector`: the vector could not be delivered and waits again."""
+        ...
+
     def has_external(self, cpu: int) -> bool:
         """Whether a vector is deliverable to `cpu`."""
         ...
@@ -153,6 +157,7 @@ class Cpu:
         self.unsupported: str | None = None
         self.recent: list[int] = []  # RIPs at which the engine stopped, newest last
         self.in_engine = False
+        self._location = 0  # of the access that the engine reported last, in its present run
         self.reset()
 
     # --- reset, INIT, SIPI (SDM 9.1)
@@ -206,6 +211,7 @@ class Cpu:
 
     def fill(self, address: int, access: Access, mmu: MmuIndex, probe: bool, location: int) -> bool:
         """The engine's softmmu misses, answered by the MMU."""
+        self._location = location
         return self.mmu.fill(address, access, mmu, probe, location)
 
     def _apic_offset(self, address: int) -> int | None:
@@ -232,9 +238,13 @@ class Cpu:
         """OUT, by the machine."""
         self._board.port_write(self.index, port, size, value)
 
+    def rip(self) -> int:
+        """RIP of the instruction that is being executed, exact also inside the engine's callbacks."""
+        return self.engine.locate(self._location) if self.in_engine else self.registers.rip
+
     def in_flight(self) -> int:
         """Units of the running engine's slice that the board has not been told of yet."""
-        return self.engine.executed(self.mmu.mmio_location) if self.in_engine else 0
+        return self.engine.executed(self._location) if self.in_engine else 0
 
     def not_modelled(self, what: str) -> None:
         """The guest asked for something outside the model: the CPU stops, saying what."""
@@ -273,15 +283,17 @@ class Cpu:
         self._board.elapse(units)
 
     def _engine(self, limit: int) -> int:
+        self._apply_stored_code()
         wants_window = self._board.has_external(self.index)
         self.engine.set_interrupt_window(wants_window)
         if self._nmi_waits():
             limit = 1
-        self.in_engine = True
+        self.in_engine, self._location = True, 0
         try:
             stop = self.engine.run(limit)
         finally:
             self.in_engine = False
+        self.registers.clear_resume()
         self._spend(stop.instructions)
         self.recent.append(self.registers.rip)
         if len(self.recent) > 16:
@@ -367,7 +379,7 @@ class Cpu:
         """An interrupt whose delivery faulted: given again, or lost (6.10, 6.15; mode)."""
         lost = self._board.modes.interrupted_delivery == "lost" and Rule.INTERRUPT_LOST in self._board.rules
         if not lost:
-            self.apic.withdraw(vector)
+            self._board.withdraw(self.index, vector)
 
     # --- what the engine stopped for
 
@@ -375,7 +387,6 @@ class Cpu:
         """Do what the stop asks for; units of virtual time spent beyond the stop's own."""
         kind = stop.kind
         if kind in (StopKind.BUDGET, StopKind.INTERRUPT_WINDOW):
-            self._apply_stored_code()
             return 0
         if kind is StopKind.HALT:
             self.state = CpuState.HALTED
@@ -383,6 +394,8 @@ class Cpu:
         if kind is StopKind.REFUSED:
             fault, self.mmu.fault = self.mmu.fault, None
             assert fault is not None
+            if Rule.SHADOW_NOT_FOR_FAULTS not in self._board.rules and self.registers.shadow:
+                return self._hold_off_fault()
             self._deliver(exception(fault.vector, fault.error, fault.address if fault.vector == 14 else None))
             return 1
         if kind is StopKind.EXCEPTION:
@@ -390,6 +403,15 @@ class Cpu:
         if kind is StopKind.INTERCEPT and stop.code == _EXIT_IRET:
             return self._iret_of_nmi()
         return self._emulate()
+
+    def _hold_off_fault(self) -> int:
+        """What only a broken model does: the shadow swallows a fault, and the instruction with it."""
+        instruction = decode(self.linear.code(self.registers.rip), self.registers.bits)
+        assert instruction is not None
+        self.registers.shadow = False
+        self._advance(instruction)
+        self._spend(1)
+        return 1
 
     def _engine_exception(self, stop: Stop) -> int:
         registers = self.registers
@@ -429,7 +451,8 @@ class Cpu:
             return 1
         if result is Result.WAITING:
             self.yielded = True
-            return 0
+            self._spend(1)
+            return 1
         stepping = bool(registers.rflags & Flags.TF)
         registers.shadow = False
         if result is Result.DONE:

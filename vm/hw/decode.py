@@ -140,3 +140,10 @@ def effective_address(instruction: Instruction, registers: Registers) -> int:
     if memory.segment in (Seg.FS, Seg.GS):
         value += registers.segment(memory.segment).base
     return value & _MASK64
+
+
+def disassemble(code: bytes, address: int, bits: int) -> str:
+    """The text of the instruction at the start of `code`, as if it stood at `address`."""
+    for found in _disassembler(bits).disasm(code, address, 1):
+        return f"{found.mnemonic} {found.op_str}".rstrip()
+    return "(bad) " + code[:4].hex(" ")

@@ -141,6 +141,8 @@ def _control_register(cpu: Cpu, instruction: Instruction) -> Result:
         write_cr0(cpu, registers.cr[0] & ~0xE | word & 0xF)
         return Result.DONE
     first, second = instruction.registers
+    if (first if first.startswith("cr") else second) not in ("cr0", "cr2", "cr3", "cr4", "cr8"):
+        raise GuestFault(UD, None)
     if second.startswith("cr"):
         registers.gpr[GPR_NAMES[first][0]] = cpu.apic.tpr >> 4
         return Result.DONE
@@ -208,6 +210,8 @@ def _debug_register(cpu: Cpu, instruction: Instruction) -> Result:
     registers = cpu.registers
     first, second = instruction.registers
     number = int((first if first.startswith("dr") else second)[2:])
+    if number > 7:
+        raise GuestFault(UD, None)
     if number in (4, 5):
         if registers.cr[4] & 1 << 3:
             raise GuestFault(UD, None)

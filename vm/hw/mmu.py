@@ -22,8 +22,10 @@ from vm.hw.paging import (
     FRAME_MASK,
     RW,
     US,
+    A,
     Attempt,
     Control,
+    D,
     TableEntry,
     Translation,
     Walk,
@@ -141,7 +143,6 @@ class Mmu:
         self.observer: MmuObserver | None = None
         self.fault: Fault | None = None
         self.walks = 0
-        self.mmio_location = 0  # of the MMIO access that was entered last
         self.pcid = 0
         self._paging = False
         self._control = Control(False, False, False)
@@ -164,6 +165,16 @@ class Mmu:
         self._control = Control(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
         self.pcid = cr3 & 0xFFF if cr4 & Cr4.PCIDE else 0
         self._root = TableEntry(cr3 & FRAME_MASK, _ALL_RIGHTS)
+
+    @property
+    def memory(self) -> PhysicalMemory:
+        """The machine's RAM."""
+        return self._memory
+
+    @property
+    def control(self) -> Control:
+        """The control-register bits that rights depend on."""
+        return self._control
 
     # --- the engine's misses
 
@@ -188,14 +199,14 @@ class Mmu:
         tlb = self.code if attempt.fetch else self.data
         found = self._lookup(tlb, address)
         if found is not None:
-            if denied(found, attempt, self._control):
+            refused = denied(found, attempt, self._control)
+            if refused and Rule.SPURIOUS_FAULT in self.rules:
                 self._page_fault(address, error_code(True, attempt, self._control))
                 return None, False
-            if not attempt.write or found.dirty:
-                if Rule.ACCESSED_NOT_SET_AGAIN not in self.rules:
-                    self._memory.write64_quietly(found.leaf, self._memory.read64(found.leaf) | 1 << 5)
+            if not refused and (not attempt.write or found.dirty):
+                self._set_again(found, attempt.write)
                 return found, True
-            if Rule.DIRTY_REWALK not in self.rules or self.modes.dirty_rewalk == "no":
+            if not refused and (Rule.DIRTY_REWALK not in self.rules or self.modes.dirty_rewalk == "no"):
                 self._set_dirty(found)
                 return found, True
         if address >> 12 in self._missing:
@@ -215,13 +226,22 @@ class Mmu:
         found = tlb.lookup(address, self.pcid, Rule.PCID_TAGS not in self.rules)
         if found is not None and Rule.CACHED_ENTRY_SURVIVES not in self.rules:
             return found if found.same_target(self.peek(address)) else None
+        if found is not None and Rule.NOT_PRESENT_SURVIVES not in self.rules:
+            return found if self.peek(address) is not None else None
         return found
+
+    def _set_again(self, found: Translation, write: bool) -> None:
+        """What only a broken model does at each use of a cached entry: set A and D in its leaf."""
+        bits = 0 if Rule.ACCESSED_NOT_SET_AGAIN in self.rules else A
+        bits |= D if write and Rule.DIRTY_NOT_SET_AGAIN not in self.rules else 0
+        if bits:
+            self._memory.write64_quietly(found.leaf, self._memory.read64(found.leaf) | bits)
 
     def _set_dirty(self, found: Translation) -> None:
         if Rule.D_SET_THROUGH_CACHE in self.rules:
             while True:
                 entry = self._memory.read64(found.leaf)
-                if self._memory.exchange_quietly(found.leaf, entry, entry | 1 << 6):
+                if self._memory.exchange_quietly(found.leaf, entry, entry | D):
                     break
         found.dirty = True
 
@@ -258,6 +278,13 @@ class Mmu:
         if not is_canonical(address):
             return None
         return walk(self._memory, self._root, 39, address, None, self._control).translation
+
+    def leaf_address(self, address: int) -> int | None:
+        """Physical address of the 4 KiB leaf entry for linear `address`, None where no table reaches it."""
+        if not self._paging or not is_canonical(address):
+            return None
+        where, shift = walk(self._memory, self._root, 39, address, None, self._control).path[-1]
+        return where if shift == 12 else None
 
     def resolve(self, address: int) -> int | None:
         """The physical address that an access would reach now, by cache or tables; no side effects."""
@@ -319,7 +346,6 @@ class Mmu:
             if access == Access.FETCH:
                 self.fault = Fault(6, 0, address)  # a bus without an answer reads as 0xff 0xff: #UD
                 return False
-            self.mmio_location = location
             self.engine.enter(page, physical, READ | WRITE, mmu, 1)
             return True
         frame = physical >> 12
@@ -399,9 +425,9 @@ class Mmu:
 
     def _flush_page(self, leaf: int, page: int) -> None:
         pages = self._entered.get(leaf)
-        if pages is not None and page in pages:
+        if pages is not None:
             pages.discard(page)
-            self.engine.flush_page(page)
+        self.engine.flush_page(page)  # also where it was entered by another leaf with the same target
 
     # --- what drops translations
 
@@ -532,7 +558,6 @@ class Mmu:
         self.code.restore(code)
         self.structures.restore(structures)
         self.fault = None
-        self.stored_code.clear()
         self._entered.clear()
         self.engine.flush()
         self.update()

@@ -119,6 +119,11 @@ class Pic8259:
             self._lowest = line
         return line
 
+    def give_back(self, line: int) -> None:
+        """Undo `take`: the line's edge is remembered again."""
+        self.isr &= ~(1 << line)
+        self._latched |= 1 << line
+
     def read(self, offset: int, size: int) -> int:
         """IMR from the data port; IRR, ISR or a poll's answer from the command port."""
         if self._poll:
@@ -251,3 +256,11 @@ class PicPair:
         if line != _CASCADE:
             return self.master.base + line
         return self.slave.base + self.slave.take()
+
+    def withdraw(self, vector: int) -> None:
+        """Undo `acknowledge`: the CPU could not deliver the vector, which is asked for again."""
+        if vector & ~7 == self.master.base:
+            self.master.give_back(vector & 7)
+        elif vector & ~7 == self.slave.base:
+            self.master.isr &= ~(1 << _CASCADE)
+            self.slave.give_back(vector & 7)

@@ -100,7 +100,7 @@ class Uart:
     def __init__(self, output: Callable[[bytes], None], label: str = "serial") -> None:
         self.label = label
         self.sent = bytearray()
-        self._output = output
+        self.output = output
         self._received: deque[int] = deque()
         self._ier = self._lcr = self._mcr = self._scr = 0
         self._divisor = 0
@@ -191,7 +191,7 @@ class Uart:
             self._received.append(byte)
         else:
             self.sent.append(byte)
-            self._output(bytes([byte]))
+            self.output(bytes([byte]))
 
     def _write_fcr(self, value: int) -> None:
         fifos = bool(value & _Fcr.ENABLE)

@@ -149,6 +149,14 @@ class Registers:
         self._eflags.value = value & _OTHER | Flags.FIXED
         self.sync()
 
+    def clear_resume(self) -> None:
+        """Clear RFLAGS.RF, which QEMU keeps up to the next end of a block and not for one instruction.
+
+        It only matters to breakpoints, which are not modelled, and to frames of events that are no
+        faults: there RF would show where blocks end.
+        """
+        self._eflags.value &= ~int(Flags.RF)
+
     @property
     def interrupt_flag(self) -> bool:
         """RFLAGS.IF, cheaply."""

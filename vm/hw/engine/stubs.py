@@ -23,7 +23,12 @@ from typing import Final
 from vm.hw.engine import layout
 
 TABLE_ENTRIES: Final = 1 << 14
-SPECIAL: Final = 1 << 32  # marks a translation of fewer instructions than the code has
+TAIL: Final = 2
+"""Instructions to translate of a block that will not run: the budget ends with the one before.
+
+Not 1, which is how QEMU asks for the instruction that changed its own block (bit 32 of a table entry
+marks a short translation, bit 33 one of a length other than 1).
+"""
 
 
 class Control(ctypes.Structure):
@@ -80,11 +85,17 @@ pay:
     mov [rcx], rax
     mov [rcx + 8], rsi
     mov [rcx + 16], r9
+    jnz paid
+    mov rax, [rcx + 64]
+    mov dword ptr [rax + {layout.CPU_CFLAGS_NEXT_TB}], {TAIL}
+paid:
     mov rax, [rsp]
     mov [rcx + 24], rax
     ret
 special:
     btr r9, 32
+    btr r9, 33
+    jc expected
     cmp qword ptr [rcx + 96], 0
     jne expected
     push rdi
@@ -150,9 +161,13 @@ miss:
     pop rsi
     pop rdi
     movzx r9d, word ptr [rax + {layout.TB_ICOUNT}]
-    test dword ptr [rax + {layout.TB_CFLAGS}], {layout.CF_COUNT_MASK}
+    mov r10d, [rax + {layout.TB_CFLAGS}]
+    and r10d, {layout.CF_COUNT_MASK}
     jz plain
     bts r9, 32
+    cmp r10d, 1
+    je plain
+    bts r9, 33
 plain:
     mov rax, [rsp]
     mov [r8], rax

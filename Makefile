@@ -1,0 +1,61 @@
+# make setup         .venv with everything that run, test and check need (Python 3.11 or later, pip, PyPI)
+# make run           the main job: every policy against every scenario
+# make test          all tests;  make test ARGS="-k apic"
+# make check         style, types, layers, and the examples in the documentation
+# make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
+# make format        let ruff format and fix what it can
+# make setup-system  Debian packages that some tests compare with (root or sudo); without them these tests skip
+# make clean         remove everything that was made
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -le 8 ] || n=8; echo $$n)
+SYSTEM_PACKAGES := qemu-system-x86 gdb binutils chromium
+ARGS ?=
+
+.PHONY: setup run test check bench format setup-system clean
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+# Debian's Python may lack ensurepip (package python3-venv); its pip can install into the new environment.
+$(STAMP): pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "No Python found: install Python 3.11 or later, or give make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11: give make PYTHON=/path/to/python3.11"; exit 2; }
+	[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV) || \
+		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[test,check]'
+	@touch $@
+
+run: setup
+	$(BIN)/kstack compare $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -n $(JOBS) -m "not docs" $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m docs -p no:randomly tests/quality/test_docs_examples.py
+
+bench: setup
+	$(BIN)/python -m bench $(ARGS)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup-system:
+	@if [ "$$(id -u)" = 0 ]; then sudo=; elif sudo -n true 2>/dev/null; then sudo=sudo; \
+		else echo "setup-system needs root or sudo: apt-get install $(SYSTEM_PACKAGES)"; exit 1; fi; \
+	$$sudo apt-get update -q && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -qy --no-install-recommends $(SYSTEM_PACKAGES)
+
+clean:
+	rm -rf $(VENV) build out dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .hypothesis -prune -exec rm -rf {} +

@@ -1,0 +1,51 @@
+"""The guest images that come with kstack: the kernel linked with what it is to run.
+
+Every image is one ELF64 file that this machine and QEMU (`-kernel`, PVH) both boot.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from guest.asm import KERNEL_LAYOUT, Image, build
+from guest.scenario import FOLDER, scenarios
+
+KERNEL: Final = Path(__file__).parent / "kernel"
+ENTRY: Final = "_start"
+CORE: Final = (
+    "defs boot ap desc trap panic syscall switch sched lock ipi mem hyper console main".split()
+)
+SELFTEST: Final = "user selftest test_trap test_interrupt test_memory test_smp test_thread test_user".split()
+
+
+class ImageInfo(NamedTuple):
+    """An image by name."""
+
+    name: str
+    title: str
+    sources: tuple[Path, ...]
+
+
+def images() -> dict[str, ImageInfo]:
+    """All images, by name: the self-test and one a scenario."""
+    selftest = tuple(KERNEL / f"{name}.s" for name in SELFTEST)
+    found = {"selftest": ImageInfo("selftest", "the kernel's self-test: PASS and FAIL lines", selftest)}
+    for scenario in scenarios().values():
+        sources = tuple(FOLDER / name for name in scenario.sources)
+        found[scenario.id] = ImageInfo(scenario.id, scenario.title, sources)
+    return found
+
+
+@lru_cache(maxsize=16)
+def build_image(name: str) -> Image:
+    """Assemble and link an image by name.
+
+    Raises:
+        KeyError: there is no such image.
+        guest.asm.AsmError: its source is wrong.
+    """
+    info = images()[name]
+    core = [KERNEL / f"{part}.s" for part in CORE]
+    return build([*core, *info.sources], layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL])

@@ -1,0 +1,90 @@
+# Hypercalls: how the kernel tells the machine's stack policy what it is about to do.
+#
+# An OUT to a port that nothing else answers, so the same image runs on QEMU. The machine may run
+# the policy for a long time before the OUT completes. If interrupts are on it takes them
+# meanwhile, with RIP at the OUT and all registers unchanged, as a REP instruction would; hence
+# preemption must be off around every call that is made with interrupts on. The jump after the OUT
+# ends the translated block, which is where the machine can stop.
+
+.text
+# u64 hypercall(rdi, rsi, rdx, rcx; function in eax)
+# Changes rax only. The result is 0 where no policy is attached.
+hypercall:
+    cmp dword ptr [rip+policy_attached], 0
+    je .Lhypercall_none
+    out PORT_HYPERCALL, eax
+    jmp .Lhypercall_done
+.Lhypercall_done:
+    ret
+.Lhypercall_none:
+    xor eax, eax
+    ret
+
+# void event(const char *name)
+# Mark a point of the guest's run by name, attached or not. Changes nothing. Never blocks.
+event:
+    push rax
+    mov eax, HYPER_EVENT
+    out PORT_HYPERCALL, eax
+    jmp .Levent_done
+.Levent_done:
+    pop rax
+    ret
+
+# void hyper_init(void)
+# Is a policy attached? Asked once, at boot.
+hyper_init:
+    in eax, PORT_HYPERCALL
+    cmp eax, HYPER_ATTACHED
+    jne .Lhyper_none
+    mov dword ptr [rip+policy_attached], 1
+.Lhyper_none:
+    ret
+
+# void hyper_boot(void)
+# Once, by the boot CPU, after the others are up and before any thread exists.
+hyper_boot:
+    mov edi, POOL_START
+    mov esi, POOL_BYTES
+    lea rdx, [rip+mailboxes]
+    mov rcx, [rip+cpu_count]
+    shl rcx, 32
+    or rcx, MAILBOX_BYTES
+    mov eax, HYPER_BOOT
+    jmp hypercall
+
+# u64 stack_request(u64 bytes)
+# Ask the policy for that much stack. Returns 1 if it is there. Without a policy it always is.
+# Thread context; may sleep in the policy, so call it with interrupts on.
+stack_request:
+    push rbx
+    cmp dword ptr [rip+policy_attached], 0
+    mov eax, 1
+    je .Lrequest_end
+    mov rsi, rdi
+    call preempt_disable
+    CURRENT
+    mov rdi, [rax+T_ID]
+    mov eax, HYPER_REQUEST
+    call hypercall
+    mov rbx, rax
+    call preempt_enable
+    mov rax, rbx
+.Lrequest_end:
+    pop rbx
+    ret
+
+# void memory_pressure(u64 pages)
+# Tell the policy that so many pages are wanted back.
+memory_pressure:
+    push rdi
+    call preempt_disable
+    pop rdi
+    mov eax, HYPER_PRESSURE
+    call hypercall
+    jmp preempt_enable
+
+.data
+.p2align 2
+policy_attached:                        # 1 if a policy answers the hypercalls
+    .long 0

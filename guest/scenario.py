@@ -1,0 +1,84 @@
+"""Scenarios: what runs, on how many CPUs, and the question it answers, read from TOML.
+
+A scenario is a guest program (assembly beside the TOML, linked with the kernel) and, if it has one,
+a script that names guest events. It knows nothing of policies.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+FOLDER: Final = Path(__file__).parent / "scenarios"
+
+
+class ScenarioFileError(Exception):
+    """A scenario's TOML is wrong; the message names file and key."""
+
+
+class ScriptEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Run `cpu` until it marks the event `until`."""
+
+    cpu: int
+    until: str
+
+
+class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One scenario.
+
+    Attributes:
+        id, title, question, source: for people.
+        cpus: how many the guest needs.
+        sources: assembly files beside the TOML, linked behind the kernel.
+        success: what the serial console says when the guest's own check has passed.
+        events: names of the events the guest marks.
+        concerns: kinds of findings it can show.
+        expects: kinds of findings that are right here and do not make a policy unsafe.
+        script: the order that the scenario was written for.
+        max_instructions: bound of one run, in virtual time after boot.
+    """
+
+    id: str
+    title: str
+    question: str
+    source: str
+    cpus: int
+    sources: list[str]
+    success: str
+    events: list[str] = []
+    concerns: list[str] = []
+    expects: list[str] = []
+    script: list[ScriptEntry] = []
+    max_instructions: int = 5_000_000
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Read and check one scenario file.
+
+    Raises:
+        ScenarioFileError: the file cannot be read, or says something it may not.
+    """
+    try:
+        table: Mapping[str, Any] = tomllib.loads(path.read_text())
+        scenario = msgspec.convert(table, Scenario)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ScenarioFileError(f"{path}: {error}") from error
+    except msgspec.ValidationError as error:
+        known = ", ".join(Scenario.__struct_fields__)
+        raise ScenarioFileError(f"{path}: {error} (keys: {known})") from error
+    for entry in scenario.script:
+        if entry.until not in scenario.events:
+            raise ScenarioFileError(f"{path}: script waits for {entry.until!r}, which is not among its events")
+        if not 0 <= entry.cpu < scenario.cpus:
+            raise ScenarioFileError(f"{path}: script names CPU {entry.cpu} of {scenario.cpus}")
+    return scenario
+
+
+def scenarios() -> dict[str, Scenario]:
+    """All scenarios that come with kstack, by id, sorted."""
+    found = [read_scenario(path) for path in sorted(FOLDER.glob("*.toml"))]
+    return {scenario.id: scenario for scenario in found}

@@ -1,0 +1,1 @@
+"""Stack policies, one a file: who proposed it, where, and its mechanism in micro-steps."""

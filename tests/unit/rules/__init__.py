@@ -1,0 +1,1 @@
+"""One check a rule of the architecture (vm.hw.rules), by topic; docs/rules.md lists them."""

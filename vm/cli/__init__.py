@@ -1,0 +1,41 @@
+"""The command line. One file a command; each is imported only when it is used."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from cyclopts import App
+
+from vm.errors import KstackError
+
+BAD_USAGE: Final = 2
+
+app = App(
+    name="kstack",
+    help="Run guest kernels on an emulated multi-core x86-64 machine, and judge policies for dynamic kernel stacks.",
+    version="0.1.0",
+    version_flags=["--version"],
+    result_action="return_value",
+)
+app.command("vm.cli.compare:compare", help="Judge every policy against every scenario: verdicts, memory, cost.")
+app.command("vm.cli.run:run", help="Run a guest image or a scenario; its serial port goes to stdout.")
+app.command("vm.cli.listing:policies", help="List the policies, with who proposed them and where.")
+app.command("vm.cli.listing:scenarios", help="List the scenarios, with the questions they answer.")
+app.command("vm.cli.listing:images", help="List the guest images that come with kstack.")
+
+
+def main() -> None:
+    """Entry point of the console script; errors of the caller are one line and exit code 2."""
+    try:
+        code = app()
+    except KstackError as error:
+        print(f"kstack: {error}", file=sys.stderr)
+        sys.exit(BAD_USAGE)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("kstack: interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

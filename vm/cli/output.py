@@ -1,0 +1,21 @@
+"""What commands print: JSON documents for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    json.dump(document, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def console() -> Console:
+    """Stdout for people; as wide as tables need where it is no terminal."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=150, no_color=True)

@@ -1,0 +1,314 @@
+"""The oracle: who owns each frame, which translations are stale, and what of that is a finding.
+
+Every frame that the guest gave to the policy has a state and an owner, which is a page of a
+thread's stack and not the thread alone (a pool may give a thread its own old frame for another
+page). A stale translation is normal; *using* one whose frame was freed or given to somebody else
+is a finding. The oracle watches the machine and the policy's steps and never acts.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from vm.hw.engine import Access
+from vm.hw.events import Event, EventKind, Outcome
+from vm.hw.paging import Translation
+from vm.load import Symbols
+from vm.machine import Ipi, Machine
+from vm.stacks import Page, Pte, Thread, steps
+from vm.stacks.runtime import HookCall
+
+MAX_FINDINGS = 1000
+_WORD = 8
+Candidate = tuple[int, int]  # frame, rights
+
+
+class Kind(enum.Enum):
+    """What can be found; the names are those of the command line's JSON."""
+
+    STALE_TRANSLATION = "stale-translation"
+    USE_AFTER_FREE = "use-after-free"
+    WRONG_DATA = "wrong-data"
+    OVERFLOW = "overflow"
+    UNHANDLED_FAULT = "unhandled-fault"
+    DOUBLE_FAULT = "double-fault"
+    SHUTDOWN = "shutdown"
+    LEAK = "leak"
+    DOUBLE_FREE = "double-free"
+    SHARED_FRAME = "shared-frame"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that went wrong.
+
+    Attributes:
+        kind: what.
+        cpu: on which CPU.
+        symbol: where in the guest (symbol+offset of RIP).
+        address: the linear address accessed, or the frame for pool errors (bytes).
+        time: virtual time.
+        text: one sentence with both sides.
+        frame: physical address of the frame concerned, or None.
+        old_owner, new_owner: whom the frame belonged to, and whom it belongs to now.
+        freed_by: the policy step that freed it.
+    """
+
+    kind: Kind
+    cpu: int
+    symbol: str
+    address: int
+    time: int
+    text: str
+    frame: int | None = None
+    old_owner: str | None = None
+    new_owner: str | None = None
+    freed_by: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; addresses in hex."""
+        return {
+            "kind": self.kind.value,
+            "cpu": self.cpu,
+            "symbol": self.symbol,
+            "address": f"{self.address:#x}",
+            "time": self.time,
+            "text": self.text,
+            "frame": None if self.frame is None else f"{self.frame:#x}",
+            "old_owner": self.old_owner,
+            "new_owner": self.new_owner,
+            "freed_by": self.freed_by,
+        }
+
+
+class FrameState(enum.Enum):
+    """Where a frame of the policy's is."""
+
+    POOL = "in the pool"
+    TAKEN = "taken, mapped nowhere"
+    MAPPED = "mapped"
+    UNMAPPED = "unmapped, not freed"
+
+
+@dataclass
+class Frame:
+    """A frame's life: its state, its owner now and before, the step that freed it last, the hook that has it."""
+
+    state: FrameState = FrameState.POOL
+    owner: Page | None = None
+    previous: Page | None = None
+    freed_by: str | None = None
+    call: HookCall | None = None
+
+
+def _owner(page: Page | None) -> str | None:
+    return None if page is None else f"thread {page.thread} page {page.index}"
+
+
+@dataclass
+class Oracle:
+    """Watches one machine.
+
+    Args:
+        machine: the machine.
+        symbols: the guest's.
+    """
+
+    machine: Machine
+    symbols: Symbols
+    findings: list[Finding] = field(default_factory=list)
+    exercised: int = 0
+    frames: dict[int, Frame] = field(default_factory=dict)
+    threads: dict[int, Thread] = field(default_factory=dict)
+    seen: dict[tuple[int, int], set[Candidate]] = field(default_factory=dict)
+    expects_double_fault: bool = False
+
+    # --- reporting
+
+    def _report(self, kind: Kind, cpu: int, address: int, text: str, frame: int | None = None) -> None:
+        if len(self.findings) >= MAX_FINDINGS:
+            return
+        life = self.frames.get(frame) if frame is not None else None
+        self.findings.append(
+            Finding(
+                kind,
+                cpu,
+                self.symbols.name(self.machine.cpus[cpu].rip()),
+                address,
+                self.machine.now(),
+                text,
+                frame,
+                _owner(life.previous) if life else None,
+                (_owner(life.owner) or life.state.value) if life else None,
+                life.freed_by if life else None,
+            )
+        )
+
+    def _page(self, address: int) -> Page | None:
+        for thread in self.threads.values():
+            if thread.contains(address):
+                return thread.page_at(address)
+        return None
+
+    # --- MmuObserver
+
+    def filled(self, cpu: int, address: int, translation: Translation) -> None:
+        """Count accesses that could have gone two ways had nothing ever been invalidated."""
+        if self._page(address) is None:
+            return
+        candidates = self.seen.setdefault((cpu, address >> 12), set())
+        candidates.add((translation.frame, translation.rights))
+        self.exercised += len(candidates) > 1
+
+    def stale_use(
+        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
+    ) -> None:
+        """Judge an access through a translation that the tables no longer give."""
+        page = self._page(address)
+        frame = translation.frame
+        life = self.frames.get(frame)
+        if page is not None:
+            self.exercised += 1
+        if life is None or (life.state is FrameState.MAPPED and life.owner == page):
+            return
+        if life.state in (FrameState.UNMAPPED, FrameState.TAKEN) and life.previous is None:
+            return
+        if life.state is FrameState.UNMAPPED:
+            return  # cleared, not freed yet: this access may still go either way (SDM 4.10.4.4)
+        verb = "wrote" if access is Access.STORE else "read"
+        where = f"{_owner(page) or 'an unmapped area'} at {address:#x}"
+        if life.state is FrameState.MAPPED:
+            kind, now = Kind.STALE_TRANSLATION, f"now {_owner(life.owner)}"
+        else:
+            kind, now = Kind.USE_AFTER_FREE, life.state.value
+        text = f"CPU {cpu} {verb} {where} through its cached translation to frame {frame:#x}, which is {now}"
+        self._report(kind, cpu, address, text, frame)
+        self._compare(cpu, address, access, translation, current)
+
+    def _compare(
+        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
+    ) -> None:
+        if current is None:
+            return
+        offset = address & 0xFFF & ~(_WORD - 1)
+        memory = self.machine.memory
+        stale, right = memory.read64(translation.frame + offset), memory.read64(current.frame + offset)
+        if access is Access.STORE:
+            text = f"CPU {cpu}'s store to {address:#x} goes to frame {translation.frame:#x}, and {current.frame:#x} misses it"
+        elif stale != right:
+            text = f"CPU {cpu} gets {stale:#x} from frame {translation.frame:#x}; the tables give {right:#x}"
+        else:
+            return
+        self._report(Kind.WRONG_DATA, cpu, address, text, translation.frame)
+
+    # --- StackObserver
+
+    def booted(self, frames: list[int]) -> None:
+        """The pool's frames are born free."""
+        self.frames = {frame: Frame() for frame in frames}
+
+    def thread_created(self, thread: Thread) -> None:
+        """A stack area is watched from now on."""
+        self.threads[thread.id] = thread
+
+    def thread_gone(self, thread: Thread) -> None:
+        """What is still mapped in a dead thread's stack is lost."""
+        del self.threads[thread.id]
+        for frame, life in sorted(self.frames.items()):
+            if life.state is FrameState.MAPPED and life.owner is not None and life.owner.thread == thread.id:
+                text = f"{_owner(life.owner)} is still mapped to frame {frame:#x} after the thread has exited"
+                self._report(Kind.LEAK, 0, life.owner.address, text, frame)
+
+    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+        """Follow the frames through the policy's steps."""
+        by = f"{call.function.name.lower()} of thread {call.thread} on CPU {cpu}: {step}, time {self.machine.now()}"
+        if isinstance(step, steps.TakePage) and answer is not None:
+            self.frames[answer].state, self.frames[answer].call = FrameState.TAKEN, call
+        elif isinstance(step, steps.WritePte):
+            self._entry_changed(cpu, call, step.page, previous, step.pte)
+        elif isinstance(step, steps.ExchangePte) and answer == step.expected:
+            self._entry_changed(cpu, call, step.page, step.expected, step.pte)
+        elif isinstance(step, steps.GiveBack):
+            self._given_back(cpu, step.frame, by)
+
+    def _entry_changed(self, cpu: int, call: HookCall, page: Page, old: Pte | None, new: Pte) -> None:
+        if old is not None and old.present:
+            life = self.frames.get(old.frame)
+            if life is not None and life.owner == page and (not new.present or new.frame != old.frame):
+                life.state, life.previous, life.owner, life.call = FrameState.UNMAPPED, page, None, call
+        if not new.present:
+            return
+        life = self.frames.get(new.frame)
+        if life is None:
+            return
+        if life.state is FrameState.MAPPED and life.owner != page:
+            text = f"frame {new.frame:#x} is mapped at {_owner(page)} while {_owner(life.owner)} has it"
+            self._report(Kind.SHARED_FRAME, cpu, page.address, text, new.frame)
+        elif life.state is FrameState.POOL:
+            text = f"frame {new.frame:#x} is mapped at {_owner(page)} while it is in the pool"
+            self._report(Kind.SHARED_FRAME, cpu, page.address, text, new.frame)
+        life.state, life.owner = FrameState.MAPPED, page
+
+    def _given_back(self, cpu: int, frame: int, by: str) -> None:
+        life = self.frames.get(frame)
+        if life is None or life.state is FrameState.POOL:
+            self._report(Kind.DOUBLE_FREE, cpu, frame, f"frame {frame:#x} is freed twice; now by {by}", frame)
+            return
+        if life.state is FrameState.MAPPED:
+            text = f"frame {frame:#x} is freed while mapped at {_owner(life.owner)}"
+            self._report(Kind.SHARED_FRAME, cpu, frame, text, frame)
+            life.previous = life.owner
+        life.state, life.owner, life.freed_by = FrameState.POOL, None, by
+
+    def fault_refused(self, cpu: int, thread: Thread, address: int) -> None:
+        """A fault on a stack that the policy does not handle."""
+        page = thread.page_at(address) if thread.contains(address) else None
+        if page is not None:
+            text = f"CPU {cpu} faulted on {_owner(page)} at {address:#x}, and the policy does not handle it"
+            self._report(Kind.UNHANDLED_FAULT, cpu, address, text)
+
+    def event(self, cpu: int, name: str) -> None:
+        """Guest events do not concern the oracle."""
+
+    # --- CpuObserver
+
+    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
+        """Stack overflows, double faults, shutdown."""
+        for event in events:
+            if event.kind is not EventKind.EXCEPTION:
+                continue
+            if event.vector == 14 and event.address is not None:
+                self._guard_hit(cpu, event.address)
+            elif event.vector == 8 and not self.expects_double_fault:
+                rsp = self.machine.cpus[cpu].registers.gpr[4]
+                self._report(Kind.DOUBLE_FAULT, cpu, rsp, f"CPU {cpu} took #DF")
+        if outcome is Outcome.SHUTDOWN:
+            rip = self.machine.cpus[cpu].registers.rip
+            self._report(Kind.SHUTDOWN, cpu, rip, f"CPU {cpu} shut down (triple fault)")
+
+    def _guard_hit(self, cpu: int, address: int) -> None:
+        for thread in self.threads.values():
+            if thread.bottom - thread.size <= address < thread.bottom:
+                text = f"CPU {cpu} overflowed the stack of thread {thread.id} at {address:#x}"
+                self._report(Kind.OVERFLOW, cpu, address, text)
+
+    # --- MachineObserver
+
+    def ipi_sent(self, ipi: Ipi) -> None:
+        """Interrupts do not concern the oracle yet."""
+
+    # --- the end
+
+    def finish(self, in_flight: list[HookCall]) -> None:
+        """Look for frames that belong to nobody when the guest has ended by itself.
+
+        Args:
+            in_flight: hooks that had not ended, whose frames are not lost.
+        """
+        for frame, life in sorted(self.frames.items()):
+            homeless = life.state in (FrameState.TAKEN, FrameState.UNMAPPED)
+            if homeless and not any(call is life.call for call in in_flight):
+                text = f"frame {frame:#x} is {life.state.value} at the end: it is lost"
+                self._report(Kind.LEAK, 0, frame, text, frame)

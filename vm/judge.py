@@ -1,0 +1,212 @@
+"""A policy against a scenario: which runs are made, and what they say together.
+
+A pair is run under the scenario's script, round robin at several quanta, and random schedules by
+seed, all from one booted state. One unexpected finding makes it unsafe. Without one it is safe as
+far as these runs go, if they exercised anything: a policy that cleared entries of living threads
+while no access could ever have gone two ways has shown nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from guest.scenario import Scenario
+from vm.coherence import Finding, Kind
+from vm.errors import ScenarioError
+from vm.hw.modes import Modes
+from vm.scenarios import find_image
+from vm.schedule import RandomSchedule, RoundRobin, Scheduler, Script, ScriptedSchedule, ScriptStep
+from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
+from vm.stacks.costs import Cycles, cycles
+from vm.stacks.policy import Policy
+from vm.stacks.pool import PoolConfig
+
+QUANTA: Final = (1, 10, 100, 1000)
+DEFAULT_SCHEDULES: Final = 20
+
+
+@dataclass(frozen=True)
+class Portfolio:
+    """Which runs a pair gets.
+
+    Attributes:
+        schedules: number of random schedules, seeds 0, 1, 2, ...
+        pool: how page pools behave.
+    """
+
+    schedules: int = DEFAULT_SCHEDULES
+    pool: PoolConfig = PoolConfig()
+
+    def runs(self, scenario: Scenario) -> Iterator[Scheduler]:
+        """Fresh schedules, the script first."""
+        if scenario.script:
+            yield ScriptedSchedule(script_of(scenario))
+        for quantum in QUANTA:
+            yield RoundRobin(quantum)
+        for seed in range(self.schedules):
+            yield RandomSchedule(seed)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the runs of one pair say.
+
+    Attributes:
+        safe: True, False, or None where the runs do not decide it.
+        basis: `scripted` or `sampled`; of the run that found something, else of all.
+        reason: one sentence: why undecided, or what `safe` rests on.
+        exercised: accesses that could have gone two ways, over all runs.
+        finding: the first unexpected one, or None.
+        found_by: name of the schedule that found it.
+        runs: how many were made.
+        hits: in how many of them there was an unexpected finding.
+        reference: the first run, from which costs are taken.
+    """
+
+    policy: str
+    scenario: str
+    safe: bool | None
+    basis: str
+    reason: str
+    exercised: int
+    finding: Finding | None
+    found_by: str | None
+    runs: int
+    hits: int
+    reference: RunResult
+    modes: Modes
+    portfolio: Portfolio
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def cycles(self) -> Cycles:
+        """What the policy cost in the reference run."""
+        faults = sum(cpu["page_faults"] for cpu in self.reference.cpus)
+        invlpg = sum(cpu["invlpg"] for cpu in self.reference.cpus)
+        return cycles(self.reference.counts, faults, invlpg)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result object of `kstack compare --json`."""
+        counts, run = self.reference.counts, self.reference
+        total = self.cycles
+        return {
+            "policy": self.policy,
+            "scenario": self.scenario,
+            "safe": self.safe,
+            "basis": self.basis,
+            "reason": self.reason,
+            "exercised": self.exercised,
+            "finding": None if self.finding is None else self.finding.as_dict(),
+            "found_by": self.found_by,
+            "witness": None,
+            "bound": {"runs": self.runs, "random": self.portfolio.schedules, "round_robin": list(QUANTA)},
+            "hits": self.hits,
+            "kib_per_thread": run.kib_per_thread,
+            "cycles": {"low": total.low, "nominal": total.nominal, "high": total.high},
+            "counts": {
+                "faults": sum(cpu["page_faults"] for cpu in run.cpus),
+                "pte_writes": counts.pte_writes + counts.pte_exchanges,
+                "invlpg": counts.invlpg + sum(cpu["invlpg"] for cpu in run.cpus),
+                "ipis": counts.ipis,
+                "walks": sum(cpu["walks"] for cpu in run.cpus),
+                "switches": counts.switches,
+                "syscalls": counts.syscalls,
+            },
+        }
+
+
+def script_of(scenario: Scenario) -> Script:
+    """The scenario's script as a schedule takes it.
+
+    Raises:
+        ScenarioError: it has none.
+    """
+    if not scenario.script:
+        raise ScenarioError(f"scenario {scenario.id} has no script; use round-robin or random")
+    return Script(tuple(ScriptStep(entry.cpu, entry.until) for entry in scenario.script))
+
+
+def boot(scenario: Scenario, ram: int = 64 << 20, modes: Modes | None = None, cpus: int | None = None) -> BootedScenario:
+    """Build a scenario's guest and boot it.
+
+    Raises:
+        ScenarioError: it wants more CPUs than it is given, or does not boot.
+    """
+    cpus = cpus or scenario.cpus
+    if cpus < scenario.cpus:
+        raise ScenarioError(f"scenario {scenario.id} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
+    return BootedScenario(find_image(scenario.id), scenario.id, cpus, ram, modes)
+
+
+def judge(
+    policy: type[Policy], scenario: Scenario, booted: BootedScenario, portfolio: Portfolio, modes: Modes
+) -> Judgement:
+    """Run a pair's whole portfolio and sum it up.
+
+    Args:
+        policy: the policy's class; each run gets an object of its own.
+        scenario: what runs.
+        booted: its guest.
+        portfolio: which runs.
+        modes: the modes `booted` was booted with.
+
+    Raises:
+        PolicyError: the policy did what no policy may.
+    """
+    options = RunOptions(max_time=scenario.max_instructions, pool=portfolio.pool)
+    results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]] = []
+    for scheduler in portfolio.runs(scenario):
+        result = booted.session(policy(), scheduler, options).run()
+        results.append((scheduler, result, unexpected(scenario, result)))
+    hits = [(scheduler, found) for scheduler, _, found in results if found]
+    safe, reason = _verdict(results)
+    finding = hits[0][1][0] if hits else None
+    scripted = hits[0][0].name == "scripted" if hits else False
+    return Judgement(
+        policy=policy.id,
+        scenario=scenario.id,
+        safe=safe,
+        basis="scripted" if scripted else "sampled",
+        reason=reason,
+        exercised=sum(result.exercised for _, result, _ in results),
+        finding=finding,
+        found_by=hits[0][0].name if hits else None,
+        runs=len(results),
+        hits=len(hits),
+        reference=results[0][1],
+        modes=modes,
+        portfolio=portfolio,
+        findings=hits[0][1] if hits else (),
+    )
+
+
+def unexpected(scenario: Scenario, result: RunResult) -> tuple[Finding, ...]:
+    """A run's findings, less those the scenario expects; a guest whose own check failed is one too."""
+    found = tuple(finding for finding in result.findings if finding.kind.value not in scenario.expects)
+    failed = result.ended == "exit" and result.exit_value not in GUEST_PASSED
+    if failed and not found:
+        last = result.serial.strip().rsplit("\n", 1)[-1]
+        text = f"the guest's own check failed, and the oracle saw nothing: {last!r}"
+        found = (Finding(Kind.WRONG_DATA, 0, "-", 0, result.time, text),)
+    return found
+
+
+def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]]) -> tuple[bool | None, str]:
+    runs = len(results)
+    hits = sum(bool(found) for _, _, found in results)
+    if hits:
+        return False, f"found in {hits} of {runs} runs"
+    for scheduler, result, _ in results:
+        if result.stuck:
+            return None, f"under {scheduler.name}: {result.stuck}"
+        if result.ended != "exit":
+            return None, f"under {scheduler.name} the guest did not end ({result.ended})"
+    exercised = sum(result.exercised for _, result, _ in results)
+    unmaps = sum(result.unmaps for _, result, _ in results)
+    if exercised:
+        return True, f"none found in {runs} runs"
+    if not unmaps:
+        return True, f"no entry of a living thread was ever cleared, in {runs} runs"
+    return None, f"not exercised: no access could have gone two ways, in {runs} runs"

@@ -1,0 +1,77 @@
+"""What a guest's death looks like: registers, the page walk of the faulting address, last instructions.
+
+Read-only: nothing here changes the machine.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vm.hw.cpu import Cpu, CpuState
+from vm.hw.decode import disassemble
+from vm.hw.engine import Gpr, Seg
+from vm.hw.paging import FRAME_MASK, NX, TableEntry, is_canonical, walk
+from vm.load import Symbols
+from vm.machine import Machine
+
+LEVELS: Final = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
+BITS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"))
+LAST: Final = 8
+
+
+def panic_report(machine: Machine, symbols: Symbols, command: str | None = None) -> str:
+    """The state of every CPU of a machine whose guest has died.
+
+    Args:
+        machine: as the guest left it.
+        symbols: of its image.
+        command: what runs it again, if known.
+    """
+    lines = [f"guest died at virtual time {machine.time}"]
+    for cpu in machine.cpus:
+        lines += ["", *_cpu(cpu, symbols)]
+    if command:
+        lines += ["", f"again: {command}"]
+    return "\n".join(lines)
+
+
+def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
+    registers = cpu.registers
+    where = symbols.name(registers.rip)
+    lines = [f"CPU {cpu.index}: {cpu.state.value} at {where} (RIP {registers.rip:#x}), ring {registers.cpl}"]
+    if cpu.unsupported:
+        lines.append(f"  stopped because: {cpu.unsupported}")
+    if cpu.state is CpuState.WAIT_FOR_SIPI:
+        return lines
+    names = [gpr.name.ljust(3) for gpr in Gpr]
+    for row in range(0, 16, 4):
+        lines.append("  " + "  ".join(f"{names[n]} {registers.gpr[n]:016x}" for n in range(row, row + 4)))
+    cr = registers.cr
+    lines.append(f"  CR0 {cr[0]:08x}  CR2 {cr[2]:016x}  CR3 {cr[3]:016x}  CR4 {cr[4]:08x}  EFER {registers.efer:x}")
+    lines.append(f"  CS {registers.segment(Seg.CS).selector:04x}  SS {registers.segment(Seg.SS).selector:04x}  RFLAGS {registers.rflags:08x}")
+    lines += _last_instructions(cpu, symbols)
+    if cpu.paging_enabled() and registers.long_mode:
+        lines += _walk(cpu, registers.cr[2], "CR2")
+    return lines
+
+
+def _last_instructions(cpu: Cpu, symbols: Symbols) -> list[str]:
+    lines = ["  last stops of the engine, newest last:"]
+    base = cpu.registers.segment(Seg.CS).base if cpu.registers.bits != 64 else 0
+    for rip in cpu.recent[-LAST:]:
+        text = disassemble(cpu.linear.code(base + rip), rip, cpu.registers.bits)
+        lines.append(f"    {rip:#018x}  {symbols.name(rip):<28} {text}")
+    return lines
+
+
+def _walk(cpu: Cpu, address: int, name: str) -> list[str]:
+    if not is_canonical(address):
+        return [f"  walk of {name} {address:#x}: not canonical"]
+    lines = [f"  walk of {name} {address:#x}:"]
+    memory = cpu.mmu.memory
+    root = TableEntry(cpu.registers.cr[3] & FRAME_MASK, 0)
+    for where, shift in walk(memory, root, 39, address, None, cpu.mmu.control).path:
+        entry = memory.read64(where)
+        flags = " ".join(name for bit, name in BITS if entry >> bit & 1) + (" NX" if entry & NX else "")
+        lines.append(f"    {LEVELS[shift]:<5} at {where:#012x}: {entry:#018x} {flags or 'not present'}")
+    return lines

@@ -1,0 +1,66 @@
+"""The verdict table of `kstack compare`, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from vm.coherence import Finding
+from vm.judge import Judgement
+
+WORDS = {True: ("safe", "green"), False: ("unsafe", "red"), None: ("undecided", "yellow")}
+
+
+def print_judgements(console: Console, judgements: Sequence[Judgement]) -> None:
+    """Print the table, and below it what was found."""
+    table = Table(title=None, header_style="bold", show_lines=False)
+    for name in ("policy", "scenario", "verdict", "because"):
+        table.add_column(name, overflow="fold")
+    for name in ("exercised", "KiB/thread", "PTE writes", "INVLPG", "IPIs", "kcycles"):
+        table.add_column(name, justify="right")
+    for judgement in judgements:
+        table.add_row(*_row(judgement))
+    console.print(table)
+    console.print(Text("Counts, memory and cycles (nominal, with their range) are of each pair's first run.", "dim"))
+    for judgement in judgements:
+        if judgement.finding is not None:
+            console.print(_explanation(judgement))
+
+
+def _row(judgement: Judgement) -> tuple[str | Text, ...]:
+    word, colour = WORDS[judgement.safe]
+    counts = judgement.as_dict()["counts"]
+    cycles = judgement.cycles
+    kib = judgement.reference.kib_per_thread
+    return (
+        judgement.policy,
+        judgement.scenario,
+        Text(word, colour),
+        judgement.reason,
+        str(judgement.exercised),
+        "-" if kib is None else f"{kib:.1f}",
+        str(counts["pte_writes"]),
+        str(counts["invlpg"]),
+        str(counts["ipis"]),
+        f"{cycles.nominal / 1000:.0f} ({cycles.low / 1000:.0f}-{cycles.high / 1000:.0f})",
+    )
+
+
+def _explanation(judgement: Judgement) -> Group:
+    title = Text(f"\n{judgement.policy} / {judgement.scenario}, under {judgement.found_by}", "bold")
+    return Group(title, *(Padding(finding_text(finding), (0, 0, 0, 2)) for finding in judgement.findings[:2]))
+
+
+def finding_text(finding: Finding) -> Text:
+    """A finding in four lines: what, where, whose frame, who freed it."""
+    lines = [f"{finding.kind.value}: {finding.text}"]
+    lines.append(f"  at {finding.symbol} on CPU {finding.cpu}, virtual time {finding.time}")
+    if finding.old_owner:
+        lines.append(f"  frame {finding.frame:#x} belonged to {finding.old_owner}, and now: {finding.new_owner}")
+    if finding.freed_by:
+        lines.append(f"  freed by {finding.freed_by}")
+    return Text("\n".join(lines))

@@ -1,0 +1,55 @@
+"""Who runs next, and for how long.
+
+A schedule is asked before every slice and sees only what every schedule may see: which CPUs can
+run, which of them wait inside a policy's step, virtual time, and the events the guest has marked.
+`parse` makes one from its name on the command line.
+"""
+
+from __future__ import annotations
+
+from vm.errors import ConfigError
+from vm.schedule.base import Choice, Scheduler, View
+from vm.schedule.randomised import RandomSchedule
+from vm.schedule.round_robin import RoundRobin
+from vm.schedule.scripted import Script, ScriptedSchedule, ScriptStep
+
+DEFAULT_QUANTUM = 1000
+
+
+def parse(text: str, seed: int = 0, script: Script | None = None) -> Scheduler:
+    """A schedule by its name: `round-robin:QUANTUM`, `random` or `random:MAX`, `scripted`.
+
+    Args:
+        text: the name.
+        seed: for `random`.
+        script: for `scripted`.
+
+    Raises:
+        ConfigError: no such schedule, or no script to follow.
+    """
+    name, _, argument = text.partition(":")
+    number = int(argument) if argument.isdigit() and int(argument) > 0 else None
+    if argument and number is None:
+        raise ConfigError(f"schedule {text!r}: the number after the colon must be 1 or more")
+    if name == "round-robin":
+        return RoundRobin(number or DEFAULT_QUANTUM)
+    if name == "random":
+        return RandomSchedule(seed, number or 64)
+    if name == "scripted" and not argument:
+        if script is None:
+            raise ConfigError("schedule 'scripted': this image has no script; use round-robin or random")
+        return ScriptedSchedule(script)
+    raise ConfigError(f"schedule {text!r}: one of scripted, round-robin:QUANTUM, random[:QUANTUM]")
+
+
+__all__ = [
+    "Choice",
+    "RandomSchedule",
+    "RoundRobin",
+    "Scheduler",
+    "Script",
+    "ScriptStep",
+    "ScriptedSchedule",
+    "View",
+    "parse",
+]

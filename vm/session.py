@@ -1,0 +1,266 @@
+"""One run: a machine, a schedule, a policy and the oracle, put together. Every tool above speaks to this.
+
+A scenario's run boots first, round robin, until the guest marks the event `booted`, with all CPUs up
+and no thread yet; from there (the same state for every policy and schedule) its own schedule decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from vm.coherence import Finding, Kind, Oracle
+from vm.errors import ScenarioError
+from vm.hw.modes import Modes
+from vm.load import Symbols, load
+from vm.machine import End, Machine, MachineConfig, MachineSnapshot
+from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule, View
+from vm.stacks import hypercall
+from vm.stacks.policy import Policy
+from vm.stacks.pool import PoolConfig
+from vm.stacks.runtime import StackRuntime, StepCounts
+from vm.stacks.usage import Usage
+
+BOOT_QUANTUM: Final = 1000
+BOOTED: Final = "booted"
+BOOT_LIMIT: Final = 50_000_000
+GUEST_PASSED: Final = frozenset({0x00, 0x10})
+GUEST_PANICKED: Final = 0x12
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Attributes:
+        ended: `exit`, `shutdown`, `asleep`, `bound` or `finding`.
+        exit_value: what the guest wrote to the debug-exit port, or None.
+        time: units of virtual time since reset.
+        serial: everything the guest printed.
+        findings: what the oracle found, in order.
+        exercised: accesses that could have gone two ways had nothing ever been invalidated.
+        unmaps: present entries of living threads that the policy cleared or changed.
+        state_hash: of the machine at the end.
+        counts: what the policy did.
+        kib_per_thread: averaged over time, None without a policy.
+        stuck: why a script was not followed to its end, or None.
+        cpus: exact counts per CPU.
+    """
+
+    ended: str
+    exit_value: int | None
+    time: int
+    serial: str
+    findings: tuple[Finding, ...]
+    exercised: int
+    unmaps: int
+    state_hash: str
+    counts: StepCounts
+    kib_per_thread: float | None
+    stuck: str | None
+    cpus: tuple[dict[str, Any], ...]
+
+    @property
+    def code(self) -> int:
+        """The process exit code that `kstack run` gives for this."""
+        if self.ended == "shutdown" or self.exit_value == GUEST_PANICKED:
+            return 3
+        if self.findings:
+            return 1
+        if self.ended == "exit":
+            return 0 if self.exit_value in GUEST_PASSED else 1
+        return 4 if self.ended == "bound" else 3
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a session runs.
+
+    Attributes:
+        max_time: units of virtual time from the session's start.
+        stop_at_finding: end at the first finding.
+        pool: how page pools behave.
+    """
+
+    max_time: int = 100_000_000
+    stop_at_finding: bool = False
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+class Session:
+    """One run of what is loaded in a machine.
+
+    Args:
+        machine: loaded, and at reset or just booted.
+        symbols: of the image.
+        scheduler: decides every slice.
+        policy: None runs the guest without one, and without the oracle.
+        options: bounds and pools.
+        booted: the runtime that saw the guest's BOOT hypercall, if that has happened already.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        symbols: Symbols,
+        scheduler: Scheduler,
+        policy: Policy | None = None,
+        options: RunOptions = RunOptions(),
+        booted: StackRuntime | None = None,
+    ) -> None:
+        self.machine = machine
+        self.symbols = symbols
+        self.scheduler = scheduler
+        self.options = options
+        machine.release_port(hypercall.PORT)
+        self.runtime = StackRuntime(machine, policy, options.pool)
+        self.oracle: Oracle | None = None
+        self.usage: Usage | None = None
+        self._marked: list[tuple[int, str]] = []
+        self.events: list[tuple[int, int, str]] = []  # (virtual time, CPU, name)
+        self._detach()
+        if policy is not None:
+            self._attach()
+        self.runtime.observers.append(_EventLog(self))
+        if booted is not None:
+            self.runtime.boot_again(booted)
+
+    def _detach(self) -> None:
+        self.machine.observers.clear()
+        for cpu in self.machine.cpus:
+            cpu.observers.clear()
+            cpu.mmu.observer = None
+
+    def _attach(self) -> None:
+        self.oracle = oracle = Oracle(self.machine, self.symbols)
+        self.usage = Usage(self.machine.now)
+        self.runtime.observers += [oracle, self.usage]
+        self.machine.observers.append(oracle)
+        for cpu in self.machine.cpus:
+            cpu.observers.append(oracle)
+            cpu.mmu.observer = oracle
+
+    def mark(self, cpu: int, name: str) -> None:
+        """The guest marked an event; the schedule hears of it when the slice has ended."""
+        self._marked.append((cpu, name))
+        self.events.append((self.machine.now(), cpu, name))
+
+    def run(self) -> RunResult:
+        """Run to the end: the guest's exit or death, or a bound.
+
+        Raises:
+            PolicyError: the policy did what no policy may.
+        """
+        machine = self.machine
+        limit = machine.time + self.options.max_time
+        ended = "bound"
+        while machine.time < limit:
+            stop = self.step(limit - machine.time)
+            if stop is not None:
+                ended = stop
+                break
+            if self.options.stop_at_finding and self.oracle is not None and self.oracle.findings:
+                ended = "finding"
+                break
+        return self._result(ended)
+
+    def step(self, limit: int) -> str | None:
+        """One slice of at most `limit` units; why the run has ended, or None."""
+        machine = self.machine
+        end = machine.end()
+        if end is not None:
+            return "exit" if end is End.EXIT else "shutdown"
+        runnable = machine.runnable()
+        if not runnable:
+            return None if machine.warp() else "asleep"
+        blocked = frozenset(cpu for cpu in runnable if self.runtime.blocked[cpu])
+        choice = self.scheduler.choose(View(tuple(runnable), blocked, machine.time))
+        machine.run(choice.cpu, min(choice.quantum, limit))
+        if self._marked:
+            for cpu, name in self._marked:
+                self.scheduler.event(cpu, name)
+            self._marked.clear()
+        return None
+
+    def _result(self, ended: str) -> RunResult:
+        oracle, machine = self.oracle, self.machine
+        if oracle is not None and ended == "exit":
+            oracle.finish([call for calls in self.runtime.calls for call in calls])
+        scheduler = self.scheduler
+        return RunResult(
+            ended=ended,
+            exit_value=machine.exit_port.code,
+            time=machine.time,
+            serial=machine.uart.sent.decode("utf-8", "replace").replace("\r", ""),
+            findings=tuple(oracle.findings) if oracle else (),
+            exercised=oracle.exercised if oracle else 0,
+            unmaps=self.runtime.counts.unmaps,
+            state_hash=machine.state_hash(),
+            counts=self.runtime.counts,
+            kib_per_thread=self.usage.kib_per_thread if self.usage else None,
+            stuck=scheduler.stuck if isinstance(scheduler, ScriptedSchedule) else None,
+            cpus=tuple(
+                {"cpu": cpu.index, "state": cpu.state.value, "walks": cpu.mmu.walks, **vars(cpu.counts)}
+                for cpu in machine.cpus
+            ),
+        )
+
+
+class _EventLog:
+    """Passes guest events on to the session; everything else makes no difference to it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def event(self, cpu: int, name: str) -> None:
+        """Pass it on."""
+        self._session.mark(cpu, name)
+
+    def booted(self, *_: Any) -> None:
+        """Nothing."""
+
+    thread_created = thread_gone = stepped = fault_refused = booted
+
+
+class _Detached(Policy):
+    """Attached while a scenario boots: no thread exists yet, so no hook of it can run."""
+
+    id, title, proposer, source = "boot", "boot", "", ""
+
+
+class BootedScenario:
+    """A guest that has booted up to its event `booted`, from which any number of runs start.
+
+    Args:
+        image: an ELF image with hypercalls.
+        name: what to call it in errors.
+        cpus: CPUs of the machine.
+        ram: bytes.
+        modes: architecture modes.
+
+    Raises:
+        ScenarioError: the guest makes no BOOT hypercall, or never marks the event.
+        ImageError: the image cannot be loaded.
+    """
+
+    def __init__(self, image: bytes, name: str, cpus: int, ram: int = 64 << 20, modes: Modes | None = None) -> None:
+        self.machine = Machine(MachineConfig(cpus, ram, modes or Modes()))
+        self.symbols = load(self.machine, image, name)
+        session = Session(self.machine, self.symbols, RoundRobin(BOOT_QUANTUM), _Detached())
+        while not any(event == BOOTED for _, _, event in session.events):
+            if self.machine.time > BOOT_LIMIT or session.step(BOOT_LIMIT) is not None:
+                raise ScenarioError(f"{name}: the guest never marked the event {BOOTED!r}")
+        if session.runtime.pools is None:
+            raise ScenarioError(f"{name}: the guest marked {BOOTED!r} without a BOOT hypercall before")
+        self._runtime = session.runtime
+        self._snapshot: MachineSnapshot = self.machine.snapshot()
+
+    def session(self, policy: Policy, scheduler: Scheduler, options: RunOptions = RunOptions()) -> Session:
+        """A new run from the booted state; it ends any earlier run of this object."""
+        self.machine.restore(self._snapshot)
+        return Session(self.machine, self.symbols, scheduler, policy, options, self._runtime)
+
+
+SessionFactory = Callable[[Policy, Scheduler, RunOptions], Session]
+__all__ = ["BootedScenario", "Finding", "Kind", "RunOptions", "RunResult", "Session"]

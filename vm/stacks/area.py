@@ -1,0 +1,114 @@
+"""Thread stacks as policies see them: threads, their pages, and page-table entries as values.
+
+A stack is an area of 4 KiB pages that grows down from its top; its page tables exist, and only the
+leaf entries change. Linux: THREAD_SIZE is 16 KiB, vmapped, with a guard page below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+PAGE: Final = 4096
+_P, _RW, _A, _D, _G, _NX = 1 << 0, 1 << 1, 1 << 5, 1 << 6, 1 << 8, 1 << 63
+_FRAME: Final = (1 << 52) - 1 & ~0xFFF
+
+
+class Pte(NamedTuple):
+    """A leaf page-table entry as a value (SDM table 4-20)."""
+
+    value: int
+
+    @classmethod
+    def of(cls, frame: int) -> Pte:
+        """A present, writable, global, no-execute kernel entry with A and D clear.
+
+        Args:
+            frame: physical address of the frame (bytes, 4 KiB aligned).
+        """
+        return cls(frame | _P | _RW | _G | _NX)
+
+    @property
+    def present(self) -> bool:
+        """P."""
+        return bool(self.value & _P)
+
+    @property
+    def accessed(self) -> bool:
+        """A."""
+        return bool(self.value & _A)
+
+    @property
+    def dirty(self) -> bool:
+        """D."""
+        return bool(self.value & _D)
+
+    @property
+    def frame(self) -> int:
+        """Physical address of the frame (bytes)."""
+        return self.value & _FRAME
+
+
+EMPTY: Final = Pte(0)
+
+
+class Page(NamedTuple):
+    """One page of a thread's stack.
+
+    Attributes:
+        thread: the thread's id.
+        index: 0 is the top page, which every thread needs; higher is deeper.
+        address: linear address (bytes).
+    """
+
+    thread: int
+    index: int
+    address: int
+
+
+@dataclass
+class Thread:
+    """A thread's kernel stack.
+
+    Attributes:
+        id: the guest's number for it.
+        bottom: lowest linear address of the stack area (bytes).
+        size: bytes of the area.
+        is_user: it runs in ring 3 too; a kernel thread never leaves the kernel.
+        saved_rsp: RSP it was switched out with last, 0 before that.
+    """
+
+    id: int
+    bottom: int
+    size: int
+    is_user: bool = True
+    saved_rsp: int = 0
+
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """All pages, from the top down."""
+        count = self.size // PAGE
+        top = self.bottom + self.size
+        return tuple(Page(self.id, index, top - (index + 1) * PAGE) for index in range(count))
+
+    @property
+    def top(self) -> Page:
+        """The page at the top, in use as soon as the thread runs."""
+        return self.pages[0]
+
+    @property
+    def lower(self) -> tuple[Page, ...]:
+        """All pages but the top one."""
+        return self.pages[1:]
+
+    def pages_below(self, rsp: int) -> tuple[Page, ...]:
+        """The pages that lie wholly below `rsp` (bytes): nothing on them is in use."""
+        return tuple(page for page in self.pages if page.address + PAGE <= rsp)
+
+    def contains(self, address: int) -> bool:
+        """Whether a linear address lies in the stack area."""
+        return self.bottom <= address < self.bottom + self.size
+
+    def page_at(self, address: int) -> Page:
+        """The page of a linear address in the area."""
+        return self.pages[(self.bottom + self.size - 1 - address) // PAGE]
