@@ -9,8 +9,9 @@ is a finding. The oracle watches the machine and the policy's steps and never ac
 from __future__ import annotations
 
 import enum
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from vm.hw.engine import Access
 from vm.hw.events import Event, EventKind, Outcome
@@ -21,6 +22,7 @@ from vm.stacks import Page, Pte, Thread, steps
 from vm.stacks.runtime import HookCall
 
 MAX_FINDINGS = 1000
+KEPT = 24  # moments remembered of each page and frame
 _WORD = 8
 Candidate = tuple[int, int]  # frame, rights
 
@@ -40,6 +42,14 @@ class Kind(enum.Enum):
     SHARED_FRAME = "shared-frame"
 
 
+class Moment(NamedTuple):
+    """Something that happened to a page or a frame: virtual time, CPU, and a few words."""
+
+    time: int
+    cpu: int
+    what: str
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that went wrong.
@@ -54,6 +64,7 @@ class Finding:
         frame: physical address of the frame concerned, or None.
         old_owner, new_owner: whom the frame belonged to, and whom it belongs to now.
         freed_by: the policy step that freed it.
+        history: what happened to the page and the frame before, on all CPUs, and guest events.
     """
 
     kind: Kind
@@ -66,6 +77,7 @@ class Finding:
     old_owner: str | None = None
     new_owner: str | None = None
     freed_by: str | None = None
+    history: tuple[Moment, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; addresses in hex."""
@@ -80,6 +92,7 @@ class Finding:
             "old_owner": self.old_owner,
             "new_owner": self.new_owner,
             "freed_by": self.freed_by,
+            "history": [{"time": m.time, "cpu": m.cpu, "what": m.what} for m in self.history],
         }
 
 
@@ -124,6 +137,8 @@ class Oracle:
     threads: dict[int, Thread] = field(default_factory=dict)
     seen: dict[tuple[int, int], set[Candidate]] = field(default_factory=dict)
     expects_double_fault: bool = False
+    moments: dict[int, deque[Moment]] = field(default_factory=dict)  # by page or frame address
+    events: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     # --- reporting
 
@@ -143,8 +158,25 @@ class Oracle:
                 _owner(life.previous) if life else None,
                 (_owner(life.owner) or life.state.value) if life else None,
                 life.freed_by if life else None,
+                self._history(address, frame),
             )
         )
+
+    def _note(self, cpu: int, what: str, *addresses: int) -> None:
+        """Remember a moment of these pages and frames."""
+        moment = Moment(self.machine.now(), cpu, what)
+        for address in addresses:
+            self.moments.setdefault(address, deque(maxlen=KEPT)).append(moment)
+
+    def _history(self, address: int, frame: int | None) -> tuple[Moment, ...]:
+        """The moments of a page and a frame, and the guest's events between them, in order."""
+        page = address & ~0xFFF
+        own = [*self.moments.get(page, ()), *(self.moments.get(frame, ()) if frame is not None else ())]
+        if not own:
+            return ()
+        first = min(moment.time for moment in own)
+        merged = dict.fromkeys([*own, *(event for event in self.events if event.time >= first)])
+        return tuple(sorted(merged, key=lambda moment: moment.time))[-KEPT:]
 
     def _page(self, address: int) -> Page | None:
         for thread in self.threads.values():
@@ -156,11 +188,13 @@ class Oracle:
 
     def filled(self, cpu: int, address: int, translation: Translation) -> None:
         """Count accesses that could have gone two ways had nothing ever been invalidated."""
-        if self._page(address) is None:
+        page = self._page(address)
+        if page is None:
             return
         candidates = self.seen.setdefault((cpu, address >> 12), set())
         candidates.add((translation.frame, translation.rights))
         self.exercised += len(candidates) > 1
+        self._note(cpu, f"TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
 
     def stale_use(
         self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
@@ -184,6 +218,7 @@ class Oracle:
         else:
             kind, now = Kind.USE_AFTER_FREE, life.state.value
         text = f"CPU {cpu} {verb} {where} through its cached translation to frame {frame:#x}, which is {now}"
+        self._note(cpu, f"{verb} {_owner(page)} through its TLB: frame {frame:#x}", address & ~0xFFF)
         self._report(kind, cpu, address, text, frame)
         self._compare(cpu, address, access, translation, current)
 
@@ -232,12 +267,15 @@ class Oracle:
             self._entry_changed(cpu, call, step.page, step.expected, step.pte)
         elif isinstance(step, steps.GiveBack):
             self._given_back(cpu, step.frame, by)
+        elif isinstance(step, steps.Invlpg):
+            self._note(cpu, f"INVLPG {_owner(step.page)}", step.page.address)
 
     def _entry_changed(self, cpu: int, call: HookCall, page: Page, old: Pte | None, new: Pte) -> None:
         if old is not None and old.present:
             life = self.frames.get(old.frame)
             if life is not None and life.owner == page and (not new.present or new.frame != old.frame):
                 life.state, life.previous, life.owner, life.call = FrameState.UNMAPPED, page, None, call
+                self._note(cpu, f"clear {_owner(page)} (was frame {old.frame:#x})", page.address, old.frame)
         if not new.present:
             return
         life = self.frames.get(new.frame)
@@ -250,6 +288,7 @@ class Oracle:
             text = f"frame {new.frame:#x} is mapped at {_owner(page)} while it is in the pool"
             self._report(Kind.SHARED_FRAME, cpu, page.address, text, new.frame)
         life.state, life.owner = FrameState.MAPPED, page
+        self._note(cpu, f"map {_owner(page)} -> frame {new.frame:#x}", page.address, new.frame)
 
     def _given_back(self, cpu: int, frame: int, by: str) -> None:
         life = self.frames.get(frame)
@@ -261,6 +300,7 @@ class Oracle:
             self._report(Kind.SHARED_FRAME, cpu, frame, text, frame)
             life.previous = life.owner
         life.state, life.owner, life.freed_by = FrameState.POOL, None, by
+        self._note(cpu, f"free frame {frame:#x}", frame)
 
     def fault_refused(self, cpu: int, thread: Thread, address: int) -> None:
         """A fault on a stack that the policy does not handle."""
@@ -270,7 +310,8 @@ class Oracle:
             self._report(Kind.UNHANDLED_FAULT, cpu, address, text)
 
     def event(self, cpu: int, name: str) -> None:
-        """Guest events do not concern the oracle."""
+        """Guest events tell where in the scenario a finding lies."""
+        self.events.append(Moment(self.machine.now(), cpu, f"guest: {name}"))
 
     # --- CpuObserver
 

@@ -9,6 +9,7 @@ while no access could ever have gone two ways has shown nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,12 +17,13 @@ from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
 from vm.errors import ScenarioError
 from vm.hw.modes import Modes
-from vm.scenarios import find_image
+from vm.scenarios import find_image, find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, Script, ScriptedSchedule, ScriptStep
 from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
 from vm.stacks.costs import Cycles, cycles
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
+from vm.stacks.registry import find_policy
 
 QUANTA: Final = (1, 10, 100, 1000)
 DEFAULT_SCHEDULES: Final = 20
@@ -180,6 +182,34 @@ def judge(
         portfolio=portfolio,
         findings=hits[0][1] if hits else (),
     )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A policy and a scenario by name, and the runs they get: all that another process needs."""
+
+    policy: str
+    scenario: str
+    portfolio: Portfolio
+    modes: Modes
+
+    def judge(self) -> Judgement:
+        """Boot the scenario and judge the pair."""
+        scenario = find_scenario(self.scenario)
+        return judge(find_policy(self.policy), scenario, boot(scenario, modes=self.modes), self.portfolio, self.modes)
+
+
+def judge_all(pairs: list[Pair], jobs: int) -> Iterator[Judgement]:
+    """Judge pairs in order, in `jobs` processes; the results do not depend on how many.
+
+    Raises:
+        KstackError: as `judge`, from whichever pair comes first.
+    """
+    if jobs == 1:
+        yield from (pair.judge() for pair in pairs)
+        return
+    with ProcessPoolExecutor(min(jobs, len(pairs))) as executor:
+        yield from executor.map(Pair.judge, pairs)
 
 
 def unexpected(scenario: Scenario, result: RunResult) -> tuple[Finding, ...]:

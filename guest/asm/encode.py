@@ -8,6 +8,7 @@ Equal instructions are encoded once; nothing else is remembered.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 import keystone
@@ -64,6 +65,8 @@ class Branch:
     near: bytes
     near_size: int
     target: Linear
+
+_DECIMAL = re.compile(r"\b[1-9][0-9]+\b")
 
 
 class Encoder:
@@ -150,7 +153,8 @@ class Encoder:
         if bits not in self._engines:
             self._engines[bits] = keystone.Ks(keystone.KS_ARCH_X86, _MODES[bits])
         try:
-            code, _ = self._engines[bits].asm(text, 0, True)
+            # Keystone takes its default radix from memory it never set: 10 on one day, 16 on another.
+            code, _ = self._engines[bits].asm(_DECIMAL.sub(lambda n: hex(int(n[0])), text), 0, True)
         except keystone.KsError as error:
             if error.errno == keystone.KS_ERR_ASM_MNEMONICFAIL:
                 raise lint.without_keystone(instruction.mnemonic, place) from None

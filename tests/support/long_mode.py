@@ -266,6 +266,10 @@ class LongModeGuest:
         self.run("mov [rbx], rcx", cpu, rbx=address, rcx=value)
         return self.vector(cpu) is None
 
+    def adopt(self, machine: Machine) -> None:
+        """Go on with another machine, to which a snapshot of this one is about to be restored."""
+        self.machine, self.memory = machine, machine.memory
+
     # --- what became of it
 
     def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from guest.scenario import Scenario
 from vm.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
-from vm.hw.modes import Modes
-from vm.judge import DEFAULT_SCHEDULES, Judgement, Portfolio, boot, judge
+from vm.judge import DEFAULT_SCHEDULES, Judgement, Pair, Portfolio, judge_all
 from vm.report.table import print_judgements
 from vm.scenarios import find_scenario
 from vm.scenarios import scenarios as known_scenarios
-from vm.stacks.policy import Policy
 from vm.stacks.registry import find_policy
 from vm.stacks.registry import policies as known_policies
 
@@ -29,6 +27,7 @@ def compare(
     schedules: int = DEFAULT_SCHEDULES,
     mode: ModeList = None,
     pool: PoolOptions = PoolOptions(),
+    jobs: int | None = None,
     strict: Annotated[bool, Parameter(negative=(), help="Exit with 1 if any policy is not safe.")] = False,
     json: Json = False,
 ) -> int:
@@ -39,14 +38,23 @@ def compare(
     policies: ids or files, separated by commas (default: all)
     scenarios: ids, separated by commas (default: all)
     schedules: random schedules a pair
+    jobs: processes to use (default: one a core); the result does not depend on it
     """
     if schedules < 0:
         raise ConfigError("--schedules: give 0 or more")
-    wanted = [find_policy(name) for name in split(policies) or known_policies()]
-    chosen = [find_scenario(name) for name in split(scenarios) or known_scenarios()]
+    jobs = jobs if jobs is not None else min(8, os.cpu_count() or 1)
+    if jobs < 1:
+        raise ConfigError("--jobs: give 1 or more")
+    wanted = split(policies) or list(known_policies())
+    chosen = split(scenarios) or list(known_scenarios())
+    for name in wanted:
+        find_policy(name)
+    for name in chosen:
+        find_scenario(name)
     modes = modes_of(mode)
     portfolio = Portfolio(schedules, pool.config())
-    judgements = list(_judgements(wanted, chosen, portfolio, modes))
+    pairs = [Pair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
+    judgements = list(_progress(judge_all(pairs, jobs), pairs))
     if json:
         results = [judgement.as_dict() for judgement in judgements]
         print_json({"version": 1, "modes": modes.as_dict(), "results": results})
@@ -55,17 +63,13 @@ def compare(
     return int(strict and any(judgement.safe is not True for judgement in judgements))
 
 
-def _judgements(
-    policies: list[type[Policy]], scenarios: list[Scenario], portfolio: Portfolio, modes: Modes
-) -> Iterator[Judgement]:
-    total = len(policies) * len(scenarios)
-    done = 0
-    for scenario in scenarios:
-        booted = boot(scenario, modes=modes)
-        for policy in policies:
-            done += 1
-            if sys.stderr.isatty():
-                print(f"\r\x1b[K{done}/{total} {policy.id} / {scenario.id}", end="", file=sys.stderr, flush=True)
-            yield judge(policy, scenario, booted, portfolio, modes)
-    if sys.stderr.isatty():
+def _progress(judgements: Iterator[Judgement], pairs: list[Pair]) -> Iterator[Judgement]:
+    """Pass judgements on; on a terminal, say on stderr which pair is next."""
+    shown = sys.stderr.isatty()
+    for done, pair in enumerate(pairs, 1):
+        if shown:
+            text = f"{done}/{len(pairs)} {pair.policy} / {pair.scenario}"
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        yield next(judgements)
+    if shown:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

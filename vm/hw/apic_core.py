@@ -36,6 +36,12 @@ from vm.hw.apic_registers import (
 from vm.hw.apic_timer import ApicTimer
 from vm.hw.rules import ALL, Rule
 
+# Plain integers for what is asked at every slice: an operation on an enum.IntFlag costs a microsecond.
+_EN, _EXTD, _ADDRESS, _ENABLE = int(Base.EN), int(Base.EXTD), int(Base.ADDRESS), int(Svr.ENABLE)
+_MASKED, _PERIODIC, _DELIVERY_MODE = int(Lvt.MASKED), int(Lvt.PERIODIC), int(Lvt.DELIVERY_MODE)
+_TIMER = 0
+_LINT0 = (Reg.LVT_LINT0 - Reg.LVT_TIMER) // BANK_STEP
+
 
 class ApicBus(Protocol):
     """What carries messages between local APICs, when it sees fit."""
@@ -124,7 +130,7 @@ class ApicCore:
     @property
     def mmio_base(self) -> int:
         """Physical address of the register page."""
-        return self._base & Base.ADDRESS
+        return self._base & _ADDRESS
 
     @property
     def present(self) -> bool:
@@ -134,14 +140,14 @@ class ApicCore:
     @property
     def software_enabled(self) -> bool:
         """SVR bit 8 (10.4.7.2)."""
-        return self.present and bool(self._svr & Svr.ENABLE)
+        return bool(self._base & _EN and self._svr & _ENABLE)
 
     @property
     def passes_pic(self) -> bool:
         """Whether the 8259's INTR reaches the CPU: no APIC, or LINT0 unmasked as ExtINT."""
-        lint0 = self._entry(Reg.LVT_LINT0)
-        extint = (lint0 & Lvt.DELIVERY_MODE) >> 8 == DeliveryMode.EXTINT
-        return not self.present or (extint and not lint0 & Lvt.MASKED)
+        lint0 = self._lvt[_LINT0]
+        extint = (lint0 & _DELIVERY_MODE) >> 8 == DeliveryMode.EXTINT
+        return not self._base & _EN or (extint and not lint0 & _MASKED)
 
     def virtual_wire(self) -> None:
         """What firmware leaves on the boot CPU: enabled, LINT0 ExtINT, LINT1 NMI (10.1)."""
@@ -268,22 +274,23 @@ class ApicCore:
 
     @property
     def _periodic(self) -> bool:
-        return bool(self._entry(Reg.LVT_TIMER) & Lvt.PERIODIC)
+        return bool(self._lvt[_TIMER] & _PERIODIC)
 
     def next_deadline(self) -> int | None:
         """The virtual time (instructions) at which the timer interrupts next, if it will."""
-        return None if self._entry(Reg.LVT_TIMER) & Lvt.MASKED else self._timer.deadline
+        return None if self._lvt[_TIMER] & _MASKED else self._timer.deadline
 
     def advance(self, now: int) -> None:
         """Let the timer act for the time up to and with `now` (instructions)."""
-        if self._timer.expire(now, self._periodic):
+        deadline = self._timer.deadline
+        if deadline is not None and now >= deadline and self._timer.expire(now, self._periodic):
             self._raise_local(Reg.LVT_TIMER)
 
 
 def _mode_of(base: int) -> ApicMode:
-    if not base & Base.EN:
+    if not base & _EN:
         return ApicMode.DISABLED
-    return ApicMode.X2APIC if base & Base.EXTD else ApicMode.XAPIC
+    return ApicMode.X2APIC if base & _EXTD else ApicMode.XAPIC
 
 
 def _highest(bits: int) -> int:

@@ -142,8 +142,8 @@ def effective_address(instruction: Instruction, registers: Registers) -> int:
     return value & _MASK64
 
 
-def disassemble(code: bytes, address: int, bits: int) -> str:
-    """The text of the instruction at the start of `code`, as if it stood at `address`."""
+def disassemble(code: bytes, address: int, bits: int) -> tuple[int, str]:
+    """Length and text of the instruction at the start of `code`, as if it stood at `address`."""
     for found in _disassembler(bits).disasm(code, address, 1):
-        return f"{found.mnemonic} {found.op_str}".rstrip()
-    return "(bad) " + code[:4].hex(" ")
+        return found.size, f"{found.mnemonic} {found.op_str}".rstrip()
+    return 1, "(bad) " + code[:4].hex(" ")

@@ -23,6 +23,12 @@ CONTRIBUTORY: Final = frozenset({0, 10, 11, 12, 13, 21})
 PAGE_FAULTS: Final = frozenset({14, 20})
 WITH_ERROR_CODE: Final = frozenset({8, 10, 11, 12, 13, 14, 17, 21, 29, 30})
 TRAPS: Final = frozenset({1, 3, 4})
+_ENTRY_CLEARS: Final = int(Flags.TF | Flags.NT | Flags.RF | Flags.VM)
+_IF, _RF = int(Flags.IF), int(Flags.RF)  # plain integers: an operation on an enum.IntFlag costs a microsecond
+_S, _P, _L, _B, _G = (
+    int(bit)
+    for bit in (SegmentAttribute.S, SegmentAttribute.P, SegmentAttribute.L, SegmentAttribute.B, SegmentAttribute.G)
+)
 _EXT: Final = 1
 _IDT: Final = 2
 _MASK64: Final = (1 << 64) - 1
@@ -157,7 +163,7 @@ class EventDelivery:
             raise GuestFault(GP, idt_error)
         self._check_gate(event, gate, idt_error)
         code = self._code_segment(gate >> 16 & 0xFFFF, ext)
-        if not code.flags & SegmentAttribute.L or code.flags & SegmentAttribute.B:
+        if not code.flags & _L or code.flags & _B:
             raise GuestFault(GP, code.selector & ~3 | ext)
         cpl = registers.cpl
         new_cpl = cpl if code.flags & 1 << 10 else code.dpl
@@ -206,10 +212,10 @@ class EventDelivery:
             raise GuestFault(GP, error)
         raw = self._linear.read(table.base + (selector & ~7), 8)
         segment = unpack_descriptor(selector, raw)
-        is_code = segment.flags & SegmentAttribute.S and segment.flags & 1 << 11
+        is_code = segment.flags & _S and segment.flags & 1 << 11
         if not is_code or segment.dpl > self._registers.cpl:
             raise GuestFault(GP, error)
-        if not segment.flags & SegmentAttribute.P:
+        if not segment.flags & _P:
             raise GuestFault(NP, error)
         return segment
 
@@ -240,7 +246,7 @@ class EventDelivery:
         """RFLAGS for the frame; a fault sets RF in it, so that it can be restarted (SDM 17.3.1.1)."""
         flags = self._registers.rflags
         is_fault = event.kind is EventKind.EXCEPTION and event.vector not in TRAPS and event.vector != DF
-        return flags | Flags.RF if is_fault else flags
+        return flags | _RF if is_fault else flags
 
     def _saved_rip(self, event: Event) -> int:
         undefined = Rule.DF_STATE_UNDEFINED in self._rules and self._modes.df_restart == "undefined"
@@ -250,8 +256,8 @@ class EventDelivery:
 
     def _enter(self, clears_if: bool) -> None:
         registers = self._registers
-        cleared = Flags.TF | Flags.NT | Flags.RF | Flags.VM | (Flags.IF if clears_if else 0)
-        registers.rflags = registers.rflags & ~int(cleared)
+        cleared = _ENTRY_CLEARS | (_IF if clears_if else 0)
+        registers.rflags = registers.rflags & ~cleared
         registers.shadow = False
 
     # --- real-address mode (volume 3, 20.1.4)
@@ -314,6 +320,6 @@ def unpack_descriptor(selector: int, raw: int) -> Segment:
     base = raw >> 16 & 0xFFFFFF | raw >> 32 & 0xFF000000
     limit = raw & 0xFFFF | raw >> 32 & 0xF0000
     flags = raw >> 32 & 0x00F0FF00
-    if flags & SegmentAttribute.G:
+    if flags & _G:
         limit = limit << 12 | 0xFFF
     return Segment(selector, base, limit, flags)

@@ -62,6 +62,11 @@ class LinearMemory:
             GuestFault: the access faults.
         """
         attempt = Attempt(False, False, user, smap)
+        if (address & 0xFFF) + size <= 4096:
+            physical = self._physical(address, attempt)
+            if self._memory.is_ram(physical):
+                return int.from_bytes(self._memory.read(physical, size), "little")
+            return self._mmio_read(physical, size)
         data = b""
         while size:
             part = min(size, 4096 - (address & 0xFFF))
@@ -81,6 +86,13 @@ class LinearMemory:
             GuestFault: the access faults.
         """
         attempt = Attempt(True, False, user, smap)
+        if (address & 0xFFF) + size <= 4096:
+            physical = self._physical(address, attempt)
+            if self._memory.is_ram(physical):
+                self._memory.write(physical, value.to_bytes(size, "little"))
+            else:
+                self._mmio_write(physical, size, value)
+            return
         data = value.to_bytes(size, "little")
         parts: list[tuple[int, bytes]] = []
         while data:

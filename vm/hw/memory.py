@@ -64,7 +64,11 @@ class PhysicalMemory:
             return
         self.on_store(address, len(data))
         self._map[address : address + len(data)] = data
-        self.dirty.update(range(address >> 12, (address + len(data) - 1 >> 12) + 1))
+        first, last = address >> 12, address + len(data) - 1 >> 12
+        if first == last:
+            self.dirty.add(first)
+        else:
+            self.dirty.update(range(first, last + 1))
 
     def read64(self, address: int) -> int:
         """The little-endian 64-bit word at `address` (all ones beyond RAM)."""

@@ -33,6 +33,7 @@ from vm.hw.paging import (
     denied,
     error_code,
     is_canonical,
+    look,
     walk,
 )
 from vm.hw.rules import ALL, Rule
@@ -136,6 +137,9 @@ class Mmu:
         self._walk_rules = WalkRules(
             Rule.COMBINED_RIGHTS in rules, Rule.CACHE_NEEDS_ACCESSED in rules, Rule.LOCKED_AD_UPDATE in rules
         )
+        self._any_pcid = Rule.PCID_TAGS not in rules
+        self._survives = {Rule.CACHED_ENTRY_SURVIVES, Rule.NOT_PRESENT_SURVIVES} <= rules
+        self._sets_again = not {Rule.ACCESSED_NOT_SET_AGAIN, Rule.DIRTY_NOT_SET_AGAIN} <= rules
         self.data = Tlb(modes.capacity)
         self.code = Tlb(modes.capacity)
         self.structures = StructureCaches()
@@ -204,7 +208,8 @@ class Mmu:
                 self._page_fault(address, error_code(True, attempt, self._control))
                 return None, False
             if not refused and (not attempt.write or found.dirty):
-                self._set_again(found, attempt.write)
+                if self._sets_again:
+                    self._set_again(found, attempt.write)
                 return found, True
             if not refused and (Rule.DIRTY_REWALK not in self.rules or self.modes.dirty_rewalk == "no"):
                 self._set_dirty(found)
@@ -223,12 +228,12 @@ class Mmu:
         return result.translation, False
 
     def _lookup(self, tlb: Tlb, address: int) -> Translation | None:
-        found = tlb.lookup(address, self.pcid, Rule.PCID_TAGS not in self.rules)
-        if found is not None and Rule.CACHED_ENTRY_SURVIVES not in self.rules:
+        found = tlb.lookup(address, self.pcid, self._any_pcid)
+        if found is None or self._survives:
+            return found
+        if Rule.CACHED_ENTRY_SURVIVES not in self.rules:
             return found if found.same_target(self.peek(address)) else None
-        if found is not None and Rule.NOT_PRESENT_SURVIVES not in self.rules:
-            return found if self.peek(address) is not None else None
-        return found
+        return found if self.peek(address) is not None else None
 
     def _set_again(self, found: Translation, write: bool) -> None:
         """What only a broken model does at each use of a cached entry: set A and D in its leaf."""
@@ -277,7 +282,7 @@ class Mmu:
         """What the tables say now for linear `address`: no caches, no rights, no side effects."""
         if not is_canonical(address):
             return None
-        return walk(self._memory, self._root, 39, address, None, self._control).translation
+        return look(self._memory, self._root.table, address, self._control)
 
     def leaf_address(self, address: int) -> int | None:
         """Physical address of the 4 KiB leaf entry for linear `address`, None where no table reaches it."""

@@ -14,6 +14,8 @@ import enum
 class Rule(enum.Enum):
     """One row of the architecture, with the section that says it."""
 
+    __hash__ = object.__hash__  # members are unique: no need to hash names on the hottest paths
+
     # Translation caches
     CACHE_NEEDS_ACCESSED = "4.10.2.3 an entry is cached only with P=1, no reserved bit, and A=1 set before"
     SPECULATIVE_FILL = "4.10.2.3 prefetches may cache a translation, and set A for it"

@@ -53,6 +53,8 @@ class FrameTracker:
             if frame in self.tables:
                 self._table_stored(address, size, self.tables[frame])
             users = self.code.get(frame, 0)
+            if not users:
+                continue
             for cpu, mmu in enumerate(self.mmus):
                 if users >> cpu & 1 and cpu != storer:
                     mmu.code_stored(address, size)

@@ -12,11 +12,12 @@ from vm.hw.decode import disassemble
 from vm.hw.engine import Gpr, Seg
 from vm.hw.paging import FRAME_MASK, NX, TableEntry, is_canonical, walk
 from vm.load import Symbols
-from vm.machine import Machine
+from vm.machine import End, Machine
 
 LEVELS: Final = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
 BITS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"))
 LAST: Final = 8
+MAX_BLOCK: Final = 512
 
 
 def panic_report(machine: Machine, symbols: Symbols, command: str | None = None) -> str:
@@ -27,7 +28,8 @@ def panic_report(machine: Machine, symbols: Symbols, command: str | None = None)
         symbols: of its image.
         command: what runs it again, if known.
     """
-    lines = [f"guest died at virtual time {machine.time}"]
+    ended = "guest died" if machine.end() is End.SHUTDOWN or machine.exit_port.code is not None else "guest has not ended"
+    lines = [f"{ended} at virtual time {machine.time}"]
     for cpu in machine.cpus:
         lines += ["", *_cpu(cpu, symbols)]
     if command:
@@ -56,11 +58,23 @@ def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
 
 
 def _last_instructions(cpu: Cpu, symbols: Symbols) -> list[str]:
-    lines = ["  last stops of the engine, newest last:"]
-    base = cpu.registers.segment(Seg.CS).base if cpu.registers.bits != 64 else 0
-    for rip in cpu.recent[-LAST:]:
-        text = disassemble(cpu.linear.code(base + rip), rip, cpu.registers.bits)
-        lines.append(f"    {rip:#018x}  {symbols.name(rip):<28} {text}")
+    """The instructions of the blocks in which the engine stopped last, up to where it stopped."""
+    listed: list[str] = []
+    for block, rip in reversed(cpu.recent):
+        listed = [*_block(cpu, block, rip, symbols), *listed]
+        if len(listed) >= LAST:
+            break
+    return ["  last instructions, newest last:", *listed[-LAST:]]
+
+
+def _block(cpu: Cpu, start: int, end: int, symbols: Symbols) -> list[str]:
+    """The instructions from `start` to `end` (linear), or only the one at `end` if `start` is not near."""
+    lines: list[str] = []
+    at = start if start <= end < start + MAX_BLOCK else end
+    while at <= end:
+        length, text = disassemble(cpu.linear.code(at), at, cpu.registers.bits)
+        lines.append(f"    {at:#018x}  {symbols.name(at):<28} {text}")
+        at += length
     return lines
 
 

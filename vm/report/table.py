@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -52,7 +53,24 @@ def _row(judgement: Judgement) -> tuple[str | Text, ...]:
 
 def _explanation(judgement: Judgement) -> Group:
     title = Text(f"\n{judgement.policy} / {judgement.scenario}, under {judgement.found_by}", "bold")
-    return Group(title, *(Padding(finding_text(finding), (0, 0, 0, 2)) for finding in judgement.findings[:2]))
+    parts: list[RenderableType] = [Padding(finding_text(finding), (0, 0, 0, 2)) for finding in judgement.findings[:2]]
+    if judgement.finding is not None and judgement.finding.history:
+        parts.append(Padding(lanes(judgement.finding), (0, 0, 0, 2)))
+    return Group(title, *parts)
+
+
+def lanes(finding: Finding) -> Table:
+    """What led to a finding: a lane a CPU, time downwards."""
+    cpus = sorted({moment.cpu for moment in finding.history} | {finding.cpu})
+    table = Table(header_style="bold", box=box.SIMPLE)
+    table.add_column("time", justify="right")
+    for cpu in cpus:
+        table.add_column(f"CPU {cpu}", overflow="fold")
+    for moment in finding.history:
+        wrong = moment.time == finding.time and moment.cpu == finding.cpu
+        style = "bold red" if wrong else "dim" if moment.what.startswith("guest:") else ""
+        table.add_row(str(moment.time), *(Text(moment.what if moment.cpu == cpu else "", style) for cpu in cpus))
+    return table
 
 
 def finding_text(finding: Finding) -> Text:

@@ -5,7 +5,7 @@ RIP at the instruction and no effect done: page faults, exceptions, port I/O, SY
 MSRs, control and debug registers, INVLPG, invalid opcodes. Instructions are counted exactly.
 
 Not modelled by Unicorn, and so not by kstack: #AC, #XM, SMM, SVM and VMX for the guest, AVX and
-later, self-modifying code seen by a *running* block of another CPU before its next slice.
+later, the flags other than ZF that CMPXCHG8B and CMPXCHG16B leave alone, self-modifying code seen by a *running* block of another CPU before its next slice.
 """
 
 from __future__ import annotations
@@ -222,6 +222,7 @@ class Engine:
         self._keep: list[Any] = [_FILL_TYPE(self._fill), _REWIND_TYPE(self._rewind), _VOID_TYPE(self._clear_table)]
         fill, rewind, clear = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep)
         control.table, control.tcg_ctx, control.cpu = ctypes.addressof(self._table), self._tcg, self._cpu
+        control.eflags = self.env + layout.ENV_EFLAGS
         control.icount_decr = layout.u64(self._cpu + layout.CPU_ICOUNT_DECR).value
         control.lookup, control.cpu_exit = library.address("tcg_tb_lookup_x86_64"), library.address("cpu_exit")
         control.rewind, control.clear = rewind, clear
@@ -268,7 +269,7 @@ class Engine:
         control = self.control
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
-        control.block_icount = control.requested = 0
+        control.block_icount = control.block_pc = control.requested = 0
         self._old_exception.value = -1
         self._is_int.value = 0
         if budget <= 32:
@@ -388,6 +389,8 @@ class Engine:
             mmu: the mmu index of the access.
             size: 4096, or 1 to let every single access come back.
         """
+        if frame >= PRIVATE_BASE:
+            frame = PRIVATE_BASE - 4096  # nobody answers at either, and the engine's own pages stay out of reach
         self._set_page(self._cpu, page, frame, protection, mmu, size)
 
     def flush_page(self, page: int) -> None:

@@ -63,6 +63,7 @@ ENV_IDT: Final = 400
 ENV_CR: Final = 424
 ENV_EFER: Final = 592
 ENV_FPU: Final = 604  # fpstt, fpus, fpuc, fptags[8], fpregs[8] of 16 bytes
+ENV_FPREGS: Final = 624
 ENV_FPU_END: Final = 752
 ENV_MXCSR: Final = 816
 ENV_XMM: Final = 824  # 32 registers of 64 bytes; SSE uses the low 16 of the first 16

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import struct
 from typing import NamedTuple
 
 from vm.hw.engine import layout
@@ -100,7 +101,13 @@ class Segment(NamedTuple):
 
 
 CC_FLAGS = Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF
-_OTHER = ~(int(CC_FLAGS) | Flags.DF)
+# Plain integers for the hot paths: an operation on an enum.IntFlag costs a microsecond.
+_CC, _DF, _IF, _FIXED = int(CC_FLAGS), int(Flags.DF), int(Flags.IF), int(Flags.FIXED)
+_OTHER = ~(_CC | _DF)
+_IN_HFLAGS = int(Flags.TF | Flags.VM | Flags.IOPL)
+_VM = int(Flags.VM)
+_LONG, _BIG = int(SegmentAttribute.L), int(SegmentAttribute.B)
+_SEGMENT = struct.Struct("<I4xQII")  # QEMU's SegmentCache: selector, base, limit, flags
 WRITABLE_FLAGS = 0x3F7FD5
 
 
@@ -116,6 +123,13 @@ class Registers:
         self._env = env
         self._compute_flags = library["cpu_cc_compute_all_x86_64"]
         self.gpr = (ctypes.c_uint64 * 16).from_address(env + layout.ENV_REGS)
+        self._segments = (ctypes.c_char * (layout.SEG_BYTES * len(Seg))).from_address(env + layout.ENV_SEGS)
+        self._code_flags = ctypes.c_uint32.from_address(
+            env + layout.ENV_SEGS + layout.SEG_BYTES * Seg.CS + layout.SEG_FLAGS
+        )
+        self._stack_flags = ctypes.c_uint32.from_address(
+            env + layout.ENV_SEGS + layout.SEG_BYTES * Seg.SS + layout.SEG_FLAGS
+        )
         self._rip = u64(env + layout.ENV_RIP)
         self._eflags = u64(env + layout.ENV_EFLAGS)
         self._cc_src = u64(env + layout.ENV_CC_SRC)
@@ -138,29 +152,30 @@ class Registers:
     @property
     def rflags(self) -> int:
         """RFLAGS with the lazily computed condition codes folded in."""
-        flags = self._compute_flags(self._env, self._cc_op.value)
-        return (self._eflags.value & _OTHER) | (flags & CC_FLAGS) | (Flags.DF if self._df.value < 0 else 0) | Flags.FIXED
+        flags: int = self._compute_flags(self._env, self._cc_op.value)
+        return (self._eflags.value & _OTHER) | (flags & _CC) | (_DF if self._df.value < 0 else 0) | _FIXED
 
     @rflags.setter
     def rflags(self, value: int) -> None:
-        self._cc_src.value = value & CC_FLAGS
+        value = int(value)
+        self._cc_src.value = value & _CC
         self._cc_op.value = layout.CC_OP_EFLAGS
-        self._df.value = -1 if value & Flags.DF else 1
-        self._eflags.value = value & _OTHER | Flags.FIXED
+        self._df.value = -1 if value & _DF else 1
+        self._eflags.value = value & _OTHER | _FIXED
         self.sync()
 
     def clear_resume(self) -> None:
-        """Clear RFLAGS.RF, which QEMU keeps up to the next end of a block and not for one instruction.
+        """Clear RFLAGS.RF, which an IRET has set.
 
-        It only matters to breakpoints, which are not modelled, and to frames of events that are no
-        faults: there RF would show where blocks end.
+        Only breakpoints need it, which are not modelled. QEMU keeps it up to the end of a block and
+        not for one instruction, so that PUSHF and frames would show where blocks end.
         """
         self._eflags.value &= ~int(Flags.RF)
 
     @property
     def interrupt_flag(self) -> bool:
         """RFLAGS.IF, cheaply."""
-        return bool(self._eflags.value & Flags.IF)
+        return bool(self._eflags.value & _IF)
 
     @property
     def cpl(self) -> int:
@@ -201,13 +216,7 @@ class Registers:
 
     def segment(self, which: Seg) -> Segment:
         """A segment register with its hidden part."""
-        at = self._env + layout.ENV_SEGS + layout.SEG_BYTES * which
-        return Segment(
-            ctypes.c_uint32.from_address(at).value,
-            u64(at + layout.SEG_BASE).value,
-            ctypes.c_uint32.from_address(at + layout.SEG_LIMIT).value,
-            ctypes.c_uint32.from_address(at + layout.SEG_FLAGS).value,
-        )
+        return Segment._make(_SEGMENT.unpack_from(self._segments, layout.SEG_BYTES * which))
 
     def set_segment(self, which: Seg, segment: Segment) -> None:
         """Load a segment register, hidden part and all; CS and SS change mode and CPL."""
@@ -225,15 +234,13 @@ class Registers:
 
     def sync(self) -> None:
         """Make hflags say what CR0, CR4, EFER, CS, SS and RFLAGS say (QEMU's x86_update_hflags)."""
-        env = self._env
-        code = ctypes.c_uint32.from_address(env + layout.ENV_SEGS + layout.SEG_BYTES * Seg.CS + layout.SEG_FLAGS).value
-        stack = ctypes.c_uint32.from_address(env + layout.ENV_SEGS + layout.SEG_BYTES * Seg.SS + layout.SEG_FLAGS).value
+        code, stack = self._code_flags.value, self._stack_flags.value
         cr0, cr4, eflags = self.cr[0], self.cr[4], self._eflags.value
         keep = layout.HF_INHIBIT_IRQ | layout.HF_GUEST
         flags = self._hflags.value & keep
         flags |= stack >> 13 & layout.HF_CPL
         flags |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8  # PE; MP, EM, TS
-        flags |= eflags & (Flags.TF | Flags.VM | Flags.IOPL)
+        flags |= eflags & _IN_HFLAGS
         if cr4 & 1 << 9:
             flags |= layout.HF_OSFXSR
         if cr4 & 1 << 21:
@@ -241,12 +248,12 @@ class Registers:
         lma = self._efer.value & 1 << 10
         if lma:
             flags |= layout.HF_LMA
-        if lma and code & SegmentAttribute.L:
+        if lma and code & _LONG:
             flags |= layout.HF_CS32 | layout.HF_SS32 | layout.HF_CS64
         else:
-            flags |= layout.HF_CS32 if code & SegmentAttribute.B else 0
-            flags |= layout.HF_SS32 if stack & SegmentAttribute.B else 0
-            if not cr0 & 1 or eflags & Flags.VM or not code & SegmentAttribute.B:
+            flags |= layout.HF_CS32 if code & _BIG else 0
+            flags |= layout.HF_SS32 if stack & _BIG else 0
+            if not cr0 & 1 or eflags & _VM or not code & _BIG:
                 flags |= layout.HF_ADDSEG
             elif any(self.segment(which).base for which in (Seg.DS, Seg.ES, Seg.SS)):
                 flags |= layout.HF_ADDSEG
@@ -275,7 +282,8 @@ class Registers:
         raw, dr = self.save()
         parts = [raw[: layout.ENV_CC_DST], raw[layout.ENV_CC_SRC : layout.ENV_CC_SRC + 8], raw[layout.ENV_DF : layout.ENV_CR + 72]]
         parts.append(raw[layout.ENV_EFER : layout.ENV_EFER + 8])
-        parts.append(raw[layout.ENV_FPU : layout.ENV_FPU_END])
+        parts.append(raw[layout.ENV_FPU : layout.ENV_FPU + 16])
+        parts.extend(raw[at : at + 10] for at in range(layout.ENV_FPREGS, layout.ENV_FPU_END, 16))  # 80 bits each
         parts.append(raw[layout.ENV_MXCSR : layout.ENV_MXCSR + 4])
         for index in range(16):
             at = layout.ENV_XMM + layout.ENV_XMM_BYTES * index

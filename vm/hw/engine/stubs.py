@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import re
 from typing import Final
 
 from vm.hw.engine import layout
@@ -54,6 +55,7 @@ class Control(ctypes.Structure):
         ("clear", ctypes.c_uint64),  # 128: Python: void the table
         ("leave", ctypes.c_uint64),  # 136: cpu_loop_exit_noexc
         ("trapped", ctypes.c_uint64),  # 144: an IN, OUT or SYSCALL left the engine before its effect
+        ("eflags", ctypes.c_uint64),  # 152: address of RFLAGS, whose RF ends with the block that set it
     )
 
 
@@ -79,6 +81,8 @@ hit:
     bt r9, 32
     jc special
 pay:
+    mov r8, [rcx + 152]
+    btr dword ptr [r8], 16
     mov rax, [rcx]
     sub rax, r9
     jl short_block
@@ -241,6 +245,8 @@ class CodePage:
         from keystone import KS_ARCH_X86, KS_MODE_64, Ks
 
         address = self._base + self._used
+        # Keystone takes its default radix from memory it never set: 10 on one day, 16 on another.
+        source = re.sub(r"\b[1-9][0-9]+\b", lambda number: hex(int(number[0])), source)
         code, _ = Ks(KS_ARCH_X86, KS_MODE_64).asm(source, address, as_bytes=True)
         self._map[self._used : self._used + len(code)] = code
         self._used = (self._used + len(code) + 15) & ~15

@@ -1,0 +1,163 @@
+"""The command line as others rely on it: JSON fields, exit codes, one clear error for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MINE = '''
+from vm.stacks import Policy, Steps, Thread, map_pages
+
+class Mine(Policy):
+    id, title, proposer, source = "mine", "all at once", "me", "here"
+
+    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+        yield from map_pages(thread.pages)
+'''
+
+
+def kstack(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, as a user does."""
+    command = [sys.executable, "-c", "from vm.cli import main; main()", *words]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "COLUMNS": "120", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False)
+
+
+def document(*words: str) -> dict[str, Any]:
+    """The one JSON document that a command prints."""
+    done = kstack(*words, "--json")
+    assert done.stderr == ""
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["version"] == 1
+    return found
+
+
+def test_compare_prints_the_fields_that_others_rely_on() -> None:
+    found = document("compare", "--scenarios", "laight", "--schedules", "2")
+    assert found["modes"]["tlb"] == "retain"
+    results = {result["policy"]: result for result in found["results"]}
+    assert set(results) == {"fixed-16k", "entry-exit", "switch-sp-ipi"}
+    for result in results.values():
+        assert result["basis"] in ("scripted", "sampled", "exhaustive")
+        assert result["cycles"]["low"] <= result["cycles"]["nominal"] <= result["cycles"]["high"]
+        counts = {"faults", "pte_writes", "invlpg", "ipis", "walks", "switches", "syscalls"}
+        assert set(result["counts"]) == counts
+        assert result["bound"]["runs"] == 7
+        assert result["kib_per_thread"] > 4
+    unsafe = results["entry-exit"]
+    assert unsafe["safe"] is False
+    assert unsafe["finding"]["kind"] == "stale-translation"
+    assert unsafe["finding"]["cpu"] == 1
+    assert {"symbol", "address"} <= set(unsafe["finding"])
+    assert results["fixed-16k"]["finding"] is None
+
+
+def test_compare_is_complete_with_exit_code_0_and_strict_makes_it_1() -> None:
+    words = ("compare", "--scenarios", "laight", "--schedules", "0", "--policies", "entry-exit")
+    assert kstack(*words).returncode == 0
+    assert kstack(*words, "--strict").returncode == 1
+
+
+def test_the_table_names_cpu_symbol_address_both_owners_and_the_step_that_freed() -> None:
+    done = kstack("compare", "--scenarios", "laight", "--schedules", "0", "--policies", "entry-exit")
+    for part in ("unsafe", "CPU 1 read", "0xffffc9", "laight_watch+", "belonged to thread", "freed by exit_kernel", "GiveBack"):
+        assert part in done.stdout
+
+
+def test_run_gives_serial_findings_and_state() -> None:
+    found = document("run", "laight", "--policy", "entry-exit")
+    assert (found["exit"], found["code"]) == ("exit", 1)
+    assert "laight: rounds 2 wrong 1" in found["serial"]
+    assert found["findings"][0]["kind"] == "stale-translation"
+    assert len(found["cpus"]) == 2
+    assert found["instructions"] > 0
+    assert len(found["state_hash"]) == 32
+
+
+def test_run_exit_codes() -> None:
+    assert kstack("run", "laight", "--policy", "switch-sp-ipi").returncode == 0
+    assert kstack("run", "laight", "--policy", "entry-exit").returncode == 1
+    assert kstack("run", "selftest", "--max-instructions", "10000").returncode == 4
+
+
+def test_run_ends_at_the_first_finding_if_asked() -> None:
+    found = document("run", "laight", "--policy", "entry-exit", "--stop-at-finding")
+    assert found["exit"] == "finding"
+    assert found["code"] == 1
+
+
+def test_a_dead_guest_gives_code_3_and_a_panic_report(tmp_path: Path) -> None:
+    image = tmp_path / "dies.bin"
+    image.write_bytes(bytes.fromhex("0f011e0500cc") + bytes(8))  # lidt [5]; int3
+    done = kstack("run", str(image))
+    assert done.returncode == 3
+    for part in ("guest died", "RIP 0x", "RAX", "CR3", "int3"):
+        assert part in done.stderr
+
+
+def test_a_users_own_policy_in_a_file_is_judged_like_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    found = document("compare", "--policies", str(path), "--scenarios", "laight", "--schedules", "0")
+    assert [(result["policy"], result["safe"]) for result in found["results"]] == [("mine", True)]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("run", "no-such-image"), "neither built in nor a file"),
+        (("run", "laight", "--policy", "entry-exti"), "did you mean entry-exit"),
+        (("run", "selftest", "--schedule", "sometimes"), "one of scripted, round-robin"),
+        (("run", "selftest", "--schedule", "scripted"), "no script"),
+        (("run", "selftest", "--cpus", "65"), "1 to 64"),
+        (("run", "selftest", "--ram", "lots"), "like 64M"),
+        (("run", "selftest", "--ram", "5G"), "1M to 3G"),
+        (("run", "selftest", "--mode", "tlb=forget"), "capacity"),
+        (("run", "selftest", "--mode", "colour=red"), "name=value"),
+        (("run", "laight", "--cpus", "1"), "needs 2 CPUs"),
+        (("run", "selftest", "--pool", "heap"), "lifo, fifo, seeded"),
+        (("run", "selftest", "--max-instructions", "0"), "1 or more"),
+        (("compare", "--scenarios", "laigth"), "did you mean laight"),
+        (("compare", "--schedules", "-1"), "0 or more"),
+        (("compare", "--policies", "./none.py"), "does not exist"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(words: tuple[str, ...], says: str) -> None:
+    done = kstack(*words)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_option_is_exit_code_2() -> None:
+    assert kstack("run", "selftest", "--bogus").returncode == 2
+
+
+def test_a_policy_file_that_raises_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text("raise RuntimeError('half-written')")
+    done = kstack("run", "laight", "--policy", str(path))
+    assert done.returncode == 2
+    assert "RuntimeError: half-written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "fields"),
+    [
+        ("policies", "policies", {"id", "title", "proposer", "source"}),
+        ("scenarios", "scenarios", {"id", "title", "source", "question"}),
+        ("images", "images", {"name", "title"}),
+    ],
+)
+def test_lists_give_their_fields(command: str, key: str, fields: set[str]) -> None:
+    listed = document(command)[key]
+    assert listed
+    assert all(fields <= set(entry) for entry in listed)

@@ -1,0 +1,155 @@
+"""Laight's scenario: what the machine itself finds, under every kind of schedule."""
+
+from __future__ import annotations
+
+import pytest
+
+from guest.scenario import Scenario
+from policies.entry_exit import EntryExit
+from policies.fixed_16k import Fixed16K
+from policies.switch_sp_ipi import SwitchSpIpi
+from vm.coherence import Kind
+from vm.hw.modes import Modes
+from vm.judge import Portfolio, boot, judge, script_of
+from vm.scenarios import find_scenario
+from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
+from vm.session import BootedScenario, RunOptions, RunResult
+from vm.stacks import GiveBack, Policy, Steps, Thread, map_pages, unmap_pages
+from vm.stacks.pool import PoolConfig
+
+LIMIT = 5_000_000
+
+
+class EntryExitToldHere(EntryExit):
+    """entry-exit with a local INVLPG before the free: still nobody else is told."""
+
+    id = "entry-exit-told-here"
+
+    def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
+        """Unmap, invalidate here, free."""
+        from vm.stacks import Invlpg
+
+        frames = yield from unmap_pages(thread.lower)
+        for page in thread.lower:
+            yield Invlpg(page)
+        for frame in frames:
+            yield GiveBack(frame)
+
+
+@pytest.fixture(scope="module")
+def laight() -> Scenario:
+    return find_scenario("laight")
+
+
+@pytest.fixture(scope="module")
+def booted(laight: Scenario) -> BootedScenario:
+    return boot(laight)
+
+
+def run(
+    booted: BootedScenario, policy: type[Policy], scheduler: Scheduler, pool: PoolConfig | None = None
+) -> RunResult:
+    return booted.session(policy(), scheduler, RunOptions(LIMIT, pool=pool or PoolConfig())).run()
+
+
+def schedulers(laight: Scenario) -> list[Scheduler]:
+    return [ScriptedSchedule(script_of(laight)), RoundRobin(1), RoundRobin(100), RandomSchedule(3)]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_entry_exit_reads_through_a_stale_translation_under_each_schedule(
+    laight: Scenario, booted: BootedScenario, index: int
+) -> None:
+    result = run(booted, EntryExit, schedulers(laight)[index])
+    finding = result.findings[0]
+    assert finding.kind is Kind.STALE_TRANSLATION
+    assert finding.cpu == 1
+    assert finding.symbol.startswith("laight_watch+")
+    assert finding.old_owner is not None and finding.new_owner is not None
+    assert finding.old_owner != finding.new_owner
+    assert finding.freed_by is not None and finding.freed_by.startswith("exit_kernel")
+    assert "GiveBack" in finding.freed_by
+    assert "wrong 1" in result.serial, "the guest's own check sees what the oracle sees"
+
+
+@pytest.mark.parametrize("policy", [Fixed16K, SwitchSpIpi])
+@pytest.mark.parametrize("index", range(4))
+def test_the_guest_and_the_oracle_agree_that_nothing_is_wrong(
+    laight: Scenario, booted: BootedScenario, policy: type[Policy], index: int
+) -> None:
+    result = run(booted, policy, schedulers(laight)[index])
+    assert result.ended == "exit"
+    assert result.findings == ()
+    assert "laight: rounds 2 wrong 0" in result.serial
+
+
+def test_a_shootdown_is_exercised_where_full_stacks_have_nothing_to_exercise(
+    laight: Scenario, booted: BootedScenario
+) -> None:
+    full = run(booted, Fixed16K, ScriptedSchedule(script_of(laight)))
+    shot = run(booted, SwitchSpIpi, ScriptedSchedule(script_of(laight)))
+    assert (full.exercised, full.unmaps) == (0, 0)
+    assert shot.exercised > 0
+    assert shot.unmaps > 0
+
+
+@pytest.mark.parametrize("order", ["lifo", "fifo", "seeded"])
+def test_the_pools_order_decides_which_frames_come_back_but_not_the_verdict(
+    laight: Scenario, booted: BootedScenario, order: str
+) -> None:
+    result = run(booted, EntryExit, ScriptedSchedule(script_of(laight)), PoolConfig(order, seed=1))
+    assert any(finding.kind in (Kind.STALE_TRANSLATION, Kind.USE_AFTER_FREE) for finding in result.findings)
+
+
+def test_a_local_invalidation_does_not_help_the_other_cpu(laight: Scenario, booted: BootedScenario) -> None:
+    result = run(booted, EntryExitToldHere, ScriptedSchedule(script_of(laight)))
+    assert result.findings[0].kind is Kind.STALE_TRANSLATION
+    assert result.findings[0].cpu == 1
+
+
+def test_the_same_frames_mapped_again_are_no_finding(laight: Scenario, booted: BootedScenario) -> None:
+    class SameAgain(EntryExit):
+        """Maps the pages in the order in which a LIFO pool gives the same frames back to them."""
+
+        id = "same-again"
+
+        def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
+            frames = yield from unmap_pages(thread.lower)
+            for frame in reversed(frames):
+                yield GiveBack(frame)
+
+        def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
+            yield from map_pages(thread.lower, invalidate=True)
+
+    result = run(booted, SameAgain, ScriptedSchedule(script_of(laight)))
+    stale = [finding for finding in result.findings if finding.kind is Kind.STALE_TRANSLATION]
+    assert not stale or stale[0].old_owner != stale[0].new_owner
+
+
+def test_the_judge_needs_no_script_to_find_it(laight: Scenario, booted: BootedScenario) -> None:
+    judgement = judge(EntryExit, laight, booted, Portfolio(schedules=5), Modes())
+    assert judgement.safe is False
+    assert judgement.hits >= 9
+    sampled = judge(EntryExit, find_scenario("laight-sleep"), boot(find_scenario("laight-sleep")), Portfolio(2), Modes())
+    assert sampled.safe is False
+    assert sampled.basis == "sampled"
+
+
+def test_a_policy_that_is_never_exercised_is_not_called_safe(laight: Scenario, booted: BootedScenario) -> None:
+    class ClearsUnseen(Fixed16K):
+        """Unmaps and remaps the same frame of a page nobody shares."""
+
+        id = "clears-unseen"
+
+        def switch_out(self, cpu: int, thread: Thread) -> Steps:
+            from vm.stacks import EMPTY, ReadPte, WritePte
+
+            deepest = thread.pages[-1]
+            if deepest.address + 4096 <= thread.saved_rsp:
+                pte = yield ReadPte(deepest)
+                yield WritePte(deepest, EMPTY)
+                yield WritePte(deepest, pte)
+
+    judgement = judge(ClearsUnseen, laight, booted, Portfolio(schedules=0), Modes())
+    assert judgement.safe is None
+    assert "not exercised" in judgement.reason

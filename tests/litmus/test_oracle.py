@@ -1,0 +1,181 @@
+"""Each kind of finding is found: a policy with one seeded bug, and its scenario."""
+
+from __future__ import annotations
+
+import pytest
+
+from guest.asm import assemble
+from policies.fixed_16k import Fixed16K
+from vm.coherence import Kind
+from vm.errors import PolicyError
+from vm.judge import boot, script_of
+from vm.load import load
+from vm.machine import Machine, MachineConfig
+from vm.scenarios import find_image, find_scenario
+from vm.schedule import RoundRobin, ScriptedSchedule
+from vm.session import BootedScenario, RunOptions, RunResult, Session
+from vm.stacks import (
+    GiveBack,
+    Lock,
+    Policy,
+    Pte,
+    ReadPte,
+    Steps,
+    TakePage,
+    Thread,
+    WritePte,
+    map_pages,
+    shootdown,
+    unmap_pages,
+)
+
+
+@pytest.fixture(scope="module")
+def booted() -> BootedScenario:
+    return boot(find_scenario("laight"))
+
+
+def run(booted: BootedScenario, policy: Policy, limit: int = 1_000_000) -> RunResult:
+    script = script_of(find_scenario("laight"))
+    return booted.session(policy, ScriptedSchedule(script), RunOptions(limit)).run()
+
+
+def kinds(result: RunResult) -> set[Kind]:
+    return {finding.kind for finding in result.findings}
+
+
+class Base(Fixed16K):
+    """fixed-16k, to be broken."""
+
+    id, title, proposer, source = "broken", "broken", "a test", "-"
+
+
+class FreesTwice(Base):
+    def exit_thread(self, cpu: int, thread: Thread) -> Steps:
+        frames = yield from unmap_pages(thread.pages)
+        yield from shootdown(thread.pages)
+        for frame in (*frames, frames[0]):
+            yield GiveBack(frame)
+
+
+class ForgetsToFree(Base):
+    def exit_thread(self, cpu: int, thread: Thread) -> Steps:
+        yield from unmap_pages(thread.pages)
+        yield from shootdown(thread.pages)
+
+
+class LeavesMapped(Base):
+    def exit_thread(self, cpu: int, thread: Thread) -> Steps:
+        yield from ()
+
+
+class SharesAFrame(Base):
+    frame = 0
+
+    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+        yield from map_pages(thread.pages[:3])
+        if not self.frame:
+            self.frame = yield TakePage()
+        yield WritePte(thread.pages[3], Pte.of(self.frame))
+
+
+class FreesMapped(Base):
+    def switch_out(self, cpu: int, thread: Thread) -> Steps:
+        pte = yield ReadPte(thread.pages[3])
+        if pte.present and thread.pages[3].address + 4096 <= thread.saved_rsp:
+            yield GiveBack(pte.frame)
+
+
+class FreesWithoutTelling(Base):
+    """Frees on return to user mode; comes back with other frames, the old ones still in the pool."""
+
+    def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
+        frames = yield from unmap_pages(thread.lower)
+        for frame in frames:
+            yield GiveBack(frame)
+
+    def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
+        old: list[int] = []
+        for _ in thread.lower:
+            old.append((yield TakePage()))
+        yield from map_pages(thread.lower, invalidate=True)
+        for frame in old:
+            yield GiveBack(frame)
+
+
+class MapsTooLittle(Base):
+    """Three pages only, and no stack_fault hook: the deep call faults."""
+
+    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+        yield from map_pages(thread.pages if not thread.is_user else thread.pages[:1])
+
+
+@pytest.mark.parametrize(
+    ("policy", "kind"),
+    [
+        (FreesTwice, Kind.DOUBLE_FREE),
+        (ForgetsToFree, Kind.LEAK),
+        (LeavesMapped, Kind.LEAK),
+        (SharesAFrame, Kind.SHARED_FRAME),
+        (FreesMapped, Kind.SHARED_FRAME),
+        (FreesWithoutTelling, Kind.USE_AFTER_FREE),
+        (FreesWithoutTelling, Kind.WRONG_DATA),
+        (MapsTooLittle, Kind.DOUBLE_FAULT),
+        (MapsTooLittle, Kind.UNHANDLED_FAULT),
+    ],
+)
+def test_a_seeded_bug_is_found(booted: BootedScenario, policy: type[Policy], kind: Kind) -> None:
+    assert kind in kinds(run(booted, policy()))
+
+
+def test_the_unbroken_policy_has_none_of_these(booted: BootedScenario) -> None:
+    assert kinds(run(booted, Base())) == set()
+
+
+def test_a_policy_that_raises_is_named_with_its_hook(booted: BootedScenario) -> None:
+    class Raises(Base):
+        def switch_in(self, cpu: int, thread: Thread) -> Steps:
+            yield from ()
+            raise ValueError("no")
+
+    with pytest.raises(PolicyError, match=r"policy broken, hook switch_in raised ValueError: no"):
+        run(booted, Raises())
+
+
+def test_a_policy_that_yields_nonsense_is_told_so(booted: BootedScenario) -> None:
+    class Nonsense(Base):
+        def switch_in(self, cpu: int, thread: Thread) -> Steps:
+            yield 42  # type: ignore[misc] # that is the point
+
+    with pytest.raises(PolicyError, match="yielded 42, which is no micro-step"):
+        run(booted, Nonsense())
+
+
+def test_a_hook_that_keeps_a_lock_is_told_so(booted: BootedScenario) -> None:
+    class KeepsLock(Base):
+        def switch_in(self, cpu: int, thread: Thread) -> Steps:
+            yield Lock("mine")
+
+    with pytest.raises(PolicyError, match="without unlocking mine"):
+        run(booted, KeepsLock())
+
+
+def test_an_overflow_and_its_double_fault_are_found_in_the_selftest() -> None:
+    machine = Machine(MachineConfig(cpus=1))
+    symbols = load(machine, find_image("selftest"), "selftest")
+    result = Session(machine, symbols, RoundRobin(1000), Base(), RunOptions(20_000_000)).run()
+    assert result.ended == "exit"
+    assert "0 failed" in result.serial
+    assert kinds(result) == {Kind.OVERFLOW, Kind.DOUBLE_FAULT}
+    overflow = next(finding for finding in result.findings if finding.kind is Kind.OVERFLOW)
+    assert "thread 1" in overflow.text
+
+
+def test_a_triple_fault_is_a_finding() -> None:
+    machine = Machine(MachineConfig(cpus=1))
+    code = assemble("lidt [nothing]\nint 3\nnothing: .word 0\n.long 0", address=0x7C00, bits=16)
+    symbols = load(machine, code, "triple")
+    result = Session(machine, symbols, RoundRobin(1000), Base(), RunOptions(1000)).run()
+    assert result.ended == "shutdown"
+    assert kinds(result) == {Kind.DOUBLE_FAULT, Kind.SHUTDOWN}
+    assert result.code == 3
