@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from guest.asm import KERNEL_LAYOUT, assemble, build
+from guest.images import CORE, ENTRY, KERNEL
 
 GUESTS: Final = Path(__file__).parent / "guests"
-KERNEL: Final = Path(__file__).parents[1] / "guest" / "kernel"
-KERNEL_FILES: Final = (
-    *("defs", "boot", "ap", "desc", "trap", "panic", "syscall", "switch"),
-    *("sched", "lock", "ipi", "mem", "hyper", "console", "main"),
-)
 COUNT_PATTERN: Final = struct.pack("<Q", 0x6B737461636B2121)
 BARE_CODE: Final = 0x1000
 BARE_BUFFER: Final = 0x200000
@@ -29,9 +25,8 @@ BARE_TABLES: Final = {  # 0 to 2 MiB: code; 2 to 4 MiB: data, not executable
 
 @cache
 def _kernel_with(programs: tuple[str, ...]) -> bytes:
-    kernel = [KERNEL / f"{name}.s" for name in KERNEL_FILES]
-    sources = [path for path in kernel if path.exists()] + [GUESTS / f"{name}.s" for name in ("count", *programs)]
-    return build(sources, KERNEL_LAYOUT, entry="_start", include=[KERNEL]).to_elf()
+    sources = [KERNEL / f"{name}.s" for name in CORE] + [GUESTS / f"{name}.s" for name in ("count", *programs)]
+    return build(sources, KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL]).to_elf()
 
 
 def image(programs: tuple[str, ...], count: int) -> bytes:

@@ -81,4 +81,4 @@ def read_scenario(path: Path) -> Scenario:
 def scenarios() -> dict[str, Scenario]:
     """All scenarios that come with kstack, by id, sorted."""
     found = [read_scenario(path) for path in sorted(FOLDER.glob("*.toml"))]
-    return {scenario.id: scenario for scenario in found}
+    return {scenario.id: scenario for scenario in sorted(found, key=lambda scenario: scenario.id)}

@@ -68,7 +68,9 @@ class Linear:
 class Lookup(Protocol):
     """How a name in an expression becomes a value; ``.`` is the current location."""
 
-    def __call__(self, name: str, place: Place) -> Linear: ...
+    def __call__(self, name: str, place: Place) -> Linear:
+        """The value of `name`, used at `place`."""
+        ...
 
 
 @dataclass(frozen=True)

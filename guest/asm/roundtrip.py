@@ -1,4 +1,4 @@
-"""The Capstone round trip: is what was encoded what was written?
+"""The Capstone round trip, which asks whether what was encoded is what was written.
 
 Independent of the lints: given an instruction and bytes, it disassembles the bytes and
 compares mnemonic, operand count, registers, immediates, and each part of an address.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
+
+
+WIDTH: Final = 120  # columns where stdout is no terminal
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -18,4 +21,4 @@ def print_json(document: dict[str, Any]) -> None:
 def console() -> Console:
     """Stdout for people; as wide as tables need where it is no terminal."""
     plain = Console()
-    return plain if plain.is_terminal else Console(width=150, no_color=True)
+    return plain if plain.is_terminal else Console(width=WIDTH, no_color=True)

@@ -17,7 +17,7 @@ from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.report.panic import panic_report
 from vm.scenarios import find_image, scenarios
-from vm.schedule import Scheduler, parse
+from vm.schedule import parse
 from vm.session import RunOptions, RunResult, Session
 from vm.stacks.registry import find_policy
 
@@ -90,8 +90,7 @@ def _session(
     if not quiet:
         _echo(machine)
     symbols = load(machine, find_image(image), image)
-    scheduler: Scheduler = parse(schedule or "round-robin", seed)
-    return Session(machine, symbols, scheduler, chosen, options)
+    return Session(machine, symbols, parse(schedule or "round-robin", seed), chosen, options)
 
 
 def _echo(machine: Machine) -> None:

@@ -33,12 +33,23 @@ class Destination(Protocol):
     """What of a local APIC decides whether a message is for it."""
 
     @property
-    def apic_id(self) -> int: ...
+    def apic_id(self) -> int:
+        """Its physical destination."""
+        ...
+
     @property
-    def present(self) -> bool: ...
+    def present(self) -> bool:
+        """Whether messages reach it at all."""
+        ...
+
     @property
-    def software_enabled(self) -> bool: ...
-    def answers_logical(self, destination: int) -> bool: ...
+    def software_enabled(self) -> bool:
+        """SVR bit 8."""
+        ...
+
+    def answers_logical(self, destination: int) -> bool:
+        """Whether a logical destination names it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ Not modelled: SMM, hardware breakpoints, performance counters, power states beyo
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -26,7 +25,7 @@ from vm.hw.memory import PhysicalMemory
 from vm.hw.mmu import Cr0, Mmu
 from vm.hw.modes import Modes
 from vm.hw.msr import Msrs
-from vm.hw.rules import ALL, Rule
+from vm.hw.rules import Rule
 from vm.hw.tracking import FrameTracker
 
 _MASK64: Final = (1 << 64) - 1

@@ -42,7 +42,7 @@ class MemoryOperand(NamedTuple):
 
     segment: Seg
     base: str | None
-    index: str | None
+    index: str | None  # type: ignore[assignment] # hides tuple.index, which nobody calls on an operand
     scale: int
     displacement: int
     width: int

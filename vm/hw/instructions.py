@@ -317,7 +317,6 @@ HANDLERS: Final[dict[str, Callable[[Cpu, Instruction], Result]]] = {
     "lmsw": _control_register,
     "in": _port,
     "out": _port,
-    "invpcid": _invpcid,
     "pause": _pause,
     "monitor": _undefined,
     "mwait": _undefined,

@@ -61,7 +61,7 @@ class LinearMemory:
         Raises:
             GuestFault: the access faults.
         """
-        attempt = Attempt(False, False, user, smap)
+        attempt = Attempt(False, False, user, smap and self._mmu.smap)
         if (address & 0xFFF) + size <= 4096:
             physical = self._physical(address, attempt)
             if self._memory.is_ram(physical):
@@ -85,7 +85,7 @@ class LinearMemory:
         Raises:
             GuestFault: the access faults.
         """
-        attempt = Attempt(True, False, user, smap)
+        attempt = Attempt(True, False, user, smap and self._mmu.smap)
         if (address & 0xFFF) + size <= 4096:
             physical = self._physical(address, attempt)
             if self._memory.is_ram(physical):

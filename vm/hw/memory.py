@@ -52,7 +52,7 @@ class PhysicalMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes from `address`; beyond RAM they are 0xff."""
-        if 0 <= address and address + size <= self.size:
+        if address >= 0 and address + size <= self.size:
             return self._map[address : address + size]
         inside = self._map[address : self.size] if 0 <= address < self.size else b""
         return inside + b"\xff" * (size - len(inside))
@@ -72,7 +72,7 @@ class PhysicalMemory:
 
     def read64(self, address: int) -> int:
         """The little-endian 64-bit word at `address` (all ones beyond RAM)."""
-        if 0 <= address and address + 8 <= self.size:
+        if address >= 0 and address + 8 <= self.size:
             value: int = _Q.unpack_from(self._map, address)[0]
             return value
         return int.from_bytes(self.read(address, 8), "little")

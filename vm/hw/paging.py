@@ -46,11 +46,17 @@ _LARGE_RESERVED: Final = {30: (1 << 30) - (1 << 13), 21: (1 << 21) - (1 << 13)}
 class Memory(Protocol):
     """What a walk reads and updates."""
 
-    def read64(self, address: int) -> int: ...
+    def read64(self, address: int) -> int:
+        """The word at physical `address`."""
+        ...
 
-    def exchange_quietly(self, address: int, expected: int, value: int) -> bool: ...
+    def exchange_quietly(self, address: int, expected: int, value: int) -> bool:
+        """A locked update that is no store event; whether the word was `expected`."""
+        ...
 
-    def write64_quietly(self, address: int, value: int) -> None: ...
+    def write64_quietly(self, address: int, value: int) -> None:
+        """A plain store that is no store event."""
+        ...
 
 
 class Translation:

@@ -10,7 +10,7 @@ on the program alone and not on when the softmmu happened to ask.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from vm.hw.paging import TableEntry, Translation
 
@@ -171,5 +171,6 @@ class StructureCaches:
     def restore(self, state: tuple[object, ...]) -> None:
         """Become what `state` returned."""
         self.own = {}
-        for pcid, entries in state:  # type: ignore[misc] # state() made it a tuple of pairs
+        pairs: tuple[Any, ...] = state  # (PCID, entries), as state() made them
+        for pcid, entries in pairs:
             self.own[pcid] = {key: TableEntry(*entry) for key, entry in entries}

@@ -13,11 +13,17 @@ from typing import Protocol
 class TrackedMmu(Protocol):
     """One CPU's MMU, as far as others must tell it of stores."""
 
-    def flush_softmmu(self) -> None: ...
+    def flush_softmmu(self) -> None:
+        """Let every access come back once."""
+        ...
 
-    def forget_leaf(self, leaf: int) -> None: ...
+    def forget_leaf(self, leaf: int) -> None:
+        """Let accesses to the pages that the entry at physical `leaf` maps come back."""
+        ...
 
-    def code_stored(self, address: int, size: int) -> None: ...
+    def code_stored(self, address: int, size: int) -> None:
+        """Code that this CPU has executed is about to change."""
+        ...
 
 
 class FrameTracker:

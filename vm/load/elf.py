@@ -47,7 +47,7 @@ def load(machine: Machine, image: bytes, name: str) -> Symbols:
         entry, bits = elf["e_entry"], elf.elfclass
     except ImageError:
         raise
-    except Exception as damage:  # noqa: BLE001 - the library raises many kinds on damaged files
+    except Exception as damage:  # the library raises many kinds on damaged files
         raise ImageError(f"{name}: damaged ELF file ({type(damage).__name__}: {damage})") from damage
     if not segments:
         raise ImageError(f"{name}: ELF file without loadable segments")

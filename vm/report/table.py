@@ -18,15 +18,15 @@ WORDS = {True: ("safe", "green"), False: ("unsafe", "red"), None: ("undecided", 
 
 def print_judgements(console: Console, judgements: Sequence[Judgement]) -> None:
     """Print the table, and below it what was found."""
-    table = Table(title=None, header_style="bold", show_lines=False)
-    for name in ("policy", "scenario", "verdict", "because"):
-        table.add_column(name, overflow="fold")
+    table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("policy", "scenario", "verdict"):
+        table.add_column(name, no_wrap=name != "verdict")
     for name in ("exercised", "KiB/thread", "PTE writes", "INVLPG", "IPIs", "kcycles"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for judgement in judgements:
         table.add_row(*_row(judgement))
     console.print(table)
-    console.print(Text("Counts, memory and cycles (nominal, with their range) are of each pair's first run.", "dim"))
+    console.print(Text("In how many runs; counts, memory and cycles (nominal, with their range) are of the first.", "dim"))
     for judgement in judgements:
         if judgement.finding is not None:
             console.print(_explanation(judgement))
@@ -40,8 +40,7 @@ def _row(judgement: Judgement) -> tuple[str | Text, ...]:
     return (
         judgement.policy,
         judgement.scenario,
-        Text(word, colour),
-        judgement.reason,
+        Text(f"{word}: {judgement.reason}", colour),
         str(judgement.exercised),
         "-" if kib is None else f"{kib:.1f}",
         str(counts["pte_writes"]),

@@ -62,7 +62,7 @@ class Page(NamedTuple):
     """
 
     thread: int
-    index: int
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody calls on a page
     address: int
 
 

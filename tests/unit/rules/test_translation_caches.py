@@ -172,7 +172,11 @@ def check_combined_rights(rules: frozenset[Rule]) -> None:
         page = Page(guest, flags=USER)
         where = guest.entry(AREA, shift)
         whole = guest.memory.read64(where)
-        for entry, attempt in ((whole & ~RW, "mov [rbx], rcx"), (whole & ~US, "mov rax, [rbx]"), (whole | NX, "jmp rbx")):
+        for entry, attempt in (
+            (whole & ~RW, "mov [rbx], rcx"),
+            (whole & ~US, "mov rax, [rbx]"),
+            (whole | NX, "jmp rbx"),
+        ):
             guest.memory.write64(where, entry)
             guest.run(INVLPG, rbx=AREA)
             guest.run_user(attempt, rbx=AREA)
@@ -512,6 +516,8 @@ def check_locked_ad_update(rules: frozenset[Rule]) -> None:
     assert page.load() == OLD
     guest.run("lock cmpxchg [rbx], rcx", rax=seen, rbx=page.leaf, rcx=0)
     assert page.entry() == seen | A, "a compare-and-exchange cannot miss that A was set"
+    assert guest.store(page.leaf, seen)
+    assert page.entry() == seen, "a plain store overwrites it"
 
 
 # --- several CPUs (4.10.5, AMD)

@@ -312,7 +312,7 @@ class Engine:
 
     def executed(self, location: int = 0) -> int:
         """Instructions retired so far in a run, from inside a callback at `location`."""
-        paid = self._budget - self.control.remaining
+        paid: int = self._budget - self.control.remaining
         if not location:
             return paid
         self.locate(location)
@@ -326,7 +326,7 @@ class Engine:
 
     def _unexecuted(self) -> int:
         """How many instructions of the block paid for last lie at or after RIP."""
-        icount = self.control.block_icount
+        icount: int = self.control.block_icount
         if not icount:
             return 0
         return icount - self._index((self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF)
@@ -334,7 +334,7 @@ class Engine:
     def _index(self, linear: int) -> int:
         starts = self._block_starts()
         if not starts[0] <= linear <= starts[-1]:
-            return self.control.block_icount
+            return int(self.control.block_icount)
         return bisect_left(starts, linear)
 
     def _block_starts(self) -> list[int]:
