@@ -17,9 +17,11 @@ from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
 from vm.errors import ScenarioError
 from vm.hw.modes import Modes
+from vm.recording import Recording
 from vm.scenarios import find_image, find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, Script, ScriptedSchedule, ScriptStep
 from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
+from vm.setup import Setup
 from vm.stacks.costs import Cycles, cycles
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
@@ -64,6 +66,7 @@ class Judgement:
         found_by: name of the schedule that found it.
         runs: how many were made.
         hits: in how many of them there was an unexpected finding.
+        witness: what repeats the first of those, or None.
         reference: the first run, from which costs are taken.
     """
 
@@ -81,6 +84,7 @@ class Judgement:
     modes: Modes
     portfolio: Portfolio
     findings: tuple[Finding, ...] = ()
+    witness: Recording | None = None
 
     @property
     def cycles(self) -> Cycles:
@@ -89,8 +93,8 @@ class Judgement:
         invlpg = sum(cpu["invlpg"] for cpu in self.reference.cpus)
         return cycles(self.reference.counts, faults, invlpg)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The result object of `kstack compare --json`."""
+    def as_dict(self, witness: str | None = None) -> dict[str, Any]:
+        """The result object of `kstack compare --json`; `witness` is the file that repeats the finding."""
         counts, run = self.reference.counts, self.reference
         total = self.cycles
         return {
@@ -102,7 +106,7 @@ class Judgement:
             "exercised": self.exercised,
             "finding": None if self.finding is None else self.finding.as_dict(),
             "found_by": self.found_by,
-            "witness": None,
+            "witness": witness,
             "bound": {"runs": self.runs, "random": self.portfolio.schedules, "round_robin": list(QUANTA)},
             "hits": self.hits,
             "kib_per_thread": run.kib_per_thread,
@@ -143,7 +147,12 @@ def boot(scenario: Scenario, ram: int = 64 << 20, modes: Modes | None = None, cp
 
 
 def judge(
-    policy: type[Policy], scenario: Scenario, booted: BootedScenario, portfolio: Portfolio, modes: Modes
+    policy: type[Policy],
+    scenario: Scenario,
+    booted: BootedScenario,
+    portfolio: Portfolio,
+    modes: Modes,
+    name: str | None = None,
 ) -> Judgement:
     """Run a pair's whole portfolio and sum it up.
 
@@ -153,15 +162,23 @@ def judge(
         booted: its guest.
         portfolio: which runs.
         modes: the modes `booted` was booted with.
+        name: what finds the policy again when a witness is replayed (default: its id).
 
     Raises:
         PolicyError: the policy did what no policy may.
     """
     options = RunOptions(max_time=scenario.max_instructions, pool=portfolio.pool)
     results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]] = []
+    witness: Recording | None = None
     for scheduler in portfolio.runs(scenario):
-        result = booted.session(policy(), scheduler, options).run()
-        results.append((scheduler, result, unexpected(scenario, result)))
+        session = booted.session(policy(), scheduler, options)
+        result = session.run()
+        found = unexpected(scenario, result)
+        results.append((scheduler, result, found))
+        if found and witness is None:
+            config = booted.machine.config
+            setup = Setup(scenario.id, config.cpus, config.ram, modes, name or policy.id, options)
+            witness = setup.recording(session.choices, result)
     hits = [(scheduler, found) for scheduler, _, found in results if found]
     safe, reason = _verdict(results)
     finding = hits[0][1][0] if hits else None
@@ -181,6 +198,7 @@ def judge(
         modes=modes,
         portfolio=portfolio,
         findings=hits[0][1] if hits else (),
+        witness=witness,
     )
 
 
@@ -196,7 +214,8 @@ class Pair:
     def judge(self) -> Judgement:
         """Boot the scenario and judge the pair."""
         scenario = find_scenario(self.scenario)
-        return judge(find_policy(self.policy), scenario, boot(scenario, modes=self.modes), self.portfolio, self.modes)
+        booted = boot(scenario, modes=self.modes)
+        return judge(find_policy(self.policy), scenario, booted, self.portfolio, self.modes, self.policy)
 
 
 def judge_all(pairs: list[Pair], jobs: int) -> Iterator[Judgement]:

@@ -15,7 +15,7 @@ from vm.errors import ScenarioError
 from vm.hw.modes import Modes
 from vm.load import Symbols, load
 from vm.machine import End, Machine, MachineConfig, MachineSnapshot
-from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule, View
+from vm.schedule import Choice, RoundRobin, Scheduler, ScriptedSchedule, View
 from vm.stacks import hypercall
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
@@ -119,6 +119,7 @@ class Session:
         self.usage: Usage | None = None
         self._marked: list[tuple[int, str]] = []
         self.events: list[tuple[int, int, str]] = []  # (virtual time, CPU, name)
+        self.choices: list[Choice] = []
         self._detach()
         if policy is not None:
             self._attach()
@@ -176,7 +177,9 @@ class Session:
             return None if machine.warp() else "asleep"
         blocked = frozenset(cpu for cpu in runnable if self.runtime.blocked[cpu])
         choice = self.scheduler.choose(View(tuple(runnable), blocked, machine.time))
-        machine.run(choice.cpu, min(choice.quantum, limit))
+        choice = Choice(choice.cpu, min(choice.quantum, limit))
+        self.choices.append(choice)
+        machine.run(*choice)
         if self._marked:
             for cpu, name in self._marked:
                 self.scheduler.event(cpu, name)

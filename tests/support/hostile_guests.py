@@ -24,8 +24,8 @@ from vm.load import load
 from vm.machine import Machine, MachineConfig
 
 RAM: Final = 1 << 20
-UNITS: Final = 3000  # of virtual time a guest may run
-KERNEL_UNITS: Final = 60_000
+UNITS: Final = 1000  # of virtual time a guest may run
+KERNEL_UNITS: Final = 30_000
 MASK64: Final = (1 << 64) - 1
 KERNEL: Final = "KSTACK_HOSTILE_KERNEL"  # environment: path of a real kernel to damage
 

@@ -96,6 +96,7 @@ class LongModeGuest:
             base = TSS + TSS_BYTES * cpu
             low = base << 16 | (TSS_BYTES - 1) | 0x89 << 40
             self.memory.write64(GDT + TASK + 16 * cpu, low)
+            self.memory.write(base + 0x66, TSS_BYTES.to_bytes(2, "little"))  # no permission bitmap: IOPL alone
         for vector in range(256):
             self.memory.write(HANDLERS + 16 * vector, b"\xf4")
             self.gate(vector)

@@ -99,7 +99,7 @@ class Result(NamedTuple):
 
 
 def named_word(address: int) -> bytes:
-    """mov eax, address; jmp to the next (so that no translator reads on past it); nop."""
+    """`mov eax, address`; jmp to the next (so that no translator reads on past it); nop."""
     return b"\xb8" + address.to_bytes(4, "little") + b"\xeb\x00\x90"
 
 

@@ -53,13 +53,17 @@ def test_walks_agree(walkers: Walkers, random: Random) -> None:
         walkers.compare(case)
 
 
+def agree(walkers: Walkers, seed: int, count: int) -> None:
+    random = Random(seed)
+    for _ in range(count):
+        case = generate(random)
+        if walkers.excluded(case) is None:
+            walkers.compare(case)
+
+
 @pytest.mark.parametrize("broken", [WalkRules(combine=False), WalkRules(set_accessed=False)])
 def test_a_broken_walk_is_found(broken: WalkRules) -> None:
     walkers = Walkers()
     walkers.alone = WalkAlone(broken)
-    random = Random(0)
     with pytest.raises(AssertionError, match="BareUnicorn"):
-        for _ in range(100):
-            case = generate(random)
-            if walkers.excluded(case) is None:
-                walkers.compare(case)
+        agree(walkers, seed=0, count=100)

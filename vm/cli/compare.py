@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,6 +14,7 @@ from vm.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.judge import DEFAULT_SCHEDULES, Judgement, Pair, Portfolio, judge_all
+from vm.recording import write_recording
 from vm.report.table import print_judgements
 from vm.scenarios import find_scenario
 from vm.scenarios import scenarios as known_scenarios
@@ -28,6 +30,7 @@ def compare(
     mode: ModeList = None,
     pool: PoolOptions = PoolOptions(),
     jobs: int | None = None,
+    witnesses: Path | None = None,
     strict: Annotated[bool, Parameter(negative=(), help="Exit with 1 if any policy is not safe.")] = False,
     json: Json = False,
 ) -> int:
@@ -38,6 +41,7 @@ def compare(
     policies: ids or files, separated by commas (default: all)
     scenarios: ids, separated by commas (default: all)
     schedules: random schedules a pair
+    witnesses: folder for recordings of what was found, for `kstack replay`
     jobs: processes to use (default: one a core); the result does not depend on it
     """
     if schedules < 0:
@@ -55,12 +59,28 @@ def compare(
     portfolio = Portfolio(schedules, pool.config())
     pairs = [Pair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
     judgements = list(_progress(judge_all(pairs, jobs), pairs))
+    written = {} if witnesses is None else _write_witnesses(witnesses, judgements)
     if json:
-        results = [judgement.as_dict() for judgement in judgements]
+        results = [judgement.as_dict(written.get(index)) for index, judgement in enumerate(judgements)]
         print_json({"version": 1, "modes": modes.as_dict(), "results": results})
     else:
         print_judgements(console(), judgements)
     return int(strict and any(judgement.safe is not True for judgement in judgements))
+
+
+def _write_witnesses(folder: Path, judgements: list[Judgement]) -> dict[int, str]:
+    """Write a recording for each pair that has a finding; by the pair's place, the file."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--witnesses {folder}: {error.strerror}") from error
+    written: dict[int, str] = {}
+    for index, judgement in enumerate(judgements):
+        if judgement.witness is not None:
+            path = folder / f"{judgement.policy}-{judgement.scenario}.json"
+            write_recording(path, judgement.witness)
+            written[index] = str(path)
+    return written
 
 
 def _progress(judgements: Iterator[Judgement], pairs: list[Pair]) -> Iterator[Judgement]:

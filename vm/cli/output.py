@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from vm.session import RunResult
+
 
 WIDTH: Final = 120  # columns where stdout is no terminal
 
@@ -22,3 +24,20 @@ def console() -> Console:
     """Stdout for people; as wide as tables need where it is no terminal."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=WIDTH, no_color=True)
+
+
+def run_document(result: RunResult, recording: str | None) -> dict[str, Any]:
+    """The JSON of one run."""
+    return {
+        "version": 1,
+        "exit": result.ended,
+        "code": result.code,
+        "exit_value": result.exit_value,
+        "instructions": result.time,
+        "cpus": list(result.cpus),
+        "serial": result.serial,
+        "findings": [finding.as_dict() for finding in result.findings],
+        "exercised": result.exercised,
+        "recording": recording,
+        "state_hash": result.state_hash,
+    }

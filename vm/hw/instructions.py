@@ -276,10 +276,13 @@ def _string_port(cpu: Cpu, instruction: Instruction) -> Result:
     base = 0 if registers.bits == 64 else registers.segment(segment).base
     address = base + (gpr[index] & mask)
     user = registers.cpl == 3
-    if index is Gpr.RDI:
-        cpu.linear.write(address, width, cpu.port_read(port, width), user=user)
-    else:
-        cpu.port_write(port, width, cpu.linear.read(address, width, user=user))
+    try:
+        if index is Gpr.RDI:
+            cpu.linear.write(address, width, cpu.port_read(port, width), user=user)
+        else:
+            cpu.port_write(port, width, cpu.linear.read(address, width, user=user))
+    except PortWaiting:
+        return Result.WAITING
     step = -width if registers.rflags & Flags.DF else width
     gpr[index] = gpr[index] & ~mask | gpr[index] + step & mask
     if not instruction.repeat:

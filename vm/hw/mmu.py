@@ -148,6 +148,7 @@ class Mmu:
         self.fault: Fault | None = None
         self.walks = 0
         self.pcid = 0
+        self.smap = False
         self._paging = False
         self._control = Control(False, False, False)
         self._root = TableEntry(0, _ALL_RIGHTS)
@@ -167,6 +168,7 @@ class Mmu:
         cr0, cr3, cr4 = registers.cr[0], registers.cr[3], registers.cr[4]
         self._paging = bool(cr0 & Cr0.PG)
         self._control = Control(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
+        self.smap = bool(cr4 & Cr4.SMAP)
         self.pcid = cr3 & 0xFFF if cr4 & Cr4.PCIDE else 0
         self._root = TableEntry(cr3 & FRAME_MASK, _ALL_RIGHTS)
 
@@ -507,7 +509,7 @@ class Mmu:
         with_pcid = bool(registers.cr[4] & Cr4.PCIDE)
         keep = with_pcid and bool(value >> 63)
         registers.cr[3] = value & (1 << 63) - 1
-        old = self.pcid
+        old, old_root = self.pcid, self._root
         self.update()
         if keep:
             if Rule.CR3_NOFLUSH not in rules:
@@ -517,7 +519,8 @@ class Mmu:
                 self.drop_pcid(self.pcid)
         elif Rule.CR3_FLUSH in rules:
             self.drop_all(False)
-        if old != self.pcid:
+        watched = self.observer is not None and old_root != self._root  # what is kept may have become stale
+        if old != self.pcid or watched:
             self.flush_softmmu()
 
     def load_cr0(self, value: int) -> None:

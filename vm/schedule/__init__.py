@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from vm.errors import ConfigError
 from vm.schedule.base import Choice, Scheduler, View
+from vm.schedule.pct import PctSchedule
 from vm.schedule.randomised import RandomSchedule
+from vm.schedule.replay import ReplaySchedule
 from vm.schedule.round_robin import RoundRobin
 from vm.schedule.scripted import Script, ScriptedSchedule, ScriptStep
 
@@ -17,11 +19,11 @@ DEFAULT_QUANTUM = 1000
 
 
 def parse(text: str, seed: int = 0, script: Script | None = None) -> Scheduler:
-    """A schedule by its name: `round-robin:QUANTUM`, `random` or `random:MAX`, `scripted`.
+    """A schedule by its name: `round-robin:QUANTUM`, `random[:LONGEST]`, `pct:DEPTH`, `scripted`.
 
     Args:
         text: the name.
-        seed: for `random`.
+        seed: for `random` and `pct`.
         script: for `scripted`.
 
     Raises:
@@ -35,16 +37,20 @@ def parse(text: str, seed: int = 0, script: Script | None = None) -> Scheduler:
         return RoundRobin(number or DEFAULT_QUANTUM)
     if name == "random":
         return RandomSchedule(seed, number or 64)
+    if name == "pct" and number is not None:
+        return PctSchedule(seed, number)
     if name == "scripted" and not argument:
         if script is None:
             raise ConfigError("schedule 'scripted': this image has no script; use round-robin or random")
         return ScriptedSchedule(script)
-    raise ConfigError(f"schedule {text!r}: one of scripted, round-robin:QUANTUM, random[:QUANTUM]")
+    raise ConfigError(f"schedule {text!r}: one of scripted, round-robin:QUANTUM, random, pct:DEPTH, replay:FILE")
 
 
 __all__ = [
     "Choice",
+    "PctSchedule",
     "RandomSchedule",
+    "ReplaySchedule",
     "RoundRobin",
     "Scheduler",
     "Script",

@@ -23,6 +23,7 @@ from tests.support.long_mode import (
 from vm.hw.cpu import CpuState
 from vm.hw.engine import Flags, Gpr, Seg, Segment
 from vm.hw.events import DF, GP, NMI, NP, PF, UD, UNDEFINED_RIP
+from vm.hw.mmu import Cr4
 from vm.hw.modes import Modes
 from vm.hw.paging import NX, RW
 from vm.hw.rules import ALL, Rule
@@ -444,3 +445,13 @@ def test_sti_then_hlt_cannot_miss_an_interrupt() -> None:
     guest.start(at, rax=0)
     guest.until_halt()
     assert guest.gpr(Gpr.RAX) == 1
+
+
+@pytest.mark.parametrize("smap", [False, True])
+def test_a_frame_on_a_user_page_faults_with_smap_alone(smap: bool) -> None:
+    guest = LongModeGuest(cr4=Cr4.SMAP if smap else 0)
+    guest.map(AREA, guest.frame(), USER)
+    guest.tss_stack(IST1, spare_stack(guest))
+    guest.gate(DF, ist=1)
+    guest.run("ud2", rsp=AREA + 4096)
+    assert [event.vector for event in guest.begun] == ([UD, PF, DF] if smap else [UD])

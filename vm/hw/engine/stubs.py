@@ -27,9 +27,12 @@ TABLE_ENTRIES: Final = 1 << 14
 TAIL: Final = 2
 """Instructions to translate of a block that will not run: the budget ends with the one before.
 
-Not 1, which is how QEMU asks for the instruction that changed its own block (bit 32 of a table entry
-marks a short translation, bit 33 one of a length other than 1).
+Not 1, which is how QEMU asks for the instruction that changed its own block.
 """
+SHORT_BIT: Final = 62
+"""In a table entry: a short translation. So high that no budget pays for it, and the fast path need not ask."""
+TAIL_BIT: Final = 61
+"""In a table entry: one of a length other than 1."""
 
 
 class Control(ctypes.Structure):
@@ -67,10 +70,8 @@ entry:
     cmp r10, [rcx + 112]
     jne flushed
 look:
-    mov r8, rax
-    shr r8, 3
-    and r8d, {TABLE_ENTRIES - 1}
-    shl r8, 4
+    lea r8d, [rax + rax]
+    and r8d, {(TABLE_ENTRIES - 1) << 4}
     add r8, [rcx + 48]
     cmp [r8], rax
     jne miss
@@ -78,27 +79,30 @@ look:
 hit:
     cmp qword ptr [rcx + 32], 0
     jne stop
-    bt r9, 32
-    jc special
-pay:
     mov r8, [rcx + 152]
-    btr dword ptr [r8], 16
-    mov rax, [rcx]
-    sub rax, r9
-    jl short_block
-    mov [rcx], rax
+    test byte ptr [r8 + 2], 1
+    jnz resume
+pay:
+    mov r10, [rcx]
+    sub r10, r9
+    jl not_paid
+    mov [rcx], r10
     mov [rcx + 8], rsi
     mov [rcx + 16], r9
-    jnz paid
+    mov [rcx + 24], rax
+    jz last
+    ret
+last:
     mov rax, [rcx + 64]
     mov dword ptr [rax + {layout.CPU_CFLAGS_NEXT_TB}], {TAIL}
-paid:
-    mov rax, [rsp]
-    mov [rcx + 24], rax
     ret
-special:
-    btr r9, 32
-    btr r9, 33
+resume:
+    btr dword ptr [r8], 16
+    jmp pay
+not_paid:
+    btr r9, {SHORT_BIT}
+    jnc short_block
+    btr r9, {TAIL_BIT}
     jc expected
     cmp qword ptr [rcx + 96], 0
     jne expected
@@ -116,6 +120,7 @@ special:
     pop rdi
 expected:
     mov qword ptr [rcx + 96], 0
+    mov rax, [rsp]
     jmp pay
 short_block:
     mov r8, [rcx]
@@ -168,10 +173,10 @@ miss:
     mov r10d, [rax + {layout.TB_CFLAGS}]
     and r10d, {layout.CF_COUNT_MASK}
     jz plain
-    bts r9, 32
+    bts r9, {SHORT_BIT}
     cmp r10d, 1
     je plain
-    bts r9, 33
+    bts r9, {TAIL_BIT}
 plain:
     mov rax, [rsp]
     mov [r8], rax

@@ -1,0 +1,53 @@
+"""kstack replay: repeat a recording exactly."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from vm.cli.options import Json
+from vm.cli.output import console, print_json, run_document
+from vm.errors import ConfigError
+from vm.recording import read_recording
+from vm.report.panic import panic_report
+from vm.report.table import finding_text, lanes
+from vm.setup import replay_session
+
+
+def replay(
+    file: Path,
+    /,
+    *,
+    to: Annotated[int | None, Parameter(help="Stop at this virtual time and show every CPU.")] = None,
+    json: Json = False,
+) -> int:
+    """Repeat a recording exactly, and say whether it came out the same.
+
+    Parameters
+    ----------
+    file: written by `kstack run --record` or `kstack compare --witnesses`
+    """
+    if to is not None and to < 1:
+        raise ConfigError("--to: give a virtual time of 1 or more")
+    recording = read_recording(file)
+    session = replay_session(recording)
+    if to is not None:
+        while session.machine.time < to and session.step(to - session.machine.time) is None:
+            pass
+        print(panic_report(session.machine, session.symbols))
+        return 0
+    result = session.run()
+    identical = result.state_hash == recording.state_hash
+    if json:
+        print_json({**run_document(result, str(file)), "identical": identical})
+    else:
+        for finding in result.findings:
+            console().print(finding_text(finding), soft_wrap=True)
+        if result.findings and result.findings[0].history:
+            console().print(lanes(result.findings[0]))
+        word = "identical" if identical else f"NOT identical: recorded {recording.state_hash}"
+        print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}, {word}", file=sys.stderr)
+    return result.code if identical else 1

@@ -1,0 +1,152 @@
+"""Recordings: what has to be saved so that a run can be repeated exactly.
+
+A JSON document with a version of its own: the image's name and hash, the machine, the policy, the
+choices of the schedule (packed), and how it ended. Everything else is derived by replay. A digest
+over the document finds damage.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from vm.errors import RecordingError
+from vm.schedule.base import Choice
+
+VERSION: Final = 1
+MAX_BYTES: Final = 256 << 20
+MAX_CHOICES: Final = 50_000_000
+
+
+class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One run.
+
+    Attributes:
+        version: of this format.
+        image, image_hash: name or path, and BLAKE2b of its bytes (hex).
+        booted: it starts where a scenario's guest has booted, not at reset.
+        cpus, ram, modes: the machine (ram in bytes).
+        policy: id or path, None without one.
+        pool: order, pages a CPU, seed.
+        max_time, stop_at_finding: bounds of the run.
+        choices: CPU and quantum of each slice, packed.
+        ended, time, state_hash: how it ended.
+        finding: kind of the first finding, or None.
+    """
+
+    version: int
+    image: str
+    image_hash: str
+    booted: bool
+    cpus: int
+    ram: int
+    modes: dict[str, str]
+    policy: str | None
+    pool: tuple[str, int, int]
+    max_time: int
+    stop_at_finding: bool
+    choices: str
+    ended: str
+    time: int
+    state_hash: str
+    finding: str | None = None
+
+    def schedule(self) -> list[Choice]:
+        """The choices.
+
+        Raises:
+            RecordingError: they cannot be unpacked.
+        """
+        try:
+            return unpack(self.choices)
+        except (ValueError, zlib.error) as error:
+            raise RecordingError(f"the recording's schedule is damaged: {error}") from error
+
+
+def image_hash(image: bytes) -> str:
+    """What identifies an image."""
+    return hashlib.blake2b(image, digest_size=16).hexdigest()
+
+
+def pack(choices: list[Choice]) -> str:
+    """Choices as text: base64 of deflated variable-length integers."""
+    raw = bytearray()
+    for choice in choices:
+        for number in choice:
+            while number >= 0x80:
+                raw.append(number & 0x7F | 0x80)
+                number >>= 7
+            raw.append(number)
+    return base64.b64encode(zlib.compress(bytes(raw), 9)).decode()
+
+
+def unpack(text: str) -> list[Choice]:
+    """What `pack` packed."""
+    inflater = zlib.decompressobj()
+    raw = inflater.decompress(base64.b64decode(text, validate=True), 20 * MAX_CHOICES)
+    numbers: list[int] = []
+    value = shift = 0
+    for byte in raw:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            numbers.append(value)
+            value = shift = 0
+    if shift or len(numbers) % 2:
+        raise ValueError("it ends in the middle of a choice")
+    return [Choice(cpu, quantum) for cpu, quantum in zip(numbers[::2], numbers[1::2], strict=True)]
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_recording(path: Path, recording: Recording) -> None:
+    """Write a recording, whole or not at all.
+
+    Raises:
+        RecordingError: the file cannot be written.
+    """
+    document = msgspec.to_builtins(recording)
+    text = json.dumps({"kstack": "recording", **document, "digest": _digest(document)}, indent=1) + "\n"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RecordingError(f"recording {path} cannot be written: {error.strerror}") from error
+
+
+def read_recording(path: Path) -> Recording:
+    """Read and check a recording.
+
+    Raises:
+        RecordingError: it cannot be read, is damaged, or is of another version.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecordingError(f"recording {path} is larger than any recording ({MAX_BYTES} bytes)")
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise RecordingError(f"recording {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(f"{path} is no recording: {error}") from error
+    if not isinstance(document, dict) or document.pop("kstack", None) != "recording":
+        raise RecordingError(f"{path} is no recording of kstack")
+    if document.get("version") != VERSION:
+        raise RecordingError(f"recording {path} has version {document.get('version')!r}; this kstack reads {VERSION}")
+    digest = document.pop("digest", None)
+    if digest != _digest(document):
+        raise RecordingError(f"recording {path} is damaged: its digest does not fit; record it again")
+    try:
+        return msgspec.convert(document, Recording)
+    except msgspec.ValidationError as error:
+        raise RecordingError(f"recording {path}: {error}") from error

@@ -1,0 +1,101 @@
+"""What a run is made of, as plain values: how a session is set up anew, here, elsewhere or later.
+
+`kstack run`, a recording and a pair of `kstack compare` all say the same things of a run; `Setup`
+says them once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vm.errors import RecordingError
+from vm.hw.modes import Modes
+from vm.load import load
+from vm.machine import Machine, MachineConfig
+from vm.recording import VERSION, Recording, image_hash, pack
+from vm.scenarios import find_image, scenarios
+from vm.schedule import Choice, ReplaySchedule, Scheduler
+from vm.session import BootedScenario, RunOptions, RunResult, Session
+from vm.stacks.pool import PoolConfig
+from vm.stacks.registry import find_policy
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run, but for its schedule.
+
+    Attributes:
+        image: built-in name, scenario id, or path.
+        cpus: CPUs of the machine.
+        ram: bytes.
+        modes: architecture modes.
+        policy: id or path of a Python file; None runs without a policy (images only).
+        options: bounds and pools.
+    """
+
+    image: str
+    cpus: int = 1
+    ram: int = 64 << 20
+    modes: Modes = field(default_factory=Modes)
+    policy: str | None = None
+    options: RunOptions = RunOptions()
+
+    @property
+    def is_scenario(self) -> bool:
+        """Whether the image is a scenario, whose runs start when its guest has booted."""
+        return self.image in scenarios()
+
+    def session(self, scheduler: Scheduler) -> Session:
+        """A session ready to run.
+
+        Raises:
+            KstackError: image, policy or configuration are wrong.
+        """
+        policy = None if self.policy is None else find_policy(self.policy)()
+        if self.is_scenario:
+            booted = BootedScenario(find_image(self.image), self.image, self.cpus, self.ram, self.modes)
+            return booted.session(policy or find_policy("fixed-16k")(), scheduler, self.options)
+        machine = Machine(MachineConfig(self.cpus, self.ram, self.modes))
+        symbols = load(machine, find_image(self.image), self.image)
+        return Session(machine, symbols, scheduler, policy, self.options)
+
+    def recording(self, choices: list[Choice], result: RunResult) -> Recording:
+        """What repeats a session of this setup that made these choices."""
+        pool = self.options.pool
+        return Recording(
+            version=VERSION,
+            image=self.image,
+            image_hash=image_hash(find_image(self.image)),
+            booted=self.is_scenario,
+            cpus=self.cpus,
+            ram=self.ram,
+            modes=self.modes.as_dict(),
+            policy=self.policy,
+            pool=(pool.order, pool.per_cpu, pool.seed),
+            max_time=self.options.max_time,
+            stop_at_finding=self.options.stop_at_finding,
+            choices=pack(choices),
+            ended=result.ended,
+            time=result.time,
+            state_hash=result.state_hash,
+            finding=result.findings[0].kind.value if result.findings else None,
+        )
+
+
+def replay_session(recording: Recording) -> Session:
+    """A session that repeats a recording.
+
+    Raises:
+        RecordingError: the image is another one now.
+        KstackError: image or policy are not there any more.
+    """
+    if image_hash(find_image(recording.image)) != recording.image_hash:
+        raise RecordingError(f"image {recording.image} is not the one that was recorded; use the kstack of that time")
+    modes = Modes()
+    for name, value in recording.modes.items():
+        modes = modes.with_option(f"{name}={value}")
+    options = RunOptions(recording.max_time, recording.stop_at_finding, PoolConfig(*recording.pool))
+    setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options)
+    if setup.is_scenario != recording.booted:
+        raise RecordingError(f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded")
+    return setup.session(ReplaySchedule(recording.schedule()))
