@@ -38,6 +38,15 @@ def images() -> dict[str, ImageInfo]:
     return found
 
 
+def sources(name: str) -> tuple[Path, ...]:
+    """The source files of an image, in the order in which they are joined.
+
+    Raises:
+        KeyError: there is no such image.
+    """
+    return (*(KERNEL / f"{part}.s" for part in CORE), *images()[name].sources)
+
+
 @lru_cache(maxsize=16)
 def build_image(name: str) -> Image:
     """Assemble and link an image by name.
@@ -46,6 +55,4 @@ def build_image(name: str) -> Image:
         KeyError: there is no such image.
         guest.asm.AsmError: its source is wrong.
     """
-    info = images()[name]
-    core = [KERNEL / f"{part}.s" for part in CORE]
-    return build([*core, *info.sources], layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL])
+    return build(sources(name), layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL])

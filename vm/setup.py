@@ -38,7 +38,7 @@ class Setup:
     ram: int = 64 << 20
     modes: Modes = field(default_factory=Modes)
     policy: str | None = None
-    options: RunOptions = RunOptions()
+    options: RunOptions = field(default_factory=RunOptions)
 
     @property
     def is_scenario(self) -> bool:

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from vm.session import RunResult
 
-
 WIDTH: Final = 120  # columns where stdout is no terminal
 
 

@@ -167,6 +167,7 @@ class Engine:
         self._set_page = self._library["tlb_set_page_x86_64"]
         self._starts: dict[int, list[int]] = {}
         self._refused_location: int | None = None
+        self._refused_fetch = self._refused_ahead = False
         self._budget = 0
 
     # --- construction
@@ -264,9 +265,17 @@ class Engine:
             budget: instructions, at least 1.
 
         Returns:
-            Why it stopped and how many instructions were retired.
+            Why it stopped and how many instructions were retired; with BUDGET they can be fewer.
         """
+        stop = self._run(budget)
+        if stop.kind is not StopKind.REFUSED or not self._refused_ahead or budget == 1:
+            return stop
+        alone = self._run(1)
+        return alone._replace(instructions=stop.instructions + alone.instructions)
+
+    def _run(self, budget: int) -> Stop:
         control = self.control
+        self._refused_ahead = False
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
         control.block_icount = control.block_pc = control.requested = 0
@@ -297,6 +306,8 @@ class Engine:
             raise EngineError(f"unicorn stopped with its error {result} at RIP {self._rip.value:#x}")
         if self._refused_location is not None:
             location, self._refused_location = self._refused_location, None
+            if self._refused_fetch and not control.remaining:
+                return Stop(StopKind.BUDGET, paid)  # what cannot be fetched comes after the budget
             return Stop(StopKind.REFUSED, paid - (self._unexecuted() if location else 0))
         code = self._exception_index.value
         if code == EXIT_INTR:
@@ -364,6 +375,11 @@ class Engine:
             self._fail(error)
         if not probe:
             self._refused_location = location
+            # The translator reads a block's code over the end of a page before any of it has run: then
+            # only the first instruction is to run, alone.
+            linear = (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
+            self._refused_fetch = access == Access.FETCH
+            self._refused_ahead = self._refused_fetch and address >> 12 != linear >> 12
         return False
 
     def _rewind(self, linear: int) -> None:
