@@ -36,12 +36,12 @@ run: setup
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not docs" $(ARGS)
 
+# All of them, also when one fails.
 check: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -m docs -p no:randomly tests/quality/test_docs_examples.py
+	@failed=; for step in "ruff check ." "ruff format --check ." mypy lint-imports \
+		"python -m pytest -q -m docs -p no:randomly tests/quality/test_docs_examples.py"; do \
+		echo "check: $$step"; $(BIN)/$$step || failed="$$failed\n  $$step"; \
+	done; [ -z "$$failed" ] || { printf "failed:$$failed\n"; exit 1; }
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)

@@ -1,4 +1,4 @@
-"""Draws docs/laight.svg, the picture in the README: python docs/draw.py
+"""Draws docs/laight.svg, the picture in the README (run it as: python docs/draw.py).
 
 The picture is the terminal's own text, recorded by rich: what the oracle remembers of the page and
 the frame in question when CPU 1 reads through its stale translation.

@@ -136,6 +136,7 @@ class Machine:
         self.memory = PhysicalMemory(config.ram)
         self.tracker = FrameTracker()
         self.memory.on_store = self.tracker.store
+        self.memory.on_settle = self.tracker.flush
         self.broadcast = Broadcast([], config.rules)
         self._build_devices(output)
         self.apics = [

@@ -45,6 +45,7 @@ class PhysicalMemory:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.dirty: set[int] = set()
         self.on_store: Callable[[int, int], None] = lambda address, size: None
+        self.on_settle: Callable[[], None] = lambda: None  # the next store to any frame must be noted again
         self._base: MemorySnapshot = {}
         self._hashes: dict[int, bytes] = {}
 
@@ -139,7 +140,9 @@ class PhysicalMemory:
         for frame in changed:
             self._hashes.pop(frame, None)
         self._base = pages
-        self.dirty = set()
+        if self.dirty:
+            self.dirty = set()
+            self.on_settle()
 
     def digest(self) -> bytes:
         """A hash of all RAM (frame numbers and contents; zero frames left out)."""

@@ -201,7 +201,7 @@ class Mmu:
         return self._enter(address, access, mmu, found, stale, location)
 
     def _translate(self, address: int, attempt: Attempt) -> tuple[Translation | None, bool]:
-        """The translation to use (and whether it was cached), or None with `fault` set."""
+        """The translation to use (and whether caches had a part in it), or None with `fault` set."""
         tlb = self.code if attempt.fetch else self.data
         found = self._lookup(tlb, address)
         if found is not None:
@@ -227,7 +227,7 @@ class Mmu:
             return None, False
         assert result.translation is not None
         self._insert(tlb, address, result.translation)
-        return result.translation, False
+        return result.translation, result.path[0][1] != 39
 
     def _lookup(self, tlb: Tlb, address: int) -> Translation | None:
         found = tlb.lookup(address, self.pcid, self._any_pcid)
@@ -273,7 +273,12 @@ class Mmu:
             self.observer.filled(self.cpu, address, found)
 
     def _report_if_stale(self, address: int, access: Access, found: Translation) -> bool:
-        current = self.peek(address)
+        if not is_canonical(address):
+            return False
+        current, _, _, path = walk(self._memory, self._root, 39, address, None, self._control)
+        for where, level in path:  # a later store to one of these can make the translation stale
+            self._tracker.add_table(where, level)
+        self._entered.setdefault(path[-1][0], set()).add(address & ~0xFFF)
         if found.same_target(current):
             return False
         assert self.observer is not None
@@ -363,6 +368,8 @@ class Mmu:
         protection = self._protection(address, access, mmu, found, frame, unpaged)
         if access == Access.STORE:
             self._note_store(frame, physical | address & 0xFFF, bool(protection & EXECUTE))
+        if stale and access == Access.FETCH:
+            protection &= EXECUTE  # loads and stores through it come back
         size = 1 if stale and access != Access.FETCH else 4096
         self.engine.enter(page, physical, protection, mmu, size)
         self._entered.setdefault(found.leaf, set()).add(page)

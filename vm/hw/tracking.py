@@ -74,6 +74,11 @@ class FrameTracker:
             for mmu in self.mmus:
                 mmu.forget_leaf(leaf)
 
+    def flush(self) -> None:
+        """Every softmmu starts empty, so that each page's next store comes back."""
+        for mmu in self.mmus:
+            mmu.flush_softmmu()
+
     def others_execute(self, frame: int, cpu: int) -> bool:
         """Whether a CPU other than `cpu` has executed from `frame`."""
         return bool(self.code.get(frame, 0) & ~(1 << cpu))
