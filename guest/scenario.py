@@ -40,6 +40,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         expects: kinds of findings that are right here and do not make a policy unsafe.
         script: the order that the scenario was written for.
         max_instructions: bound of one run, in virtual time after boot.
+        mutant: policies, or changes of one, under which it is known to be unsafe.
+        ram: what it wants, as on the command line.
+        litmus: it is small enough to be explored exhaustively.
     """
 
     id: str
@@ -54,6 +57,9 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     expects: list[str] = []
     script: list[ScriptEntry] = []
     max_instructions: int = 5_000_000
+    mutant: str = ""
+    ram: str = "64M"
+    litmus: bool = False
 
 
 def read_scenario(path: Path) -> Scenario:

@@ -54,14 +54,23 @@ hyper_boot:
     jmp hypercall
 
 # u64 stack_request(u64 bytes)
-# Ask the policy for that much stack. Returns 1 if it is there. Without a policy it always is.
-# Thread context; may sleep in the policy, so call it with interrupts on.
+# Is there so much stack below the caller? Returns 1 if so. What the stack has not got at all is
+# refused here; the rest is the policy's to find, which is told the depth from the top in bytes.
+# Without a policy it is always there. Thread context; may sleep in the policy, so call it with
+# interrupts on.
 stack_request:
     push rbx
+    CURRENT
+    mov rbx, rsp
+    sub rbx, [rax+T_STACK]
+    cmp rdi, rbx
+    ja .Lrequest_no
+    mov rsi, [rax+T_TOP]
+    sub rsi, rsp
+    add rsi, rdi
     cmp dword ptr [rip+policy_attached], 0
     mov eax, 1
     je .Lrequest_end
-    mov rsi, rdi
     call preempt_disable
     CURRENT
     mov rdi, [rax+T_ID]
@@ -70,6 +79,9 @@ stack_request:
     mov rbx, rax
     call preempt_enable
     mov rax, rbx
+    jmp .Lrequest_end
+.Lrequest_no:
+    xor eax, eax
 .Lrequest_end:
     pop rbx
     ret

@@ -59,7 +59,13 @@ def hash_in_fresh_process(seed: int, hash_seed: int) -> str:
     program = f"from tests.guest.test_determinism import race; import sys; sys.stdout.write(race({seed}).state_hash())"
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     ).stdout
 
 

@@ -31,7 +31,7 @@ def run_batch(kind: str, first: int, count: int, **environment: str) -> None:
             command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=SECONDS
         )
     except subprocess.TimeoutExpired as hang:
-        text = hang.stdout.decode() if isinstance(hang.stdout, bytes) else hang.stdout or ""
+        text = (hang.stdout or b"").decode()  # bytes here, whatever `text` says
         pytest.fail(f"{kind}: seed {_last_seed(text)} hung")
     if done.returncode or not done.stdout.endswith("done\n"):
         pytest.fail(f"{kind}: seed {_last_seed(done.stdout)} ended the host ({done.returncode})\n{done.stderr[-3000:]}")

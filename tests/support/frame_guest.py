@@ -48,7 +48,9 @@ def _case(rng: random.Random) -> Case:
     rflags = 2 | rng.choice((0, 0x200)) | rng.choice((0, 1, 0x4, 0x10, 0x40, 0x80, 0x400, 0x800, 0x8D5, 0x200000))
     rsp = CASE_STACK - rng.choice((0, 8, rng.randrange(512)))
     ist, kind = rng.choice((0, 0, 1, 2)), 0x8E | rng.choice((0, 1)) | rng.choice((0, 0x60))
-    choice = rng.choice(("int", "int", "int3", "ud", "div", "selector", "gp", "pf", "pf", "pf", "step", "nmi", "ipi", "df"))
+    choice = rng.choice(
+        ("int", "int", "int3", "ud", "div", "selector", "gp", "pf", "pf", "pf", "step", "nmi", "ipi", "df")
+    )
     if choice == "int":
         vector = rng.randrange(32, 256)
         if rng.random() < 0.15:
@@ -63,19 +65,37 @@ def _case(rng: random.Random) -> Case:
     if choice == "selector":
         return _selector(rng, rflags, rsp, ist, kind)
     if choice == "gp":
-        code = rng.choice(("movabs rax, 0x800000000000\nmov rax, [rax]", "hlt" if cpl else "mov ecx, 0xdead\nwrmsr", "mov eax, 0x48\nltr ax"))
+        code = rng.choice(
+            (
+                "movabs rax, 0x800000000000\nmov rax, [rax]",
+                "hlt" if cpl else "mov eax, 0x68\nlldt ax",
+                "mov eax, 0x48\nltr ax",
+            )
+        )
         if cpl and rng.random() < 0.5:
-            code = rng.choice(("cli", "mov rax, cr3", "lgdt [rsp]", "invlpg [rsp]", "in al, 0x60", "wrmsr", "swapgs", "mov cr0, rax"))
+            code = rng.choice(
+                ("cli", "mov rax, cr3", "lgdt [rsp]", "invlpg [rsp]", "in al, 0x60", "wrmsr", "swapgs", "mov cr0, rax")
+            )
         return Case(code, cpl, rflags, rsp, (13, ist, kind))
     if choice == "pf":
-        page = rng.choice((ABSENT, READ_ONLY, NO_EXECUTE, RESERVED) if not cpl else (ABSENT, READ_ONLY, RESERVED, 0x120000, NO_EXECUTE))
+        page = rng.choice(
+            (ABSENT, READ_ONLY, NO_EXECUTE, RESERVED)
+            if not cpl
+            else (ABSENT, READ_ONLY, RESERVED, 0x120000, NO_EXECUTE)
+        )
         address = page + rng.randrange(0, 4080)
-        code = f"mov rax, [{address}]" if page in (ABSENT, RESERVED, 0x120000) and rng.random() < 0.5 else f"mov [{address}], rcx"
+        code = (
+            f"mov rax, [{address}]"
+            if page in (ABSENT, RESERVED, 0x120000) and rng.random() < 0.5
+            else f"mov [{address}], rcx"
+        )
         if page == NO_EXECUTE or (page in (ABSENT, RESERVED) and rng.random() < 0.3):
             code = f"mov eax, {address}\njmp rax"
         return Case(code, cpl, rflags, rsp, (14, ist, kind))
     if choice == "step":
-        code = rng.choice(("nop\nnop", "inc rax\nnop", "mov eax, 5\nnop", "xor ecx, ecx\nnop", "jmp .Lnext\n.Lnext:\nnop"))
+        code = rng.choice(
+            ("nop\nnop", "inc rax\nnop", "mov eax, 5\nnop", "xor ecx, ecx\nnop", "jmp .Lnext\n.Lnext:\nnop")
+        )
         return Case(code, cpl, rflags | 0x100, rsp, (1, ist, kind))
     if choice in ("nmi", "ipi"):
         vector = 2 if choice == "nmi" else rng.randrange(48, 240)
@@ -86,8 +106,18 @@ def _case(rng: random.Random) -> Case:
 
 
 def _selector(rng: random.Random, rflags: int, rsp: int, ist: int, kind: int) -> Case:
-    bad = rng.choice((LAST + 8 * rng.randrange(100) | rng.randrange(8), ABSENT_DATA, ABSENT_DATA | 3, TASK, rng.randrange(1, 0x2000) * 8 | 4))
+    bad = rng.choice(
+        (
+            LAST + 8 * rng.randrange(100) | rng.randrange(8),
+            ABSENT_DATA,
+            ABSENT_DATA | 3,
+            TASK,
+            rng.randrange(1, 0x2000) * 8 | 4,
+        )
+    )
     register = rng.choice(("ds", "es", "fs", "gs", "ss"))
+    if rng.random() < 0.15:
+        return Case(f"mov eax, {ABSENT_DATA | 3}\nmov ss, ax", 3, rflags, rsp, (12, ist, kind))
     vector = (12 if register == "ss" else 11) if bad & ~3 == ABSENT_DATA else 13
     if rng.random() < 0.25:
         code = f"push {KDATA}\npush 0x5000\npush 2\npush {bad & ~3}\npush 0x5000\niretq"
@@ -127,6 +157,11 @@ boot64:
     mov es, eax
     mov ss, eax
     lidt [rip+idtr]
+    xor eax, eax
+    lldt ax
+    mov al, 0xff
+    out 0x21, al
+    out 0xa1, al
     mov eax, {TASK}
     ltr ax
     mov eax, 0xfee000f0
@@ -234,15 +269,15 @@ def image(chosen: list[Case]) -> bytes:
         code, data = (UCODE, UDATA) if case.cpl else (KCODE, KDATA)
         vector, ist, kind = case.gate
         at = SNIPPETS + SNIPPET_BYTES * number
-        table += f".long {vector}\n.byte {ist}, {kind}, 0, 0\n.quad {data}, {case.rsp}, {case.rflags}, {code}, {at}, 0, 0\n"
+        table += (
+            f".long {vector}\n.byte {ist}, {kind}, 0, 0\n.quad {data}, {case.rsp}, {case.rflags}, {code}, {at}, 0, 0\n"
+        )
     text = _BOOT + "stubs:\n" + stubs + ".p2align 6, 0x90\n" + table
-    code = assemble(text, BASE, bits=32, defines={"COUNT": len(chosen)})
-    stubs_at = assemble(_BOOT, BASE, bits=32, defines={"COUNT": len(chosen)}) if False else b""
-    del stubs_at
+    program = assemble(text, BASE, bits=32, defines={"COUNT": len(chosen)})
     whole = bytearray(END - BASE)
-    whole[: len(code)] = code
-    assert BASE + len(code) < GDT
-    _tables(whole, code.index(bytes([0x6A, 0, 0xE9])) + BASE if bytes([0x6A, 0, 0xE9]) in code else _first_stub(code))
+    whole[: len(program)] = program
+    assert BASE + len(program) < GDT
+    _tables(whole, _first_stub(program))
     for number, case in enumerate(chosen):
         at = SNIPPETS + SNIPPET_BYTES * number
         snippet = assemble(case.code, at)
@@ -253,7 +288,10 @@ def image(chosen: list[Case]) -> bytes:
 
 
 def _first_stub(code: bytes) -> int:
-    return BASE + next(at for at in range(0, len(code), 16) if code[at : at + 2] == b"\x6a\0" and code[at + 2] in (0xE9, 0xEB))
+    """Address of vector 0's stub: push 0 and a jump, 16 bytes aligned."""
+    return BASE + next(
+        at for at in range(0, len(code), 16) if code[at : at + 2] == b"\x6a\0" and code[at + 2] in (0xE9, 0xEB)
+    )
 
 
 def _tables(whole: bytearray, stubs: int) -> None:
@@ -261,8 +299,11 @@ def _tables(whole: bytearray, stubs: int) -> None:
         struct.pack_into(layout, whole, address - BASE, *values)
 
     task = (TSS & 0xFFFFFF) << 16 | 0x67 | 0x89 << 40
-    put(GDT, "<8Q", 0, 0xAF9B000000FFFF, 0xCF93000000FFFF, 0xCFF3000000FFFF, 0xAFFB000000FFFF, task, 0, 0xCF73000000FFFF)
+    put(
+        GDT, "<8Q", 0, 0xAF9B000000FFFF, 0xCF93000000FFFF, 0xCFF3000000FFFF, 0xAFFB000000FFFF, task, 0, 0xCF73000000FFFF
+    )
     put(TSS + 4, "<Q", RSP0)
+    put(TSS + 0x66, "<H", 0x68)  # no I/O permission bitmap
     put(TSS + 0x24, "<2Q", IST1, IST2)
     for vector in range(256):
         target = stubs + 16 * vector

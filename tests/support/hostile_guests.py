@@ -42,20 +42,178 @@ MSRS: Final = (
     *(0xC0000103, 0xC0010117, 0xC0010015, 0x808, 0x80B, 0x80F, 0x830, 0x832, 0x838, 0x83E, 0x83F, 0x802),
 )
 SYSTEM: Final = (  # opcodes that touch more than registers
-    *("0f05", "480f07", "0f07", "0f34", "480f35", "0f35", "0f01f8", "0fa2", "0f31", "0f01f9", "0f33", "f30fc7f8", "0fc7f0"),
+    *(
+        "0f05",
+        "480f07",
+        "0f07",
+        "0f34",
+        "480f35",
+        "0f35",
+        "0f01f8",
+        "0fa2",
+        "0f31",
+        "0f01f9",
+        "0f33",
+        "f30fc7f8",
+        "0fc7f0",
+    ),
     *("f4", "f390", "0f01c8", "0f01c9", "0f01d8", "0f01d9", "0f01da", "0f01db", "0f01dc", "0f01dd", "0f01de", "0f01df"),
     *("0f01c1", "0f01c2", "0f01c3", "0f01c4", "f30fc730", "0fc730", "660fc730", "0f78c8", "0f79c8", "0fae20", "0fae28"),
     *("0fae30", "480fae20", "480fae28", "0f01d0", "0f01d1", "0fae00", "0fae08", "0fae10", "0fae18", "0fc720", "0fc728"),
-    *("0f0138", "660f388208", "0f01fe", "0f01ff", "0f09", "0f08", "0fae38", "fa", "fb", "9d", "9c", "48cf", "cf", "66cf"),
-    *("48cb", "cb", "66cb", "48ff2c24", "ff2c24", "48ff1c24", "66ff2c24", "cc", "f1", "ce", "cd80", "0f0b", "0fff", "0fb9"),
-    *("0f0010", "0f0018", "0f0008", "0f0000", "0f0020", "0f0028", "0f0110", "0f0118", "0f0100", "0f0108", "0f0130", "0f0120"),
-    *("0f06", "8ed0", "8ed8", "8ec0", "8ee0", "8ee8", "8ec8", "0fa1", "0fa9", "0fa0", "0fb208", "0fb408", "0fb508", "17", "1f"),
-    *("f3a4", "f3aa", "f3ab", "f348a5", "f36c", "f36d", "6e", "6f", "f36e", "ec", "ee", "ed", "ef", "e460", "e6f4", "e720", "e540"),
-    *("48f7f0", "f7f1", "f7f9", "d40a", "d400", "c8100005", "c80000ff", "c9", "480fc708", "0fc708", "d7", "62c0", "0f32", "0f30"),
-    *("f30f01c8", "f30f01ee", "f20f01ca", "0f01ca", "0f01cb", "f30f01e8", "f30faed0", "f3480faed8", "0f18c0", "0f0d08", "9b", "dbe3"),
-    *("0f77", "0f10c1", "660f6fc1", "c5f877", "c5fc28c1", "62f17c4828c1", "dd20", "dd30", "d920", "9bd930", "dbe2", "f30f1efa"),
-    *("e2fe", "ebfe", "e8fbffffff", "c3", "c20800", "ff24c0", "ff14c0", "ea00000000", "0f03c1", "0f02c1", "0f00e0", "63c1", "6690"),
-    *("0f013c24", "0f011c24", "0f011424", "0f013424", "f00fba2800", "f0ff00", "f0480fc708", "f00f0b", "f090", "f0f390", "f00f22d8"),
+    *(
+        "0f0138",
+        "660f388208",
+        "0f01fe",
+        "0f01ff",
+        "0f09",
+        "0f08",
+        "0fae38",
+        "fa",
+        "fb",
+        "9d",
+        "9c",
+        "48cf",
+        "cf",
+        "66cf",
+    ),
+    *(
+        "48cb",
+        "cb",
+        "66cb",
+        "48ff2c24",
+        "ff2c24",
+        "48ff1c24",
+        "66ff2c24",
+        "cc",
+        "f1",
+        "ce",
+        "cd80",
+        "0f0b",
+        "0fff",
+        "0fb9",
+    ),
+    *(
+        "0f0010",
+        "0f0018",
+        "0f0008",
+        "0f0000",
+        "0f0020",
+        "0f0028",
+        "0f0110",
+        "0f0118",
+        "0f0100",
+        "0f0108",
+        "0f0130",
+        "0f0120",
+    ),
+    *(
+        "0f06",
+        "8ed0",
+        "8ed8",
+        "8ec0",
+        "8ee0",
+        "8ee8",
+        "8ec8",
+        "0fa1",
+        "0fa9",
+        "0fa0",
+        "0fb208",
+        "0fb408",
+        "0fb508",
+        "17",
+        "1f",
+    ),
+    *(
+        "f3a4",
+        "f3aa",
+        "f3ab",
+        "f348a5",
+        "f36c",
+        "f36d",
+        "6e",
+        "6f",
+        "f36e",
+        "ec",
+        "ee",
+        "ed",
+        "ef",
+        "e460",
+        "e6f4",
+        "e720",
+        "e540",
+    ),
+    *(
+        "48f7f0",
+        "f7f1",
+        "f7f9",
+        "d40a",
+        "d400",
+        "c8100005",
+        "c80000ff",
+        "c9",
+        "480fc708",
+        "0fc708",
+        "d7",
+        "62c0",
+        "0f32",
+        "0f30",
+    ),
+    *(
+        "f30f01c8",
+        "f30f01ee",
+        "f20f01ca",
+        "0f01ca",
+        "0f01cb",
+        "f30f01e8",
+        "f30faed0",
+        "f3480faed8",
+        "0f18c0",
+        "0f0d08",
+        "9b",
+        "dbe3",
+    ),
+    *(
+        "0f77",
+        "0f10c1",
+        "660f6fc1",
+        "c5f877",
+        "c5fc28c1",
+        "62f17c4828c1",
+        "dd20",
+        "dd30",
+        "d920",
+        "9bd930",
+        "dbe2",
+        "f30f1efa",
+    ),
+    *(
+        "e2fe",
+        "ebfe",
+        "e8fbffffff",
+        "c3",
+        "c20800",
+        "ff24c0",
+        "ff14c0",
+        "ea00000000",
+        "0f03c1",
+        "0f02c1",
+        "0f00e0",
+        "63c1",
+        "6690",
+    ),
+    *(
+        "0f013c24",
+        "0f011c24",
+        "0f011424",
+        "0f013424",
+        "f00fba2800",
+        "f0ff00",
+        "f0480fc708",
+        "f00f0b",
+        "f090",
+        "f0f390",
+        "f00f22d8",
+    ),
 )
 
 
@@ -63,13 +221,46 @@ def numbers(rng: random.Random) -> int:
     """A 64-bit number of the kinds that go wrong."""
     choice = rng.randrange(10)
     if choice < 4:
-        return rng.choice((GDT, IDT, TSS, HANDLERS, TABLES, TABLES + 0x1000, CODE, USER_CODE, STACK_TOP - 64, 0xFEE00000, 0xFEE00300)) + (
-            rng.randrange(4096) if rng.random() < 0.5 else 0
-        )
+        return rng.choice(
+            (GDT, IDT, TSS, HANDLERS, TABLES, TABLES + 0x1000, CODE, USER_CODE, STACK_TOP - 64, 0xFEE00000, 0xFEE00300)
+        ) + (rng.randrange(4096) if rng.random() < 0.5 else 0)
     if choice < 6:
-        return rng.choice((0, 1, 2, 7, 8, 0x10, 0x1B, 0x23, 0x28, 0x33, 0xFF, 0x202, 0x4000, 0xFFFF, 0x3000, 0xFFFFFFFF, 1 << 31, 1 << 63))
+        return rng.choice(
+            (
+                0,
+                1,
+                2,
+                7,
+                8,
+                0x10,
+                0x1B,
+                0x23,
+                0x28,
+                0x33,
+                0xFF,
+                0x202,
+                0x4000,
+                0xFFFF,
+                0x3000,
+                0xFFFFFFFF,
+                1 << 31,
+                1 << 63,
+            )
+        )
     if choice < 7:
-        return rng.choice((1 << 47, (1 << 47) - 1, (1 << 47) - 8, MASK64, MASK64 - 7, MASK64 - 4095, 1 << 40, 1 << 39, (1 << 64) - (1 << 47)))
+        return rng.choice(
+            (
+                1 << 47,
+                (1 << 47) - 1,
+                (1 << 47) - 8,
+                MASK64,
+                MASK64 - 7,
+                MASK64 - 4095,
+                1 << 40,
+                1 << 39,
+                (1 << 64) - (1 << 47),
+            )
+        )
     if choice < 8:
         return 1 << rng.randrange(64)
     return rng.getrandbits(rng.choice((8, 16, 32, 64)))
@@ -98,9 +289,15 @@ def snippet(rng: random.Random, bits: int) -> bytes:
         pushes = b"".join(b"\x68" + struct.pack("<I", numbers(rng) & 0xFFFFFFFF) for _ in range(rng.randrange(1, 6)))
         return pushes + bytes.fromhex(rng.choice(("48cf", "cf", "48cb", "cb", "9d", "c3", "66cf", "9d9090")))
     if choice < 14:
-        return b"\x68" + struct.pack("<I", numbers(rng) & 0x3F7FFF | rng.choice((0, 0x100, 0x200, 0x4000, 0x40000))) + b"\x9d"
+        return (
+            b"\x68"
+            + struct.pack("<I", numbers(rng) & 0x3F7FFF | rng.choice((0, 0x100, 0x200, 0x4000, 0x40000)))
+            + b"\x9d"
+        )
     if choice < 15 and bits == 64:  # store to a known place: tables, descriptors, own code
-        address = rng.choice((GDT, IDT, TSS, TABLES, TABLES + 0x1000, TABLES + 0x2000, TABLES + 0x3000, CODE, USER_CODE))
+        address = rng.choice(
+            (GDT, IDT, TSS, TABLES, TABLES + 0x1000, TABLES + 0x2000, TABLES + 0x3000, CODE, USER_CODE)
+        )
         address += rng.randrange(0, 512) * rng.choice((1, 8))
         return b"\x48\x89\x04\x25" + struct.pack("<I", address & 0x7FFFFFFF)
     if choice < 16:  # a store close by, into what runs
@@ -116,7 +313,9 @@ def program(rng: random.Random, bits: int) -> bytes:
     """A random program: snippets, or noise."""
     if rng.random() < 0.2:
         return rng.randbytes(rng.randrange(1, 600))
-    return b"".join(snippet(rng, bits) for _ in range(rng.randrange(1, 60))) + rng.choice((b"\xf4\xeb\xfd", b"\xeb\xfe", b""))
+    return b"".join(snippet(rng, bits) for _ in range(rng.randrange(1, 60))) + rng.choice(
+        (b"\xf4\xeb\xfd", b"\xeb\xfe", b"")
+    )
 
 
 # --- images
@@ -210,7 +409,10 @@ def long_mode(machine: Machine, rng: random.Random) -> None:
     memory.write(HANDLERS + 0x40, bytes.fromhex("4883c408 48ff0424 48cf".replace(" ", "")))
     for vector in range(256):
         with_error = vector in (8, 10, 11, 12, 13, 14, 17, 21, 29, 30)
-        memory.write(IDT + 16 * vector, _gate(HANDLERS + (0x40 if with_error else 0), rng.choice((0, 0, 0, 1, 2)), 3 * rng.randrange(2)))
+        memory.write(
+            IDT + 16 * vector,
+            _gate(HANDLERS + (0x40 if with_error else 0), rng.choice((0, 0, 0, 1, 2)), 3 * rng.randrange(2)),
+        )
     memory.write(CODE, program(rng, 64))
     memory.write(USER_CODE, program(rng, 64))
     registers = cpu.registers
@@ -246,7 +448,9 @@ def mutate_tables(machine: Machine, rng: random.Random) -> None:
         elif kind == 1:
             entry = rng.getrandbits(64)
         elif kind == 2:
-            entry = rng.choice((TABLES, TABLES + 0x1000, TABLES + 0x3000, CODE, 0, RAM, 0xFEE00000)) | rng.choice((3, 7, 0x83, 0x87, 0x67))
+            entry = rng.choice((TABLES, TABLES + 0x1000, TABLES + 0x3000, CODE, 0, RAM, 0xFEE00000)) | rng.choice(
+                (3, 7, 0x83, 0x87, 0x67)
+            )
         else:
             entry = 0
         memory.write64(where, entry)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -301,7 +301,7 @@ def test_a_layout_that_is_not_where_it_should_be_is_refused(name: str, monkeypat
     from vm.hw.engine import layout
 
     monkeypatch.setattr(layout, name, getattr(layout, name) + 8)
-    with pytest.raises(EngineError, match="is not where 2.1.4 has it"):
+    with pytest.raises(EngineError, match=r"is not where 2\.1\.4 has it"):
         Board()
 
 
@@ -318,14 +318,14 @@ class Mistake(Exception):
 
 
 @pytest.fixture
-def failing() -> Iterator[Board]:
+def failing() -> Board:
     made = board(f"nop\nmov eax, [{MMIO}]\nnop\nhlt")
 
     def fail() -> int:
         raise Mistake
 
     made.on_mmio = fail
-    yield made
+    return made
 
 
 def test_an_exception_in_a_host_callback_comes_out_of_the_run(failing: Board) -> None:

@@ -260,9 +260,12 @@ def test_a_port_cannot_be_claimed_twice() -> None:
 
 def test_beyond_ram_loads_give_ones_and_stores_vanish() -> None:
     guest = LongModeGuest()
-    guest.map(AREA := 1 << 39, 0x10000000)
+    area = 1 << 39
+    guest.map(area, 0x10000000)
     registers = guest.machine.cpus[0].registers
-    code = guest.kernel_code(f"movabs rbx, {AREA}\nmov qword ptr [rbx], 5\nmov rax, [rbx]\nmovzx ecx, byte ptr [rbx+3]\nhlt")
+    code = guest.kernel_code(
+        f"movabs rbx, {area}\nmov qword ptr [rbx], 5\nmov rax, [rbx]\nmovzx ecx, byte ptr [rbx+3]\nhlt"
+    )
     registers.rip = code
     guest.machine.run(0, 20)
     assert registers.gpr[Gpr.RAX] == (1 << 64) - 1
@@ -296,7 +299,9 @@ def test_the_apic_timers_count_is_exact_in_the_middle_of_a_block(between: int) -
     apic.write(Reg.DIVIDE, 4, DIVIDE_BY_1)
     apic.write(Reg.INITIAL, 4, 100_000)
     current = f"[rbx+{int(Reg.CURRENT)}]"
-    source = f"movabs rbx, {area}\nmov ecx, {current}\n" + "inc rdx\n" * between + f"mov eax, {current}\nsub ecx, eax\nhlt"
+    source = (
+        f"movabs rbx, {area}\nmov ecx, {current}\n" + "inc rdx\n" * between + f"mov eax, {current}\nsub ecx, eax\nhlt"
+    )
     registers = guest.machine.cpus[0].registers
     registers.rip = guest.kernel_code(source)
     guest.machine.run(0, 1000)

@@ -154,7 +154,7 @@ class Cpu:
         self.nmi_pending = 0
         self.nmi_blocked = False
         self.unsupported: str | None = None
-        self.recent: list[tuple[int, int]] = []  # (block, RIP), linear, of the engine's last stops, newest last
+        self.recent: list[int] = []  # RIPs (linear) at the engine's last stops, newest last
         self.in_engine = False
         self._location = 0  # of the access that the engine reported last, in its present run
         self.reset()
@@ -294,15 +294,14 @@ class Cpu:
             self.in_engine = False
         self.registers.clear_resume()
         self._spend(stop.instructions)
-        self.recent.append(self._last_block())
+        self.recent.append(self._linear_rip())
         if len(self.recent) > 16:
             del self.recent[0]
         return stop.instructions + self._handle(stop)
 
-    def _last_block(self) -> tuple[int, int]:
-        """Linear addresses of the block that ran last and of the instruction that is next."""
+    def _linear_rip(self) -> int:
         base = self.registers.segment(Seg.CS).base if self.registers.bits != 64 else 0
-        return self.engine.control.block_pc, base + self.registers.rip & _MASK64
+        return base + self.registers.rip & _MASK64
 
     def _apply_stored_code(self) -> None:
         if self.mmu.stored_code:

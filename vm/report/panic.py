@@ -58,12 +58,11 @@ def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
 
 
 def _last_instructions(cpu: Cpu, symbols: Symbols) -> list[str]:
-    """The instructions of the blocks in which the engine stopped last, up to where it stopped."""
-    listed: list[str] = []
-    for block, rip in reversed(cpu.recent):
-        listed = [*_block(cpu, block, rip, symbols), *listed]
-        if len(listed) >= LAST:
-            break
+    """Where the engine stopped last, and the whole of the last block up to there."""
+    listed = [line for rip in cpu.recent[:-1] for line in _block(cpu, rip, rip, symbols)]
+    if cpu.recent:
+        block = cpu.engine.last_block()
+        listed += _block(cpu, cpu.recent[-1] if block is None else block, cpu.recent[-1], symbols)
     return ["  last instructions, newest last:", *listed[-LAST:]]
 
 

@@ -128,7 +128,14 @@ CR_WRITES = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
 CR_READS = 1 << 8
 
 _FILL_TYPE = ctypes.CFUNCTYPE(
-    ctypes.c_bool, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_uint64
+    ctypes.c_bool,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_uint64,
 )
 _VOID_TYPE = ctypes.CFUNCTYPE(None)
 _REWIND_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
@@ -198,7 +205,7 @@ class Engine:
     def _fail(self, error: BaseException) -> None:
         if self.error is None:
             self.error = error
-        self.control.stop = 1
+        self.ask_to_stop()
 
     def _map_words(self) -> None:
         cpu, env = self._cpu, self.env
@@ -234,9 +241,11 @@ class Engine:
         slot = layout.u64(layout.u64(self._cpu + layout.CPU_CC).value + layout.CC_TLB_FILL)
         slot.value = code.fill(fill, original)
         data = ctypes.addressof(control)
+        control.slow = block = code.block()
+        control.to_fast = code.fast(block) - block
         self._hooks = [
             library.hook(self._handle, UC_HOOK_TLB_FILL, code.refuse(), 0),
-            library.hook(self._handle, UC_HOOK_BLOCK, code.block(), data),
+            library.hook(self._handle, UC_HOOK_BLOCK, block, data),
             library.hook(self._handle, UC_HOOK_INSN, code.trap("rcx"), data, x86.UC_X86_INS_IN),
             library.hook(self._handle, UC_HOOK_INSN, code.trap("r8"), data, x86.UC_X86_INS_OUT),
             library.hook(self._handle, UC_HOOK_INSN, code.trap("rsi"), data, x86.UC_X86_INS_SYSCALL),
@@ -278,7 +287,7 @@ class Engine:
         self._refused_ahead = False
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
-        control.block_icount = control.block_pc = control.requested = 0
+        control.block_return = control.requested = control.withheld = 0
         self._old_exception.value = -1
         self._is_int.value = 0
         if budget <= 32:
@@ -291,7 +300,7 @@ class Engine:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        return self._classify(result, budget - control.remaining)
+        return self._classify(result, budget - control.remaining - control.withheld)
 
     def _classify(self, result: int, paid: int) -> Stop:
         control = self.control
@@ -306,7 +315,7 @@ class Engine:
             raise EngineError(f"unicorn stopped with its error {result} at RIP {self._rip.value:#x}")
         if self._refused_location is not None:
             location, self._refused_location = self._refused_location, None
-            if self._refused_fetch and not control.remaining:
+            if self._refused_fetch and not control.remaining and not control.withheld:
                 return Stop(StopKind.BUDGET, paid)  # what cannot be fetched comes after the budget
             return Stop(StopKind.REFUSED, paid - (self._unexecuted() if location else 0))
         code = self._exception_index.value
@@ -319,11 +328,14 @@ class Engine:
 
     def ask_to_stop(self) -> None:
         """Stop before the next block (from a callback: an MMIO access that ends the slice)."""
-        self.control.stop = 1
+        control = self.control
+        control.stop = 1
+        control.withheld += control.remaining
+        control.remaining = 0
 
     def executed(self, location: int = 0) -> int:
         """Instructions retired so far in a run, from inside a callback at `location`."""
-        paid: int = self._budget - self.control.remaining
+        paid: int = self._budget - self.control.remaining - self.control.withheld
         if not location:
             return paid
         self.locate(location)
@@ -335,17 +347,20 @@ class Engine:
             self._library["cpu_restore_state_x86_64"](self._cpu, location, False)
         return self._rip.value
 
+    def last_block(self) -> int | None:
+        """Linear address of the block that ran last in the present or last run; None if none did."""
+        return self._block_starts()[0] if self.control.block_return else None
+
     def _unexecuted(self) -> int:
         """How many instructions of the block paid for last lie at or after RIP."""
-        icount: int = self.control.block_icount
-        if not icount:
+        if not self.control.block_return:
             return 0
-        return icount - self._index((self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF)
+        return len(self._block_starts()) - self._index((self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF)
 
     def _index(self, linear: int) -> int:
         starts = self._block_starts()
         if not starts[0] <= linear <= starts[-1]:
-            return int(self.control.block_icount)
+            return len(starts)
         return bisect_left(starts, linear)
 
     def _block_starts(self) -> list[int]:
@@ -385,9 +400,9 @@ class Engine:
     def _rewind(self, linear: int) -> None:
         """A store changed its own block: QEMU runs the storing instruction again, alone."""
         control = self.control
-        if control.block_icount:
-            control.remaining += control.block_icount - self._index(linear)
-            control.block_icount = 0
+        if control.block_return:
+            control.remaining += len(self._block_starts()) - self._index(linear)
+            control.block_return = 0
 
     def _clear_table(self) -> None:
         ctypes.memset(self._table, 0, ctypes.sizeof(self._table))

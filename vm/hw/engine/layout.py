@@ -38,6 +38,8 @@ CC_TLB_FILL: Final = 72
 # --- TCGContext and TranslationBlock
 TCG_FLUSH_COUNT: Final = 0x98D0
 TB_PC: Final = 0
+TB_FLAGS: Final = 16
+TB_FLAG_RF: Final = 1 << 16
 TB_SIZE: Final = 20
 TB_ICOUNT: Final = 22
 TB_CFLAGS: Final = 24

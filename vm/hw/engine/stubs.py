@@ -8,8 +8,10 @@ Three stubs, assembled by Keystone into one executable mapping per process:
 - `block` runs at the start of each translated block. It keeps the instruction budget exactly: a
   block that fits is paid for and runs; a block that is longer than what is left is run as a
   shorter translation (cflags_next_tb); with nothing left, or a stop asked for, the engine stops.
-  How many instructions a block has is read from its TranslationBlock, found by return address
-  and remembered in a table that a flush of the translations voids.
+  How many instructions a block has is read from its TranslationBlock, found by return address.
+  It is remembered in a table that a flush of the translations voids; and in a whole block's own
+  code, where the stub overwrites the size that the block passes (`mov edx, size`) and lets its call
+  go to `fast`, five instructions, from then on.
 - `trap` turns IN, OUT and SYSCALL, for which Unicorn has hooks only, into exits before the
   instruction: it leaves by the engine's own longjmp, which the public hook cannot.
 """
@@ -40,9 +42,9 @@ class Control(ctypes.Structure):
 
     _fields_ = (
         ("remaining", ctypes.c_int64),  # 0: instructions left in the budget
-        ("block_pc", ctypes.c_uint64),  # 8: linear address of the block that was paid for last
-        ("block_icount", ctypes.c_uint64),  # 16: its instructions
-        ("block_return", ctypes.c_uint64),  # 24: the host address by which its translation is found
+        ("to_fast", ctypes.c_int64),  # 8: what a call's distance grows by to reach `fast` instead
+        ("slow", ctypes.c_uint64),  # 16: address of the block stub
+        ("block_return", ctypes.c_uint64),  # 24: in the block that was paid for last; 0 for none
         ("stop", ctypes.c_uint64),  # 32: Python asks for a stop at the next block
         ("stopped", ctypes.c_uint64),  # 40: the stub has stopped
         ("table", ctypes.c_uint64),  # 48: pairs (return address, instructions)
@@ -59,9 +61,11 @@ class Control(ctypes.Structure):
         ("leave", ctypes.c_uint64),  # 136: cpu_loop_exit_noexc
         ("trapped", ctypes.c_uint64),  # 144: an IN, OUT or SYSCALL left the engine before its effect
         ("eflags", ctypes.c_uint64),  # 152: address of RFLAGS, whose RF ends with the block that set it
+        ("withheld", ctypes.c_int64),  # 160: budget taken away to force a stop
     )
 
 
+# rdi uc, rsi linear address, edx bytes of the block (instructions where `fast` is called), rcx Control.
 _BLOCK = f"""
 entry:
     mov rax, [rsp]
@@ -87,8 +91,6 @@ pay:
     sub r10, r9
     jl not_paid
     mov [rcx], r10
-    mov [rcx + 8], rsi
-    mov [rcx + 16], r9
     mov [rcx + 24], rax
     jz last
     ret
@@ -133,6 +135,9 @@ short_block:
     mov qword ptr [rcx + 96], 1
     ret
 stop:
+    mov r8, [rcx + 160]
+    add [rcx], r8
+    mov qword ptr [rcx + 160], 0
     mov qword ptr [rcx + 40], 1
     mov byte ptr [rdi + {layout.UC_STOP_REQUEST}], 1
     mov rdi, [rcx + 64]
@@ -172,16 +177,54 @@ miss:
     movzx r9d, word ptr [rax + {layout.TB_ICOUNT}]
     mov r10d, [rax + {layout.TB_CFLAGS}]
     and r10d, {layout.CF_COUNT_MASK}
-    jz plain
+    jz mark
     bts r9, {SHORT_BIT}
     cmp r10d, 1
     je plain
     bts r9, {TAIL_BIT}
+    jmp plain
+mark:
+    test dword ptr [rax + {layout.TB_FLAGS}], {layout.TB_FLAG_RF}
+    jnz plain
+    mov rax, [rsp]
+    mov r10d, 16
+    cmp word ptr [rax - 12], 0x8d48
+    je patch
+    mov r10d, 19
+    cmp word ptr [rax - 15], 0xb948
+    jne plain
+patch:
+    cmp byte ptr [rax - 5], 0xe8
+    jne plain
+    movsxd r11, dword ptr [rax - 4]
+    add r11, rax
+    cmp r11, [rcx + 16]
+    jne plain
+    neg r10
+    cmp byte ptr [rax + r10 - 1], 0xba
+    jne plain
+    cmp [rax + r10], edx
+    jne plain
+    mov [rax + r10], r9d
+    mov r10, [rcx + 8]
+    add [rax - 4], r10d
 plain:
     mov rax, [rsp]
     mov [r8], rax
     mov [r8 + 8], r9
     jmp hit
+"""
+
+# The same for a block that is known to be whole and how many instructions it has (edx).
+_FAST = """
+    sub [rcx], rdx
+    jle undo
+    mov rax, [rsp]
+    mov [rcx + 24], rax
+    ret
+undo:
+    add [rcx], rdx
+    jmp {slow}
 """
 
 # bool tlb_fill(cs, address, size, access, mmu_idx, probe, retaddr)
@@ -264,6 +307,10 @@ class CodePage:
     def block(self) -> int:
         """The block stub; its user data is the address of a `Control`."""
         return self.add(_BLOCK)
+
+    def fast(self, slow: int) -> int:
+        """What a block's call goes to once the block stub at `slow` knows the block."""
+        return self.add(_FAST.format(slow=slow))
 
     def trap(self, user_data: str) -> int:
         """A UC_HOOK_INSN callback that leaves the engine; `user_data` is its argument's register."""
