@@ -32,6 +32,14 @@ def run() -> list[Row]:
             best = min(best, (time.process_time() - start) / SLICES)
         over = (best - quantum * instruction) * 1e6
         rows.append(
-            Row("slices", f"slice of {quantum}, over its instructions", over, "us", None, None, *at_most(over, BOUND_US, "<= 10 us"))
+            Row(
+                "slices",
+                f"slice of {quantum}, over its instructions",
+                over,
+                "us",
+                None,
+                None,
+                *at_most(over, BOUND_US, "<= 10 us"),
+            )
         )
     return rows

@@ -134,7 +134,9 @@ def script_of(scenario: Scenario) -> Script:
     return Script(tuple(ScriptStep(entry.cpu, entry.until) for entry in scenario.script))
 
 
-def boot(scenario: Scenario, ram: int = 64 << 20, modes: Modes | None = None, cpus: int | None = None) -> BootedScenario:
+def boot(
+    scenario: Scenario, ram: int = 64 << 20, modes: Modes | None = None, cpus: int | None = None
+) -> BootedScenario:
     """Build a scenario's guest and boot it.
 
     Raises:

@@ -97,5 +97,7 @@ def replay_session(recording: Recording) -> Session:
     options = RunOptions(recording.max_time, recording.stop_at_finding, PoolConfig(*recording.pool))
     setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options)
     if setup.is_scenario != recording.booted:
-        raise RecordingError(f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded")
+        raise RecordingError(
+            f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded"
+        )
     return setup.session(ReplaySchedule(recording.schedule()))

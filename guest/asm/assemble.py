@@ -72,9 +72,7 @@ class Program:
 class Assembler:
     """Assembles the files of one program, one after the other."""
 
-    def __init__(
-        self, layout: Layout, include: Sequence[Path], defines: Mapping[str, int], bits: int
-    ) -> None:
+    def __init__(self, layout: Layout, include: Sequence[Path], defines: Mapping[str, int], bits: int) -> None:
         self.program = Program()
         self._layout, self._include, self._first_bits = layout, include, bits
         self._encoder = Encoder()

@@ -149,9 +149,7 @@ def _align(name: str, arguments: list[str], context: Context, place: Place) -> A
         raise AsmError(place, f"{name} {arguments[0]} is not a power of two")
     given = len(arguments) > 1 and arguments[1] != ""
     if Access.X in context.section.access and not given:
-        raise AsmError(
-            place, f"{name} among code needs its fill: write {name} {arguments[0]}, 0x90 (or 0xcc)"
-        )
+        raise AsmError(place, f"{name} among code needs its fill: write {name} {arguments[0]}, 0x90 (or 0xcc)")
     fill = context.constant(arguments[1], place) & 0xFF if given else 0
     most = context.constant(arguments[2], place) if len(arguments) > 2 else boundary
     return Align(boundary, bytes([fill]), most, place)

@@ -66,6 +66,7 @@ class Branch:
     near_size: int
     target: Linear
 
+
 _DECIMAL = re.compile(r"\b[1-9][0-9]+\b")
 
 
@@ -158,9 +159,7 @@ class Encoder:
         except keystone.KsError as error:
             if error.errno == keystone.KS_ERR_ASM_MNEMONICFAIL:
                 raise lint.without_keystone(instruction.mnemonic, place) from None
-            raise AsmError(
-                place, f"Keystone refuses {text!r}: {error}; check operand sizes, or write .byte"
-            ) from None
+            raise AsmError(place, f"Keystone refuses {text!r}: {error}; check operand sizes, or write .byte") from None
         if not code:
             raise AsmError(place, f"Keystone gives no bytes for {text!r}; write .byte")
         return bytes(code)

@@ -169,11 +169,7 @@ class Expander:
         variable, *values = split_commas(rest)
         if name == ".irpc":
             values = list("".join(values))
-        return [
-            line
-            for value in values or [""]
-            for line in substitute(body, {variable: plain(value, place)}, name)
-        ]
+        return [line for value in values or [""] for line in substitute(body, {variable: plain(value, place)}, name)]
 
     def _skipping(self) -> bool:
         return bool(self._ifs) and not self._ifs[-1].active

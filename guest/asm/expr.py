@@ -102,9 +102,7 @@ def number(text: str, place: Place) -> int:
     """The value of a number as GNU as reads it: decimal, ``0x``, ``0b``."""
     lower = text.lower()
     if re.fullmatch(r"\d+[bf]", lower) and not lower.startswith("0x"):
-        raise AsmError(
-            place, f"numeric local label {text}: Keystone has none; use a named label such as .Lretry"
-        )
+        raise AsmError(place, f"numeric local label {text}: Keystone has none; use a named label such as .Lretry")
     if re.fullmatch(r"0[0-7]+", lower):
         raise AsmError(place, f"{text} is octal for assemblers; write {int(lower, 8):#x} or drop the 0")
     try:

@@ -73,9 +73,7 @@ def link(
         folder = Path(name)
         (folder / "unit.s").write_text(unit(sources, layout, bits))
         (folder / "unit.ld").write_text(script(layout))
-        _run(
-            ["as", "--64", "-n", "-msyntax=intel", "-mnaked-reg", *options, "unit.s", "-o", "unit.o"], folder
-        )
+        _run(["as", "--64", "-n", "-msyntax=intel", "-mnaked-reg", *options, "unit.s", "-o", "unit.o"], folder)
         flags = ["-m", "elf_x86_64", "-n", "--build-id=none", "--no-warn-rwx-segments", "-e", "0"]
         _run(["ld", *flags, "-T", "unit.ld", "unit.o", "-o", "unit.elf"], folder)
         return _loaded((folder / "unit.elf").read_bytes())

@@ -198,9 +198,7 @@ class Linker:
             found = self._locate(name)
             net[found[0].section if found else name] += factor
         if any(factor < 0 for where, factor in net.items() if where != section):
-            raise AsmError(
-                place, "GNU as cannot subtract symbols of another section; give two .quad, or use registers"
-            )
+            raise AsmError(place, "GNU as cannot subtract symbols of another section; give two .quad, or use registers")
 
     def _patched(self, data: bytes, slots: tuple[Slot, ...], at: int, place: Place) -> bytes:
         if not slots:
@@ -225,9 +223,7 @@ class Linker:
         for name, label in program.labels.items():
             if "\0" in name:
                 continue
-            section = next(
-                (p.placement.name for p in self._placed if p.placement.takes(label.section)), label.section
-            )
+            section = next((p.placement.name for p in self._placed if p.placement.takes(label.section)), label.section)
             found[name] = self._make(name, section)
         for name, constant in program.constants.items():
             if "\0" not in name and name not in program.redefined:

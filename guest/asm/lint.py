@@ -180,9 +180,7 @@ def _refuse_far_address(mem: Mem, mnemonic: str, place: Place) -> None:
         if mem.base or mem.index or mem.disp.terms:
             raise AsmError(place, "movabs takes a constant address; load the address into a register first")
     elif mem.disp.is_const and not -(1 << 31) <= mem.disp.const < 1 << 31:
-        raise AsmError(
-            place, f"address {mem.disp.const:#x} does not fit 32 signed bits; load it into a register first"
-        )
+        raise AsmError(place, f"address {mem.disp.const:#x} does not fit 32 signed bits; load it into a register first")
 
 
 def _segment_moves(instruction: Instruction, bits: int, place: Place) -> Instruction:

@@ -84,9 +84,7 @@ def plain(argument: str, place: Place) -> str:
         return argument
     glued = _GLUED.sub(r"\1", argument)
     if re.search(r"\s", glued) and not glued.startswith("("):
-        raise AsmError(
-            place, f"macro argument {argument!r} contains spaces, which separate arguments: quote it"
-        )
+        raise AsmError(place, f"macro argument {argument!r} contains spaces, which separate arguments: quote it")
     return glued
 
 

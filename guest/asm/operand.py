@@ -87,9 +87,7 @@ class _AddressParser(Parser):
 
 def _refuse_pseudo(register: str, place: Place) -> None:
     if register in registers.PSEUDO:
-        raise AsmError(
-            place, f"{register} is a symbol for GNU as; write the absolute address alone, as in gs:[8]"
-        )
+        raise AsmError(place, f"{register} is a symbol for GNU as; write the absolute address alone, as in gs:[8]")
 
 
 def parse(text: str, lookup: Lookup, place: Place) -> Operand:

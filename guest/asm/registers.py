@@ -21,9 +21,7 @@ for _i in range(8, 16):
 
 SEGMENT = frozenset({"cs", "ds", "es", "fs", "gs", "ss"})
 CONTROL = frozenset(f"{kind}{i}" for kind in ("cr", "dr") for i in range(16))
-VECTOR = frozenset(f"{kind}{i}" for kind in ("xmm", "ymm") for i in range(16)) | frozenset(
-    f"mm{i}" for i in range(8)
-)
+VECTOR = frozenset(f"{kind}{i}" for kind in ("xmm", "ymm") for i in range(16)) | frozenset(f"mm{i}" for i in range(8))
 POINTERS = frozenset({"rip", "eip"})
 PSEUDO = frozenset({"riz", "eiz"})
 
@@ -34,9 +32,9 @@ NAMES = OPERAND | POINTERS | PSEUDO
 """Every name that no symbol may have."""
 
 
-RESERVED = frozenset(
-    ("and", "or", "xor", "not", "mod", "shl", "shr", "eq", "ne", "lt", "le", "gt", "ge")
-) | frozenset(("offset", "ptr", "short", "near", "far", "flat", "byte", "word", "dword", "fword", "qword"))
+RESERVED = frozenset(("and", "or", "xor", "not", "mod", "shl", "shr", "eq", "ne", "lt", "le", "gt", "ge")) | frozenset(
+    ("offset", "ptr", "short", "near", "far", "flat", "byte", "word", "dword", "fword", "qword")
+)
 """Words that GNU as reads as operators in Intel syntax: no symbol may have them either."""
 
 

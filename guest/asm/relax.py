@@ -90,9 +90,7 @@ class Relaxer:
         for _ in range(_PASSES):
             if not self._pass():
                 return Relaxed(self.section, self.offsets, self.near)
-        raise AsmError(
-            self.section.place, f"{self.section.name}: sizes that depend on each other never settle"
-        )
+        raise AsmError(self.section.place, f"{self.section.name}: sizes that depend on each other never settle")
 
     def _lay_out(self) -> None:
         """First addresses: branches short, alignment as it falls."""

@@ -73,9 +73,7 @@ def strip_comments(text: str, name: str) -> list[Line]:
 
 def _refuse_separator(piece: str, place: Place) -> None:
     if piece == ";":
-        raise AsmError(
-            place, "';' separates statements for assemblers; write one statement a line, # for comments"
-        )
+        raise AsmError(place, "';' separates statements for assemblers; write one statement a line, # for comments")
     if piece == "//":
         raise AsmError(place, "'//' is no comment for assemblers; write # instead")
 

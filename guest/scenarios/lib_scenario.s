@@ -268,11 +268,44 @@ hog_asleep:
     xor eax, eax
     ret
 
+# u64 call_nothing(void)
+# A system call: in and out. A LIFO pool deals the same frames in reverse each time, so an even number
+# of entries between two deep ones would bring the same frames to the same pages.
+call_nothing:
+    xor eax, eax
+    ret
+
 # ---- ring 3
 .p2align 12, 0x90
 hog_user:
     mov eax, SYS_HOG
     syscall
+    jmp .Luser_rounds_exit
+
+# The usual program. Its argument is in bytes, from the lowest: how many rounds; then the system calls
+# of a round, in order, each given the round's number; 0 ends them. A result other than 0 ends it.
+user_rounds:
+    movzx r12d, dil
+    mov r13, rdi
+    xor ebx, ebx
+.Luser_rounds_next:
+    mov r14, r13
+.Luser_rounds_call:
+    shr r14, 8
+    movzx eax, r14b
+    test eax, eax
+    jz .Luser_rounds_end
+    mov rdi, rbx
+    syscall
+    test rax, rax
+    jnz .Luser_rounds_exit
+    jmp .Luser_rounds_call
+.Luser_rounds_end:
+    inc ebx
+    cmp ebx, r12d
+    jb .Luser_rounds_next
+    xor eax, eax
+.Luser_rounds_exit:
     mov rdi, rax
     mov eax, SYS_EXIT
     syscall

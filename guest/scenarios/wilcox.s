@@ -11,10 +11,12 @@
 #
 # B looks at the waiter before it unlocks: a waiter that is not A's would otherwise crash the guest.
 
-.equ ROUNDS,        3
 .equ SYS_SHARE,     65                  # share(round)
 .equ SYS_SERVE,     66                  # serve(round)
-.equ SYS_REST,      67                  # rest()
+.equ SYS_REST,      67
+.equ SYS_NOTHING,   68
+.equ A_ROUNDS,      0x44434103          # three of share, rest, nothing
+.equ B_ROUNDS,      0x4203
 .equ MAGIC,         0x57494c434f580000  # "WILCOX"; plus the round
 .equ ANSWER,        0x100               # what B adds
 .equ OUTER_FRAMES,  5                   # of 1 KiB: the item is about 5.5 KiB deep
@@ -120,50 +122,6 @@ wilcox_serve:
     lea rdi, [rip+.Lwilcox_text_lost]
     jmp fail
 
-# ---- ring 3
-.p2align 12, 0x90
-wilcox_user_a:
-    xor ebx, ebx
-.Luser_a_round:
-    mov rdi, rbx
-    mov eax, SYS_SHARE
-    syscall
-    test rax, rax
-    jnz .Luser_exit
-    lea rdi, [rip+.Levent_returned]
-    mov eax, HYPER_EVENT
-    out PORT_HYPERCALL, eax
-    jmp .Luser_a_marked
-.Luser_a_marked:
-    mov eax, SYS_REST
-    syscall
-    mov eax, SYS_GETCPU                 # an odd number of entries a round: a LIFO pool would else
-    syscall                             # deal the same frames again
-    inc ebx
-    xor eax, eax
-    cmp ebx, ROUNDS
-    jb .Luser_a_round
-.Luser_exit:
-    mov rdi, rax
-    mov eax, SYS_EXIT
-    syscall
-
-wilcox_user_b:
-    xor ebx, ebx
-.Luser_b_round:
-    mov rdi, rbx
-    mov eax, SYS_SERVE
-    syscall
-    test rax, rax
-    jnz .Luser_exit
-    inc ebx
-    cmp ebx, ROUNDS
-    jb .Luser_b_round
-    jmp .Luser_exit
-.Levent_returned:                       # read by the machine while in ring 3
-    .asciz "returned"
-.p2align 12, 0x90
-
 .section .rodata
 scenario_name:
     .asciz "wilcox"
@@ -177,14 +135,15 @@ scenario_name:
     .asciz ": CPU 1 found another waiter than the one that waits\n"
 .p2align 3
 scenario_threads:
-    .quad wilcox_user_b, 0, 1
-    .quad wilcox_user_a, 0, 0
+    .quad user_rounds, B_ROUNDS, 1
+    .quad user_rounds, A_ROUNDS, 0
     .quad 0
 scenario_calls:
     .quad hog_dive
     .quad wilcox_share
     .quad wilcox_serve
     .quad call_hog
+    .quad call_nothing
     .quad 0
 .data
 .p2align 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-MINE = '''
+MINE = """
 from vm.stacks import Policy, Steps, Thread, map_pages
 
 class Mine(Policy):
@@ -19,7 +19,7 @@ class Mine(Policy):
 
     def create_thread(self, cpu: int, thread: Thread) -> Steps:
         yield from map_pages(thread.pages)
-'''
+"""
 
 
 def kstack(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -67,7 +67,15 @@ def test_compare_is_complete_with_exit_code_0_and_strict_makes_it_1() -> None:
 
 def test_the_table_names_cpu_symbol_address_both_owners_and_the_step_that_freed() -> None:
     done = kstack("compare", "--scenarios", "laight", "--schedules", "0", "--policies", "entry-exit")
-    for part in ("unsafe", "CPU 1 read", "0xffffc9", "laight_watch+", "belonged to thread", "freed by exit_kernel", "GiveBack"):
+    for part in (
+        "unsafe",
+        "CPU 1 read",
+        "0xffffc9",
+        "laight_watch+",
+        "belonged to thread",
+        "freed by exit_kernel",
+        "GiveBack",
+    ):
         assert part in done.stdout
 
 

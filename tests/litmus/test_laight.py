@@ -130,7 +130,9 @@ def test_the_judge_needs_no_script_to_find_it(laight: Scenario, booted: BootedSc
     judgement = judge(EntryExit, laight, booted, Portfolio(schedules=5), Modes())
     assert judgement.safe is False
     assert judgement.hits >= 9
-    sampled = judge(EntryExit, find_scenario("laight-sleep"), boot(find_scenario("laight-sleep")), Portfolio(2), Modes())
+    sampled = judge(
+        EntryExit, find_scenario("laight-sleep"), boot(find_scenario("laight-sleep")), Portfolio(2), Modes()
+    )
     assert sampled.safe is False
     assert sampled.basis == "sampled"
 

@@ -33,17 +33,13 @@ class Bus:
     def __init__(self, cpus: int, rules: frozenset[Rule]) -> None:
         self.now = 0
         self.sent: list[Message] = []
-        self._apics = [
-            LocalApic(each, self, lambda: self.now, rules, each == 0) for each in range(cpus)
-        ]
+        self._apics = [LocalApic(each, self, lambda: self.now, rules, each == 0) for each in range(cpus)]
 
     @property
     def apics(self) -> Sequence[LocalApic]:
         return self._apics
 
-    def send(
-        self, source: int, destinations: tuple[int, ...], mode: DeliveryMode, vector: int
-    ) -> None:
+    def send(self, source: int, destinations: tuple[int, ...], mode: DeliveryMode, vector: int) -> None:
         self.sent.append((source, destinations, mode, vector))
 
     def destinations(self) -> list[tuple[int, ...]]:
@@ -206,9 +202,7 @@ def test_only_the_boot_cpu_has_the_bsp_flag() -> None:
         ((Base.EN,), (Base.EN, 1), False),
     ],
 )
-def test_mode_changes_follow_figure_10_27(
-    start: tuple[int, ...], change: tuple[int, ...], allowed: bool
-) -> None:
+def test_mode_changes_follow_figure_10_27(start: tuple[int, ...], change: tuple[int, ...], allowed: bool) -> None:
     apic = apics().apics[0]
     assert apic.set_base_msr(0xFEE0_0000 | sum(start))
     before = apic.base_msr
@@ -264,9 +258,7 @@ def test_x2apic_refuses_read_only_and_reserved_writes(msr: int, value: int) -> N
     assert apic.snapshot() == before
 
 
-@pytest.mark.parametrize(
-    "msr", [0x7FF, 0x800, 0x809, 0x80B, 0x80C, 0x80E, 0x82F, 0x831, 0x83F, 0x840]
-)
+@pytest.mark.parametrize("msr", [0x7FF, 0x800, 0x809, 0x80B, 0x80C, 0x80E, 0x82F, 0x831, 0x83F, 0x840])
 def test_x2apic_refuses_reads_of_what_it_has_not(msr: int) -> None:
     assert x2apics().apics[0].read_msr(msr) is None
 
@@ -446,9 +438,7 @@ def test_the_8259_passes_in_virtual_wire_mode_only() -> None:
         (0x10, 2, [(2,)]),
     ],
 )
-def test_a_command_names_its_destinations(
-    low: int, destination: int, expected: list[tuple[int, ...]]
-) -> None:
+def test_a_command_names_its_destinations(low: int, destination: int, expected: list[tuple[int, ...]]) -> None:
     bus = apics()
     for apic in bus.apics:
         store(apic, Reg.LDR, 1 << apic.apic_id << 24)
@@ -526,9 +516,7 @@ def test_a_periodic_timer_catches_up_with_one_interrupt_and_keeps_its_phase() ->
 
 
 @given(st.integers(1, 1000), st.integers(0, 5000), st.booleans())
-def test_the_current_count_is_the_same_before_and_after_advance(
-    initial: int, passed: int, periodic: bool
-) -> None:
+def test_the_current_count_is_the_same_before_and_after_advance(initial: int, passed: int, periodic: bool) -> None:
     bus, apic = timer(initial, Lvt.PERIODIC | 0x40 if periodic else 0x40, divide=0b0000)
     bus.now += passed
     before = load(apic, Reg.CURRENT)

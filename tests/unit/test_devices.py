@@ -35,9 +35,7 @@ class Nowhere:
 
     apics: list[LocalApic] = field(default_factory=list)
 
-    def send(
-        self, source: int, destinations: tuple[int, ...], mode: DeliveryMode, vector: int
-    ) -> None: ...
+    def send(self, source: int, destinations: tuple[int, ...], mode: DeliveryMode, vector: int) -> None: ...
 
 
 def silent(data: bytes) -> None: ...
@@ -165,9 +163,7 @@ def test_odd_sizes_and_offsets_never_raise_or_leave_the_range(kind: str, seed: i
     chance = random.Random(seed)
     for _ in range(1000):
         offset, size = chance.randrange(ports + 16), chance.choice((1, 2, 3, 4, 5, 7, 8))
-        drive(
-            device, clock, [(chance.random() < 0.5, offset, size, chance.getrandbits(8 * size), 7)]
-        )
+        drive(device, clock, [(chance.random() < 0.5, offset, size, chance.getrandbits(8 * size), 7)])
 
 
 def test_two_devices_of_a_kind_never_influence_each_other(kind: str) -> None:

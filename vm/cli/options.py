@@ -60,4 +60,6 @@ class PoolOptions:
 
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document, and nothing else.")]
-ModeList = Annotated[list[str] | None, Parameter(name="--mode", negative=(), help="Architecture mode as name=value; repeatable.")]
+ModeList = Annotated[
+    list[str] | None, Parameter(name="--mode", negative=(), help="Architecture mode as name=value; repeatable.")
+]

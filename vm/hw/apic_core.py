@@ -51,9 +51,7 @@ class ApicBus(Protocol):
         """Every local APIC, to match destinations against."""
         ...
 
-    def send(
-        self, source: int, destinations: tuple[int, ...], mode: DeliveryMode, vector: int
-    ) -> None:
+    def send(self, source: int, destinations: tuple[int, ...], mode: DeliveryMode, vector: int) -> None:
         """Take a message for the APICs with these ids; `mode` is FIXED, NMI, INIT or STARTUP."""
         ...
 

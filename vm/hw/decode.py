@@ -99,9 +99,7 @@ def decode(code: bytes, bits: int) -> Instruction | None:
                 memory = _memory_operand(found, operand)
         name = found.mnemonic.split()[-1]
         repeat = found.mnemonic.startswith("rep")
-        return Instruction(
-            name, found.size, tuple(registers), tuple(immediates), memory, repeat, found.addr_size * 8
-        )
+        return Instruction(name, found.size, tuple(registers), tuple(immediates), memory, repeat, found.addr_size * 8)
     return None
 
 

@@ -82,9 +82,7 @@ class EventDelivery:
         rules: the rules it obeys.
     """
 
-    def __init__(
-        self, registers: Registers, linear: LinearMemory, modes: Modes, rules: frozenset[Rule] = ALL
-    ) -> None:
+    def __init__(self, registers: Registers, linear: LinearMemory, modes: Modes, rules: frozenset[Rule] = ALL) -> None:
         self._registers = registers
         self._linear = linear
         self._modes = modes
@@ -176,11 +174,10 @@ class EventDelivery:
         words += [registers.segment(Seg.CS).selector, self._saved_rip(event)]
         if event.error is not None and Rule.FRAME_WORDS in self._rules:
             words.append(event.error)
-        for word in words:
-            rsp = rsp - 8 & _MASK64
-            if not is_canonical(rsp):
-                raise GuestFault(SS, ext)
-            linear.write(rsp, 8, word)
+        if not (is_canonical(rsp - 8 & _MASK64) and is_canonical(rsp - 8 * len(words) & _MASK64)):
+            raise GuestFault(SS, ext)
+        linear.push(rsp, words)
+        rsp = rsp - 8 * len(words) & _MASK64
         if not is_canonical(target):
             raise GuestFault(GP, ext)
         if new_cpl != cpl:
@@ -194,8 +191,7 @@ class EventDelivery:
         idt = self._registers.segment(Seg.IDTR)
         if event.vector * size + size - 1 > idt.limit:
             raise GuestFault(GP, error)
-        low = self._linear.read(idt.base + event.vector * size, 8)
-        return low if size == 8 else low | self._linear.read(idt.base + event.vector * size + 8, 8) << 64
+        return self._linear.read(idt.base + event.vector * size, size)
 
     def _check_gate(self, event: Event, gate: int, error: int) -> None:
         if event.kind is EventKind.SOFTWARE and gate >> 45 & 3 < self._registers.cpl:

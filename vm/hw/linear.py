@@ -106,6 +106,23 @@ class LinearMemory:
             else:
                 self._mmio_write(physical, len(piece), int.from_bytes(piece, "little"))
 
+    def push(self, top: int, words: list[int]) -> None:
+        """Store 64-bit words downwards from `top`, as an event's frame is pushed.
+
+        Raises:
+            GuestFault: a push faults; those before it have been done.
+        """
+        size = 8 * len(words)
+        low = top - size & _MASK64
+        if low >> 12 == top - 1 >> 12:
+            highest = self._physical(top - 8, Attempt(True, False, False, self._mmu.smap))
+            if self._memory.is_ram(highest):
+                self._memory.write(highest + 8 - size, b"".join(word.to_bytes(8, "little") for word in reversed(words)))
+                return
+        for word in words:
+            top = top - 8 & _MASK64
+            self.write(top, 8, word)
+
     def code(self, address: int, size: int = 15) -> bytes:
         """Up to `size` bytes of code at linear `address`, without side effects."""
         data = b""

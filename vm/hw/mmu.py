@@ -170,7 +170,10 @@ class Mmu:
         self._control = Control(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
         self.smap = bool(cr4 & Cr4.SMAP)
         self.pcid = cr3 & 0xFFF if cr4 & Cr4.PCIDE else 0
-        self._root = TableEntry(cr3 & FRAME_MASK, _ALL_RIGHTS)
+        root = TableEntry(cr3 & FRAME_MASK, _ALL_RIGHTS)
+        if root != self._root:
+            self._root = root
+            self._tracker.generation += 1
 
     @property
     def memory(self) -> PhysicalMemory:
@@ -191,7 +194,9 @@ class Mmu:
         if not is_canonical(address):
             self.fault = Fault(13, 0, address)
             return False
-        attempt = Attempt(access == Access.STORE, access == Access.FETCH, mmu == MmuIndex.USER, mmu == MmuIndex.KERNEL_SMAP)
+        attempt = Attempt(
+            access == Access.STORE, access == Access.FETCH, mmu == MmuIndex.USER, mmu == MmuIndex.KERNEL_SMAP
+        )
         found, cached = self._translate(address, attempt)
         if found is None:
             return False
@@ -267,19 +272,26 @@ class Mmu:
         return result
 
     def _insert(self, tlb: Tlb, address: int, found: Translation) -> None:
-        as_global = found.is_global and bool(self.engine.registers.cr[4] & Cr4.PGE) and Rule.GLOBAL_SERVES_ANY_PCID in self.rules
+        as_global = (
+            found.is_global
+            and bool(self.engine.registers.cr[4] & Cr4.PGE)
+            and Rule.GLOBAL_SERVES_ANY_PCID in self.rules
+        )
         self._forget(tlb.insert(found, self.pcid, as_global))
         if self.observer is not None:
             self.observer.filled(self.cpu, address, found)
 
     def _report_if_stale(self, address: int, access: Access, found: Translation) -> bool:
-        if not is_canonical(address):
+        generation = self._tracker.generation
+        if found.checked == generation or not is_canonical(address):
             return False
         current, _, _, path = walk(self._memory, self._root, 39, address, None, self._control)
         for where, level in path:  # a later store to one of these can make the translation stale
             self._tracker.add_table(where, level)
         self._entered.setdefault(path[-1][0], set()).add(address & ~0xFFF)
         if found.same_target(current):
+            if current is not None and current.leaf == found.leaf:
+                found.checked = generation
             return False
         assert self.observer is not None
         self.observer.stale_use(self.cpu, address, access, found, current)
@@ -401,7 +413,11 @@ class Mmu:
         protection = 0
         if code is not None and code.same_target(found) and not denied(code, Attempt(False, True, user), self._control):
             protection |= EXECUTE
-        if data is None or not data.same_target(found) or denied(data, Attempt(False, False, user, smap), self._control):
+        if (
+            data is None
+            or not data.same_target(found)
+            or denied(data, Attempt(False, False, user, smap), self._control)
+        ):
             return protection
         protection |= READ
         writable = data.dirty and frame in self._memory.dirty

@@ -71,13 +71,12 @@ class Translation:
         dirty: whether D was set when it was cached.
         is_global: the leaf's G.
         leaf: physical address of the leaf entry.
+        checked: generation of the tables in which they were last seen to give it; not part of its value.
     """
 
-    __slots__ = ("dirty", "frame", "is_global", "leaf", "no_execute", "page", "shift", "user", "writable")
+    __slots__ = ("checked", "dirty", "frame", "is_global", "leaf", "no_execute", "page", "shift", "user", "writable")
 
-    def __init__(
-        self, shift: int, page: int, frame: int, rights: int, dirty: bool, is_global: bool, leaf: int
-    ) -> None:
+    def __init__(self, shift: int, page: int, frame: int, rights: int, dirty: bool, is_global: bool, leaf: int) -> None:
         self.shift = shift
         self.page = page
         self.frame = frame
@@ -87,6 +86,7 @@ class Translation:
         self.dirty = dirty
         self.is_global = is_global
         self.leaf = leaf
+        self.checked = -1
 
     @property
     def rights(self) -> int:
@@ -277,7 +277,9 @@ def _walk(
         if not entry & P:
             return Walk(None, error_code(False, attempt, control) if attempt else 0, tables, path)
         if reserved_bits(entry, shift, control):
-            return Walk(None, error_code(True, attempt, control, True) if attempt else int(PageFault.RSVD), tables, path)
+            return Walk(
+                None, error_code(True, attempt, control, True) if attempt else int(PageFault.RSVD), tables, path
+            )
         rights = (rights & entry & (RW | US)) | ((rights | entry) & NX) if rules.combine else entry & (RW | US | NX)
         if shift == 12 or entry & PS:
             break

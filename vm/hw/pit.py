@@ -203,9 +203,7 @@ class Pit:
 
     label = "pit"
 
-    def __init__(
-        self, clock: Callable[[], int], irq: Callable[[], None], hz: int = 1_000_000_000
-    ) -> None:
+    def __init__(self, clock: Callable[[], int], irq: Callable[[], None], hz: int = 1_000_000_000) -> None:
         self._clock = clock
         self._irq = irq
         self._hz = hz

@@ -47,8 +47,7 @@ class PortBus:
         """
         if count < 1 or first < 0 or first + count > PORTS:
             raise ConfigError(
-                f"{device.label}: {count} ports from {first:#x} are not all in 0 to 0xffff; "
-                "choose a range inside"
+                f"{device.label}: {count} ports from {first:#x} are not all in 0 to 0xffff; choose a range inside"
             )
         ports = range(first, first + count)
         for port in ports:

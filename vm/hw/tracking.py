@@ -33,6 +33,7 @@ class FrameTracker:
         self.mmus: list[TrackedMmu] = []
         self.code: dict[int, int] = {}  # frame number -> bit mask of CPUs that executed from it
         self.tables: dict[int, int] = {}  # frame number -> log2 of what one of its entries maps
+        self.generation = 0  # grows whenever a walk may come out differently
 
     def add_code(self, frame: int, cpu: int) -> None:
         """CPU `cpu` executes from `frame` (a frame number)."""
@@ -66,6 +67,7 @@ class FrameTracker:
                     mmu.code_stored(address, size)
 
     def _table_stored(self, address: int, size: int, shift: int) -> None:
+        self.generation += 1
         if shift != 12 or size > 64:
             for mmu in self.mmus:
                 mmu.flush_softmmu()
@@ -95,3 +97,4 @@ class FrameTracker:
                     mmu.code_stored(frame << 12, 4096)
         self.code.clear()
         self.tables.clear()
+        self.generation += 1

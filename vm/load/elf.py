@@ -81,7 +81,11 @@ def _symbols(elf: ELFFile) -> Symbols:
     for symbol in table.iter_symbols():
         if len(found) >= MAX_SYMBOLS:
             break
-        if symbol.name and symbol["st_shndx"] not in ("SHN_UNDEF", "SHN_ABS") and symbol["st_info"]["type"] != "STT_FILE":
+        if (
+            symbol.name
+            and symbol["st_shndx"] not in ("SHN_UNDEF", "SHN_ABS")
+            and symbol["st_info"]["type"] != "STT_FILE"
+        ):
             is_code = symbol["st_info"]["type"] == "STT_FUNC"
             found.append(Symbol(symbol.name, symbol["st_value"], symbol["st_size"], is_code))
     return Symbols(found)

@@ -28,7 +28,9 @@ def panic_report(machine: Machine, symbols: Symbols, command: str | None = None)
         symbols: of its image.
         command: what runs it again, if known.
     """
-    ended = "guest died" if machine.end() is End.SHUTDOWN or machine.exit_port.code is not None else "guest has not ended"
+    ended = (
+        "guest died" if machine.end() is End.SHUTDOWN or machine.exit_port.code is not None else "guest has not ended"
+    )
     lines = [f"{ended} at virtual time {machine.time}"]
     for cpu in machine.cpus:
         lines += ["", *_cpu(cpu, symbols)]
@@ -50,7 +52,9 @@ def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
         lines.append("  " + "  ".join(f"{names[n]} {registers.gpr[n]:016x}" for n in range(row, row + 4)))
     cr = registers.cr
     lines.append(f"  CR0 {cr[0]:08x}  CR2 {cr[2]:016x}  CR3 {cr[3]:016x}  CR4 {cr[4]:08x}  EFER {registers.efer:x}")
-    lines.append(f"  CS {registers.segment(Seg.CS).selector:04x}  SS {registers.segment(Seg.SS).selector:04x}  RFLAGS {registers.rflags:08x}")
+    lines.append(
+        f"  CS {registers.segment(Seg.CS).selector:04x}  SS {registers.segment(Seg.SS).selector:04x}  RFLAGS {registers.rflags:08x}"
+    )
     lines += _last_instructions(cpu, symbols)
     if cpu.paging_enabled() and registers.long_mode:
         lines += _walk(cpu, registers.cr[2], "CR2")

@@ -26,7 +26,9 @@ def print_judgements(console: Console, judgements: Sequence[Judgement]) -> None:
     for judgement in judgements:
         table.add_row(*_row(judgement))
     console.print(table)
-    console.print(Text("In how many runs; counts, memory and cycles (nominal, with their range) are of the first.", "dim"))
+    console.print(
+        Text("In how many runs; counts, memory and cycles (nominal, with their range) are of the first.", "dim")
+    )
     for judgement in judgements:
         if judgement.finding is not None:
             console.print(_explanation(judgement))

@@ -30,7 +30,9 @@ class ReplaySchedule:
             RecordingError: the run has gone another way than when it was recorded.
         """
         if self.exhausted:
-            raise RecordingError(f"replay goes on after the {len(self._choices)} slices of the recording, at {view.time}")
+            raise RecordingError(
+                f"replay goes on after the {len(self._choices)} slices of the recording, at {view.time}"
+            )
         choice = self._choices[self._at]
         if choice.cpu not in view.runnable:
             raise RecordingError(f"replay diverges at slice {self._at}, time {view.time}: CPU {choice.cpu} cannot run")

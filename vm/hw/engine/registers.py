@@ -280,7 +280,11 @@ class Registers:
     def canonical(self) -> bytes:
         """The architectural state as bytes that are equal where the states are equal."""
         raw, dr = self.save()
-        parts = [raw[: layout.ENV_CC_DST], raw[layout.ENV_CC_SRC : layout.ENV_CC_SRC + 8], raw[layout.ENV_DF : layout.ENV_CR + 72]]
+        parts = [
+            raw[: layout.ENV_CC_DST],
+            raw[layout.ENV_CC_SRC : layout.ENV_CC_SRC + 8],
+            raw[layout.ENV_DF : layout.ENV_CR + 72],
+        ]
         parts.append(raw[layout.ENV_EFER : layout.ENV_EFER + 8])
         parts.append(raw[layout.ENV_FPU : layout.ENV_FPU + 16])
         parts.extend(raw[at : at + 10] for at in range(layout.ENV_FPREGS, layout.ENV_FPU_END, 16))  # 80 bits each
