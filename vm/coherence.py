@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from vm.hw.engine import Access
 from vm.hw.events import Event, EventKind, Outcome
-from vm.hw.paging import Translation
+from vm.hw.paging import PageFault, Translation
 from vm.load import Symbols
 from vm.machine import Ipi, Machine
 from vm.stacks import Page, Pte, Thread, steps
@@ -40,6 +40,7 @@ class Kind(enum.Enum):
     LEAK = "leak"
     DOUBLE_FREE = "double-free"
     SHARED_FRAME = "shared-frame"
+    DEADLOCK = "deadlock"
 
 
 class Moment(NamedTuple):
@@ -136,7 +137,7 @@ class Oracle:
     frames: dict[int, Frame] = field(default_factory=dict)
     threads: dict[int, Thread] = field(default_factory=dict)
     seen: dict[tuple[int, int], set[Candidate]] = field(default_factory=dict)
-    expects_double_fault: bool = False
+    last_use: tuple[object, ...] = ()
     moments: dict[int, deque[Moment]] = field(default_factory=dict)  # by page or frame address
     events: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT))
 
@@ -209,12 +210,21 @@ class Oracle:
             return
         if life.state in (FrameState.UNMAPPED, FrameState.TAKEN) and life.previous is None:
             return
-        if life.state is FrameState.UNMAPPED:
+        if life.state is FrameState.UNMAPPED and current is None:
             return  # cleared, not freed yet: this access may still go either way (SDM 4.10.4.4)
+        once = (cpu, self.machine.cpus[cpu].rip(), address >> 12, access, self.machine.now())
+        if once == self.last_use:
+            return  # the same access, seen in two parts
+        self.last_use = once
         verb = "wrote" if access is Access.STORE else "read"
         where = f"{_owner(page) or 'an unmapped area'} at {address:#x}"
         if life.state is FrameState.MAPPED:
             kind, now = Kind.STALE_TRANSLATION, f"now {_owner(life.owner)}"
+        elif life.state is FrameState.UNMAPPED:  # the address may not be reused either (SDM 4.10.5)
+            kind, now = (
+                Kind.STALE_TRANSLATION,
+                f"unmapped, and the page has frame {current.frame:#x}" if current else "",
+            )
         else:
             kind, now = Kind.USE_AFTER_FREE, life.state.value
         text = f"CPU {cpu} {verb} {where} through its cached translation to frame {frame:#x}, which is {now}"
@@ -320,9 +330,9 @@ class Oracle:
         for event in events:
             if event.kind is not EventKind.EXCEPTION:
                 continue
-            if event.vector == 14 and event.address is not None:
+            if event.vector == 14 and event.address is not None and not (event.error or 0) & PageFault.U:
                 self._guard_hit(cpu, event.address)
-            elif event.vector == 8 and not self.expects_double_fault:
+            elif event.vector == 8:
                 rsp = self.machine.cpus[cpu].registers.gpr[4]
                 self._report(Kind.DOUBLE_FAULT, cpu, rsp, f"CPU {cpu} took #DF")
         if outcome is Outcome.SHUTDOWN:
@@ -330,6 +340,8 @@ class Oracle:
             self._report(Kind.SHUTDOWN, cpu, rip, f"CPU {cpu} shut down (triple fault)")
 
     def _guard_hit(self, cpu: int, address: int) -> None:
+        if self._page(address) is not None:
+            return  # another thread's stack: growth, not overflow
         for thread in self.threads.values():
             if thread.bottom - thread.size <= address < thread.bottom:
                 text = f"CPU {cpu} overflowed the stack of thread {thread.id} at {address:#x}"
@@ -340,6 +352,11 @@ class Oracle:
     def ipi_sent(self, ipi: Ipi) -> None:
         """Interrupts do not concern the oracle yet."""
 
+    def deadlocked(self, waiting: list[int]) -> None:
+        """Every CPU waits for another one, and nothing can end that."""
+        cpus = ", ".join(f"CPU {cpu}" for cpu in waiting)
+        self._report(Kind.DEADLOCK, waiting[0], 0, f"{cpus} wait for others, and no interrupt can be taken")
+
     # --- the end
 
     def finish(self, in_flight: list[HookCall]) -> None:
@@ -349,7 +366,8 @@ class Oracle:
             in_flight: hooks that had not ended, whose frames are not lost.
         """
         for frame, life in sorted(self.frames.items()):
-            homeless = life.state in (FrameState.TAKEN, FrameState.UNMAPPED)
+            kept = life.state is FrameState.TAKEN and life.previous is None  # a policy's own reserve
+            homeless = life.state in (FrameState.TAKEN, FrameState.UNMAPPED) and not kept
             if homeless and not any(call is life.call for call in in_flight):
                 text = f"frame {frame:#x} is {life.state.value} at the end: it is lost"
                 self._report(Kind.LEAK, 0, frame, text, frame)

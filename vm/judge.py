@@ -15,12 +15,13 @@ from typing import Any, Final
 
 from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
-from vm.errors import ScenarioError
+from vm.errors import PolicyError, ScenarioError
 from vm.hw.modes import Modes
+from vm.machine import size
 from vm.recording import Recording
 from vm.scenarios import find_image, find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, Script, ScriptedSchedule, ScriptStep
-from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
+from vm.session import GUEST_FAILED, GUEST_PASSED, BootedScenario, RunOptions, RunResult
 from vm.setup import Setup
 from vm.stacks.costs import Cycles, cycles
 from vm.stacks.policy import Policy
@@ -29,6 +30,7 @@ from vm.stacks.registry import find_policy
 
 QUANTA: Final = (1, 10, 100, 1000)
 DEFAULT_SCHEDULES: Final = 20
+GAVE_UP: Final = "waited too long"  # what guests print when a bounded wait ends; no word about data
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Judgement:
         runs: how many were made.
         hits: in how many of them there was an unexpected finding.
         witness: what repeats the first of those, or None.
-        reference: the first run, from which costs are taken.
+        reference: the first run, from which costs are taken; None if the policy failed.
     """
 
     policy: str
@@ -80,22 +82,23 @@ class Judgement:
     found_by: str | None
     runs: int
     hits: int
-    reference: RunResult
+    reference: RunResult | None
     modes: Modes
     portfolio: Portfolio
     findings: tuple[Finding, ...] = ()
     witness: Recording | None = None
 
     @property
-    def cycles(self) -> Cycles:
+    def cycles(self) -> Cycles | None:
         """What the policy cost in the reference run."""
+        if self.reference is None:
+            return None
         faults = sum(cpu["page_faults"] for cpu in self.reference.cpus)
         invlpg = sum(cpu["invlpg"] for cpu in self.reference.cpus)
         return cycles(self.reference.counts, faults, invlpg)
 
     def as_dict(self, witness: str | None = None) -> dict[str, Any]:
         """The result object of `kstack compare --json`; `witness` is the file that repeats the finding."""
-        counts, run = self.reference.counts, self.reference
         total = self.cycles
         return {
             "policy": self.policy,
@@ -109,17 +112,25 @@ class Judgement:
             "witness": witness,
             "bound": {"runs": self.runs, "random": self.portfolio.schedules, "round_robin": list(QUANTA)},
             "hits": self.hits,
-            "kib_per_thread": run.kib_per_thread,
-            "cycles": {"low": total.low, "nominal": total.nominal, "high": total.high},
-            "counts": {
-                "faults": sum(cpu["page_faults"] for cpu in run.cpus),
-                "pte_writes": counts.pte_writes + counts.pte_exchanges,
-                "invlpg": counts.invlpg + sum(cpu["invlpg"] for cpu in run.cpus),
-                "ipis": counts.ipis,
-                "walks": sum(cpu["walks"] for cpu in run.cpus),
-                "switches": counts.switches,
-                "syscalls": counts.syscalls,
-            },
+            "kib_per_thread": None if self.reference is None else self.reference.kib_per_thread,
+            "cycles": None if total is None else {"low": total.low, "nominal": total.nominal, "high": total.high},
+            "counts": self._counts(),
+        }
+
+    def _counts(self) -> dict[str, int] | None:
+        """Exact counts of the reference run."""
+        run = self.reference
+        if run is None:
+            return None
+        counts = run.counts
+        return {
+            "faults": sum(cpu["page_faults"] for cpu in run.cpus),
+            "pte_writes": counts.pte_writes + counts.pte_exchanges,
+            "invlpg": counts.invlpg + sum(cpu["invlpg"] for cpu in run.cpus),
+            "ipis": counts.ipis,
+            "walks": sum(cpu["walks"] for cpu in run.cpus),
+            "switches": counts.switches,
+            "syscalls": counts.syscalls,
         }
 
 
@@ -135,17 +146,17 @@ def script_of(scenario: Scenario) -> Script:
 
 
 def boot(
-    scenario: Scenario, ram: int = 64 << 20, modes: Modes | None = None, cpus: int | None = None
+    scenario: Scenario, ram: int | None = None, modes: Modes | None = None, cpus: int | None = None
 ) -> BootedScenario:
     """Build a scenario's guest and boot it.
 
     Raises:
         ScenarioError: it wants more CPUs than it is given, or does not boot.
     """
-    cpus = cpus or scenario.cpus
+    cpus = scenario.cpus if cpus is None else cpus
     if cpus < scenario.cpus:
         raise ScenarioError(f"scenario {scenario.id} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
-    return BootedScenario(find_image(scenario.id), scenario.id, cpus, ram, modes)
+    return BootedScenario(find_image(scenario.id), scenario.id, cpus, ram or size(scenario.ram), modes)
 
 
 def judge(
@@ -164,7 +175,7 @@ def judge(
         booted: its guest.
         portfolio: which runs.
         modes: the modes `booted` was booted with.
-        name: what finds the policy again when a witness is replayed (default: its id).
+        name: what finds the policy again when a witness is replayed; without it there is no witness.
 
     Raises:
         PolicyError: the policy did what no policy may.
@@ -177,9 +188,9 @@ def judge(
         result = session.run()
         found = unexpected(scenario, result)
         results.append((scheduler, result, found))
-        if found and witness is None:
+        if found and witness is None and name is not None:
             config = booted.machine.config
-            setup = Setup(scenario.id, config.cpus, config.ram, modes, name or policy.id, options)
+            setup = Setup(scenario.id, config.cpus, config.ram, modes, name, options)
             witness = setup.recording(session.choices, result)
     hits = [(scheduler, found) for scheduler, _, found in results if found]
     safe, reason = _verdict(results)
@@ -217,7 +228,29 @@ class Pair:
         """Boot the scenario and judge the pair."""
         scenario = find_scenario(self.scenario)
         booted = boot(scenario, modes=self.modes)
-        return judge(find_policy(self.policy), scenario, booted, self.portfolio, self.modes, self.policy)
+        policy = find_policy(self.policy)
+        try:
+            return judge(policy, scenario, booted, self.portfolio, self.modes, self.policy)
+        except PolicyError as error:
+            return self._failed(policy.id, str(error))
+
+    def _failed(self, policy: str, error: str) -> Judgement:
+        """What can be said of a policy that did what no policy may: the other pairs are judged all the same."""
+        return Judgement(
+            policy=policy,
+            scenario=self.scenario,
+            safe=None,
+            basis="sampled",
+            reason=error,
+            exercised=0,
+            finding=None,
+            found_by=None,
+            runs=0,
+            hits=0,
+            reference=None,
+            modes=self.modes,
+            portfolio=self.portfolio,
+        )
 
 
 def judge_all(pairs: list[Pair], jobs: int) -> Iterator[Judgement]:
@@ -234,9 +267,9 @@ def judge_all(pairs: list[Pair], jobs: int) -> Iterator[Judgement]:
 
 
 def unexpected(scenario: Scenario, result: RunResult) -> tuple[Finding, ...]:
-    """A run's findings, less those the scenario expects; a guest whose own check failed is one too."""
-    found = tuple(finding for finding in result.findings if finding.kind.value not in scenario.expects)
-    failed = result.ended == "exit" and result.exit_value not in GUEST_PASSED
+    """A run's findings, less those the scenario expects; a guest whose own check of its data failed is one too."""
+    found = result.without(scenario.expects).findings
+    failed = result.ended == "exit" and result.exit_value == GUEST_FAILED and GAVE_UP not in result.serial
     if failed and not found:
         last = result.serial.strip().rsplit("\n", 1)[-1]
         text = f"the guest's own check failed, and the oracle saw nothing: {last!r}"
@@ -254,6 +287,9 @@ def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]]) ->
             return None, f"under {scheduler.name}: {result.stuck}"
         if result.ended != "exit":
             return None, f"under {scheduler.name} the guest did not end ({result.ended})"
+        if result.exit_value not in GUEST_PASSED:
+            last = result.serial.strip().rsplit("\n", 1)[-1]
+            return None, f"under {scheduler.name} the guest gave up: {last}"
     exercised = sum(result.exercised for _, result, _ in results)
     unmaps = sum(result.unmaps for _, result, _ in results)
     if exercised:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
@@ -42,7 +43,20 @@ from vm.hw.tracking import FrameTracker
 
 MAX_CPUS: Final = 64
 NO_DEADLINE: Final = 1 << 40
-SPURIOUS: Final = 0xFF
+_SIZE: Final = re.compile(r"([0-9]+)([KMG]?)")
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def size(text: str) -> int:
+    """Bytes of a size like 64M.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = _SIZE.fullmatch(text.upper().removesuffix("IB").removesuffix("B"))
+    if match is None:
+        raise ConfigError(f"size {text!r}: write a number of bytes, or like 64M, 1G")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 @dataclass(frozen=True)
@@ -178,6 +192,14 @@ class Machine:
     def elapse(self, units: int) -> None:
         """Virtual time has passed on the running CPU."""
         self.time += units
+
+    def next_deadline(self) -> int | None:
+        """Virtual time of the next timer, None if none is set."""
+        return self._deadline()
+
+    def interruptible(self, cpu: int) -> bool:
+        """Whether an NMI or interrupt is waiting that `cpu` would take."""
+        return self.cpus[cpu].would_wake()
 
     def _deadline(self) -> int | None:
         deadlines = [apic.next_deadline() for apic in self.apics]

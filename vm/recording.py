@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from vm.schedule.base import Choice
 
 VERSION: Final = 1
 MAX_BYTES: Final = 256 << 20
-MAX_CHOICES: Final = 50_000_000
+PIECE: Final = 1 << 16
 
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,7 +34,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         image, image_hash: name or path, and BLAKE2b of its bytes (hex).
         booted: it starts where a scenario's guest has booted, not at reset.
         cpus, ram, modes: the machine (ram in bytes).
-        policy: id or path, None without one.
+        policy, policy_hash: id or path, and BLAKE2b of its source file (hex); None without one.
         pool: order, pages a CPU, seed.
         max_time, stop_at_finding: bounds of the run.
         choices: CPU and quantum of each slice, packed.
@@ -49,6 +50,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     ram: int
     modes: dict[str, str]
     policy: str | None
+    policy_hash: str | None
     pool: tuple[str, int, int]
     max_time: int
     stop_at_finding: bool
@@ -58,14 +60,14 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     state_hash: str
     finding: str | None = None
 
-    def schedule(self) -> list[Choice]:
-        """The choices.
+    def schedule(self) -> Iterator[Choice]:
+        """The choices, unpacked as they are asked for.
 
         Raises:
             RecordingError: they cannot be unpacked.
         """
         try:
-            return unpack(self.choices)
+            yield from unpack(self.choices)
         except (ValueError, zlib.error) as error:
             raise RecordingError(f"the recording's schedule is damaged: {error}") from error
 
@@ -87,21 +89,30 @@ def pack(choices: list[Choice]) -> str:
     return base64.b64encode(zlib.compress(bytes(raw), 9)).decode()
 
 
-def unpack(text: str) -> list[Choice]:
-    """What `pack` packed."""
+def unpack(text: str) -> Iterator[Choice]:
+    """What `pack` packed, piece by piece, so that little text cannot become much memory."""
     inflater = zlib.decompressobj()
-    raw = inflater.decompress(base64.b64decode(text, validate=True), 20 * MAX_CHOICES)
-    numbers: list[int] = []
+    packed = base64.b64decode(text, validate=True)
     value = shift = 0
-    for byte in raw:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            numbers.append(value)
+    cpu: int | None = None
+    while packed:
+        raw = inflater.decompress(packed, PIECE)
+        packed = inflater.unconsumed_tail
+        for byte in raw:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if shift > 70:
+                raise ValueError("a number in it has no end")
+            if byte & 0x80:
+                continue
+            if cpu is None:
+                cpu = value
+            else:
+                yield Choice(cpu, value)
+                cpu = None
             value = shift = 0
-    if shift or len(numbers) % 2:
+    if shift or cpu is not None or not inflater.eof:
         raise ValueError("it ends in the middle of a choice")
-    return [Choice(cpu, quantum) for cpu, quantum in zip(numbers[::2], numbers[1::2], strict=True)]
 
 
 def _digest(document: dict[str, Any]) -> str:

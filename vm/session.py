@@ -6,8 +6,8 @@ and no thread yet; from there (the same state for every policy and schedule) its
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from vm.coherence import Finding, Kind, Oracle
@@ -24,8 +24,10 @@ from vm.stacks.usage import Usage
 
 BOOT_QUANTUM: Final = 1000
 BOOTED: Final = "booted"
+IDLE_WARPS: Final = 64
 BOOT_LIMIT: Final = 50_000_000
 GUEST_PASSED: Final = frozenset({0x00, 0x10})
+GUEST_FAILED: Final = 0x11
 GUEST_PANICKED: Final = 0x12
 
 
@@ -34,7 +36,7 @@ class RunResult:
     """What a run came to.
 
     Attributes:
-        ended: `exit`, `shutdown`, `asleep`, `bound` or `finding`.
+        ended: `exit`, `shutdown`, `asleep`, `deadlock`, `bound` or `finding`.
         exit_value: what the guest wrote to the debug-exit port, or None.
         time: units of virtual time since reset.
         serial: everything the guest printed.
@@ -71,6 +73,10 @@ class RunResult:
         if self.ended == "exit":
             return 0 if self.exit_value in GUEST_PASSED else 1
         return 4 if self.ended == "bound" else 3
+
+    def without(self, expected: Collection[str]) -> RunResult:
+        """This result less the kinds of findings that its scenario expects."""
+        return replace(self, findings=tuple(found for found in self.findings if found.kind.value not in expected))
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ class Session:
         self._marked: list[tuple[int, str]] = []
         self.events: list[tuple[int, int, str]] = []  # (virtual time, CPU, name)
         self.choices: list[Choice] = []
+        self._idle = 0  # warps in a row that woke nobody
+        self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
         self._detach()
         if policy is not None:
             self._attach()
@@ -174,17 +182,34 @@ class Session:
             return "exit" if end is End.EXIT else "shutdown"
         runnable = machine.runnable()
         if not runnable:
-            return None if machine.warp() else "asleep"
-        blocked = frozenset(cpu for cpu in runnable if self.runtime.blocked[cpu])
+            self._idle += 1
+            return None if self._idle < IDLE_WARPS and machine.warp() else "asleep"
+        self._idle = 0
+        blocked = frozenset(cpu for cpu in runnable if self.runtime.is_blocked(cpu))
         choice = self.scheduler.choose(View(tuple(runnable), blocked, machine.time))
         choice = Choice(choice.cpu, min(choice.quantum, limit))
         self.choices.append(choice)
         machine.run(*choice)
+        if len(blocked) < len(runnable) or not self.runtime.is_blocked(choice.cpu):
+            self._waiting.clear()
+        else:
+            self._waiting.add(choice.cpu)
+            if self._waiting.issuperset(runnable) and self._is_deadlock(runnable):
+                return "deadlock"
         if self._marked:
             for cpu, name in self._marked:
                 self.scheduler.event(cpu, name)
             self._marked.clear()
         return None
+
+    def _is_deadlock(self, runnable: list[int]) -> bool:
+        """Whether CPUs that all wait in a policy's step, and have all tried again, can be interrupted by nothing."""
+        machine = self.machine
+        if machine.next_deadline() is not None or machine.ipis or any(machine.interruptible(cpu) for cpu in runnable):
+            return False
+        if self.oracle is not None:
+            self.oracle.deadlocked(runnable)
+        return True
 
     def _result(self, ended: str) -> RunResult:
         oracle, machine = self.oracle, self.machine

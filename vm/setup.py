@@ -17,7 +17,7 @@ from vm.scenarios import find_image, scenarios
 from vm.schedule import Choice, ReplaySchedule, Scheduler
 from vm.session import BootedScenario, RunOptions, RunResult, Session
 from vm.stacks.pool import PoolConfig
-from vm.stacks.registry import find_policy
+from vm.stacks.registry import find_policy, policy_hash
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Setup:
             ram=self.ram,
             modes=self.modes.as_dict(),
             policy=self.policy,
+            policy_hash=None if self.policy is None else policy_hash(self.policy),
             pool=(pool.order, pool.per_cpu, pool.seed),
             max_time=self.options.max_time,
             stop_at_finding=self.options.stop_at_finding,
@@ -91,6 +92,8 @@ def replay_session(recording: Recording) -> Session:
     """
     if image_hash(find_image(recording.image)) != recording.image_hash:
         raise RecordingError(f"image {recording.image} is not the one that was recorded; use the kstack of that time")
+    if recording.policy is not None and policy_hash(recording.policy) != recording.policy_hash:
+        raise RecordingError(f"policy {recording.policy} is not the one that was recorded: its source has changed")
     modes = Modes()
     for name, value in recording.modes.items():
         modes = modes.with_option(f"{name}={value}")

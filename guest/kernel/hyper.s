@@ -45,7 +45,8 @@ hyper_init:
 # Once, by the boot CPU, after the others are up and before any thread exists.
 hyper_boot:
     mov edi, POOL_START
-    mov esi, POOL_BYTES
+    mov rsi, [rip+scenario_pool]
+    shl rsi, 12                         # PAGE_SIZE
     lea rdx, [rip+mailboxes]
     mov rcx, [rip+cpu_count]
     shl rcx, 32

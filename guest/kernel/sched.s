@@ -9,7 +9,8 @@
 # struct thread *thread_create(u64 (*entry)(u64), u64 arg, u64 cpu, void *user_entry)
 # Create and make runnable. user_entry = 0: a kernel thread that calls entry(arg). Otherwise a
 # process of its own that starts in ring 3 with rdi = arg; user_entry is an address in .text, and
-# the program must lie within one page. Thread context, or boot.
+# the program must lie within one page. Returns 0 if the policy had not even a page for the top of its
+# stack. Thread context, or boot.
 thread_create:
     push rbx
     push r12
@@ -54,6 +55,11 @@ thread_create:
     mov eax, HYPER_CREATE_THREAD
     call hypercall
     call preempt_enable
+    mov rdi, [rbx+T_TOP]
+    sub rdi, 8
+    call kernel_pte
+    test dword ptr [rax], PTE_P
+    jz .Lcreate_none
 .Lcreate_queue:
     pushfq
     cli
@@ -61,12 +67,29 @@ thread_create:
     call enqueue
     popfq
     mov rax, rbx
+.Lcreate_end:
     pop r15
     pop r14
     pop r13
     pop r12
     pop rbx
     ret
+.Lcreate_none:
+    call preempt_disable
+    mov rdi, [rbx+T_ID]
+    mov eax, HYPER_EXIT_THREAD
+    call hypercall
+    call preempt_enable
+    mov rdi, [rbx+T_STACK]
+    call slot_free
+    test r15, r15
+    jz .Lcreate_free
+    mov rdi, rbx
+    call user_space_free
+.Lcreate_free:
+    mov qword ptr [rbx+T_STATE], STATE_FREE
+    xor eax, eax
+    jmp .Lcreate_end
 
 # struct thread *thread_struct_alloc(void)
 # A cleared struct in state RUNNABLE with a fresh id.

@@ -243,3 +243,6 @@ selftest_table:                         # name, function
 .p2align 2
 scenario_tick:                          # bus clocks a timer tick
     .long TICK_COUNT
+.p2align 3
+scenario_pool:
+    .quad POOL_PAGES

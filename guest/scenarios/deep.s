@@ -143,3 +143,6 @@ scenario_conductor:
     .quad 0
 scenario_tick:
     .long 0
+.p2align 3
+scenario_pool:
+    .quad POOL_PAGES

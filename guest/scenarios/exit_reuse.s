@@ -177,6 +177,9 @@ scenario_conductor:
     .quad reuse_conduct
 scenario_tick:
     .long 0
+.p2align 3
+scenario_pool:
+    .quad POOL_PAGES
 .bss
 .p2align 3
 item:                                   # where the first item was

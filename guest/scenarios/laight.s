@@ -431,6 +431,9 @@ laight_user_c:
 scenario_tick:                          # no timer
     .long 0
 .p2align 3
+scenario_pool:
+    .quad POOL_PAGES
+.p2align 3
 list_head:                              # first item, on A's stack, or 0
     .quad 0
 published:                              # rounds that A has published

@@ -5,7 +5,7 @@
 #   {u64 user entry, argument, cpu} scenario_threads[], ends with 0: processes started in this order
 #   u64 (*scenario_calls[])(u64, u64), ends with 0: what system calls SYS_SCENARIO, +1, .. run
 #   u64 (*scenario_conductor)(void), or 0: runs in the main thread when all have been started
-#   u32 scenario_tick               as main.s says
+#   u32 scenario_tick, u64 scenario_pool   as main.s says
 # and counts what its own check finds wrong in wrong_count, and its rounds in round_count. It passes
 # if nothing was wrong and all threads and the conductor returned 0.
 #
@@ -42,6 +42,8 @@ scenario_main:
     cmp rdx, [rip+cpu_count]
     jae .Lframe_alone
     call start_user
+    test rax, rax
+    jz .Lframe_memory
     lea rcx, [rip+started]
     mov [rcx+r12*8], rax
     inc r12d
@@ -95,8 +97,12 @@ scenario_main:
     pop r12
     pop rbx
     ret
+.Lframe_memory:
+    lea rdi, [rip+.Lframe_text_memory]
+    jmp .Lframe_never
 .Lframe_alone:
     lea rdi, [rip+.Lframe_text_alone]
+.Lframe_never:
     call say
     mov eax, 1
     pop r13
@@ -126,6 +132,7 @@ fail:
     jmp shut_down
 
 # struct thread *start_user(void *program, u64 argument, u64 cpu)
+# 0 if there is no memory for it.
 start_user:
     mov rcx, rdi
     xor edi, edi
@@ -324,6 +331,8 @@ user_rounds:
     .asciz ": waited too long\n"
 .Lframe_text_alone:
     .asciz ": needs more CPUs\n"
+.Lframe_text_memory:
+    .asciz ": no memory for a thread\n"
 .Lframe_event_slept:
     .asciz "slept"
 

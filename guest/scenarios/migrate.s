@@ -152,6 +152,9 @@ scenario_conductor:
     .quad 0
 scenario_tick:
     .long 0
+.p2align 3
+scenario_pool:
+    .quad POOL_PAGES
 .bss
 .p2align 3
 item:                                   # address of the item on A's stack

@@ -161,3 +161,6 @@ scenario_conductor:
     .quad recursion_conduct
 scenario_tick:
     .long 0
+.p2align 3
+scenario_pool:
+    .quad POOL_PAGES

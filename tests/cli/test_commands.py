@@ -125,6 +125,7 @@ def test_a_users_own_policy_in_a_file_is_judged_like_the_others(tmp_path: Path) 
         (("run", "selftest", "--schedule", "sometimes"), "one of scripted, round-robin"),
         (("run", "selftest", "--schedule", "scripted"), "no script"),
         (("run", "selftest", "--cpus", "65"), "1 to 64"),
+        (("run", "selftest", "--cpus", "0"), "1 to 64"),
         (("run", "selftest", "--ram", "lots"), "like 64M"),
         (("run", "selftest", "--ram", "5G"), "1M to 3G"),
         (("run", "selftest", "--mode", "tlb=forget"), "capacity"),
@@ -169,3 +170,19 @@ def test_lists_give_their_fields(command: str, key: str, fields: set[str]) -> No
     listed = document(command)[key]
     assert listed
     assert all(fields <= set(entry) for entry in listed)
+
+
+def test_a_policy_that_raises_leaves_the_others_judged(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("yield from map_pages(thread.pages)", "yield 7"))
+    done = kstack("compare", "--policies", f"fixed-16k,{path}", "--scenarios", "laight", "--schedules", "0", "--json")
+    assert done.returncode == 0
+    results = json.loads(done.stdout)["results"]
+    assert [result["safe"] for result in results] == [True, None]
+    assert "no micro-step" in results[1]["reason"]
+
+
+def test_too_little_memory_for_a_scenario_is_refused() -> None:
+    done = kstack("run", "laight", "--ram", "4M")
+    assert done.returncode == 2
+    assert "64M" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import kstack
+from tests.cli.test_commands import MINE, kstack
 from vm.errors import RecordingError
 from vm.recording import pack, read_recording, unpack, write_recording
 from vm.schedule import Choice
@@ -85,7 +85,7 @@ def test_nothing_half_written_is_left_where_it_cannot_be_written(recorded: Path,
 
 def test_choices_survive_packing() -> None:
     choices = [Choice(0, 1), Choice(63, 1 << 40), Choice(1, 127), Choice(1, 128)]
-    assert unpack(pack(choices)) == choices
+    assert list(unpack(pack(choices))) == choices
 
 
 def test_compare_writes_a_witness_that_replays(tmp_path: Path) -> None:
@@ -94,3 +94,20 @@ def test_compare_writes_a_witness_that_replays(tmp_path: Path) -> None:
     witness = {result["policy"]: result["witness"] for result in json.loads(done.stdout)["results"]}
     assert witness["fixed-16k"] is None
     assert json.loads(kstack("replay", witness["entry-exit"], "--json").stdout)["identical"] is True
+
+
+def test_replay_in_the_middle_gives_json_too(recorded: Path) -> None:
+    found = json.loads(kstack("replay", str(recorded), "--to", "100000", "--json").stdout)
+    assert found["time"] == 100000
+    assert len(found["cpus"]) == 2
+
+
+def test_a_policy_whose_source_has_changed_is_not_replayed(tmp_path: Path) -> None:
+    policy = tmp_path / "mine.py"
+    policy.write_text(MINE)
+    recording = tmp_path / "r.json"
+    assert kstack("run", "laight", "--policy", str(policy), "--record", str(recording)).returncode == 0
+    policy.write_text(MINE + "# changed")
+    done = kstack("replay", str(recording))
+    assert done.returncode == 2
+    assert "has changed" in done.stderr

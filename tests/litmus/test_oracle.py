@@ -12,7 +12,7 @@ from vm.judge import boot, script_of
 from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.scenarios import find_image, find_scenario
-from vm.schedule import RoundRobin, ScriptedSchedule
+from vm.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
 from vm.session import BootedScenario, RunOptions, RunResult, Session
 from vm.stacks import (
     GiveBack,
@@ -20,11 +20,15 @@ from vm.stacks import (
     Policy,
     Pte,
     ReadPte,
+    SendIpi,
+    Step,
     Steps,
     TakePage,
     Thread,
     WritePte,
+    ZeroPage,
     map_pages,
+    reclaim_with_shootdown,
     shootdown,
     unmap_pages,
 )
@@ -179,3 +183,64 @@ def test_a_triple_fault_is_a_finding() -> None:
     assert result.ended == "shutdown"
     assert kinds(result) == {Kind.DOUBLE_FAULT, Kind.SHUTDOWN}
     assert result.code == 3
+
+
+class ReusesTheAddress(Base):
+    """Holds old frames back until exit, but maps others at the same address with a local INVLPG only."""
+
+    def __init__(self) -> None:
+        self.held: list[int] = []
+
+    def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
+        frames = yield from unmap_pages(thread.lower)
+        self.held.extend(frames)
+
+    def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
+        yield from map_pages(thread.lower, invalidate=True)
+
+    def exit_thread(self, cpu: int, thread: Thread) -> Steps:
+        yield from reclaim_with_shootdown(thread.pages)
+
+
+class ShootsWithInterruptsOff(Base):
+    """A shootdown on return to user mode, where interrupts are off."""
+
+    def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
+        yield from reclaim_with_shootdown(thread.lower)
+
+    def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
+        yield from map_pages(thread.lower)
+
+
+def test_an_address_reused_before_every_cpu_has_invalidated_is_found_though_no_frame_was_freed(
+    booted: BootedScenario,
+) -> None:
+    result = run(booted, ReusesTheAddress())
+    assert {Kind.STALE_TRANSLATION, Kind.WRONG_DATA} <= kinds(result)
+
+
+def test_cpus_that_wait_for_each_other_with_interrupts_off_are_a_deadlock(booted: BootedScenario) -> None:
+    ended = set()
+    for seed in range(5):
+        result = booted.session(ShootsWithInterruptsOff(), RandomSchedule(seed), RunOptions(1_000_000)).run()
+        ended.add(result.ended)
+        assert (Kind.DEADLOCK in kinds(result)) == (result.ended == "deadlock")
+    assert "deadlock" in ended
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (GiveBack(12345), "no frame of the pool"),
+        (ZeroPage(-4096), "no frame of the pool"),
+        (SendIpi(99), "not online"),
+        (WritePte(None, Pte(0)), "wrong argument"),  # type: ignore[arg-type] # that is the point
+    ],
+)
+def test_a_step_with_a_wrong_argument_is_named(booted: BootedScenario, step: Step, says: str) -> None:
+    class Wrong(Base):
+        def switch_in(self, cpu: int, thread: Thread) -> Steps:
+            yield step
+
+    with pytest.raises(PolicyError, match=f"hook switch_in.*{says}"):
+        run(booted, Wrong())

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from vm.errors import ConfigError
 from vm.hw.modes import Modes
 from vm.stacks.pool import PoolConfig
-
-_SIZE: Final = re.compile(r"([0-9]+)([KMG]?)")
-_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-
-
-def size(text: str) -> int:
-    """Bytes of a size like 64M.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    match = _SIZE.fullmatch(text.upper().removesuffix("IB").removesuffix("B"))
-    if match is None:
-        raise ConfigError(f"size {text!r}: write a number of bytes, or like 64M, 1G")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def modes_of(options: list[str] | None) -> Modes:

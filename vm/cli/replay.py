@@ -14,6 +14,7 @@ from vm.errors import ConfigError
 from vm.recording import read_recording
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
+from vm.scenarios import find_scenario
 from vm.setup import replay_session
 
 
@@ -37,9 +38,19 @@ def replay(
     if to is not None:
         while session.machine.time < to and session.step(to - session.machine.time) is None:
             pass
-        print(panic_report(session.machine, session.symbols))
+        if json:
+            cpus = [
+                {"cpu": cpu.index, "state": cpu.state.value, "rip": f"{cpu.rip():#x}"} for cpu in session.machine.cpus
+            ]
+            print_json(
+                {"version": 1, "time": session.machine.time, "cpus": cpus, "state_hash": session.machine.state_hash()}
+            )
+        else:
+            print(panic_report(session.machine, session.symbols))
         return 0
     result = session.run()
+    if recording.booted:
+        result = result.without(find_scenario(recording.image).expects)
     identical = result.state_hash == recording.state_hash
     if json:
         print_json({**run_document(result, str(file)), "identical": identical})

@@ -10,10 +10,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from guest.scenario import Scenario
-from vm.cli.options import Json, ModeList, PoolOptions, modes_of, size
+from vm.cli.options import Json, ModeList, PoolOptions, modes_of
 from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, ScenarioError
 from vm.judge import script_of
+from vm.machine import size
 from vm.recording import read_recording, write_recording
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
@@ -23,6 +24,7 @@ from vm.session import RunOptions, RunResult, Session
 from vm.setup import Setup
 
 DEFAULT_MAX = 1_000_000_000
+DEFAULT_RAM = 64 << 20
 
 
 def run(
@@ -30,7 +32,7 @@ def run(
     /,
     *,
     cpus: int | None = None,
-    ram: str = "64M",
+    ram: str | None = None,
     policy: str | None = None,
     schedule: str | None = None,
     seed: int = 0,
@@ -47,7 +49,7 @@ def run(
     ----------
     image: built-in name, scenario, or file (flat, ELF, multiboot)
     cpus: number of CPUs (default: what a scenario needs, else 1)
-    ram: size of RAM, like 64M
+    ram: size of RAM, like 64M (default: what a scenario needs, else 64M)
     policy: stack policy by id, or a Python file with one
     schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
     seed: of the random schedules and of seeded pools
@@ -60,14 +62,20 @@ def run(
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     options = RunOptions(max_instructions, stop_at_finding, pool.config(seed))
-    cpus = cpus or (scenario.cpus if scenario else 1)
-    setup = Setup(image, cpus, size(ram), modes_of(mode), policy, options)
+    if cpus is None:
+        cpus = scenario.cpus if scenario else 1
+    wanted = size(scenario.ram) if scenario else 0
+    memory = size(ram) if ram is not None else wanted or DEFAULT_RAM
+    if memory < wanted:
+        raise ScenarioError(f"scenario {image} needs {scenario.ram if scenario else 0} of RAM; give --ram that or more")
+    setup = Setup(image, cpus, memory, modes_of(mode), policy, options)
     session = setup.session(_scheduler(schedule, seed, scenario))
     if not json:
         _echo(session)
-    result = session.run()
+    full = session.run()
+    result = full.without(scenario.expects) if scenario else full
     if record is not None:
-        write_recording(record, setup.recording(session.choices, result))
+        write_recording(record, setup.recording(session.choices, full))
     if json:
         print_json(run_document(result, None if record is None else str(record)))
     else:

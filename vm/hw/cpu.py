@@ -18,7 +18,7 @@ from vm.hw.broadcast import Broadcast
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
 from vm.hw.decode import Instruction, decode
 from vm.hw.engine import Access, Engine, Flags, Gpr, Intercept, MmuIndex, Registers, Seg, Segment, Stop, StopKind
-from vm.hw.events import DB, NMI, UD, Event, EventDelivery, EventKind, Outcome, exception
+from vm.hw.events import DB, DF, NMI, PF, UD, Event, EventDelivery, EventKind, Outcome, exception
 from vm.hw.instructions import Result, handler_of
 from vm.hw.linear import GuestFault, LinearMemory
 from vm.hw.memory import PhysicalMemory
@@ -305,7 +305,7 @@ class Cpu:
 
     def _apply_stored_code(self) -> None:
         if self.mmu.stored_code:
-            for address, size in self.mmu.stored_code:
+            for address, size in sorted(self.mmu.stored_code):
                 self.engine.drop_code(address, size)
             self.mmu.stored_code.clear()
 
@@ -313,15 +313,16 @@ class Cpu:
 
     def can_run(self) -> bool:
         """Whether a slice would do anything: it runs, or an event would wake it."""
-        return self.state is CpuState.RUNNING or (self.state is CpuState.HALTED and self._would_wake())
+        return self.state is CpuState.RUNNING or (self.state is CpuState.HALTED and self.would_wake())
 
-    def _would_wake(self) -> bool:
+    def would_wake(self) -> bool:
+        """Whether an NMI or interrupt is pending that it would take now."""
         if self.nmi_pending and not self.nmi_blocked:
             return True
         return self.registers.interrupt_flag and self._board.has_external(self.index)
 
     def _wakes(self) -> bool:
-        if self.state is not CpuState.HALTED or not self._would_wake():
+        if self.state is not CpuState.HALTED or not self.would_wake():
             return False
         self.state = CpuState.RUNNING
         return True
@@ -372,14 +373,14 @@ class Cpu:
         self.counts.page_faults += sum(one.vector == 14 and one.kind is EventKind.EXCEPTION for one in begun)
         if outcome is Outcome.SHUTDOWN:
             self.state = CpuState.SHUTDOWN
-        elif outcome is Outcome.REPLACED and event.kind is EventKind.INTERRUPT:
+        elif outcome is Outcome.REPLACED and event.kind is EventKind.INTERRUPT and begun[-1].vector in (DF, PF):
             self._interrupted_delivery(event.vector)
         for observer in self.observers:
             observer.delivered(self.index, begun, outcome)
         self._spend(1)
 
     def _interrupted_delivery(self, vector: int) -> None:
-        """An interrupt whose delivery faulted: given again, or lost (6.10, 6.15; mode)."""
+        """An interrupt whose delivery met a page fault: given again, or lost (6.10, 6.15; mode)."""
         lost = self._board.modes.interrupted_delivery == "lost" and Rule.INTERRUPT_LOST in self._board.rules
         if not lost:
             self._board.withdraw(self.index, vector)

@@ -22,8 +22,8 @@ MAX_EXTENDED: Final = 0x80000008
 FEAT_1_EDX, FEAT_1_ECX, FEAT_7_EBX, FEAT_7_ECX, FEAT_7_EDX = range(5)
 FEAT_8000_0001_EDX, FEAT_8000_0001_ECX = 6, 7
 
-MASK_1_EDX: Final = 1 << 7 | 1 << 14 | 1 << 12 | 1 << 18 | 1 << 21 | 1 << 22 | 1 << 27 | 1 << 28
-"""MCE, MCA, MTRR, PSN, DS, ACPI, SS, HTT."""
+MASK_1_EDX: Final = 1 << 11 | 1 << 7 | 1 << 14 | 1 << 12 | 1 << 18 | 1 << 21 | 1 << 22 | 1 << 27 | 1 << 28
+"""SEP (SYSENTER does nothing), MCE, MCA, MTRR, PSN, DS, ACPI, SS, HTT."""
 MASK_1_ECX: Final = 1 << 3 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 12
 """MONITOR, TSC deadline, XSAVE, OSXSAVE, AVX, F16C, RDRAND, FMA."""
 SET_1_ECX: Final = 1 << 17 | 1 << 21 | 1 << 31
@@ -35,6 +35,8 @@ SET_7_EBX: Final = 1 << 10
 KEEP_81_EDX: Final = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29
 """SYSCALL, NX, 1 GiB pages, RDTSCP, long mode."""
 INVLPGB: Final = 1 << 3
+INVLPGB_MAX: Final = 31
+"""Further pages one INVLPGB may name (AMD APM: EDX of leaf 8000_0008)."""
 
 
 def mask_engine(env: int) -> None:
@@ -108,7 +110,7 @@ class Cpuid:
         if eax == 0x80000007:
             return 0, 0, 0, 1 << 8  # invariant TSC
         if eax == 0x80000008:
-            return 48 << 8 | PHYSICAL_BITS, INVLPGB, 0, 0
+            return 48 << 8 | PHYSICAL_BITS, INVLPGB, 0, INVLPGB_MAX
         return 0, 0, 0, 0
 
 

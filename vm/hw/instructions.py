@@ -10,6 +10,7 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from vm.hw.cpuid import INVLPGB_MAX
 from vm.hw.decode import GPR_NAMES, Instruction, effective_address
 from vm.hw.engine import Flags, Gpr, Seg, Segment, SegmentAttribute
 from vm.hw.linear import GuestFault
@@ -116,7 +117,7 @@ def _invpcid(cpu: Cpu, instruction: Instruction) -> Result:
 def _invlpgb(cpu: Cpu, _: Instruction) -> Result:
     """AMD APM volume 3: RAX address and validity bits, ECX count, EDX PCID and ASID."""
     registers = cpu.registers
-    if registers.cpl:
+    if registers.cpl or registers.gpr[Gpr.RCX] & 0xFFFF > INVLPGB_MAX:
         raise GuestFault(GP)
     rax, ecx = registers.gpr[Gpr.RAX], registers.gpr[Gpr.RCX] & _MASK32
     cpu.broadcast.invlpgb(cpu.index, rax, ecx & 0xFFFF, registers.gpr[Gpr.RDX] >> 16 & 0xFFF)

@@ -128,7 +128,7 @@ class LinearMemory:
         data = b""
         while len(data) < size:
             at = address + len(data) & _MASK64
-            physical = self._mmu.resolve(at)
+            physical = self._mmu.resolve(at, fetch=True)
             if physical is None:
                 break
             data += self._memory.read(physical, min(size - len(data), 4096 - (at & 0xFFF)))

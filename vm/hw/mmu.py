@@ -46,6 +46,7 @@ EXECUTE: Final = 4
 WRITES_RETURN: Final = 0x40
 _MASK64: Final = (1 << 64) - 1
 _ALL_RIGHTS: Final = RW | US
+STORES_KEPT: Final = 256  # stores to executed code remembered one by one
 SINGLE_FLUSHES: Final = 64  # pages up to which dropping one by one beats refilling everything
 
 
@@ -153,7 +154,7 @@ class Mmu:
         self._control = Control(False, False, False)
         self._root = TableEntry(0, _ALL_RIGHTS)
         self._entered: dict[int, set[int]] = {}  # leaf address -> pages in the softmmu
-        self.stored_code: list[tuple[int, int]] = []
+        self.stored_code: set[tuple[int, int]] = set()
         self.engine: Engine
         tracker.mmus.append(self)
 
@@ -310,13 +311,13 @@ class Mmu:
         where, shift = walk(self._memory, self._root, 39, address, None, self._control).path[-1]
         return where if shift == 12 else None
 
-    def resolve(self, address: int) -> int | None:
-        """The physical address that an access would reach now, by cache or tables; no side effects."""
+    def resolve(self, address: int, fetch: bool = False) -> int | None:
+        """The physical address that a load (or a fetch) would reach now, by cache or tables; no side effects."""
         if not self._paging:
             return address & 0xFFFFFFFF
         if not is_canonical(address):
             return None
-        found = self.data.lookup(address, self.pcid) or self.code.lookup(address, self.pcid) or self.peek(address)
+        found = (self.code if fetch else self.data).lookup(address, self.pcid) or self.peek(address)
         return None if found is None else found.frame + (address & (1 << found.shift) - 1)
 
     # --- accesses that the CPU makes by itself (descriptor tables, event frames)
@@ -444,7 +445,11 @@ class Mmu:
 
     def code_stored(self, address: int, size: int) -> None:
         """Code that this CPU has executed is about to change."""
-        self.stored_code.append((address, size))
+        if len(self.stored_code) < STORES_KEPT:
+            self.stored_code.add((address, size))
+        else:  # whole frames, of which there are only so many
+            frames = {(start & ~0xFFF, 4096) for start, _ in self.stored_code}
+            self.stored_code = {*frames, (address & ~0xFFF, 4096)}
 
     def _forget(self, dropped: list[Translation]) -> None:
         for entry in dropped:

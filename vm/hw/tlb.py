@@ -55,17 +55,19 @@ class Tlb:
         return None
 
     def insert(self, entry: Translation, pcid: int, as_global: bool) -> list[Translation]:
-        """Cache `entry`; the entries that had to make room."""
+        """Cache `entry`; the entries that had to make room, and the one it takes the place of."""
         key = (entry.shift, entry.page)
         if entry.shift not in self.shifts:
             self.shifts = tuple(sorted({*self.shifts, entry.shift}))
         tag = -1 if as_global else pcid
-        (self.shared if as_global else self.own.setdefault(pcid, {}))[key] = entry
+        where = self.shared if as_global else self.own.setdefault(pcid, {})
+        replaced = where.get(key)
+        where[key] = entry
+        dropped = [] if replaced is None or replaced.same_target(entry) else [replaced]
         if not self.capacity:
-            return []
+            return dropped
         self._order.pop((tag, key), None)
         self._order[tag, key] = None
-        dropped = []
         while len(self._order) > self.capacity:
             oldest = next(iter(self._order))
             del self._order[oldest]

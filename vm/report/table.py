@@ -36,13 +36,15 @@ def print_judgements(console: Console, judgements: Sequence[Judgement]) -> None:
 
 def _row(judgement: Judgement) -> tuple[str | Text, ...]:
     word, colour = WORDS[judgement.safe]
-    counts = judgement.as_dict()["counts"]
-    cycles = judgement.cycles
-    kib = judgement.reference.kib_per_thread
+    run, cycles, counts = judgement.reference, judgement.cycles, judgement.as_dict()["counts"]
+    verdict = Text(f"{word}: {judgement.reason}", colour)
+    if run is None or cycles is None:
+        return judgement.policy, judgement.scenario, verdict, *("-" for _ in range(6))
+    kib = run.kib_per_thread
     return (
         judgement.policy,
         judgement.scenario,
-        Text(f"{word}: {judgement.reason}", colour),
+        verdict,
         str(judgement.exercised),
         "-" if kib is None else f"{kib:.1f}",
         str(counts["pte_writes"]),

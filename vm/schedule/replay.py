@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vm.errors import RecordingError
 from vm.schedule.base import Choice, View
 
@@ -13,15 +15,10 @@ class ReplaySchedule:
         choices: as they were made.
     """
 
-    def __init__(self, choices: list[Choice]) -> None:
+    def __init__(self, choices: Iterable[Choice]) -> None:
         self.name = "replay"
-        self._choices = choices
+        self._choices = iter(choices)
         self._at = 0
-
-    @property
-    def exhausted(self) -> bool:
-        """Every choice has been repeated."""
-        return self._at >= len(self._choices)
 
     def choose(self, view: View) -> Choice:
         """The next recorded choice.
@@ -29,11 +26,9 @@ class ReplaySchedule:
         Raises:
             RecordingError: the run has gone another way than when it was recorded.
         """
-        if self.exhausted:
-            raise RecordingError(
-                f"replay goes on after the {len(self._choices)} slices of the recording, at {view.time}"
-            )
-        choice = self._choices[self._at]
+        choice = next(self._choices, None)
+        if choice is None:
+            raise RecordingError(f"replay goes on after the {self._at} slices of the recording, at {view.time}")
         if choice.cpu not in view.runnable:
             raise RecordingError(f"replay diverges at slice {self._at}, time {view.time}: CPU {choice.cpu} cannot run")
         self._at += 1

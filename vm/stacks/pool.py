@@ -51,7 +51,7 @@ class Pools:
         self.reserve = list(frames)
         self.per_cpu: list[list[int]] = [[] for _ in range(cpus)]
         self._random = random.Random(config.seed)
-        self.total = len(frames)
+        self._inside = set(frames)  # asked for membership only
         for cpu in range(cpus):
             self._refill(cpu)
 
@@ -69,17 +69,21 @@ class Pools:
         if not source:
             return None
         if self._config.order == "lifo":
-            return source.pop()
-        if self._config.order == "fifo":
-            return source.pop(0)
-        return source.pop(self._random.randrange(len(source)))
+            frame = source.pop()
+        elif self._config.order == "fifo":
+            frame = source.pop(0)
+        else:
+            frame = source.pop(self._random.randrange(len(source)))
+        self._inside.discard(frame)
+        return frame
 
     def give(self, cpu: int, frame: int) -> None:
         """Give a frame to a CPU's pool."""
         self.per_cpu[cpu].append(frame)
+        self._inside.add(frame)
 
     def __contains__(self, frame: int) -> bool:
-        return frame in self.reserve or any(frame in pool for pool in self.per_cpu)
+        return frame in self._inside
 
     def snapshot(self) -> Any:
         """An immutable copy."""
@@ -89,4 +93,5 @@ class Pools:
         """Become what `snapshot` returned."""
         reserve, per_cpu, random_state = state
         self.reserve, self.per_cpu = list(reserve), [list(pool) for pool in per_cpu]
+        self._inside = set(self.reserve).union(*self.per_cpu)
         self._random.setstate(random_state)

@@ -7,6 +7,7 @@ point of the group `kstack.policies`; `--policy ./mine.py` takes the one policy 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -73,6 +74,19 @@ def find_policy(name: str) -> type[Policy]:
         hint = f"did you mean {', '.join(near)}?" if near else "see: kstack policies"
         raise PolicyError(f"policy {name!r} does not exist; {hint}")
     return known[name]
+
+
+def policy_hash(name: str) -> str:
+    """What identifies the source of a policy: BLAKE2b of its file (hex).
+
+    Raises:
+        PolicyError: there is no such policy.
+    """
+    source = Path(name) if name.endswith(".py") or "/" in name else Path(inspect.getfile(find_policy(name)))
+    try:
+        return hashlib.blake2b(source.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise PolicyError(f"policy file {source}: {error.strerror}") from error
 
 
 def _from_file(path: Path) -> type[Policy]:

@@ -120,12 +120,19 @@ class StackRuntime:
         self.observers: list[StackObserver] = []
         self.blocked: list[bool] = [False] * len(machine.cpus)
         self.online: list[int] = []
-        self.misuse: str | None = None
         self._locks: dict[str, int] = {}
         self._leaves: dict[tuple[int, int], int] = {}
         self._mailboxes = (0, 0)
         self.frames: list[int] = []  # all that the guest gave, by physical address
+        self._given: frozenset[int] = frozenset()
         machine.claim_port(hypercall.PORT, self)
+
+    def is_blocked(self, cpu: int) -> bool:
+        """Whether `cpu` stands at a step that waits: it has tried, and takes no interrupt meanwhile."""
+        if not self.blocked[cpu] or not self.calls[cpu]:
+            return False
+        registers = self._machine.cpus[cpu].registers
+        return (registers.rip, registers.gpr[Gpr.RSP]) == self.calls[cpu][-1].key
 
     # --- PortClaim
 
@@ -140,12 +147,13 @@ class StackRuntime:
         key = (registers.rip, registers.gpr[Gpr.RSP])
         calls = self.calls[cpu]
         try:
-            if calls and calls[-1].key == key:
-                return self._continue(cpu, calls[-1])
             arguments = tuple(registers.gpr[r] for r in (Gpr.RDI, Gpr.RSI, Gpr.RDX, Gpr.RCX))
+            if calls and calls[-1].key == key:
+                if (calls[-1].function, calls[-1].arguments) != (value, arguments):
+                    raise GuestMisuse(f"made where {calls[-1].function.name} is still in flight")
+                return self._continue(cpu, calls[-1])
             return self._begin(cpu, value, arguments, key)
         except GuestMisuse as misuse:
-            self.misuse = str(misuse)
             self._machine.cpus[cpu].not_modelled(f"hypercall {value}: {misuse}")
             return True
 
@@ -178,8 +186,7 @@ class StackRuntime:
         self.counts.syscalls += function is Function.ENTER_KERNEL
 
     def _continue(self, cpu: int, call: HookCall) -> bool:
-        previous = self._leaf_value(cpu, call.step.page) if isinstance(call.step, steps.WritePte) else None
-        answer = self._carry_out(cpu, call, call.step)
+        answer, previous = self._carry_out(cpu, call, call.step)
         if answer is _WAITING:
             self.blocked[cpu] = True
             self.counts.waits += 1
@@ -239,6 +246,7 @@ class StackRuntime:
             raise GuestMisuse(f"page pool of {size:#x} bytes at {start:#x} is not in RAM")
         self._mailboxes = (mailboxes, packed & 0xFFFFFFFF)
         self.frames = list(range(start, start + size, PAGE))
+        self._given = frozenset(self.frames)
         self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
         self._machine.cpus[cpu].yielded = True
         for observer in self.observers:
@@ -292,11 +300,26 @@ class StackRuntime:
 
     # --- micro-steps
 
-    def _carry_out(self, cpu: int, call: HookCall, step: steps.Step) -> Any:
+    def _carry_out(self, cpu: int, call: HookCall, step: steps.Step) -> tuple[Any, Pte | None]:
+        """Do one step: what it answers, and the entry that a store replaces."""
         handler = _HANDLERS.get(type(step))
         if handler is None:
             raise PolicyError(f"{self._name(call)} yielded {step}, which this machine does not know")
-        return handler(self, cpu, call, step)
+        try:
+            previous = self._leaf_value(cpu, step.page) if isinstance(step, steps.WritePte) else None
+            return handler(self, cpu, call, step), previous
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise PolicyError(f"{self._name(call)}: {step!r} has a wrong argument ({error})") from error
+
+    def _own(self, call: HookCall, frame: int) -> int:
+        """A frame that the guest gave to the policy.
+
+        Raises:
+            PolicyError: it is none.
+        """
+        if frame not in self._given:
+            raise PolicyError(f"{self._name(call)}: {frame:#x} is no frame of the pool (a page address? an entry?)")
+        return frame
 
     def _leaf(self, cpu: int, page: Page) -> int:
         """Physical address of a page's leaf entry."""
@@ -347,12 +370,12 @@ class StackRuntime:
     def _give(self, cpu: int, call: HookCall, step: steps.GiveBack) -> None:
         assert self.pools is not None
         self.counts.pages_given += 1
-        if step.frame not in self.pools:  # a double free is the oracle's to report, not to act out
+        if self._own(call, step.frame) not in self.pools:  # a double free is the oracle's to report, not to act out
             self.pools.give(cpu, step.frame)
 
     def _zero(self, cpu: int, call: HookCall, step: steps.ZeroPage) -> None:
         self.counts.pages_zeroed += 1
-        self._machine.memory.write(step.frame, bytes(PAGE))
+        self._machine.memory.write(self._own(call, step.frame), bytes(PAGE))
 
     def _others(self, cpu: int, call: HookCall, step: steps.OtherCpus) -> tuple[int, ...]:
         return tuple(other for other in self.online if other != cpu)
@@ -372,6 +395,8 @@ class StackRuntime:
         memory.write64(request, memory.read64(request) + 1)
 
     def _send(self, cpu: int, call: HookCall, step: steps.SendIpi) -> None:
+        if step.cpu not in self.online:
+            raise PolicyError(f"{self._name(call)}: CPU {step.cpu} is not online")
         self.counts.ipis += 1
         self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, hypercall.SHOOTDOWN_VECTOR)
 
@@ -399,6 +424,7 @@ class StackRuntime:
     def boot_again(self, booted: StackRuntime) -> None:
         """Start where `booted` stood right after the guest's BOOT, with pools of this one's own configuration."""
         self.online, self._mailboxes, self.frames = list(booted.online), booted._mailboxes, list(booted.frames)
+        self._given = booted._given
         self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
         for observer in self.observers:
             observer.booted(self.frames)
@@ -413,12 +439,14 @@ class StackRuntime:
         pools = None if self.pools is None else self.pools.snapshot()
         counts = tuple(vars(self.counts).values())
         locks = tuple(sorted(self._locks.items()))
-        return calls, threads, pools, counts, locks, tuple(self.online), self._mailboxes, tuple(self.frames)
+        rest = tuple(self.online), self._mailboxes, tuple(self.frames), tuple(self.blocked)
+        return calls, threads, pools, counts, locks, rest
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned: hooks in flight are fed their answers again."""
-        calls, threads, pools, counts, locks, online, self._mailboxes, frames = state
-        self.frames = list(frames)
+        calls, threads, pools, counts, locks, (online, self._mailboxes, frames, blocked) = state
+        self.blocked = list(blocked)
+        self.frames, self._given = list(frames), frozenset(frames)
         self.threads = {thread[0]: Thread(*thread) for thread in threads}
         if pools is None:
             self.pools = None
