@@ -21,13 +21,13 @@ def print_judgements(console: Console, judgements: Sequence[Judgement]) -> None:
     table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in ("policy", "scenario", "verdict"):
         table.add_column(name, no_wrap=name != "verdict")
-    for name in ("exercised", "KiB/thread", "PTE writes", "INVLPG", "IPIs", "kcycles"):
+    for name in ("exercised", "KiB", "PTE st", "INVLPG", "IPIs", "kcycles"):
         table.add_column(name, justify="right", no_wrap=True)
     for judgement in judgements:
         table.add_row(*_row(judgement))
     console.print(table)
     console.print(
-        Text("In how many runs; counts, memory and cycles (nominal, with their range) are of the first.", "dim")
+        Text("Found in how many runs. Of the first run: KiB mapped a thread, stores to PTEs, INVLPGs, IPIs, kilocycles (range).", "dim")
     )
     for judgement in judgements:
         if judgement.finding is not None:
