@@ -1,5 +1,5 @@
 # make setup         .venv with everything that run, test and check need (Python 3.11 or later, pip, PyPI)
-# make run           the main job: every policy against every scenario
+# make run           the main job: every policy against four scenarios;  make run ARGS="--schedules 20" for all of them
 # make test          all tests;  make test ARGS="-k apic"
 # make check         style, types, layers, and the examples in the documentation
 # make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
@@ -14,6 +14,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -le 8 ] || n=8; echo $$n)
 SYSTEM_PACKAGES := qemu-system-x86 gdb binutils chromium
 ARGS ?=
+COMMA := ,
 
 .PHONY: setup run test check bench format setup-system clean
 .DEFAULT_GOAL := setup
@@ -31,7 +32,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 run: setup
-	$(BIN)/kstack compare $(ARGS)
+	$(BIN)/kstack compare $(or $(ARGS),--scenarios laight$(COMMA)wilcox$(COMMA)quiet-then-deep$(COMMA)deep --schedules 3)
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not docs" $(ARGS)

@@ -11,11 +11,11 @@
 .equ SYS_UNWIND,    66                  # unwind()
 .equ SYS_REST,      67
 .equ SYS_NOTHING,   68
-.equ A_ROUNDS,      0x4344434110        # sixteen of grow, rest, nothing, rest
+.equ A_ROUNDS,      0x4344434108        # eight of grow, rest, nothing, rest
 .equ B_ROUNDS,      0x4201
-.equ ROUNDS,        16
+.equ ROUNDS,        8
 .equ DEPTH,         11                  # KiB
-.equ SWEEPS,        4000                # until B gives up
+.equ SWEEPS,        12000               # until B gives up
 .equ MAGIC,         0x554e57494e440000  # "UNWIND"; plus the round
 
 .text
@@ -87,6 +87,12 @@ unwinder_unwind:
     jnz .Lunwind_sweep
     jmp give_up
 .Lunwind_end:
+    lea rdi, [rip+.Lunwinder_text_unmapped]
+    call say
+    mov rdi, [rip+unmapped]
+    call print_dec
+    lea rdi, [rip+.Lunwinder_text_newline]
+    call print
     lea rdi, [rip+unwound]
     call gate_raise
     xor eax, eax
@@ -104,6 +110,10 @@ unwinder_read:
 .section .rodata
 scenario_name:
     .asciz "unwinder"
+.Lunwinder_text_unmapped:
+    .asciz ": pages that were not mapped "
+.Lunwinder_text_newline:
+    .asciz "\n"
 .p2align 3
 scenario_threads:
     .quad user_rounds, B_ROUNDS, 1

@@ -30,10 +30,19 @@
 # u64 wilcox_share(u64 round)
 # A.
 wilcox_share:
+    push rdi
+    mov edi, (OUTER_FRAMES+INNER_FRAMES+2)*1024
+    call stack_request
+    pop rdi
+    test rax, rax
+    jz .Lshare_refused
     mov esi, OUTER_FRAMES
     lea rdx, [rip+wilcox_outer]
-    call ask_deep
+    call deep
     inc qword ptr [rip+round_count]
+    ret
+.Lshare_refused:
+    mov eax, 1
     ret
 
 # The item lives in this frame.

@@ -27,7 +27,10 @@ def print_judgements(console: Console, judgements: Sequence[Judgement]) -> None:
         table.add_row(*_row(judgement))
     console.print(table)
     console.print(
-        Text("Found in how many runs. Of the first run: KiB mapped a thread, stores to PTEs, INVLPGs, IPIs, kilocycles (range).", "dim")
+        Text(
+            "Found in how many runs. Of the first run: KiB mapped a thread, stores to PTEs, INVLPGs, IPIs, kilocycles (range).",
+            "dim",
+        )
     )
     for judgement in judgements:
         if judgement.finding is not None:

@@ -1,0 +1,84 @@
+"""What the machine finds of each policy; if a change of the machine changes a line here, the machine is right or broken."""
+
+from __future__ import annotations
+
+import pytest
+
+from vm.coherence import Kind
+from vm.hw.modes import Modes
+from vm.judge import Judgement, Portfolio, boot, judge
+from vm.scenarios import find_scenario
+from vm.session import BootedScenario
+from vm.stacks.registry import find_policy, policies
+
+STALE = {Kind.STALE_TRANSLATION, Kind.USE_AFTER_FREE}
+NO_STACK = {Kind.DOUBLE_FAULT, Kind.UNHANDLED_FAULT}
+
+
+@pytest.fixture(scope="module")
+def booted() -> dict[str, BootedScenario]:
+    return {name: boot(find_scenario(name)) for name in ("laight", "quiet-then-deep")}
+
+
+def verdict(booted: dict[str, BootedScenario], policy: str, scenario: str) -> Judgement:
+    return judge(find_policy(policy), find_scenario(scenario), booted[scenario], Portfolio(schedules=1), Modes())
+
+
+@pytest.mark.parametrize("scenario", ["laight", "quiet-then-deep"])
+@pytest.mark.parametrize("policy", ["entry-exit", "switch-sp", "switch-sp-local"])
+def test_a_discard_that_is_not_broadcast_is_used_stale(
+    booted: dict[str, BootedScenario], policy: str, scenario: str
+) -> None:
+    found = verdict(booted, policy, scenario)
+    assert found.safe is False
+    assert found.finding is not None
+    assert found.finding.kind in STALE
+
+
+@pytest.mark.parametrize("scenario", ["laight", "quiet-then-deep"])
+@pytest.mark.parametrize("policy", ["fixed-8k", "fixed-4k"])
+def test_a_stack_too_small_for_the_scenario_dies(booted: dict[str, BootedScenario], policy: str, scenario: str) -> None:
+    found = verdict(booted, policy, scenario)
+    assert found.safe is False
+    assert {finding.kind for finding in found.findings} <= NO_STACK
+
+
+@pytest.mark.parametrize("policy", ["switch-sp-ipi"])
+def test_a_broadcast_before_the_free_is_exercised_and_clean(booted: dict[str, BootedScenario], policy: str) -> None:
+    found = verdict(booted, policy, "quiet-then-deep")
+    assert found.safe is True
+    assert found.exercised > 0
+
+
+@pytest.mark.parametrize("policy", ["fixed-16k", "entry-keep"])
+def test_a_policy_that_never_shrinks_a_living_stack_has_nothing_stale(
+    booted: dict[str, BootedScenario], policy: str
+) -> None:
+    found = verdict(booted, policy, "quiet-then-deep")
+    assert found.safe is True
+    assert "clears nothing" in found.reason
+
+
+@pytest.mark.parametrize("policy", ["accessed-plain", "accessed-atomic", "dirty-atomic"])
+def test_without_speculation_a_page_that_was_read_is_never_reclaimed_while_cached(
+    booted: dict[str, BootedScenario], policy: str
+) -> None:
+    found = verdict(booted, policy, "quiet-then-deep")
+    assert found.safe is None, "not exercised: only fills that nobody asked for could tell these apart"
+    assert not found.findings
+
+
+def test_less_memory_is_mapped_than_by_full_stacks(booted: dict[str, BootedScenario]) -> None:
+    kib = {}
+    for policy in ("fixed-16k", "switch-sp-ipi", "accessed-atomic", "request-hybrid", "fixed-8k", "fixed-4k"):
+        run = verdict(booted, policy, "laight").reference
+        assert run is not None
+        assert run.kib_per_thread is not None
+        kib[policy] = run.kib_per_thread
+    assert kib["fixed-4k"] == pytest.approx(4, rel=0.01)
+    assert kib["fixed-8k"] == pytest.approx(8, rel=0.01)
+    assert all(kib[policy] < kib["fixed-16k"] for policy in kib if policy != "fixed-16k")
+
+
+def test_every_policy_is_one_class_with_its_source() -> None:
+    assert len(policies()) >= 12
