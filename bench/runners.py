@@ -34,6 +34,9 @@ class Watching:
     def filled(self, cpu: int, address: int, translation: Translation) -> None:
         """A walk has cached a translation."""
 
+    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
+        """A speculative fill has cached a translation."""
+
     def stale_use(
         self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
     ) -> None:

@@ -197,6 +197,13 @@ class Oracle:
         self.exercised += len(candidates) > 1
         self._note(cpu, f"TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
 
+    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
+        """A candidate that no access has asked for."""
+        page = self._page(address)
+        if page is not None:
+            self.seen.setdefault((cpu, address >> 12), set()).add((translation.frame, translation.rights))
+            self._note(cpu, f"speculative TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
+
     def stale_use(
         self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
     ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from guest.scenario import Scenario
@@ -183,7 +183,8 @@ def judge(
     options = RunOptions(max_time=scenario.max_instructions, pool=portfolio.pool)
     results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]] = []
     witness: Recording | None = None
-    for scheduler in portfolio.runs(scenario):
+    for seed, scheduler in enumerate(portfolio.runs(scenario)):
+        options = replace(options, adversary=seed)
         session = booted.session(policy(), scheduler, options)
         result = session.run()
         found = unexpected(scenario, result)

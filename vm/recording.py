@@ -37,6 +37,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         policy, policy_hash: id or path, and BLAKE2b of its source file (hex); None without one.
         pool: order, pages a CPU, seed.
         max_time, stop_at_finding: bounds of the run.
+        adversary: seed of speculative fills and evictions.
         choices: CPU and quantum of each slice, packed.
         ended, time, state_hash: how it ended.
         finding: kind of the first finding, or None.
@@ -54,6 +55,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     pool: tuple[str, int, int]
     max_time: int
     stop_at_finding: bool
+    adversary: int
     choices: str
     ended: str
     time: int

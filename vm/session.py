@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from vm.adversary import Adversary
 from vm.coherence import Finding, Kind, Oracle
 from vm.errors import ScenarioError
 from vm.hw.modes import Modes
@@ -87,11 +88,13 @@ class RunOptions:
         max_time: units of virtual time from the session's start.
         stop_at_finding: end at the first finding.
         pool: how page pools behave.
+        adversary: seed of speculative fills and evictions, in the mode tlb=adversarial.
     """
 
     max_time: int = 100_000_000
     stop_at_finding: bool = False
     pool: PoolConfig = field(default_factory=PoolConfig)
+    adversary: int = 0
 
 
 class Session:
@@ -128,6 +131,8 @@ class Session:
         self.choices: list[Choice] = []
         self._idle = 0  # warps in a row that woke nobody
         self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
+        adversarial = machine.modes.tlb == "adversarial"
+        self._adversary = Adversary(machine, self.runtime, options.adversary) if adversarial else None
         self._detach()
         if policy is not None:
             self._attach()
@@ -185,6 +190,8 @@ class Session:
             self._idle += 1
             return None if self._idle < IDLE_WARPS and machine.warp() else "asleep"
         self._idle = 0
+        if self._adversary is not None:
+            self._adversary.act()
         blocked = frozenset(cpu for cpu in runnable if self.runtime.is_blocked(cpu))
         choice = self.scheduler.choose(View(tuple(runnable), blocked, machine.time))
         choice = Choice(choice.cpu, min(choice.quantum, limit))

@@ -75,6 +75,7 @@ class Setup:
             pool=(pool.order, pool.per_cpu, pool.seed),
             max_time=self.options.max_time,
             stop_at_finding=self.options.stop_at_finding,
+            adversary=self.options.adversary,
             choices=pack(choices),
             ended=result.ended,
             time=result.time,
@@ -97,7 +98,9 @@ def replay_session(recording: Recording) -> Session:
     modes = Modes()
     for name, value in recording.modes.items():
         modes = modes.with_option(f"{name}={value}")
-    options = RunOptions(recording.max_time, recording.stop_at_finding, PoolConfig(*recording.pool))
+    options = RunOptions(
+        recording.max_time, recording.stop_at_finding, PoolConfig(*recording.pool), recording.adversary
+    )
     setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options)
     if setup.is_scenario != recording.booted:
         raise RecordingError(

@@ -45,6 +45,9 @@ class Watcher:
     def filled(self, cpu: int, address: int, translation: Translation) -> None:
         pass
 
+    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
+        """No test here speculates."""
+
     def stale_use(
         self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
     ) -> None:

@@ -61,7 +61,7 @@ def run(
     scenario = scenarios().get(image)
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
-    options = RunOptions(max_instructions, stop_at_finding, pool.config(seed))
+    options = RunOptions(max_instructions, stop_at_finding, pool.config(seed), seed)
     if cpus is None:
         cpus = scenario.cpus if scenario else 1
     wanted = size(scenario.ram) if scenario else 0

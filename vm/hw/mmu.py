@@ -26,6 +26,7 @@ from vm.hw.paging import (
     Attempt,
     Control,
     D,
+    P,
     TableEntry,
     Translation,
     Walk,
@@ -102,6 +103,10 @@ class MmuObserver(Protocol):
 
     def filled(self, cpu: int, address: int, translation: Translation) -> None:
         """A walk has cached `translation` for the page of linear `address`."""
+        ...
+
+    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
+        """A fill that no instruction asked for has cached `translation`."""
         ...
 
     def stale_use(
@@ -216,6 +221,8 @@ class Mmu:
                 self._page_fault(address, error_code(True, attempt, self._control))
                 return None, False
             if not refused and (not attempt.write or found.dirty):
+                if not found.accessed:
+                    self._set_accessed(found)
                 if self._sets_again:
                     self._set_again(found, attempt.write)
                 return found, True
@@ -250,6 +257,13 @@ class Mmu:
         if bits:
             self._memory.write64_quietly(found.leaf, self._memory.read64(found.leaf) | bits)
 
+    def _set_accessed(self, found: Translation) -> None:
+        """An access through an entry cached with A=0 sets A, if the leaf still maps the frame (mode)."""
+        found.accessed = True
+        entry = self._memory.read64(found.leaf)
+        if entry & P and entry & FRAME_MASK & -(1 << found.shift) == found.frame:
+            self._memory.exchange_quietly(found.leaf, entry, entry | A)
+
     def _set_dirty(self, found: Translation) -> None:
         if Rule.D_SET_THROUGH_CACHE in self.rules:
             while True:
@@ -258,14 +272,14 @@ class Mmu:
                     break
         found.dirty = True
 
-    def _walk(self, address: int, attempt: Attempt) -> Walk:
+    def _walk(self, address: int, attempt: Attempt, rules: WalkRules | None = None) -> Walk:
         self.walks += 1
         start, shift = self._root, 39
         if Rule.STRUCTURE_CACHES in self.rules:
             cached = self.structures.lookup(address, self.pcid)
             if cached is not None:
                 shift, start = cached[0] - 9, cached[1]
-        result = walk(self._memory, start, shift, address, attempt, self._control, self._walk_rules)
+        result = walk(self._memory, start, shift, address, attempt, self._control, rules or self._walk_rules)
         for where, level in result.path:
             self._tracker.add_table(where, level)
         for level, page, entry in result.tables:
@@ -273,14 +287,17 @@ class Mmu:
         return result
 
     def _insert(self, tlb: Tlb, address: int, found: Translation) -> None:
+        self._cache(tlb, found)
+        if self.observer is not None:
+            self.observer.filled(self.cpu, address, found)
+
+    def _cache(self, tlb: Tlb, found: Translation) -> None:
         as_global = (
             found.is_global
             and bool(self.engine.registers.cr[4] & Cr4.PGE)
             and Rule.GLOBAL_SERVES_ANY_PCID in self.rules
         )
         self._forget(tlb.insert(found, self.pcid, as_global))
-        if self.observer is not None:
-            self.observer.filled(self.cpu, address, found)
 
     def _report_if_stale(self, address: int, access: Access, found: Translation) -> bool:
         generation = self._tracker.generation
@@ -340,13 +357,22 @@ class Mmu:
         """A speculative fill that no instruction asked for (SDM 4.10.2.3); whether it cached anything."""
         if Rule.SPECULATIVE_FILL not in self.rules or not self._paging or not is_canonical(address):
             return False
-        if self.data.lookup(address, self.pcid) is not None:
+        if self.modes.speculation == "none" or self.data.lookup(address, self.pcid) is not None:
             return False
-        result = self._walk(address, Attempt(False, False, False))
-        if result.error is not None or result.translation is None:
+        keeps = self.modes.speculation == "keeps-accessed-clear"
+        result = self._walk(address, Attempt(False, False, False), self._walk_rules._replace(set_accessed=not keeps))
+        found = result.translation
+        if result.error is not None or found is None:
             return False
-        self._insert(self.data, address, result.translation)
+        found.accessed = bool(self._memory.read64(found.leaf) & A)
+        self._cache(self.data, found)
+        if self.observer is not None:
+            self.observer.speculated(self.cpu, address, found)
         return True
+
+    def evict(self, address: int) -> None:
+        """Drop one page from the data TLB, as a CPU may at any time (SDM 4.10.2.2)."""
+        self._forget(self.data.drop_page(address, self.pcid, True))
 
     # --- entering the softmmu
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from vm.errors import ConfigError
 
 VALUES: Final[dict[str, tuple[str, ...]]] = {
+    "speculation": ("none", "sets-accessed", "keeps-accessed-clear"),
     "interrupted-delivery": ("restarted", "lost"),
     "df-restart": ("exact", "undefined"),
     "dirty-rewalk": ("yes", "no"),
@@ -23,13 +24,17 @@ class Modes:
     """The architecture modes of one run.
 
     Attributes:
+        speculation: what a fill that no instruction asked for does to Accessed: there are no such
+            fills; it sets A first (SDM 4.10.2.3); it leaves A as it is (Stevens, June 2026).
         tlb: `retain` keeps every entry until the rules drop it; `capacity N` keeps N entries in
-            each of the instruction and data TLBs and drops the oldest.
+            each of the instruction and data TLBs and drops the oldest; `adversarial` fills
+            speculatively and drops at moments chosen by seed.
         interrupted_delivery: what becomes of an interrupt whose delivery faults (SDM 6.15).
         df_restart: whether the state saved at #DF can be returned to (the SDM says no).
         dirty_rewalk: whether a write through an entry with D=0 walks again (SDM 4.8).
     """
 
+    speculation: str = "sets-accessed"
     tlb: str = "retain"
     interrupted_delivery: str = "restarted"
     df_restart: str = "undefined"
@@ -38,7 +43,7 @@ class Modes:
     @property
     def capacity(self) -> int:
         """Entries a TLB holds, 0 for no limit."""
-        return 0 if self.tlb == "retain" else int(self.tlb.split()[1])
+        return int(self.tlb.split()[1]) if self.tlb.startswith("capacity") else 0
 
     def as_dict(self) -> dict[str, str]:
         """Names as on the command line, for results and recordings."""
@@ -57,8 +62,8 @@ class Modes:
         if name == "tlb":
             words = value.replace(":", " ").split()
             sized = len(words) == 2 and words[0] == "capacity" and words[1].isdigit() and int(words[1]) > 0
-            if not sized and value != "retain":
-                raise ConfigError(f"mode tlb={value}: one of retain, capacity:N with N >= 1")
+            if not sized and value not in ("retain", "adversarial"):
+                raise ConfigError(f"mode tlb={value}: one of retain, adversarial, capacity:N with N >= 1")
             value = " ".join(words)
         elif value not in VALUES[name]:
             raise ConfigError(f"mode {name}={value}: one of {', '.join(VALUES[name])}")

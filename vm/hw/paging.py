@@ -69,12 +69,25 @@ class Translation:
         writable, user: R/W and U/S, ANDed over the levels.
         no_execute: XD, ORed over the levels.
         dirty: whether D was set when it was cached.
+        accessed: whether A was; it is not only after a fill under speculation=keeps-accessed-clear.
         is_global: the leaf's G.
         leaf: physical address of the leaf entry.
         checked: generation of the tables in which they were last seen to give it; not part of its value.
     """
 
-    __slots__ = ("checked", "dirty", "frame", "is_global", "leaf", "no_execute", "page", "shift", "user", "writable")
+    __slots__ = (
+        "accessed",
+        "checked",
+        "dirty",
+        "frame",
+        "is_global",
+        "leaf",
+        "no_execute",
+        "page",
+        "shift",
+        "user",
+        "writable",
+    )
 
     def __init__(self, shift: int, page: int, frame: int, rights: int, dirty: bool, is_global: bool, leaf: int) -> None:
         self.shift = shift
@@ -86,6 +99,7 @@ class Translation:
         self.dirty = dirty
         self.is_global = is_global
         self.leaf = leaf
+        self.accessed = True
         self.checked = -1
 
     @property
@@ -95,13 +109,16 @@ class Translation:
 
     def state(self) -> tuple[int, ...]:
         """Everything as integers, for snapshots."""
-        return (self.shift, self.page, self.frame, self.rights, int(self.dirty), int(self.is_global), self.leaf)
+        flags = int(self.dirty) | int(self.is_global) << 1 | int(self.accessed) << 2
+        return (self.shift, self.page, self.frame, self.rights, flags, self.leaf)
 
     @classmethod
     def from_state(cls, state: tuple[int, ...]) -> Translation:
         """The translation that `state` came from."""
-        shift, page, frame, rights, dirty, is_global, leaf = state
-        return cls(shift, page, frame, rights, bool(dirty), bool(is_global), leaf)
+        shift, page, frame, rights, flags, leaf = state
+        made = cls(shift, page, frame, rights, bool(flags & 1), bool(flags & 2), leaf)
+        made.accessed = bool(flags & 4)
+        return made
 
     def same_target(self, other: Translation | None) -> bool:
         """Same frame and rights: staleness is by value (A and D bits aside)."""
