@@ -2,8 +2,9 @@
 
 SDM 4.10.2.3: the processor may cache translations for accesses that never happen architecturally,
 and may drop any entry. In the mode `tlb=adversarial` some CPU does one or the other, before a slice
-now and then, to a page of a living thread's stack; often to the very page that a policy's step is
-about, since that is where it hurts.
+now and then, to a page of a living thread's stack. The seed also decides the style: often or rarely
+and anywhere, or only at the page that a policy's next step is about, which leaves all others as
+they are (a CPU that fills everything soon leaves no page with Accessed clear to be fought over).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 from vm.machine import Machine
 from vm.stacks.runtime import StackRuntime
 
-ODDS: Final = 4  # one slice in so many is preceded by a fill or an eviction
+STYLES: Final = ((4, False), (4, True), (64, False), (2, True))  # (one slice in so many, at steps only)
 EVICTIONS: Final = 4  # one in so many of these is an eviction
 
 
@@ -31,10 +32,11 @@ class Adversary:
         self._machine = machine
         self._runtime = runtime
         self._random = random.Random(seed)
+        self._odds, self._at_steps = STYLES[seed % len(STYLES)]
 
     def act(self) -> None:
         """Perhaps do something."""
-        if self._random.randrange(ODDS):
+        if self._random.randrange(self._odds):
             return
         cpus = [cpu for cpu in self._machine.cpus if cpu.paging_enabled()]
         address = self._address()
@@ -50,9 +52,11 @@ class Adversary:
         """A page of some living thread's stack."""
         steps = [calls[-1].step for calls in self._runtime.calls if calls]
         pages = [step.page for step in steps if hasattr(step, "page")]
-        if pages and self._random.randrange(2):
+        if pages and (self._at_steps or self._random.randrange(2)):
             address: int = pages[self._random.randrange(len(pages))].address
             return address
+        if self._at_steps:
+            return None
         threads = list(self._runtime.threads.values())
         if not threads:
             return None

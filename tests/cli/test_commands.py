@@ -44,7 +44,8 @@ def document(*words: str) -> dict[str, Any]:
 
 def test_compare_prints_the_fields_that_others_rely_on() -> None:
     found = document("compare", "--policies", THREE, "--scenarios", "laight", "--schedules", "2")
-    assert found["modes"]["tlb"] == "retain"
+    assert found["modes"]["tlb"] == "adversarial"
+    assert found["modes"]["speculation"] == "sets-accessed"
     results = {result["policy"]: result for result in found["results"]}
     assert set(results) == {"fixed-16k", "entry-exit", "switch-sp-ipi"}
     for result in results.values():

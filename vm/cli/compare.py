@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from vm.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
+from vm.hw.modes import Modes
 from vm.judge import DEFAULT_SCHEDULES, Judgement, Pair, Portfolio, judge_all
 from vm.recording import write_recording
 from vm.report.table import print_judgements
@@ -20,6 +21,8 @@ from vm.scenarios import find_scenario
 from vm.scenarios import scenarios as known_scenarios
 from vm.stacks.registry import find_policy
 from vm.stacks.registry import policies as known_policies
+
+ADVERSARIAL: Final = Modes(tlb="adversarial")  # whatever the architecture allows is done to a policy that is judged
 
 
 def compare(
@@ -55,7 +58,7 @@ def compare(
         find_policy(name)
     for name in chosen:
         find_scenario(name)
-    modes = modes_of(mode)
+    modes = modes_of(mode, ADVERSARIAL)
     portfolio = Portfolio(schedules, pool.config())
     pairs = [Pair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
     judgements = list(_progress(judge_all(pairs, jobs), pairs))

@@ -11,9 +11,8 @@ from vm.hw.modes import Modes
 from vm.stacks.pool import PoolConfig
 
 
-def modes_of(options: list[str] | None) -> Modes:
-    """Modes from repeated `--mode name=value`."""
-    modes = Modes()
+def modes_of(options: list[str] | None, modes: Modes = Modes()) -> Modes:
+    """`modes` with repeated `--mode name=value`."""
     for option in options or []:
         modes = modes.with_option(option)
     return modes
