@@ -11,16 +11,14 @@
 #   CPU 0  X: sleep, switch-out: read entry, clear it, free | X: awake ........... exit
 #   CPU 1  B: ..(a little longer each round).. read                     read
 
-.equ SYS_VICTIM,    64                  # victim()
-.equ SYS_WATCH,     65                  # watch(round)
-.equ X_ROUNDS,      0x4001
-.equ B_ROUNDS,      0x4128              # forty
-.equ ROUNDS,        40
-.equ DELAY,         14                  # turns of three instructions longer each round
+.equ SYS_WATCH,     64                  # watch(round)
+.equ B_ROUNDS,      0x4018              # 24
+.equ ROUNDS,        24
+.equ DELAY,         20                  # turns of three instructions longer each round
 
 .text
-# u64 race_victim(void)
-# X.
+# u64 race_victim(u64)
+# X, a kernel thread.
 race_victim:
     push rbx
     mov rbx, [rip+round_count]
@@ -100,10 +98,11 @@ race_conduct:
     push rbx
     xor ebx, ebx
 .Lconduct_next:
-    lea rdi, [rip+user_rounds]
-    mov esi, X_ROUNDS
+    lea rdi, [rip+race_victim]
+    xor esi, esi
     xor edx, edx
-    call start_user
+    xor ecx, ecx
+    call thread_create
     mov rdi, rax
     call thread_join
     or rbx, rax
@@ -122,7 +121,6 @@ scenario_threads:
     .quad user_rounds, B_ROUNDS, 1
     .quad 0
 scenario_calls:
-    .quad race_victim
     .quad race_watch
     .quad 0
 .data
