@@ -2,10 +2,10 @@
 #
 # A goes deep on CPU 0 and moves to CPU 1 there; it comes up and gives the CPU up there, so that a
 # policy puts the extra pages into CPU 1's pool; then it goes back to CPU 0 with a shallow stack and
-# takes new ones from CPU 0's pool. Up to three pages a round move one way and none the other. (A
+# takes new ones from CPU 0's pool. Its two extra pages in use move one way each round, none the other. (A
 # policy that maps on entry and unmaps on exit carries as many back: it enters on CPU 1 too.)
 #
-# The default pool of 512 pages lasts for about 160 rounds of a policy that never evens its pools out;
+# The default pool of 512 pages lasts for about 250 rounds of a policy that never evens its pools out;
 # this makes fewer, so what it shows there is the imbalance.
 
 .equ SYS_AWAY,      64                  # away(round)
