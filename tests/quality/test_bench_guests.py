@@ -1,0 +1,20 @@
+"""The benchmarks' guests still build with the kernel as it is, and run to their end."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.events import LOOPS
+from bench.runners import ours
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.name)
+def test_a_benchmark_guest_runs(loop) -> None:
+    seconds, instructions = ours(loop.programs, 2, loop.cpus)
+    assert seconds >= 0
+    assert instructions > 1000
+
+
+@pytest.mark.parametrize("name", ["compute", "memory", "calls"])
+def test_a_speed_loop_runs(name: str) -> None:
+    assert ours((name, "loop"), 2)[1] > 1000
