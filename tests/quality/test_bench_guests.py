@@ -10,9 +10,8 @@ from bench.runners import ours
 
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.name)
 def test_a_benchmark_guest_runs(loop) -> None:
-    seconds, instructions = ours(loop.programs, 2, loop.cpus)
-    assert seconds >= 0
-    assert instructions > 1000
+    one, three = (ours(loop.programs, count, loop.cpus)[1] for count in (1, 3))
+    assert three > one, "more iterations are more instructions"
 
 
 @pytest.mark.parametrize("name", ["compute", "memory", "calls"])

@@ -28,7 +28,7 @@ class ScriptStep:
 
 @dataclass(frozen=True)
 class Script:
-    """The steps, in order; `after` names an event that starts the script (none: at once)."""
+    """The steps, in order."""
 
     steps: tuple[ScriptStep, ...]
 

@@ -211,7 +211,6 @@ class Engine:
         cpu, env = self._cpu, self.env
         self._interrupt_request = ctypes.c_uint32.from_address(cpu + layout.CPU_INTERRUPT_REQUEST)
         self._cflags_next = ctypes.c_uint32.from_address(cpu + layout.CPU_CFLAGS_NEXT_TB)
-        self._halted = ctypes.c_uint32.from_address(cpu + layout.CPU_HALTED)
         self._exception_index = ctypes.c_int32.from_address(cpu + layout.CPU_EXCEPTION_INDEX)
         self._error_code = ctypes.c_uint32.from_address(env + layout.ENV_ERROR_CODE)
         self._is_int = ctypes.c_int32.from_address(env + layout.ENV_EXCEPTION_IS_INT)
