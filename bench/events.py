@@ -22,8 +22,8 @@ class EventLoop(NamedTuple):
 
 
 LOOPS: Final = (
-    EventLoop("page fault, handler skips", ("own_fault", "fault_skip"), bound=PAGE_FAULT_US),
-    EventLoop("page fault, PTE set and cleared", ("own_fault", "fault_fix"), bound=PAGE_FAULT_US),
+    EventLoop("page fault delivered and returned", ("own_fault", "fault_skip"), bound=PAGE_FAULT_US),
+    EventLoop("the same, PTE set, cleared and INVLPG", ("own_fault", "fault_fix")),
     EventLoop("context switch", ("switch",), events=2),
     EventLoop("system call", ("syscall",)),
     EventLoop("IPI to another CPU, answered", ("ipi",), cpus=2),

@@ -264,6 +264,24 @@ def test_the_sum_over_any_quanta_is_the_total_and_ends_in_the_same_state(source:
     assert parts.state() == whole.state()
 
 
+@settings(max_examples=60)
+@given(source=programs, quanta=st.lists(st.integers(1, 90), min_size=1, max_size=12))
+def test_looking_at_the_state_between_two_instructions_changes_nothing(source: str, quanta: list[int]) -> None:
+    watched, alone = board(source), board(source)
+    turn = 0
+    stop = Stop(StopKind.BUDGET, 0)
+    while stop.kind is StopKind.BUDGET:
+        budget = quanta[turn % len(quanta)]
+        watched.state()
+        watched.engine.registers.load(watched.engine.registers.save())
+        stop = watched.engine.run(budget)
+        assert stop == alone.engine.run(budget)
+        assert list(watched.engine.registers.gpr) == list(alone.engine.registers.gpr)
+        assert watched.engine.registers.rflags == alone.engine.registers.rflags
+        turn += 1
+    assert watched.state() == alone.state()
+
+
 # --- registers
 
 words = st.integers(0, (1 << 64) - 1)
@@ -296,7 +314,9 @@ def test_another_version_of_unicorn_is_refused(monkeypatch: pytest.MonkeyPatch) 
         Board()
 
 
-@pytest.mark.parametrize("name", ["ENV_REGS", "ENV_CR", "ENV_DR", "ENV_LSTAR", "ENV_FMASK", "CC_TLB_FILL"])
+@pytest.mark.parametrize(
+    "name", ["ENV_REGS", "ENV_CR", "ENV_DR", "ENV_LSTAR", "ENV_FMASK", "CC_TLB_FILL", "TCG_CODE_GEN_BUFFER"]
+)
 def test_a_layout_that_is_not_where_it_should_be_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from vm.hw.engine import layout
 

@@ -22,6 +22,7 @@ from unicorn import x86_const as x86
 
 from vm.errors import EngineError
 from vm.hw.engine import layout
+from vm.hw.engine.blocks import Blocks
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
 
@@ -138,7 +139,7 @@ _FILL_TYPE = ctypes.CFUNCTYPE(
     ctypes.c_uint64,
 )
 _VOID_TYPE = ctypes.CFUNCTYPE(None)
-_REWIND_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
+_HEAD_TYPE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
 
 
 class Engine:
@@ -172,7 +173,6 @@ class Engine:
         self._set_intercepts()
         self._start = self._library["uc_emu_start"]
         self._set_page = self._library["tlb_set_page_x86_64"]
-        self._starts: dict[int, list[int]] = {}
         self._refused_location: int | None = None
         self._refused_fetch = self._refused_ahead = False
         self._budget = 0
@@ -225,23 +225,30 @@ class Engine:
         library, uc = self._library, self._uc
         self.control = control = Control()
         self._table = (ctypes.c_uint64 * (2 * TABLE_ENTRIES))()
-        self._tcg = layout.u64(self._handle + layout.UC_TCG_CTX).value
-        self._keep: list[Any] = [_FILL_TYPE(self._fill), _REWIND_TYPE(self._rewind), _VOID_TYPE(self._clear_table)]
-        fill, rewind, clear = (ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep)
-        control.table, control.tcg_ctx, control.cpu = ctypes.addressof(self._table), self._tcg, self._cpu
+        tcg = layout.u64(self._handle + layout.UC_TCG_CTX).value
+        self._blocks = Blocks(library, tcg, self._handle, ctypes.addressof(control))
+        self._keep: list[Any] = [
+            _FILL_TYPE(self._fill),
+            _VOID_TYPE(self._rewind),
+            _VOID_TYPE(self._void_table),
+            _HEAD_TYPE(self._give_head),
+        ]
+        fill, control.rewind, control.void, control.give_head = (
+            ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep
+        )
+        control.table, control.tcg_ctx, control.cpu = ctypes.addressof(self._table), tcg, self._cpu
         control.eflags = self.env + layout.ENV_EFLAGS
         control.icount_decr = layout.u64(self._cpu + layout.CPU_ICOUNT_DECR).value
         control.lookup, control.cpu_exit = library.address("tcg_tb_lookup_x86_64"), library.address("cpu_exit")
-        control.rewind, control.clear = rewind, clear
-        control.flush_count = self._tcg + layout.TCG_FLUSH_COUNT
+        control.flush_count = tcg + layout.TCG_FLUSH_COUNT
         control.leave = library.address("cpu_loop_exit_noexc_x86_64")
+        control.uc, control.check_exit = self._handle, library.address("helper_check_exit_request_x86_64")
         self._code = code = CodePage()
         original = library.address("unicorn_fill_tlb_x86_64")
         slot = layout.u64(layout.u64(self._cpu + layout.CPU_CC).value + layout.CC_TLB_FILL)
         slot.value = code.fill(fill, original)
         data = ctypes.addressof(control)
-        control.slow = block = code.block()
-        control.to_fast = code.fast(block) - block
+        block, control.again = code.block()
         self._hooks = [
             library.hook(self._handle, UC_HOOK_TLB_FILL, code.refuse(), 0),
             library.hook(self._handle, UC_HOOK_BLOCK, block, data),
@@ -286,7 +293,7 @@ class Engine:
         self._refused_ahead = False
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
-        control.block_return = control.requested = control.withheld = 0
+        control.paid_block = control.requested = control.withheld = 0
         self._old_exception.value = -1
         self._is_int.value = 0
         if budget <= 32:
@@ -348,36 +355,17 @@ class Engine:
 
     def last_block(self) -> int | None:
         """Linear address of the block that ran last in the present or last run; None if none did."""
-        return self._block_starts()[0] if self.control.block_return else None
+        paid: int = self.control.paid_block
+        return self._blocks.starts(paid)[0] if paid else None
 
     def _unexecuted(self) -> int:
         """How many instructions of the block paid for last lie at or after RIP."""
-        if not self.control.block_return:
+        paid: int = self.control.paid_block
+        if not paid:
             return 0
-        return len(self._block_starts()) - self._index((self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF)
-
-    def _index(self, linear: int) -> int:
-        starts = self._block_starts()
-        if not starts[0] <= linear <= starts[-1]:
-            return len(starts)
-        return bisect_left(starts, linear)
-
-    def _block_starts(self) -> list[int]:
-        """Linear addresses of the instructions of the block that was paid for last.
-
-        Read from the search data that QEMU keeps behind each translation (encode_search in
-        accel/tcg/translate-all.c): per instruction the differences of pc, cc_op and code offset.
-        """
-        key = self.control.block_return
-        starts = self._starts.get(key)
-        if starts is None:
-            block = self._library["tcg_tb_lookup_x86_64"](self._tcg, key)
-            pc = layout.u64(block + layout.TB_PC).value
-            count = ctypes.c_uint16.from_address(block + layout.TB_ICOUNT).value
-            data = layout.u64(block + layout.TB_TC_PTR).value + layout.u64(block + layout.TB_TC_SIZE).value
-            starts = _search_data(data, pc, count)
-            self._starts[key] = starts
-        return starts
+        starts = self._blocks.starts(paid)
+        linear = (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
+        return len(starts) - bisect_left(starts, linear) if starts[0] <= linear <= starts[-1] else 0
 
     # --- callbacks
 
@@ -396,16 +384,22 @@ class Engine:
             self._refused_ahead = self._refused_fetch and address >> 12 != linear >> 12
         return False
 
-    def _rewind(self, linear: int) -> None:
+    def _rewind(self) -> None:
         """A store changed its own block: QEMU runs the storing instruction again, alone."""
         control = self.control
-        if control.block_return:
-            control.remaining += len(self._block_starts()) - self._index(linear)
-            control.block_return = 0
+        control.remaining += self._unexecuted()
+        control.paid_block = 0
 
-    def _clear_table(self) -> None:
+    def _void_table(self) -> None:
         ctypes.memset(self._table, 0, ctypes.sizeof(self._table))
-        self._starts.clear()
+        self._blocks.forget()
+
+    def _give_head(self, address: int) -> int:
+        try:
+            return self._blocks.give_head(address)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._fail(error)
+            return 0
 
     # --- the softmmu
 
@@ -444,30 +438,6 @@ class Engine:
     def intercept(self, what: Intercept, on: bool) -> None:
         """Switch one intercept on or off."""
         self._intercept.value = self._intercept.value | what if on else self._intercept.value & ~what
-
-
-def _search_data(address: int, pc: int, count: int) -> list[int]:
-    starts: list[int] = []
-    for _ in range(count):
-        delta, address = _sleb128(address)
-        pc = (pc + delta) & 0xFFFFFFFFFFFFFFFF
-        starts.append(pc)
-        for _skip in range(2):
-            _, address = _sleb128(address)
-    return starts
-
-
-def _sleb128(address: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = ctypes.c_uint8.from_address(address).value
-        address += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            if byte & 0x40:
-                value -= 1 << shift
-            return value, address
 
 
 EngineFactory = Callable[[int, int, Host], Engine]

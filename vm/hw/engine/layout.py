@@ -35,8 +35,11 @@ CPU_CC: Final = 33200
 CC_TLB_FILL: Final = 72
 
 # --- TCGContext and TranslationBlock
+TCG_CODE_GEN_PROLOGUE: Final = 0x90
+TCG_CODE_GEN_BUFFER: Final = 0xA8  # which begins with the prologue
 TCG_FLUSH_COUNT: Final = 0x98D0
 TB_PC: Final = 0
+TB_CS_BASE: Final = 8
 TB_FLAGS: Final = 16
 TB_FLAG_RF: Final = 1 << 16
 TB_SIZE: Final = 20
@@ -124,6 +127,7 @@ EXPORTS: Final = {
     "unicorn_fill_tlb_x86_64": (None, ()),
     "cpu_exit": (None, (_P,)),
     "cpu_loop_exit_noexc_x86_64": (None, (_P,)),
+    "helper_check_exit_request_x86_64": (None, (_P, ctypes.c_uint32)),
     "uc_emu_start": (_INT, (_P, _U64, _U64, _U64, ctypes.c_size_t)),
 }
 
@@ -215,5 +219,11 @@ def check(uc: Uc, library: Library) -> None:
     fill = u64(u64(cpu + CPU_CC).value + CC_TLB_FILL).value
     if fill != library.address("unicorn_fill_tlb_x86_64"):
         raise EngineError(f"unicorn's TLB fill is not where {UNICORN_VERSION} has it")
+    tcg = u64(uc._uch.value + UC_TCG_CTX).value
+    if (
+        not u64(tcg + TCG_CODE_GEN_BUFFER).value
+        or u64(tcg + TCG_CODE_GEN_BUFFER).value != u64(tcg + TCG_CODE_GEN_PROLOGUE).value
+    ):
+        raise EngineError(f"unicorn's translation buffer is not where {UNICORN_VERSION} has it")
     if ctypes.c_uint32.from_address(cpu + CPU_CFLAGS_NEXT_TB).value != 0xFFFFFFFF:
         raise EngineError(f"unicorn's cflags_next_tb is not where {UNICORN_VERSION} has it")

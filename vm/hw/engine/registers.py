@@ -157,11 +157,13 @@ class Registers:
 
     @rflags.setter
     def rflags(self, value: int) -> None:
+        # QEMU folds its lazy flags into eflags at the end of a run and takes all of them from there
+        # at the start of the next (x86_cpu_exec_enter); cc_op and df are what `rflags` reads.
         value = int(value)
         self._cc_src.value = value & _CC
         self._cc_op.value = layout.CC_OP_EFLAGS
         self._df.value = -1 if value & _DF else 1
-        self._eflags.value = value & _OTHER | _FIXED
+        self._eflags.value = value | _FIXED
         self.sync()
 
     def clear_resume(self) -> None:

@@ -1,6 +1,6 @@
 """The machine code that runs between Unicorn's translated blocks and Python.
 
-Three stubs, assembled by Keystone into one executable mapping per process:
+Three stubs, assembled by Keystone into one executable mapping per engine:
 
 - `fill` replaces the CPU class's tlb_fill: it hands a softmmu miss to Python with everything the
   public hook lacks (full address, size, mmu index, probe, return address), and lets a refusal's
@@ -8,10 +8,10 @@ Three stubs, assembled by Keystone into one executable mapping per process:
 - `block` runs at the start of each translated block. It keeps the instruction budget exactly: a
   block that fits is paid for and runs; a block that is longer than what is left is run as a
   shorter translation (cflags_next_tb); with nothing left, or a stop asked for, the engine stops.
-  How many instructions a block has is read from its TranslationBlock, found by return address.
-  It is remembered in a table that a flush of the translations voids; and in a whole block's own
-  code, where the stub overwrites the size that the block passes (`mov edx, size`) and lets its call
-  go to `fast`, five instructions, from then on.
+  How many instructions a block has is read from its TranslationBlock, found by return address,
+  and remembered in a table that a flush of the translations voids. A whole block that comes a
+  second time is given the five instructions of `head` (see blocks.py) in place of its call, and
+  comes here, at `again`, only when the budget does not pay for it.
 - `trap` turns IN, OUT and SYSCALL, for which Unicorn has hooks only, into exits before the
   instruction: it leaves by the engine's own longjmp, which the public hook cannot.
 """
@@ -31,23 +31,24 @@ TAIL: Final = 2
 
 Not 1, which is how QEMU asks for the instruction that changed its own block.
 """
-SHORT_BIT: Final = 62
-"""In a table entry: a short translation. So high that no budget pays for it, and the fast path need not ask."""
-TAIL_BIT: Final = 61
-"""In a table entry: one of a length other than 1."""
+AGAIN_BYTES: Final = 16
+"""From the start of the block stub to `again`."""
+SEEN, HEADLESS, SHORT, ALONE = 1, 2, 3, 4
+"""Kinds of a table entry: a whole block that ran once; one that keeps its call; a short translation, asked
+for by the stub; one of length 1, which may be QEMU's own for an instruction that changed its block."""
 
 
 class Control(ctypes.Structure):
-    """What the block stub and Python share, one per engine."""
+    """What the block stub and Python share, one per engine. The first 128 bytes are what `head` can reach."""
 
     _fields_ = (
         ("remaining", ctypes.c_int64),  # 0: instructions left in the budget
-        ("to_fast", ctypes.c_int64),  # 8: what a call's distance grows by to reach `fast` instead
-        ("slow", ctypes.c_uint64),  # 16: address of the block stub
-        ("block_return", ctypes.c_uint64),  # 24: in the block that was paid for last; 0 for none
+        ("again", ctypes.c_uint64),  # 8: address of `again`
+        ("give_head", ctypes.c_uint64),  # 16: Python: give a block its head; where to go on, or 0
+        ("paid_block", ctypes.c_uint64),  # 24: low half of an address in the block paid for last; 0 for none
         ("stop", ctypes.c_uint64),  # 32: Python asks for a stop at the next block
         ("stopped", ctypes.c_uint64),  # 40: the stub has stopped
-        ("table", ctypes.c_uint64),  # 48: pairs (return address, instructions)
+        ("table", ctypes.c_uint64),  # 48: triples (return address, u32 instructions, u32 kind)
         ("tcg_ctx", ctypes.c_uint64),  # 56
         ("cpu", ctypes.c_uint64),  # 64
         ("icount_decr", ctypes.c_uint64),  # 72
@@ -57,18 +58,102 @@ class Control(ctypes.Structure):
         ("rewind", ctypes.c_uint64),  # 104: Python: a store changed its own block, which starts again
         ("flushes", ctypes.c_uint64),  # 112: translations' flush count the table was made under
         ("flush_count", ctypes.c_uint64),  # 120: address of Unicorn's own flush count
-        ("clear", ctypes.c_uint64),  # 128: Python: void the table
+        ("void", ctypes.c_uint64),  # 128: Python: void the table
         ("leave", ctypes.c_uint64),  # 136: cpu_loop_exit_noexc
         ("trapped", ctypes.c_uint64),  # 144: an IN, OUT or SYSCALL left the engine before its effect
         ("eflags", ctypes.c_uint64),  # 152: address of RFLAGS, whose RF ends with the block that set it
         ("withheld", ctypes.c_int64),  # 160: budget taken away to force a stop
+        ("uc", ctypes.c_uint64),  # 168
+        ("check_exit", ctypes.c_uint64),  # 176: helper_check_exit_request
     )
 
 
-# rdi uc, rsi linear address, edx bytes of the block (instructions where `fast` is called), rcx Control.
+def head(control: int, instructions: int, block: int) -> bytes:
+    """What a block begins with once it is known: pay, and ask `again` where the budget does not suffice.
+
+        mov rcx, control
+        sub qword ptr [rcx], instructions
+        jg  paid
+        call qword ptr [rcx + 8]            ; returns, rcx kept, only if the block may run
+    paid:
+        mov dword ptr [rcx + 24], block
+
+    Args:
+        control: host address of the `Control`.
+        instructions: of the block, below 2**31.
+        block: low half of a host address in it.
+    """
+    pay = (
+        b"\x48\x83\x29" + bytes([instructions])
+        if instructions < 128
+        else b"\x48\x81\x29" + instructions.to_bytes(4, "little")
+    )
+    load = b"\x48\xb9" + control.to_bytes(8, "little")
+    return load + pay + b"\x7f\x03\xff\x51\x08" + b"\xc7\x41\x18" + block.to_bytes(4, "little")
+
+
+# Registers that a C function may change are free here; rcx is the Control, rbp QEMU's env. Each
+# label that is called, and `block` and `again`, are entered with RSP 8 below a multiple of 16.
+# A head keeps no RIP: `again` has to set it, for a stop.
 _BLOCK = f"""
-entry:
+    jmp block
+    .p2align {AGAIN_BYTES.bit_length() - 1}
+again:
+    mov rdi, [rcx + 56]
+    mov rsi, [rsp]
+    push rcx
+    call qword ptr [rcx + 80]
+    pop rcx
+    mov rdx, [rax + {layout.TB_PC}]
+    sub rdx, [rax + {layout.TB_CS_BASE}]
+    mov [rbp + {layout.ENV_RIP}], rdx
     mov rax, [rsp]
+    sub rsp, 8
+    call find
+    mov r9d, [r8 + 8]
+    add [rcx], r9
+    call pay
+    push rcx
+    sub rsp, 8
+    mov rdi, [rcx + 168]
+    xor esi, esi
+    call qword ptr [rcx + 176]
+    add rsp, 8
+    pop rcx
+    add rsp, 8
+    ret
+
+block:
+    mov rax, [rsp]
+    sub rsp, 8
+    call find
+    cmp dword ptr [r8 + 12], {SEEN}
+    je known
+    cmp dword ptr [r8 + 12], 0
+    jne charge
+    mov dword ptr [r8 + 12], {SEEN}
+charge:
+    call pay
+    add rsp, 8
+    ret
+known:
+    push rcx
+    push r8
+    mov rdi, rax
+    call qword ptr [rcx + 16]
+    pop r8
+    pop rcx
+    test rax, rax
+    jz headless
+    add rsp, 8
+    mov [rsp], rax
+    ret
+headless:
+    mov dword ptr [r8 + 12], {HEADLESS}
+    mov rax, [rsp + 8]
+    jmp charge
+
+find:
     mov r10, [rcx + 120]
     mov r10d, [r10]
     cmp r10, [rcx + 112]
@@ -78,60 +163,91 @@ look:
     and r8d, {(TABLE_ENTRIES - 1) << 4}
     add r8, [rcx + 48]
     cmp [r8], rax
-    jne miss
-    mov r9, [r8 + 8]
-hit:
+    jne describe
+    ret
+flushed:
+    push rcx
+    push rax
+    push r10
+    call qword ptr [rcx + 128]
+    pop r10
+    pop rax
+    pop rcx
+    mov [rcx + 112], r10
+    jmp look
+describe:
+    push rcx
+    push rax
+    push r8
+    mov rdi, [rcx + 56]
+    mov rsi, rax
+    call qword ptr [rcx + 80]
+    mov rdx, rax
+    pop r8
+    pop rax
+    pop rcx
+    mov [r8], rax
+    movzx r9d, word ptr [rdx + {layout.TB_ICOUNT}]
+    mov [r8 + 8], r9d
+    mov r11d, {HEADLESS}
+    test dword ptr [rdx + {layout.TB_FLAGS}], {layout.TB_FLAG_RF}
+    jnz described
+    xor r11d, r11d
+    mov r10d, [rdx + {layout.TB_CFLAGS}]
+    and r10d, {layout.CF_COUNT_MASK}
+    jz described
+    mov r11d, {ALONE}
+    cmp r10d, 1
+    je described
+    mov r11d, {SHORT}
+described:
+    mov [r8 + 12], r11d
+    ret
+
+pay:
+    mov r9d, [r8 + 8]
+    mov r11d, [r8 + 12]
     cmp qword ptr [rcx + 32], 0
     jne stop
-    mov r8, [rcx + 152]
-    test byte ptr [r8 + 2], 1
-    jnz resume
-pay:
-    mov r10, [rcx]
-    sub r10, r9
-    jl not_paid
-    mov [rcx], r10
-    mov [rcx + 24], rax
+    mov rdx, [rcx + 152]
+    btr dword ptr [rdx], 16
+    cmp r11d, {SHORT}
+    je granted
+    cmp r11d, {ALONE}
+    je lone
+    cmp [rcx], r9
+    jl shorter
+take:
+    mov [rcx + 24], eax
+    sub [rcx], r9
     jz last
     ret
 last:
-    mov rax, [rcx + 64]
-    mov dword ptr [rax + {layout.CPU_CFLAGS_NEXT_TB}], {TAIL}
+    mov rdx, [rcx + 64]
+    mov dword ptr [rdx + {layout.CPU_CFLAGS_NEXT_TB}], {TAIL}
     ret
-resume:
-    btr dword ptr [r8], 16
-    jmp pay
-not_paid:
-    btr r9, {SHORT_BIT}
-    jnc short_block
-    btr r9, {TAIL_BIT}
-    jc expected
+lone:
     cmp qword ptr [rcx + 96], 0
-    jne expected
-    push rdi
-    push rsi
-    push rdx
+    jne granted
     push rcx
+    push rax
     push r9
-    mov rdi, rsi
     call qword ptr [rcx + 104]
     pop r9
+    pop rax
     pop rcx
-    pop rdx
-    pop rsi
-    pop rdi
-expected:
+granted:
     mov qword ptr [rcx + 96], 0
-    mov rax, [rsp]
-    jmp pay
-short_block:
-    mov r8, [rcx]
-    test r8, r8
+    cmp [rcx], r9
+    jge take
+shorter:
+    mov rdx, [rcx]
+    test rdx, rdx
     jle stop
-    mov rax, [rcx + 64]
-    mov dword ptr [rax + {layout.CPU_CFLAGS_NEXT_TB}], r8d
-    mov rax, [rcx + 72]
-    mov word ptr [rax + 2], 0xffff
+    mov r8, [rcx + 64]
+    mov dword ptr [r8 + {layout.CPU_CFLAGS_NEXT_TB}], edx
+    mov r8, [rcx + 72]
+    mov word ptr [r8 + 2], 0xffff
     mov qword ptr [rcx + 96], 1
     ret
 stop:
@@ -139,92 +255,13 @@ stop:
     add [rcx], r8
     mov qword ptr [rcx + 160], 0
     mov qword ptr [rcx + 40], 1
+    mov rdi, [rcx + 168]
     mov byte ptr [rdi + {layout.UC_STOP_REQUEST}], 1
     mov rdi, [rcx + 64]
-    sub rsp, 8
+    push rcx
     call qword ptr [rcx + 88]
-    add rsp, 8
-    ret
-flushed:
-    push rdi
-    push rsi
-    push rdx
-    push rcx
-    push r10
-    call qword ptr [rcx + 128]
-    pop r10
     pop rcx
-    pop rdx
-    pop rsi
-    pop rdi
-    mov [rcx + 112], r10
-    mov rax, [rsp]
-    jmp look
-miss:
-    push rdi
-    push rsi
-    push rdx
-    push rcx
-    push r8
-    mov rdi, [rcx + 56]
-    mov rsi, rax
-    call qword ptr [rcx + 80]
-    pop r8
-    pop rcx
-    pop rdx
-    pop rsi
-    pop rdi
-    movzx r9d, word ptr [rax + {layout.TB_ICOUNT}]
-    mov r10d, [rax + {layout.TB_CFLAGS}]
-    and r10d, {layout.CF_COUNT_MASK}
-    jz mark
-    bts r9, {SHORT_BIT}
-    cmp r10d, 1
-    je plain
-    bts r9, {TAIL_BIT}
-    jmp plain
-mark:
-    test dword ptr [rax + {layout.TB_FLAGS}], {layout.TB_FLAG_RF}
-    jnz plain
-    mov rax, [rsp]
-    mov r10d, 16
-    cmp word ptr [rax - 12], 0x8d48
-    je patch
-    mov r10d, 19
-    cmp word ptr [rax - 15], 0xb948
-    jne plain
-patch:
-    cmp byte ptr [rax - 5], 0xe8
-    jne plain
-    movsxd r11, dword ptr [rax - 4]
-    add r11, rax
-    cmp r11, [rcx + 16]
-    jne plain
-    neg r10
-    cmp byte ptr [rax + r10 - 1], 0xba
-    jne plain
-    cmp [rax + r10], edx
-    jne plain
-    mov [rax + r10], r9d
-    mov r10, [rcx + 8]
-    add [rax - 4], r10d
-plain:
-    mov rax, [rsp]
-    mov [r8], rax
-    mov [r8 + 8], r9
-    jmp hit
-"""
-
-# The same for a block that is known to be whole and how many instructions it has (edx).
-_FAST = """
-    sub [rcx], rdx
-    jle undo
-    mov rax, [rsp]
-    mov [rcx + 24], rax
     ret
-undo:
-    add [rcx], rdx
-    jmp {slow}
 """
 
 # bool tlb_fill(cs, address, size, access, mmu_idx, probe, retaddr)
@@ -304,13 +341,10 @@ class CodePage:
         """The fill stub that asks `callback` and falls back on `original` to refuse."""
         return self.add(_FILL.format(callback=callback, original=original))
 
-    def block(self) -> int:
-        """The block stub; its user data is the address of a `Control`."""
-        return self.add(_BLOCK)
-
-    def fast(self, slow: int) -> int:
-        """What a block's call goes to once the block stub at `slow` knows the block."""
-        return self.add(_FAST.format(slow=slow))
+    def block(self) -> tuple[int, int]:
+        """The block stub, whose user data is the address of a `Control`, and where a head calls it."""
+        start = self.add(_BLOCK)
+        return start, start + AGAIN_BYTES
 
     def trap(self, user_data: str) -> int:
         """A UC_HOOK_INSN callback that leaves the engine; `user_data` is its argument's register."""
