@@ -228,10 +228,11 @@ class Pair:
     def judge(self) -> Judgement:
         """Boot the scenario and judge the pair."""
         scenario = find_scenario(self.scenario)
-        booted = boot(scenario, modes=self.modes)
         policy = find_policy(self.policy)
+        modes = self.modes.resolved(policy.delivery)
+        booted = boot(scenario, modes=modes)
         try:
-            return judge(policy, scenario, booted, self.portfolio, self.modes, self.policy)
+            return judge(policy, scenario, booted, self.portfolio, modes, self.policy)
         except PolicyError as error:
             return self._failed(policy.id, str(error))
 

@@ -52,10 +52,14 @@ class Setup:
             KstackError: image, policy or configuration are wrong.
         """
         policy = None if self.policy is None else find_policy(self.policy)()
+        if policy is None and self.is_scenario:
+            policy = find_policy("fixed-16k")()
+        modes = self.modes.resolved(policy.delivery) if policy is not None else self.modes
         if self.is_scenario:
-            booted = BootedScenario(find_image(self.image), self.image, self.cpus, self.ram, self.modes)
-            return booted.session(policy or find_policy("fixed-16k")(), scheduler, self.options)
-        machine = Machine(MachineConfig(self.cpus, self.ram, self.modes))
+            assert policy is not None
+            booted = BootedScenario(find_image(self.image), self.image, self.cpus, self.ram, modes)
+            return booted.session(policy, scheduler, self.options)
+        machine = Machine(MachineConfig(self.cpus, self.ram, modes))
         symbols = load(machine, find_image(self.image), self.image)
         return Session(machine, symbols, scheduler, policy, self.options)
 

@@ -16,6 +16,8 @@ VALUES: Final[dict[str, tuple[str, ...]]] = {
     "interrupted-delivery": ("restarted", "lost"),
     "df-restart": ("exact", "undefined"),
     "dirty-rewalk": ("yes", "no"),
+    "stack-fault-delivery": ("policy", "df", "ist", "fred"),
+    "kernel-pages": ("global", "pcid"),
 }
 
 
@@ -32,6 +34,11 @@ class Modes:
         interrupted_delivery: what becomes of an interrupt whose delivery faults (SDM 6.15).
         df_restart: whether the state saved at #DF can be returned to (the SDM says no).
         dirty_rewalk: whether a write through an entry with D=0 walks again (SDM 4.8).
+        stack_fault_delivery: how a guest that listens takes a page fault on a kernel stack: without a
+            stack of its own, so as #DF; on an IST stack; by FRED at stack level 1; or as the policy
+            that is judged says (`resolved`).
+        kernel_pages: whether a guest that listens maps kernel pages global, or not global and with
+            PCIDs, as Linux does with page-table isolation.
     """
 
     speculation: str = "sets-accessed"
@@ -39,11 +46,17 @@ class Modes:
     interrupted_delivery: str = "restarted"
     df_restart: str = "undefined"
     dirty_rewalk: str = "yes"
+    stack_fault_delivery: str = "policy"
+    kernel_pages: str = "global"
 
     @property
     def capacity(self) -> int:
         """Entries a TLB holds, 0 for no limit."""
         return int(self.tlb.split()[1]) if self.tlb.startswith("capacity") else 0
+
+    def resolved(self, delivery: str) -> Modes:
+        """These with the policy's way of taking stack faults where the user chose none."""
+        return replace(self, stack_fault_delivery=delivery) if self.stack_fault_delivery == "policy" else self
 
     def as_dict(self) -> dict[str, str]:
         """Names as on the command line, for results and recordings."""

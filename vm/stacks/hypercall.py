@@ -27,10 +27,25 @@ MAILBOX_ACK: Final = 24
 MAX_EVENT_NAME: Final = 64
 
 
+DELIVERIES: Final = ("df", "ist", "fred")
+PCID: Final = 1 << 2
+
+
+def boot_answer(delivery: str, kernel_pages: str) -> int:
+    """What BOOT answers: how the guest is to take stack faults (bits 1:0) and to map kernel pages (bit 2).
+
+    Args:
+        delivery: of DELIVERIES; anything else is the first.
+        kernel_pages: `global` or `pcid`.
+    """
+    way = DELIVERIES.index(delivery) if delivery in DELIVERIES else 0
+    return way | (PCID if kernel_pages == "pcid" else 0)
+
+
 class Function(enum.IntEnum):
     """What a guest calls."""
 
-    BOOT = 1  # pool start, pool bytes, mailboxes, stride | CPUs << 32
+    BOOT = 1  # pool start, pool bytes, mailboxes, stride | CPUs << 32 -> `boot_answer`
     CPU_UP = 2  # CPU
     CREATE_THREAD = 3  # thread, stack bottom, stack bytes, 0 for a kernel thread
     ENTER_KERNEL = 4  # thread

@@ -37,8 +37,12 @@ Decision = Generator[Step, Answer, bool]
 
 
 class Policy:
-    """Base of all stack policies; `id`, `title`, `proposer` and `source` are shown to users."""
+    """Base of all stack policies; `id`, `title`, `proposer` and `source` are shown to users.
 
+    `delivery` is how the kernel takes a page fault on a stack with this policy: `df`, `ist` or `fred`.
+    """
+
+    delivery: ClassVar[str] = "df"
     id: ClassVar[str]
     title: ClassVar[str]
     proposer: ClassVar[str]

@@ -248,6 +248,9 @@ class StackRuntime:
         self.frames = list(range(start, start + size, PAGE))
         self._given = frozenset(self.frames)
         self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
+        modes = self._machine.modes
+        answer = hypercall.boot_answer(modes.stack_fault_delivery, modes.kernel_pages)
+        self._machine.cpus[cpu].registers.gpr[Gpr.RAX] = answer
         self._machine.cpus[cpu].yielded = True
         for observer in self.observers:
             observer.booted(self.frames)
