@@ -27,6 +27,22 @@ class ScriptEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     until: str
 
 
+class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a scenario is known to find: a policy, perhaps with steps left out.
+
+    Attributes:
+        policy: its id.
+        without: names of the steps it leaves out; none if the policy is unsafe as it is.
+        hook: the hook that leaves them out; empty for all.
+        modes: architecture modes, as on the command line.
+    """
+
+    policy: str
+    without: list[str] = []
+    hook: str = ""
+    modes: list[str] = []
+
+
 class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One scenario.
 
@@ -40,9 +56,11 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         expects: kinds of findings that are right here and do not make a policy unsafe.
         script: the order that the scenario was written for.
         max_instructions: bound of one run, in virtual time after boot.
-        mutant: policies, or changes of one, under which it is known to be unsafe.
+        mutant: under what it is unsafe; a scenario that nothing breaks proves nothing.
         ram: what it wants, as on the command line.
         litmus: it is small enough to be explored exhaustively.
+        quanta: round-robin quanta it is run at; none for the usual ones.
+        schedules: random schedules it needs at the most, where each is long.
     """
 
     id: str
@@ -56,10 +74,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     concerns: list[str] = []
     expects: list[str] = []
     script: list[ScriptEntry] = []
-    max_instructions: int = 5_000_000
-    mutant: str = ""
+    max_instructions: int = 2_000_000
+    mutant: Mutant
     ram: str = "64M"
     litmus: bool = False
+    quanta: list[int] = []
+    schedules: int | None = None
 
 
 def read_scenario(path: Path) -> Scenario:

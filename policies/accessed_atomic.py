@@ -21,6 +21,6 @@ class AccessedAtomic(SwitchSp):
         for page in thread.pages:
             pte = yield ReadPte(page)
             if pte.present and not pte.accessed:
-                seen = yield ExchangePte(page, pte, EMPTY)
+                seen = yield ExchangePte(page, EMPTY, pte)
                 if seen == pte:
                     yield GiveBack(pte.frame)

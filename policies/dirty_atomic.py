@@ -21,6 +21,6 @@ class DirtyAtomic(SwitchSp):
         for page in thread.pages_below(thread.saved_rsp):
             pte = yield ReadPte(page)
             if pte.present and not pte.dirty:
-                seen = yield ExchangePte(page, pte, EMPTY)
+                seen = yield ExchangePte(page, EMPTY, pte)
                 if seen == pte:
                     yield GiveBack(pte.frame)

@@ -6,7 +6,7 @@ them back. Claimed: invalidation at map time only, on the local CPU only, so no 
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import GiveBack, Policy, Steps, Thread, map_pages, unmap_pages
+from vm.stacks import Decision, Policy, Steps, Thread, free, map_pages, unmap_pages
 
 
 class EntryExit(Policy):
@@ -17,9 +17,9 @@ class EntryExit(Policy):
     proposer = "Pasha Tatashin"
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; all of them for kernel threads, which never enter from user mode."""
-        yield from map_pages((thread.top,) if thread.is_user else thread.pages)
+        return (yield from map_pages((thread.top,) if thread.is_user else thread.pages))
 
     def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Map the lower pages and invalidate them here."""
@@ -27,6 +27,5 @@ class EntryExit(Policy):
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Unmap the lower pages and free them at once: nobody is told."""
-        frames = yield from unmap_pages(thread.lower)
-        for frame in frames:
-            yield GiveBack(frame)
+        entries = yield from unmap_pages(thread.lower)
+        yield from free(entries)

@@ -4,7 +4,7 @@ David Laight's observation in the RFC's thread: a thread that needed extra stack
 and losing "a few pages per cpu" is cheaper than unmapping. linux-mm, March 2024.
 """
 
-from vm.stacks import Policy, Steps, Thread, map_pages
+from vm.stacks import Decision, Policy, Steps, Thread, map_pages
 
 
 class EntryKeep(Policy):
@@ -15,9 +15,9 @@ class EntryKeep(Policy):
     proposer = "David Laight"
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; all of them for kernel threads, which never enter from user mode."""
-        yield from map_pages((thread.top,) if thread.is_user else thread.pages)
+        return (yield from map_pages((thread.top,) if thread.is_user else thread.pages))
 
     def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Map what is missing: after the first entry, nothing."""

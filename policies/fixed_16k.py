@@ -4,7 +4,7 @@ THREAD_SIZE is 16 KiB on x86-64 (arch/x86/include/asm/page_64_types.h); vmalloc 
 pages when the thread is forked. This is what every other policy is measured against.
 """
 
-from vm.stacks import Policy, Steps, Thread, map_pages
+from vm.stacks import Decision, Policy, Thread, map_pages
 
 
 class Fixed16K(Policy):
@@ -15,6 +15,6 @@ class Fixed16K(Policy):
     proposer = "mainline Linux"
     source = "arch/x86/include/asm/page_64_types.h, THREAD_SIZE"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """Map everything."""
-        yield from map_pages(thread.pages)
+        return (yield from map_pages(thread.pages))

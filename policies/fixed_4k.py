@@ -3,7 +3,7 @@
 The least that a stack can have, and what every policy that grows starts from.
 """
 
-from vm.stacks import Policy, Steps, Thread, map_pages
+from vm.stacks import Decision, Policy, Thread, map_pages
 
 
 class Fixed4K(Policy):
@@ -14,6 +14,6 @@ class Fixed4K(Policy):
     proposer = "mainline Linux, CONFIG_4KSTACKS"
     source = "arch/x86/Kconfig.debug until 2.6.35"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """Map one page."""
-        yield from map_pages((thread.top,))
+        return (yield from map_pages((thread.top,)))

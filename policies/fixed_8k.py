@@ -4,7 +4,7 @@ THREAD_SIZE was 8 KiB before commit 6538b8ea886e ("x86_64: expand kernel stack t
 which was made because deep call chains overflowed it.
 """
 
-from vm.stacks import Policy, Steps, Thread, map_pages
+from vm.stacks import Decision, Policy, Thread, map_pages
 
 
 class Fixed8K(Policy):
@@ -15,6 +15,6 @@ class Fixed8K(Policy):
     proposer = "mainline Linux until 3.15"
     source = "commit 6538b8ea886e, x86_64: expand kernel stack to 16K"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """Map two pages."""
-        yield from map_pages(thread.pages[:2])
+        return (yield from map_pages(thread.pages[:2]))

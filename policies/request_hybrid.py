@@ -4,7 +4,7 @@ Matthew Wilcox: map a part always, let deep callers ask for more (`ensure`), and
 the thread leaves the kernel. Here 12 of the 16 KiB are backed. linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, GiveBack, Policy, Pte, ReadPte, Steps, Thread, map_pages, unmap_pages
+from vm.stacks import Decision, Policy, Pte, ReadPte, Steps, Thread, free, map_pages, unmap_pages
 
 BACKED = 3  # pages
 
@@ -17,9 +17,9 @@ class RequestHybrid(Policy):
     proposer = "Matthew Wilcox"
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The part that is always backed."""
-        yield from map_pages(thread.pages[:BACKED])
+        return (yield from map_pages(thread.pages[:BACKED]))
 
     def request(self, cpu: int, thread: Thread, size: int) -> Decision:
         """Map what `size` bytes need; no if the area is too small or the pool is empty."""
@@ -32,6 +32,5 @@ class RequestHybrid(Policy):
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Free what was asked for."""
-        frames = yield from unmap_pages(thread.pages[BACKED:])
-        for frame in frames:
-            yield GiveBack(frame)
+        entries = yield from unmap_pages(thread.pages[BACKED:])
+        yield from free(entries)

@@ -4,7 +4,7 @@ Brian Gerst's discard at context switch: no fault, no Accessed or Dirty bit need
 running threads only. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import GiveBack, Policy, Steps, Thread, map_pages, unmap_pages
+from vm.stacks import Decision, Policy, Steps, Thread, free, map_pages, unmap_pages
 
 
 class SwitchSp(Policy):
@@ -15,9 +15,9 @@ class SwitchSp(Policy):
     proposer = "Brian Gerst"
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; switch_in maps the rest."""
-        yield from map_pages((thread.top,))
+        return (yield from map_pages((thread.top,)))
 
     def switch_in(self, cpu: int, thread: Thread) -> Steps:
         """Map whatever is missing before the thread runs."""
@@ -25,6 +25,5 @@ class SwitchSp(Policy):
 
     def switch_out(self, cpu: int, thread: Thread) -> Steps:
         """Clear and free."""
-        frames = yield from unmap_pages(thread.pages_below(thread.saved_rsp))
-        for frame in frames:
-            yield GiveBack(frame)
+        entries = yield from unmap_pages(thread.pages_below(thread.saved_rsp))
+        yield from free(entries)

@@ -5,7 +5,7 @@ broadcast invalidation that David Laight said it needs and Tatashin that it woul
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import Policy, Steps, Thread, map_pages, reclaim_with_shootdown
+from vm.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_with_shootdown
 
 
 class SwitchSpIpi(Policy):
@@ -16,9 +16,9 @@ class SwitchSpIpi(Policy):
     proposer = "Brian Gerst, David Laight"
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03"
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; switch_in maps the rest."""
-        yield from map_pages((thread.top,))
+        return (yield from map_pages((thread.top,)))
 
     def switch_in(self, cpu: int, thread: Thread) -> Steps:
         """Map whatever is missing before the thread runs."""

@@ -5,7 +5,7 @@ no IPI. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
 from policies.switch_sp import SwitchSp
-from vm.stacks import GiveBack, Invlpg, Steps, Thread, unmap_pages
+from vm.stacks import Invlpg, Steps, Thread, free, unmap_pages
 
 
 class SwitchSpLocal(SwitchSp):
@@ -19,8 +19,7 @@ class SwitchSpLocal(SwitchSp):
     def switch_out(self, cpu: int, thread: Thread) -> Steps:
         """Clear, invalidate on this CPU alone, free."""
         pages = thread.pages_below(thread.saved_rsp)
-        frames = yield from unmap_pages(pages)
+        entries = yield from unmap_pages(pages)
         for page in pages:
             yield Invlpg(page)
-        for frame in frames:
-            yield GiveBack(frame)
+        yield from free(entries)

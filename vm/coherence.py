@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,10 +20,14 @@ from vm.hw.paging import PageFault, Translation
 from vm.load import Symbols
 from vm.machine import Ipi, Machine
 from vm.stacks import Page, Pte, Thread, steps
-from vm.stacks.runtime import HookCall
+from vm.stacks.call import HookCall
+from vm.stacks.hypercall import SHOOTDOWN_VECTOR
 
 MAX_FINDINGS = 1000
 KEPT = 24  # moments remembered of each page and frame
+MAX_DRIFT = 32  # pages that a CPU's pool may have gained from others before it is called out of balance
+_FRAME = (1 << 52) - 1 & ~0xFFF
+_EMPTY_PAGE = bytes(4096)
 _WORD = 8
 Candidate = tuple[int, int]  # frame, rights
 
@@ -40,7 +45,12 @@ class Kind(enum.Enum):
     LEAK = "leak"
     DOUBLE_FREE = "double-free"
     SHARED_FRAME = "shared-frame"
+    OUT_OF_PAGES = "out-of-pages"
+    LOST_INTERRUPT = "lost-interrupt"
+    DATA_LEAK = "data-leak"
     DEADLOCK = "deadlock"
+    LIVELOCK = "livelock"
+    IMBALANCE = "imbalance"
 
 
 class Moment(NamedTuple):
@@ -117,6 +127,15 @@ class Frame:
     call: HookCall | None = None
 
 
+def _numbers(values: Iterable[Any]) -> Iterator[int]:
+    """All numbers in nested tuples, as frames: addresses and entries without their low and high bits."""
+    for value in values:
+        if isinstance(value, int):
+            yield value & _FRAME
+        elif isinstance(value, tuple):
+            yield from _numbers(value)
+
+
 def _owner(page: Page | None) -> str | None:
     return None if page is None else f"thread {page.thread} page {page.index}"
 
@@ -134,12 +153,16 @@ class Oracle:
     symbols: Symbols
     findings: list[Finding] = field(default_factory=list)
     exercised: int = 0
+    stack_walks: int = 0  # page walks that cached a translation of a stack page
     frames: dict[int, Frame] = field(default_factory=dict)
     threads: dict[int, Thread] = field(default_factory=dict)
     seen: dict[tuple[int, int], set[Candidate]] = field(default_factory=dict)
     last_use: tuple[object, ...] = ()
     moments: dict[int, deque[Moment]] = field(default_factory=dict)  # by page or frame address
     events: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT))
+    double_faults: dict[int, tuple[int, bool]] = field(default_factory=dict)  # by CPU: stack pointer, served
+    drift: dict[int, int] = field(default_factory=dict)  # by CPU: frames its pool got less those it gave
+    leaked: set[int] = field(default_factory=set)  # frames reported already; asked for membership only
 
     # --- reporting
 
@@ -192,6 +215,7 @@ class Oracle:
         page = self._page(address)
         if page is None:
             return
+        self.stack_walks += 1
         candidates = self.seen.setdefault((cpu, address >> 12), set())
         candidates.add((translation.frame, translation.rights))
         self.exercised += len(candidates) > 1
@@ -276,14 +300,15 @@ class Oracle:
     def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
         """Follow the frames through the policy's steps."""
         by = f"{call.function.name.lower()} of thread {call.thread} on CPU {cpu}: {step}, time {self.machine.now()}"
-        if isinstance(step, steps.TakePage) and answer is not None:
+        if isinstance(step, steps.TakePage | steps.AllocPage) and answer is not None:
             self.frames[answer].state, self.frames[answer].call = FrameState.TAKEN, call
-        elif isinstance(step, steps.WritePte):
+            if isinstance(step, steps.TakePage):
+                self._drifted(cpu, cpu, -1)
+        elif isinstance(step, steps.PteStore) and previous is not None:
             self._entry_changed(cpu, call, step.page, previous, step.pte)
-        elif isinstance(step, steps.ExchangePte) and answer == step.expected:
-            self._entry_changed(cpu, call, step.page, step.expected, step.pte)
         elif isinstance(step, steps.GiveBack):
             self._given_back(cpu, step.frame, by)
+            self._drifted(cpu, cpu if step.cpu is None else step.cpu, 1)
         elif isinstance(step, steps.Invlpg):
             self._note(cpu, f"INVLPG {_owner(step.page)}", step.page.address)
 
@@ -304,8 +329,32 @@ class Oracle:
         elif life.state is FrameState.POOL:
             text = f"frame {new.frame:#x} is mapped at {_owner(page)} while it is in the pool"
             self._report(Kind.SHARED_FRAME, cpu, page.address, text, new.frame)
+        self._look_for_data(cpu, page, new.frame, life)
         life.state, life.owner = FrameState.MAPPED, page
         self._note(cpu, f"map {_owner(page)} -> frame {new.frame:#x}", page.address, new.frame)
+
+    def _look_for_data(self, cpu: int, page: Page, frame: int, life: Frame) -> None:
+        """A frame that another thread used must have been cleared since."""
+        if life.previous is None or life.previous.thread == page.thread or frame in self.leaked:
+            return
+        data = self.machine.memory.read(frame, len(_EMPTY_PAGE))
+        if data == _EMPTY_PAGE:
+            return
+        self.leaked.add(frame)
+        at = next(offset for offset in range(0, len(data), _WORD) if any(data[offset : offset + _WORD]))
+        word = int.from_bytes(data[at : at + _WORD], "little")
+        text = f"{_owner(page)} gets frame {frame:#x} with words of {_owner(life.previous)} in it: {word:#x} at {page.address + at:#x}"
+        self._report(Kind.DATA_LEAK, cpu, page.address + at, text, frame)
+
+    def _drifted(self, cpu: int, pool: int, change: int) -> None:
+        """Follow what each CPU's pool has gained; frames it is filled up with do not count."""
+        drift = self.drift
+        drift[pool] = drift.get(pool, 0) + change
+        if change > 0 and drift[pool] > MAX_DRIFT and min(drift.values()) < -MAX_DRIFT and pool not in self.leaked:
+            self.leaked.add(pool)
+            low = min(drift, key=lambda other: (drift[other], other))
+            text = f"CPU {pool}'s pool has {drift[pool]} frames more than it gave, CPU {low}'s {-drift[low]} less"
+            self._report(Kind.IMBALANCE, cpu, 0, text)
 
     def _given_back(self, cpu: int, frame: int, by: str) -> None:
         life = self.frames.get(frame)
@@ -319,12 +368,27 @@ class Oracle:
         life.state, life.owner, life.freed_by = FrameState.POOL, None, by
         self._note(cpu, f"free frame {frame:#x}", frame)
 
-    def fault_refused(self, cpu: int, thread: Thread, address: int) -> None:
-        """A fault on a stack that the policy does not handle."""
-        page = thread.page_at(address) if thread.contains(address) else None
-        if page is not None:
+    def fault_ended(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
+        """The policy has looked at a fault on a stack."""
+        if cpu in self.double_faults:
+            self.double_faults[cpu] = self.double_faults[cpu][0], handled
+            if not handled:
+                self._double_fault(cpu)
+        if handled or not thread.contains(address):
+            return  # a fault on another's stack may be caught; if not, the guest panics
+        page = thread.page_at(address)
+        if dry:
+            text = f"CPU {cpu} faulted on {_owner(page)} at {address:#x}, and there is no page for it"
+            self._report(Kind.OUT_OF_PAGES, cpu, address, text)
+        else:
             text = f"CPU {cpu} faulted on {_owner(page)} at {address:#x}, and the policy does not handle it"
             self._report(Kind.UNHANDLED_FAULT, cpu, address, text)
+
+    def cannot_sleep(self, cpu: int, call: HookCall) -> None:
+        """An allocation that may sleep finds no memory where the thread cannot leave the CPU."""
+        hook = f"{call.function.name.lower()} of thread {call.thread}"
+        text = f"CPU {cpu} would sleep for memory in {hook}, where nothing can run it again"
+        self._report(Kind.DEADLOCK, cpu, 0, text)
 
     def event(self, cpu: int, name: str) -> None:
         """Guest events tell where in the scenario a finding lies."""
@@ -335,16 +399,48 @@ class Oracle:
     def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
         """Stack overflows, double faults, shutdown."""
         for event in events:
+            if event.kind is EventKind.INTERRUPT and event.vector == SHOOTDOWN_VECTOR:
+                self.events.append(Moment(self.machine.now(), cpu, f"takes interrupt {event.vector:#x}"))
             if event.kind is not EventKind.EXCEPTION:
                 continue
             if event.vector == 14 and event.address is not None and not (event.error or 0) & PageFault.U:
                 self._guard_hit(cpu, event.address)
             elif event.vector == 8:
-                rsp = self.machine.cpus[cpu].registers.gpr[4]
-                self._report(Kind.DOUBLE_FAULT, cpu, rsp, f"CPU {cpu} took #DF")
+                self._double_fault(cpu)
+                self.double_faults[cpu] = self.machine.cpus[cpu].registers.gpr[4], False
+        self._interrupt_lost(cpu, events, outcome)
         if outcome is Outcome.SHUTDOWN:
+            self._double_fault(cpu)
             rip = self.machine.cpus[cpu].registers.rip
             self._report(Kind.SHUTDOWN, cpu, rip, f"CPU {cpu} shut down (triple fault)")
+
+    def _double_fault(self, cpu: int) -> None:
+        """Report the #DF before, if a policy has not served it; one that it serves is no finding."""
+        rsp, served = self.double_faults.pop(cpu, (0, True))
+        if not served:
+            self._report(Kind.DOUBLE_FAULT, cpu, rsp, f"CPU {cpu} took #DF, which the policy did not serve")
+
+    def _interrupt_lost(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
+        """An interrupt whose frame could not be pushed, and that is not given again (SDM 6.10, 6.15; mode)."""
+        first, last = events[0], events[-1]
+        lost = first.kind is EventKind.INTERRUPT and outcome is Outcome.REPLACED and last.vector in (8, 14)
+        if lost and self.machine.modes.interrupted_delivery == "lost":
+            text = f"CPU {cpu} acknowledged interrupt {first.vector:#x}, and its frame faulted: its handler is never entered and its ISR bit stays set"
+            self._report(Kind.LOST_INTERRUPT, cpu, last.address or self.machine.cpus[cpu].registers.cr[2], text)
+
+    def panicked(self, last_line: str) -> None:
+        """The guest gave up by itself, and nothing else was found."""
+        for cpu, (rsp, served) in sorted(self.double_faults.items()):
+            if served:
+                text = f"CPU {cpu} could not go on from a #DF that the policy had served: the state saved there is undefined (SDM 6.15, df-restart)"
+                self._report(Kind.DOUBLE_FAULT, cpu, rsp, text)
+                return
+        if not self.findings:
+            self._report(Kind.UNHANDLED_FAULT, 0, 0, f"the guest panicked: {last_line}")
+
+    def livelocked(self) -> None:
+        """The same state came back under a fair schedule, with no timer set."""
+        self._report(Kind.LIVELOCK, 0, 0, "every CPU runs, and the machine comes back to the same state for ever")
 
     def _guard_hit(self, cpu: int, address: int) -> None:
         if self._page(address) is not None:
@@ -357,7 +453,9 @@ class Oracle:
     # --- MachineObserver
 
     def ipi_sent(self, ipi: Ipi) -> None:
-        """Interrupts do not concern the oracle yet."""
+        """A shootdown is on its way: part of the history of whatever it is about."""
+        if ipi.vector == SHOOTDOWN_VECTOR:
+            self.events.append(Moment(self.machine.now(), ipi.source, f"IPI to CPU {ipi.target}"))
 
     def deadlocked(self, waiting: list[int]) -> None:
         """Every CPU waits for another one, and nothing can end that."""
@@ -366,15 +464,19 @@ class Oracle:
 
     # --- the end
 
-    def finish(self, in_flight: list[HookCall]) -> None:
+    def finish(self, in_flight: list[HookCall], variables: Iterable[Any]) -> None:
         """Look for frames that belong to nobody when the guest has ended by itself.
 
         Args:
             in_flight: hooks that had not ended, whose frames are not lost.
+            variables: values of the policy's variables; a frame in one of them is not lost either.
         """
+        for cpu in sorted(self.double_faults):
+            self._double_fault(cpu)
+        known = set(_numbers(variables))  # asked for membership only
         for frame, life in sorted(self.frames.items()):
             kept = life.state is FrameState.TAKEN and life.previous is None  # a policy's own reserve
             homeless = life.state in (FrameState.TAKEN, FrameState.UNMAPPED) and not kept
-            if homeless and not any(call is life.call for call in in_flight):
+            if homeless and frame not in known and not any(call is life.call for call in in_flight):
                 text = f"frame {frame:#x} is {life.state.value} at the end: it is lost"
                 self._report(Kind.LEAK, 0, frame, text, frame)

@@ -363,9 +363,8 @@ class Machine:
 
     def restore(self, snapshot: MachineSnapshot) -> None:
         """Become what `snapshot` returned, in this machine or in another of the same configuration."""
-        self.memory.restore(snapshot.memory)
+        self.tracker.replaced(self.memory.restore(snapshot.memory))
         self.time = snapshot.time
-        self.tracker.forget()
         for cpu, state in zip(self.cpus, snapshot.cpus, strict=True):
             cpu.restore(state)
         for device, state in zip(self.ports.devices, snapshot.devices, strict=True):

@@ -21,7 +21,7 @@ import msgspec
 from vm.errors import RecordingError
 from vm.schedule.base import Choice
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_BYTES: Final = 256 << 20
 PIECE: Final = 1 << 16
 
@@ -35,7 +35,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         booted: it starts where a scenario's guest has booted, not at reset.
         cpus, ram, modes: the machine (ram in bytes).
         policy, policy_hash: id or path, and BLAKE2b of its source file (hex); None without one.
-        pool: order, pages a CPU, seed.
+        pool: order, pages a CPU (None: the policy's), seed, shared pages, reserve (None: all).
         max_time, stop_at_finding: bounds of the run.
         adversary: seed of speculative fills and evictions.
         choices: CPU and quantum of each slice, packed.
@@ -52,7 +52,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     modes: dict[str, str]
     policy: str | None
     policy_hash: str | None
-    pool: tuple[str, int, int]
+    pool: tuple[str, int | None, int, int, int | None]
     max_time: int
     stop_at_finding: bool
     adversary: int

@@ -18,10 +18,11 @@ from vm.load import Symbols, load
 from vm.machine import End, Machine, MachineConfig, MachineSnapshot
 from vm.schedule import Choice, RoundRobin, Scheduler, ScriptedSchedule, View
 from vm.stacks import hypercall
+from vm.stacks.call import StepCounts
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
-from vm.stacks.runtime import StackRuntime, StepCounts
-from vm.stacks.usage import Usage
+from vm.stacks.runtime import StackRuntime
+from vm.stacks.usage import Usage, UsageSummary
 
 BOOT_QUANTUM: Final = 1000
 BOOTED: Final = "booted"
@@ -43,12 +44,14 @@ class RunResult:
         serial: everything the guest printed.
         findings: what the oracle found, in order.
         exercised: accesses that could have gone two ways had nothing ever been invalidated.
+        stack_walks: page walks that cached a translation of a stack page.
         unmaps: present entries of living threads that the policy cleared or changed.
         state_hash: of the machine at the end.
         counts: what the policy did.
         kib_per_thread: averaged over time, None without a policy.
         stuck: why a script was not followed to its end, or None.
-        cpus: exact counts per CPU.
+        cpus: exact counts per CPU, since reset.
+        usage: memory, depths, pools and faults, from the run's start on; None without a policy.
     """
 
     ended: str
@@ -57,12 +60,14 @@ class RunResult:
     serial: str
     findings: tuple[Finding, ...]
     exercised: int
+    stack_walks: int
     unmaps: int
     state_hash: str
     counts: StepCounts
     kib_per_thread: float | None
     stuck: str | None
     cpus: tuple[dict[str, Any], ...]
+    usage: UsageSummary | None = None
 
     @property
     def code(self) -> int:
@@ -89,12 +94,14 @@ class RunOptions:
         stop_at_finding: end at the first finding.
         pool: how page pools behave.
         adversary: seed of speculative fills and evictions, in the mode tlb=adversarial.
+        undisturbed: there are none of these, whatever the mode: a run that is measured, not judged.
     """
 
     max_time: int = 100_000_000
     stop_at_finding: bool = False
     pool: PoolConfig = field(default_factory=PoolConfig)
     adversary: int = 0
+    undisturbed: bool = False
 
 
 class Session:
@@ -131,7 +138,7 @@ class Session:
         self.choices: list[Choice] = []
         self._idle = 0  # warps in a row that woke nobody
         self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
-        adversarial = machine.modes.tlb == "adversarial"
+        adversarial = machine.modes.tlb == "adversarial" and not options.undisturbed
         self._adversary = Adversary(machine, self.runtime, options.adversary) if adversarial else None
         self._detach()
         if policy is not None:
@@ -148,11 +155,12 @@ class Session:
 
     def _attach(self) -> None:
         self.oracle = oracle = Oracle(self.machine, self.symbols)
-        self.usage = Usage(self.machine.now)
-        self.runtime.observers += [oracle, self.usage]
+        self.usage = usage = Usage(self.machine, self.runtime)
+        self.runtime.observers += [oracle, usage]
+        self.runtime.hook_observers.append(usage)
         self.machine.observers.append(oracle)
         for cpu in self.machine.cpus:
-            cpu.observers.append(oracle)
+            cpu.observers += [oracle, usage]
             cpu.mmu.observer = oracle
 
     def mark(self, cpu: int, name: str) -> None:
@@ -221,8 +229,12 @@ class Session:
     def _result(self, ended: str) -> RunResult:
         oracle, machine = self.oracle, self.machine
         if oracle is not None and ended == "exit":
-            oracle.finish([call for calls in self.runtime.calls for call in calls])
+            if machine.exit_port.code == GUEST_PANICKED:
+                oracle.panicked(_last_line(machine.uart.sent))
+            else:
+                oracle.finish([call for calls in self.runtime.calls for call in calls], self.runtime.variables)
         scheduler = self.scheduler
+        usage = self.usage.summary() if self.usage else None
         return RunResult(
             ended=ended,
             exit_value=machine.exit_port.code,
@@ -230,16 +242,24 @@ class Session:
             serial=machine.uart.sent.decode("utf-8", "replace").replace("\r", ""),
             findings=tuple(oracle.findings) if oracle else (),
             exercised=oracle.exercised if oracle else 0,
+            stack_walks=oracle.stack_walks if oracle else 0,
             unmaps=self.runtime.counts.unmaps,
             state_hash=machine.state_hash(),
             counts=self.runtime.counts,
-            kib_per_thread=self.usage.kib_per_thread if self.usage else None,
+            kib_per_thread=usage.kib_mean if usage else None,
             stuck=scheduler.stuck if isinstance(scheduler, ScriptedSchedule) else None,
             cpus=tuple(
                 {"cpu": cpu.index, "state": cpu.state.value, "walks": cpu.mmu.walks, **vars(cpu.counts)}
                 for cpu in machine.cpus
             ),
+            usage=usage,
         )
+
+
+def _last_line(serial: bytes | bytearray) -> str:
+    """The last line with anything in it that the guest printed."""
+    lines = bytes(serial).decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class _EventLog:
@@ -255,7 +275,7 @@ class _EventLog:
     def booted(self, *_: Any) -> None:
         """Nothing."""
 
-    thread_created = thread_gone = stepped = fault_refused = booted
+    thread_created = thread_gone = stepped = fault_ended = cannot_sleep = booted
 
 
 class _Detached(Policy):

@@ -76,7 +76,7 @@ class Setup:
             modes=self.modes.as_dict(),
             policy=self.policy,
             policy_hash=None if self.policy is None else policy_hash(self.policy),
-            pool=(pool.order, pool.per_cpu, pool.seed),
+            pool=(pool.order, pool.per_cpu, pool.seed, pool.shared, pool.reserve),
             max_time=self.options.max_time,
             stop_at_finding=self.options.stop_at_finding,
             adversary=self.options.adversary,

@@ -91,6 +91,8 @@
 .equ CR4_PGE,       0x80
 .equ EFER_KERNEL,   0x901               # NXE LME SCE
 .equ MSR_APIC_BASE, 0x1b
+.equ MSR_FRED_RSP0, 0x1cc               # RSP1 to RSP3 and STKLVLS follow
+.equ MSR_FRED_CONFIG, 0x1d4
 .equ MSR_EFER,      0xc0000080
 .equ MSR_STAR,      0xc0000081
 .equ MSR_LSTAR,     0xc0000082
@@ -119,12 +121,14 @@
 
 # ---- vectors
 .equ VEC_DE,        0
+.equ VEC_DB,        1
 .equ VEC_NMI,       2
 .equ VEC_BP,        3
 .equ VEC_UD,        6
 .equ VEC_DF,        8
 .equ VEC_GP,        13
 .equ VEC_PF,        14
+.equ VEC_MC,        18
 .equ VEC_TIMER,     0x20
 .equ VEC_SHOOTDOWN, 0xf0
 .equ VEC_RESCHED,   0xf1
@@ -171,6 +175,10 @@
 # ---- hypercalls (hyper.s)
 .equ HYPER_ATTACHED, 0x4b535441
 .equ HYPER_BOOT,    1
+.equ ANSWER_DELIVERY, 3                 # of BOOT: how #PF in the kernel is to be taken
+.equ DELIVERY_IST,  1
+.equ DELIVERY_FRED, 2
+.equ ANSWER_PCID_BIT, 2                 # ... kernel pages not global, and PCIDs
 .equ HYPER_CPU_UP,  2
 .equ HYPER_CREATE_THREAD, 3
 .equ HYPER_ENTER_KERNEL, 4
@@ -182,6 +190,10 @@
 .equ HYPER_PRESSURE, 10
 .equ HYPER_EXIT_THREAD, 11
 .equ HYPER_EVENT,   12
+.equ HYPER_SHARE,   13
+.equ HYPER_TICK,    14
+
+.equ SWITCH_TO_BYTES, 104            # frame of __switch_to, where a scenario asks for Linux's order
 
 # ---- struct cpu: one per CPU, GS base points at it while in the kernel
 .equ MAX_CPUS,      8
@@ -212,6 +224,7 @@
 
 # ---- struct thread
 .equ MAX_THREADS,   64
+.equ PCID_OWNERS_SHIFT, 9               # pcid.s: MAX_THREADS * 8 bytes a CPU
 .equ THREAD_BYTES,  256
 .equ THREAD_SHIFT,  8
 .equ T_ID,          0

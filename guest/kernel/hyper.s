@@ -52,7 +52,45 @@ hyper_boot:
     shl rcx, 32
     or rcx, MAILBOX_BYTES
     mov eax, HYPER_BOOT
-    jmp hypercall
+    call hypercall
+    mov [rip+boot_answer], eax
+    ret
+
+# void obey_first(void)
+# What BOOT has answered, as far as it concerns all CPUs. Boot CPU, while the others take no events.
+# Without a policy everything stays as the image has it.
+obey_first:
+    cmp dword ptr [rip+policy_attached], 0
+    je .Lobey_first_end
+    bt dword ptr [rip+boot_answer], ANSWER_PCID_BIT
+    jnc .Lobey_delivery
+    call pcid_boot
+.Lobey_delivery:
+    mov eax, [rip+boot_answer]
+    and eax, ANSWER_DELIVERY
+    xor edi, edi
+    cmp eax, DELIVERY_IST
+    jne set_pf_ist
+    mov edi, IST_PF
+    jmp set_pf_ist
+.Lobey_first_end:
+    ret
+
+# void obey(void)
+# ... and as far as it concerns this CPU: every CPU before it takes part. Interrupts off.
+obey:
+    cmp dword ptr [rip+policy_attached], 0
+    je .Lobey_end
+    bt dword ptr [rip+boot_answer], ANSWER_PCID_BIT
+    jnc .Lobey_fred
+    call pcid_init
+.Lobey_fred:
+    mov eax, [rip+boot_answer]
+    and eax, ANSWER_DELIVERY
+    cmp eax, DELIVERY_FRED
+    je fred_init
+.Lobey_end:
+    ret
 
 # u64 stack_request(u64 bytes)
 # Is there so much stack below the caller? Returns 1 if so. What the stack has not got at all is
@@ -87,6 +125,23 @@ stack_request:
     pop rbx
     ret
 
+# void share_stack(void)
+# Tell the policy that a pointer into this thread's stack is about to be handed out: before a waiter or
+# an item is linked into a list that others walk. Thread context, interrupts as they are. Changes nothing.
+share_stack:
+    pushfq
+    cli
+    push rax
+    push rdi
+    CURRENT
+    mov rdi, [rax+T_ID]
+    mov eax, HYPER_SHARE
+    call hypercall
+    pop rdi
+    pop rax
+    popfq
+    ret
+
 # void memory_pressure(u64 pages)
 # Tell the policy that so many pages are wanted back.
 memory_pressure:
@@ -100,4 +155,6 @@ memory_pressure:
 .data
 .p2align 2
 policy_attached:                        # 1 if a policy answers the hypercalls
+    .long 0
+boot_answer:                            # ANSWER_*
     .long 0

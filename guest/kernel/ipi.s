@@ -62,6 +62,8 @@ timer_interrupt:
     mov qword ptr [rax+CPU_RESCHED], 1
     mov rax, [rax+CPU_THREAD]
     inc qword ptr [rax+T_TICKED]
+    mov eax, HYPER_TICK
+    call hypercall
 # Signal the end of the interrupt.
 eoi:
     movabs rax, APIC_BASE
@@ -136,6 +138,7 @@ shootdown_answer:
     add r9, PAGE_SIZE
     dec r10
     jnz .Lanswer_page
+    call pcid_invalidate_others
     jmp .Lanswer_ack
 .Lanswer_all:
     call tlb_flush_all
@@ -149,7 +152,7 @@ shootdown_answer:
 tlb_flush_all:
     mov rax, cr4
     mov rcx, rax
-    and eax, -129                       # ~CR4_PGE
+    and rax, -129                       # ~CR4_PGE
     mov cr4, rax
     mov cr4, rcx
     ret
@@ -196,6 +199,7 @@ tlb_shootdown:
     add rax, PAGE_SIZE
     dec rcx
     jnz .Lshoot_local_page
+    call pcid_invalidate_others
 .Lshoot_others:
     xor ebx, ebx
 .Lshoot_send:

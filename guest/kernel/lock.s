@@ -76,6 +76,7 @@ wq_sleep:
     mov qword ptr [rsp+WE_NEXT], 0
     mov [rsp+WE_THREAD], rax
     mov qword ptr [rax+T_STATE], STATE_SLEEPING
+    call share_stack
     mov rcx, rsp
     call wq_append
     mov rdi, rbx

@@ -1,8 +1,8 @@
 # Boot order, and the main thread.
 #
 # Reading order of the kernel, in which its files are also assembled: defs.s (the layout), boot.s,
-# ap.s, desc.s, trap.s, panic.s, syscall.s, switch.s, sched.s, lock.s, ipi.s, mem.s, hyper.s,
-# console.s, main.s. The self-test is user.s, selftest.s and test_*.s.
+# ap.s, desc.s, trap.s, panic.s, syscall.s, fred.s, switch.s, sched.s, lock.s, ipi.s, mem.s,
+# pcid.s, hyper.s, console.s, main.s. The self-test is user.s, selftest.s and test_*.s.
 #
 # A scenario links with the kernel and provides
 #   u64 scenario_main(void)   runs in a kernel thread on CPU 0; 0 = pass
@@ -30,6 +30,7 @@ kmain:
     mov eax, KERNEL_PML4
     mov cr3, rax
     call hyper_boot
+    call obey_first
     lea rdi, [rip+.Lmain_text_banner]
     call print
     mov rdi, [rip+cpu_count]
@@ -99,6 +100,7 @@ cpu_init:
 # This CPU takes part from now on.
 cpu_start:
     push rbx
+    call obey
     THIS_CPU
     mov rbx, rax
     mov qword ptr [rbx+CPU_ONLINE], 1

@@ -1,7 +1,7 @@
 # Memory: frames, page-table walk, section permissions, kernel stacks, user address spaces.
 #
 # SDM 4.5 (4-level paging), 4.6 (access rights), 4.10.5 (what must precede the reuse of a frame or
-# an address). Kernel-stack leaves are installed with A and D clear and G set.
+# an address). Kernel-stack leaves are installed with A and D clear and G set (pcid.s: without G).
 
 .text
 # void mem_init(void)
@@ -284,7 +284,7 @@ user_space_create:
 
 # void user_space_free(struct thread *t)
 # No CPU has its CR3 loaded: the thread's last switch loaded another one, which dropped its
-# translations (they are not global).
+# translations (they are not global); with PCIDs they stay, and are dropped before the PCID is used again.
 user_space_free:
     push rbx
     push r12

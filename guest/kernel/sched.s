@@ -54,7 +54,10 @@ thread_create:
     mov rcx, r15                        # 0: it never leaves the kernel
     mov eax, HYPER_CREATE_THREAD
     call hypercall
+    mov r12, rax                        # the entry is in the struct by now
     call preempt_enable
+    test r12, r12
+    jz .Lcreate_none
     mov rdi, [rbx+T_TOP]
     sub rdi, 8
     call kernel_pte
@@ -306,10 +309,21 @@ schedule:
     mov [r12+CPU_KSTACK], rax
     mov rcx, [r12+CPU_TSS]
     mov [rcx+TSS_RSP0], rax
+    cmp dword ptr [rip+fred_on], 0
+    je .Lsched_cr3
+    mov ecx, MSR_FRED_RSP0
+    call fred_wrmsr
+.Lsched_cr3:
     mov rax, [r13+T_CR3]
     cmp rax, [rbx+T_CR3]
     je .Lsched_go
+    cmp dword ptr [rip+pcid_on], 0
+    jne .Lsched_pcid
     mov cr3, rax
+    jmp .Lsched_go
+.Lsched_pcid:
+    mov rdi, r13
+    call pcid_load
 .Lsched_go:
     mov rdi, rbx
     mov rsi, r13

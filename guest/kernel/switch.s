@@ -24,6 +24,8 @@ context_switch:
     lea rax, [rip+.Lswitch_resume]
     mov [rdi+T_RIP], rax
     mov [rdi+T_RSP], rsp
+    cmp dword ptr [rip+switch_sp_first], 0
+    jne .Lswitch_sp_first
     mov [rdx+CPU_THREAD], rsi
     mov rsp, [rsi+T_RSP]
     jmp qword ptr [rsi+T_RIP]
@@ -35,6 +37,22 @@ context_switch:
     pop rbp
     pop rbx
     mov rax, rdi
+    ret
+
+
+# The order of Linux's __switch_to_asm and __switch_to: the stack pointer, then a frame on next's stack,
+# and in it `current`. A fault on that frame is charged to prev.
+.Lswitch_sp_first:
+    mov rsp, [rsi+T_RSP]
+    call .Lswitch_to
+    jmp qword ptr [rsi+T_RIP]
+.Lswitch_to:
+    push rbp
+    sub rsp, SWITCH_TO_BYTES
+    mov [rsp], rdi                      # touch
+    mov [rdx+CPU_THREAD], rsi
+    add rsp, SWITCH_TO_BYTES
+    pop rbp
     ret
 
 # First instruction of every new thread: empty stack, interrupts off, preemption off, rdi = the
@@ -73,6 +91,9 @@ thread_begin:
     jmp trap_return_user
 
 .data
+.p2align 2
+switch_sp_first:                        # 1: switch as Linux does; 0: `current` before the stack pointer
+    .long 0
 .p2align 3
 user_rflags:                             # RFLAGS of new ring-3 programs
     .quad FLAGS_USER

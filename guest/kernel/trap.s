@@ -1,7 +1,8 @@
 # Exceptions, interrupts and NMIs: entry, dispatch, return; catching a fault.
 #
-# SDM 6.14 (64-bit interrupt handling), 6.7 (NMI), table 6-1 (vectors). Every entry builds the same
-# trap frame (defs.s, TF_*):
+# SDM 6.14 (64-bit interrupt handling), 6.7 (NMI), table 6-1 (vectors). With FRED the entries and the
+# last instructions of the returns are those of fred.s. Every entry builds the same trap frame (defs.s,
+# TF_*):
 #
 #   rsp+176 ss, rsp, rflags, cs, rip     pushed by hardware
 #   rsp+136 error code                   pushed by hardware, or 0
@@ -115,6 +116,8 @@ trap_return:
     jne .Ltrap_restore
     call schedule                       # preempt kernel code
 .Ltrap_restore:
+    cmp dword ptr [rip+fred_on], 0
+    jne fred_return_kernel
     POP_REGS
     add rsp, 16
     iretq
@@ -129,6 +132,8 @@ trap_return_user:
     jmp trap_return_user
 .Ltrap_leave:
     call exit_kernel
+    cmp dword ptr [rip+fred_on], 0
+    jne fred_return_user
     swapgs
     jmp .Ltrap_restore
 

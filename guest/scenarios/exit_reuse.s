@@ -64,6 +64,7 @@ reuse_item:
     mov [rsp+LEFT_WORDS*8], rax
     lea rax, [rsp+LEFT_WORDS*8]
     mov rcx, [rip+item]
+    call share_stack
     mov [rip+item], rax
     test rcx, rcx
     jz .Litem_first

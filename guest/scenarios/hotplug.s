@@ -38,6 +38,7 @@ hotplug_item:                           # the item lives in this frame
     movabs rax, MAGIC
     add rax, rbx
     mov [rsp], rax
+    call share_stack
     mov [rip+item], rsp
     lea rdi, [rip+shared]
     call gate_raise

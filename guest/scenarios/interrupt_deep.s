@@ -1,6 +1,6 @@
 # A timer interrupt and an NMI on a nearly full stack, and right above a page boundary.
 #
-# A (CPU 0) puts its stack pointer 224 bytes above the bottom of its stack, or just above a page boundary
+# A (CPU 0) puts its stack pointer 320 bytes above the bottom of its stack, or just above a page boundary
 # so that an interrupt's frame is the first to touch the page below, and waits there for two ticks of
 # its timer and for an NMI that B (CPU 1) sends. The interrupt's frame is pushed on A's stack: 192 bytes
 # with all registers. The NMI has a stack of its own. Preemption is off: the scheduler would not fit.
@@ -105,7 +105,7 @@ scenario_calls:
     .quad interrupt_nmi
     .quad 0
 interrupt_places:                       # bytes above the stack's bottom, one a round
-    .quad 12304, 8208, 4112, 4096, 224
+    .quad 12304, 8208, 4112, 4096, 320
 .data
 .p2align 3
 scenario_conductor:

@@ -147,6 +147,7 @@ laight_outer:
     movabs rax, MAGIC
     lea rax, [rax+rdi+256]
     mov [rsp+IT_MAGIC], rax
+    call share_stack
     mov [rip+outer_item], rsp
     mov esi, INNER_FRAMES
     lea rdx, [rip+laight_inner]
@@ -172,6 +173,7 @@ laight_inner:
     add rax, rbx
     mov [rsp+IT_MAGIC], rax
     mov [rip+expected], rax             # before the head: B compares with it
+    call share_stack
     mov [rip+list_head], rsp
     lea rax, [rbx+1]
     mov [rip+published], rax

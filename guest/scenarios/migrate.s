@@ -40,6 +40,7 @@ migrate_item:
     movabs rax, MAGIC
     add rax, rbx
     mov [rsp], rax
+    call share_stack
     mov [rip+item], rsp
     lea rdi, [rip+shared_zero]
     call gate_raise

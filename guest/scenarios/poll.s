@@ -44,6 +44,7 @@ poll_entries:
     mov rax, rbx
     shl rax, 8
     add r8, rax
+    call share_stack
     xor r13d, r13d
 .Lentries_add:
     mov rcx, r13

@@ -2,17 +2,18 @@
 #
 # Two threads on CPU 0 take turns. Each puts its stack pointer so that the switch saves it from 128
 # bytes below to 120 bytes above the boundary between its second and third page, eight bytes further
-# each time, and gives the CPU up there. So the first pops of the switched-in thread, and its first
+# each time (from 40 above, around), and gives the CPU up there. So the first pops of the switched-in thread, and its first
 # pushes, lie on one page, on both, or exactly at the edge. A policy whose idea of "below the stack
 # pointer" is off by one, or that fills less than the thread will touch at once, fails here.
 #
-# What it cannot show: a fault between the store to `current` and the load of the stack pointer. This
-# kernel updates `current` first and touches no stack in between (switch.s), so the window that Linux
-# had in __switch_to_asm does not exist here; a fault right after is charged to the right thread.
+# The switch is made in Linux's order here (switch_sp_first): stack pointer, a frame of __switch_to on the
+# next thread's stack, `current`. Where that frame crosses the boundary, a stack that grows on faults
+# faults while `current` is still the other thread.
 
 .equ SYS_SWING,     64                  # swing(round)
 .equ A_ROUNDS,      0x4020              # 32
 .equ SWITCH_BYTES,  96                  # from a call of schedule() to the stack pointer saved
+.equ FIRST_OFFSET,  168                 # 40 above the boundary
 .equ MAGIC,         0x57494e444f570000  # "WINDOW"
 
 .text
@@ -34,7 +35,8 @@ window_swing:
     mov rax, [r12+T_TOP]
     sub rax, 2*PAGE_SIZE
     mov [rax], rcx                      # the first word above the boundary
-    lea rsp, [rax+rbx*8+SWITCH_BYTES-128]
+    call window_offset
+    lea rsp, [rax+rdx+SWITCH_BYTES-128]
     call schedule
     xor edi, edi
     mov esi, 2                          # and 2 KiB below where it was switched out
@@ -46,7 +48,8 @@ window_swing:
     add rcx, [r12+T_ID]
     mov rax, [r12+T_TOP]
     sub rax, 2*PAGE_SIZE
-    lea rdx, [rax+rbx*8+SWITCH_BYTES-128]
+    call window_offset
+    lea rdx, [rax+rdx+SWITCH_BYTES-128]
     cmp rax, rdx                        # the switch itself has written below that
     jb .Lswing_well
     cmp rcx, [rax]
@@ -63,7 +66,19 @@ window_swing:
     pop rbx
     ret
 
+# rdx = 128 + where the switch saves the stack pointer in round rbx, from the boundary up. The first round
+# is one in which the page below has not been touched yet and the switch's own frame will touch it.
+window_offset:
+    lea rdx, [rbx*8+FIRST_OFFSET]
+    and edx, 255
+    ret
 window_bottom:
+    ret
+
+# u64 window_conduct(void)
+window_conduct:
+    mov dword ptr [rip+switch_sp_first], 1
+    xor eax, eax
     ret
 
 .section .rodata
@@ -80,7 +95,7 @@ scenario_calls:
 .data
 .p2align 3
 scenario_conductor:
-    .quad 0
+    .quad window_conduct
 scenario_tick:
     .long 0
 .p2align 3

@@ -1,15 +1,19 @@
 # Two threads that each want three more pages around one switch.
 #
-# B is asleep in the kernel with a shallow stack. A enters, goes 12 KiB deep, wakes B and sleeps there:
-# three pages. B goes 12 KiB deep as soon as it runs, having entered the kernel long before: three more,
-# with nothing between the two but the switch. A pool of three pages that is filled up at the wrong
-# moment has run out. Then B wakes A, both come up, and it starts again.
+# B is asleep in the kernel with a shallow stack. A enters, goes 11 KiB deep, wakes B and gives the CPU up
+# with its stack pointer right above the next page, so that the switch itself is what touches that page:
+# after schedule() has looked after the pool, before the other stack. B goes 13 KiB deep as soon as it
+# runs, having entered the kernel long before: three more pages, with nothing between the two but the
+# switch. A pool of three pages that is filled up at the wrong moment has run out. Then B wakes A, both
+# come up, and it starts again.
 
 .equ SYS_FIRST,     64                  # first(round): A
 .equ SYS_SECOND,    65                  # second(round): B
 .equ A_ROUNDS,      0x4004
 .equ B_ROUNDS,      0x4104
-.equ DEPTH,         11                  # KiB
+.equ DEPTH,         11                  # KiB: A, three pages
+.equ DEPTH_B,       13                  # KiB: B, four pages
+.equ SWITCH_GAP,    56                  # from the stack pointer at a call of schedule(): the switch crosses here
 
 .text
 # u64 twice_first(u64 round)
@@ -28,8 +32,16 @@ twice_first:
     ret
 twice_first_deep:
     push rdi
+    push rbp
     lea rdi, [rip+first_deep]
     call gate_raise
+    mov rbp, rsp
+    CURRENT
+    mov rax, [rax+T_TOP]
+    lea rsp, [rax+SWITCH_GAP-12288]     # 3 * PAGE_SIZE
+    call schedule
+    mov rsp, rbp
+    pop rbp
     pop rsi
     inc rsi
     lea rdi, [rip+second_deep]
@@ -47,7 +59,7 @@ twice_second:
     lea rsi, [rbx+1]
     call gate_sleep
     mov rdi, rbx
-    mov esi, DEPTH
+    mov esi, DEPTH_B
     lea rdx, [rip+twice_second_deep]
     pop rbx
     jmp ask_deep

@@ -54,6 +54,7 @@ wilcox_outer:
     add rax, rbx
     mov [rsp+IT_MAGIC], rax
     mov qword ptr [rsp+IT_ANSWER], 0
+    call share_stack
     mov [rip+item], rsp
     lea rdi, [rip+shared]
     call gate_raise

@@ -56,7 +56,7 @@ def test_a_replay_under_another_policy_diverges_or_differs_but_never_passes_as_t
     [
         (lambda text: text.replace('"seed"', '"sead"').replace("entry-exit", "entry-exot"), "damaged"),
         (lambda text: text[: len(text) // 2], "no recording"),
-        (lambda text: text.replace('"version": 1', '"version": 99'), "version 99"),
+        (lambda text: text.replace('"version": 2', '"version": 99'), "version 99"),
         (lambda text: "[]", "no recording of kstack"),
         (lambda text: "", "no recording"),
     ],

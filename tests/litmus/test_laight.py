@@ -14,7 +14,7 @@ from vm.judge import Portfolio, boot, judge, script_of
 from vm.scenarios import find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from vm.session import BootedScenario, RunOptions, RunResult
-from vm.stacks import GiveBack, Policy, Steps, Thread, map_pages, unmap_pages
+from vm.stacks import Policy, Steps, Thread, free, map_pages, unmap_pages
 from vm.stacks.pool import PoolConfig
 
 LIMIT = 5_000_000
@@ -29,11 +29,10 @@ class EntryExitToldHere(EntryExit):
         """Unmap, invalidate here, free."""
         from vm.stacks import Invlpg
 
-        frames = yield from unmap_pages(thread.lower)
+        entries = yield from unmap_pages(thread.lower)
         for page in thread.lower:
             yield Invlpg(page)
-        for frame in frames:
-            yield GiveBack(frame)
+        yield from free(entries)
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +113,8 @@ def test_the_same_frames_mapped_again_are_no_finding(laight: Scenario, booted: B
         id = "same-again"
 
         def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
-            frames = yield from unmap_pages(thread.lower)
-            for frame in reversed(frames):
-                yield GiveBack(frame)
+            entries = yield from unmap_pages(thread.lower)
+            yield from free(tuple(reversed(entries)))
 
         def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
             yield from map_pages(thread.lower, invalidate=True)
@@ -128,7 +126,7 @@ def test_the_same_frames_mapped_again_are_no_finding(laight: Scenario, booted: B
 
 
 def test_the_judge_needs_no_script_to_find_it(laight: Scenario, booted: BootedScenario) -> None:
-    judgement = judge(EntryExit, laight, booted, Portfolio(schedules=5), Modes())
+    judgement = judge(EntryExit, laight, booted, Portfolio(schedules=5, enough=100), Modes())
     assert judgement.safe is False
     assert judgement.hits >= 9
     sampled = judge(

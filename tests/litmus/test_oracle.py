@@ -27,6 +27,7 @@ from vm.stacks import (
     Thread,
     WritePte,
     ZeroPage,
+    free,
     map_pages,
     reclaim_with_shootdown,
     shootdown,
@@ -56,7 +57,8 @@ class Base(Fixed16K):
 
 class FreesTwice(Base):
     def exit_thread(self, cpu: int, thread: Thread) -> Steps:
-        frames = yield from unmap_pages(thread.pages)
+        entries = yield from unmap_pages(thread.pages)
+        frames = [pte.frame for pte in entries]
         yield from shootdown(thread.pages)
         for frame in (*frames, frames[0]):
             yield GiveBack(frame)
@@ -94,9 +96,8 @@ class FreesWithoutTelling(Base):
     """Frees on return to user mode; comes back with other frames, the old ones still in the pool."""
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
-        frames = yield from unmap_pages(thread.lower)
-        for frame in frames:
-            yield GiveBack(frame)
+        entries = yield from unmap_pages(thread.lower)
+        yield from free(entries)
 
     def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
         old: list[int] = []
@@ -192,8 +193,8 @@ class ReusesTheAddress(Base):
         self.held: list[int] = []
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
-        frames = yield from unmap_pages(thread.lower)
-        self.held.extend(frames)
+        entries = yield from unmap_pages(thread.lower)
+        self.held.extend(pte.frame for pte in entries)
 
     def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
         yield from map_pages(thread.lower, invalidate=True)

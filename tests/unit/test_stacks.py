@@ -10,10 +10,8 @@ from guest.scenario import ScenarioFileError, read_scenario
 from vm.errors import ConfigError, PolicyError
 from vm.hw.modes import Modes
 from vm.stacks import Pte, Thread
-from vm.stacks.costs import cost_model, cycles
 from vm.stacks.pool import PoolConfig, Pools
 from vm.stacks.registry import find_policy, policies
-from vm.stacks.runtime import StepCounts
 
 TOP = 0xFFFFC90000008000
 GOOD = """
@@ -25,6 +23,9 @@ cpus = 2
 sources = []
 success = "ok"
 events = ["a"]
+
+[mutant]
+policy = "fixed-4k"
 """
 
 
@@ -147,12 +148,3 @@ def test_a_policy_file_that_is_none_is_refused(tmp_path: Path, text: str, says: 
     path.write_text(text)
     with pytest.raises(PolicyError, match=says):
         find_policy(str(path))
-
-
-def test_cycles_are_counts_times_the_model_with_its_range() -> None:
-    model = cost_model()
-    counts = StepCounts(invlpg=2, ipis=3)
-    found = cycles(counts, page_faults=1, guest_invlpg=4)
-    assert found.nominal == model.page_fault.nominal + 6 * model.invlpg.nominal + 3 * model.ipi.nominal
-    assert found.low < found.nominal < found.high
-    assert all(getattr(model, name).source for name in ("page_fault", "invlpg", "ipi", "pool"))

@@ -3,26 +3,73 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vm.campaign import Checkpoint, judge_pairs
 from vm.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.hw.modes import Modes
-from vm.judge import DEFAULT_SCHEDULES, Judgement, Pair, Portfolio, judge_all
+from vm.judge import DEFAULT_SCHEDULES, Judgement, Pair, Portfolio
 from vm.recording import write_recording
-from vm.report.table import print_judgements
+from vm.report.comparison import Comparison
+from vm.report.fleet import Fleet, estimate, find_fleet
+from vm.report.table import print_fleet, print_judgements
 from vm.scenarios import find_scenario
 from vm.scenarios import scenarios as known_scenarios
+from vm.stacks.costs import CostModel, cost_model
 from vm.stacks.registry import find_policy
 from vm.stacks.registry import policies as known_policies
 
 ADVERSARIAL: Final = Modes(tlb="adversarial")  # whatever the architecture allows is done to a policy that is judged
+INTERRUPTED: Final = 130
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Outputs:
+    """What is made of the results, and where they are kept.
+
+    Attributes:
+        report: HTML file to write.
+        witnesses: folder for recordings of what was found.
+        resume: checkpoint.
+        costs: cost model.
+        fleet: fleet to estimate for.
+    """
+
+    report: Annotated[Path | None, Parameter(help="HTML report to write: one file that needs no network.")] = None
+    witnesses: Annotated[
+        Path | None, Parameter(help="Folder for recordings of what was found, for `kstack replay`.")
+    ] = None
+    resume: Annotated[
+        Path | None, Parameter(help="Checkpoint: pairs are saved in it as they finish, and not judged again.")
+    ] = None
+    costs: Annotated[Path | None, Parameter(help="Cost model of your own (TOML, like vm/stacks/costs.toml).")] = None
+    fleet: Annotated[str | None, Parameter(help="Estimate for a fleet: intel, arm64 or a TOML file.")] = None
+
+    def check(self) -> None:
+        """Find out before hours of work whether it can be written.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if self.report is not None:
+            from vm.report.html import check_can_write
+
+            check_can_write(self.report)
+        for path in (self.witnesses, self.resume):
+            if path is not None and path.exists() and path.is_dir() == (path is self.resume):
+                raise ConfigError(f"{path} is {'a folder' if path.is_dir() else 'no folder'}")
 
 
 def compare(
@@ -32,8 +79,8 @@ def compare(
     schedules: int = DEFAULT_SCHEDULES,
     mode: ModeList = None,
     pool: PoolOptions = PoolOptions(),
+    outputs: Outputs = Outputs(),
     jobs: int | None = None,
-    witnesses: Path | None = None,
     strict: Annotated[bool, Parameter(negative=(), help="Exit with 1 if any policy is not safe.")] = False,
     json: Json = False,
 ) -> int:
@@ -41,34 +88,111 @@ def compare(
 
     Parameters
     ----------
-    policies: ids or files, separated by commas (default: all)
-    scenarios: ids, separated by commas (default: all)
-    schedules: random schedules a pair
-    witnesses: folder for recordings of what was found, for `kstack replay`
-    jobs: processes to use (default: one a core); the result does not depend on it
+    policies
+        Ids or files, separated by commas (default: all).
+    scenarios
+        Ids, separated by commas (default: all).
+    schedules
+        Random schedules a pair.
+    jobs
+        Processes to use (default: one a core); the result does not depend on it.
     """
     if schedules < 0:
         raise ConfigError("--schedules: give 0 or more")
     jobs = jobs if jobs is not None else min(8, os.cpu_count() or 1)
     if jobs < 1:
         raise ConfigError("--jobs: give 1 or more")
-    wanted = split(policies) or list(known_policies())
-    chosen = split(scenarios) or list(known_scenarios())
+    model = cost_model() if outputs.costs is None else cost_model(outputs.costs)
+    fleet = None if outputs.fleet is None else find_fleet(outputs.fleet)
+    outputs.check()
+    modes = modes_of(mode, ADVERSARIAL)
+    pairs = _pairs(policies, scenarios, Portfolio(schedules, pool.config()), modes)
+    done, interrupted = _judge(pairs, jobs, outputs.resume)
+    judgements = [done[index] for index in sorted(done)]
+    comparison = Comparison(tuple(judgements), modes, model, _name(outputs.costs))
+    written = {} if outputs.witnesses is None else _write_witnesses(outputs.witnesses, judgements)
+    _show(comparison, fleet, written, json, complete=not interrupted)
+    if interrupted:
+        _say_interrupted(len(judgements), len(pairs), outputs.resume)
+        return INTERRUPTED
+    if outputs.report is not None:
+        from vm.report.html import write_report
+
+        write_report(outputs.report, comparison, fleet)
+    return int(strict and any(judgement.safe is not True for judgement in judgements))
+
+
+def _name(costs: Path | None) -> str:
+    return "kstack's own" if costs is None else str(costs)
+
+
+def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, modes: Modes) -> list[Pair]:
+    """All pairs of what was asked for.
+
+    Raises:
+        KstackError: a policy or scenario does not exist.
+    """
+    wanted = list(dict.fromkeys(split(policies) or known_policies()))
+    chosen = list(dict.fromkeys(split(scenarios) or known_scenarios()))
     for name in wanted:
         find_policy(name)
     for name in chosen:
         find_scenario(name)
-    modes = modes_of(mode, ADVERSARIAL)
-    portfolio = Portfolio(schedules, pool.config())
-    pairs = [Pair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
-    judgements = list(_progress(judge_all(pairs, jobs), pairs))
-    written = {} if witnesses is None else _write_witnesses(witnesses, judgements)
-    if json:
-        results = [judgement.as_dict(written.get(index)) for index, judgement in enumerate(judgements)]
-        print_json({"version": 1, "modes": modes.as_dict(), "results": results})
-    else:
-        print_judgements(console(), judgements)
-    return int(strict and any(judgement.safe is not True for judgement in judgements))
+    return [Pair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
+
+
+def _judge(pairs: list[Pair], jobs: int, resume: Path | None) -> tuple[dict[int, Judgement], bool]:
+    """Judgements by the pairs' places, and whether the user interrupted."""
+    done: dict[int, Judgement] = {}
+    with ExitStack() as stack:
+        checkpoint = None if resume is None else stack.enter_context(closing(Checkpoint(resume, pairs)))
+        progress = stack.enter_context(_progress())
+        task = progress.add_task("starting", total=len(pairs))
+        results = stack.enter_context(closing(judge_pairs(pairs, jobs, checkpoint)))
+        try:
+            for index, judgement in results:
+                done[index] = judgement
+                text = f"{judgement.policy} / {judgement.scenario}"
+                progress.update(task, advance=1, description=text)
+        except KeyboardInterrupt:
+            return done, True
+    return done, False
+
+
+def _progress() -> Progress:
+    """A bar on stderr, on a terminal only, that leaves nothing behind."""
+    columns = (
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _say_interrupted(done: int, total: int, resume: Path | None) -> None:
+    again = f"the same command with --resume {resume} goes on" if resume else "with --resume FILE nothing would be lost"
+    print(f"kstack: interrupted after {done} of {total} pairs; {again}", file=sys.stderr)
+
+
+def _show(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], json: bool, complete: bool) -> None:
+    """Print what was found, as one document or as tables."""
+    estimates = None if fleet is None else estimate(fleet, comparison)
+    if not json:
+        print_judgements(console(), comparison)
+        if estimates is not None:
+            print_fleet(console(), estimates)
+        return
+    model: CostModel = comparison.model
+    results = [judgement.as_dict(written.get(index), model) for index, judgement in enumerate(comparison.judgements)]
+    document: dict[str, Any] = {"version": 1, "modes": comparison.modes.as_dict(), "results": results}
+    if estimates is not None:
+        document["fleet"] = estimates.as_dict()
+    if not complete:
+        document["complete"] = False
+    print_json(document)
 
 
 def _write_witnesses(folder: Path, judgements: list[Judgement]) -> dict[int, str]:
@@ -80,19 +204,8 @@ def _write_witnesses(folder: Path, judgements: list[Judgement]) -> dict[int, str
     written: dict[int, str] = {}
     for index, judgement in enumerate(judgements):
         if judgement.witness is not None:
-            path = folder / f"{judgement.policy}-{judgement.scenario}.json"
+            name = re.sub(r"[^\w.-]", "_", f"{judgement.policy}-{judgement.scenario}")  # an id may be anything
+            path = folder / f"{name}.json"
             write_recording(path, judgement.witness)
             written[index] = str(path)
     return written
-
-
-def _progress(judgements: Iterator[Judgement], pairs: list[Pair]) -> Iterator[Judgement]:
-    """Pass judgements on; on a terminal, say on stderr which pair is next."""
-    shown = sys.stderr.isatty()
-    for done, pair in enumerate(pairs, 1):
-        if shown:
-            text = f"{done}/{len(pairs)} {pair.policy} / {pair.scenario}"
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-        yield next(judgements)
-    if shown:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

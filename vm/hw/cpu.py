@@ -18,11 +18,12 @@ from vm.hw.broadcast import Broadcast
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
 from vm.hw.decode import Instruction, decode
 from vm.hw.engine import Access, Engine, Flags, Gpr, Intercept, MmuIndex, Registers, Seg, Segment, Stop, StopKind
-from vm.hw.events import DB, DF, NMI, PF, UD, Event, EventDelivery, EventKind, Outcome, exception
+from vm.hw.events import BP, DB, DF, NMI, OF, PF, UD, Event, EventDelivery, EventKind, Outcome, exception
+from vm.hw.fred import DR6_SINGLE_STEP, Fred
 from vm.hw.instructions import Result, handler_of
 from vm.hw.linear import GuestFault, LinearMemory
 from vm.hw.memory import PhysicalMemory
-from vm.hw.mmu import Cr0, Mmu
+from vm.hw.mmu import Cr0, Cr4, Mmu
 from vm.hw.modes import Modes
 from vm.hw.msr import Msrs
 from vm.hw.rules import Rule
@@ -31,7 +32,7 @@ from vm.hw.tracking import FrameTracker
 _MASK64: Final = (1 << 64) - 1
 _EXIT_IRET: Final = 0x74
 _STI: Final = 0xFB
-DR6_SINGLE_STEP: Final = 1 << 14
+_SINGLE_BYTE: Final = {DB: b"\xf1", BP: b"\xcc", OF: b"\xce"}  # INT1, INT3, INTO
 
 
 class CpuState(enum.Enum):
@@ -143,9 +144,10 @@ class Cpu:
         self.registers: Registers = self.engine.registers
         self.mmu.attach(self.engine)
         self.linear = LinearMemory(self.mmu, board.memory, self.mmio_read, self.mmio_write)
-        self.events = EventDelivery(self.registers, self.linear, board.modes, board.rules)
-        self.cpuid = Cpuid(self.engine.env, index, board.cpu_count)
         self.msrs = Msrs(self.registers, apic, board.now, self.mmu.update)
+        self.fred = Fred(self.registers, self.linear, self.msrs)
+        self.events = EventDelivery(self.registers, self.linear, board.modes, board.rules, self.fred)
+        self.cpuid = Cpuid(self.engine.env, index, board.cpu_count)
         self.broadcast = board.broadcast
         self.counts = Counts()
         self.observers: list[CpuObserver] = []
@@ -349,7 +351,7 @@ class Cpu:
             self.nmi_pending = 0
             self._block_nmi(True)
             self.counts.nmis += 1
-            self._deliver(Event(NMI, EventKind.NMI))
+            self.deliver(Event(NMI, EventKind.NMI))
             return True
         if not self.registers.interrupt_flag or not self._board.has_external(self.index):
             return False
@@ -357,16 +359,25 @@ class Cpu:
         if vector is None:
             return False
         self.counts.interrupts += 1
-        self._deliver(Event(vector, EventKind.INTERRUPT))
+        self.deliver(Event(vector, EventKind.INTERRUPT))
         return True
 
     def _block_nmi(self, blocked: bool) -> None:
         """Block NMIs, and see the IRET that ends it."""
         self.nmi_blocked = blocked
-        self.engine.intercept(Intercept.IRET, blocked)
+        self.watch_returns()
 
-    def _deliver(self, event: Event) -> None:
-        self.registers.shadow = False
+    def unblock_nmi(self) -> None:
+        """A return ends NMI blocking."""
+        self._block_nmi(False)
+
+    def watch_returns(self) -> None:
+        """See the returns that matter: IRET while NMIs are blocked or FRED is on; ERETS and ERETU."""
+        self.engine.intercept(Intercept.IRET, self.nmi_blocked or self.fred.enabled)
+        self.engine.trap_clac(bool(self.registers.cr[4] & Cr4.FRED))
+
+    def deliver(self, event: Event) -> None:
+        """Deliver an event, which takes one unit of time."""
         outcome, begun = self.events.deliver(event)
         if event.kind is EventKind.EXCEPTION:
             self.counts.exceptions += 1
@@ -400,12 +411,12 @@ class Cpu:
             assert fault is not None
             if Rule.SHADOW_NOT_FOR_FAULTS not in self._board.rules and self.registers.shadow:
                 return self._hold_off_fault()
-            self._deliver(exception(fault.vector, fault.error, fault.address if fault.vector == 14 else None))
+            self.deliver(exception(fault.vector, fault.error, fault.address if fault.vector == 14 else None))
             return 1
         if kind is StopKind.EXCEPTION:
             return self._engine_exception(stop)
         if kind is StopKind.INTERCEPT and stop.code == _EXIT_IRET:
-            return self._iret_of_nmi()
+            return self._iret()
         return self._emulate()
 
     def _hold_off_fault(self) -> int:
@@ -421,50 +432,64 @@ class Cpu:
         registers = self.registers
         if stop.is_int:
             base = registers.segment(Seg.CS).base if registers.bits != 64 else 0
-            single = self.linear.code(base + registers.rip - 1 & _MASK64, 1) in (b"\xcc", b"\xce", b"\xf1")
+            single = self.linear.code(base + registers.rip - 1 & _MASK64, 1) == _SINGLE_BYTE.get(stop.code)
             start = registers.rip - (1 if single else 2) & _MASK64
-            self._deliver(Event(stop.code, EventKind.SOFTWARE, start=start))
+            self.deliver(Event(stop.code, EventKind.SOFTWARE, start=start))
             return 1
         if stop.code == DB:
             registers.dr[6] |= DR6_SINGLE_STEP
-        self._deliver(exception(stop.code, stop.error))
+        self.deliver(exception(stop.code, stop.error))
         return 1
 
-    def _iret_of_nmi(self) -> int:
-        """IRET ends NMI blocking, even if it faults (6.7.1)."""
-        faults_keep = Rule.NMI_UNBLOCKED_BY_FAULTING_IRET not in self._board.rules
-        self._block_nmi(False)
+    def _iret(self) -> int:
+        """IRET ends NMI blocking, even if it faults (6.7.1); with FRED it cannot change ring."""
+        faults_keep = self.nmi_blocked and Rule.NMI_UNBLOCKED_BY_FAULTING_IRET not in self._board.rules
+        self.nmi_blocked = False
+        if self.fred.enabled:
+            instruction = self._instruction()
+            assert instruction is not None
+            try:
+                self.fred.check_iret(instruction)
+            except GuestFault as fault:
+                self._block_nmi(faults_keep)
+                self.deliver(exception(fault.vector, fault.error, fault.address))
+                return 1
+        self.engine.intercept(Intercept.IRET, False)
         stop = self.engine.run(1)
         self._spend(stop.instructions)
-        if stop.instructions == 0 and faults_keep:
-            self._block_nmi(True)
+        self._block_nmi(faults_keep and stop.instructions == 0)
         return stop.instructions + self._handle(stop)
+
+    def _instruction(self) -> Instruction | None:
+        """The instruction at RIP."""
+        return decode(self.linear.code(self._linear_rip()), self.registers.bits)
 
     def _emulate(self) -> int:
         registers = self.registers
-        base = registers.segment(Seg.CS).base if registers.bits != 64 else 0
-        instruction = decode(self.linear.code(base + registers.rip & _MASK64), registers.bits)
+        instruction = self._instruction()
         handler = handler_of(instruction) if instruction is not None else None
         if instruction is None or handler is None:
-            self._deliver(exception(UD))
+            self.deliver(exception(UD))
             return 1
         try:
             result = handler(self, instruction)
         except GuestFault as fault:
-            self._deliver(exception(fault.vector, fault.error, fault.address))
+            self.deliver(exception(fault.vector, fault.error, fault.address))
+            return 1
+        if result is Result.DELIVERED:
             return 1
         if result is Result.WAITING:
             self.yielded = True
             self._spend(1)
             return 1
         stepping = bool(registers.rflags & Flags.TF)
-        registers.shadow = False
+        registers.shadow = result is Result.SHADOWED
         if result is Result.DONE:
             self._advance(instruction)
         self._spend(1)
-        if stepping and result is not Result.JUMPED:
+        if stepping and result not in (Result.JUMPED, Result.SHADOWED):
             registers.dr[6] |= DR6_SINGLE_STEP
-            self._deliver(exception(DB))
+            self.deliver(exception(DB))
             return 2
         return 1
 

@@ -32,6 +32,8 @@ KEEP_7_EBX: Final = 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
 """FSGSBASE, SMEP, ERMS, SMAP."""
 SET_7_EBX: Final = 1 << 10
 """INVPCID."""
+FRED: Final = 1 << 17
+"""EAX of leaf 7, subleaf 1."""
 KEEP_81_EDX: Final = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29
 """SYSCALL, NX, 1 GiB pages, RDTSCP, long mode."""
 INVLPGB: Final = 1 << 3
@@ -78,7 +80,9 @@ class Cpuid:
             edx = words[FEAT_1_EDX] | 1 << 9 if apic_enabled else words[FEAT_1_EDX] & ~(1 << 9)
             return SIGNATURE, self._apic_id << 24 | 1 << 16 | 8 << 8, words[FEAT_1_ECX] | SET_1_ECX, edx
         if eax == 7 and ecx == 0:
-            return 0, words[FEAT_7_EBX] & KEEP_7_EBX | SET_7_EBX, 0, 0
+            return 1, words[FEAT_7_EBX] & KEEP_7_EBX | SET_7_EBX, 0, 0
+        if eax == 7 and ecx == 1:
+            return FRED, 0, 0, 0
         if eax == 0xB:
             return self._topology(ecx)
         if eax == 0x15:

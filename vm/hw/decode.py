@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 _MASK64: Final = (1 << 64) - 1
 _SEGMENTS: Final = {"es": Seg.ES, "cs": Seg.CS, "ss": Seg.SS, "ds": Seg.DS, "fs": Seg.FS, "gs": Seg.GS}
+_UNKNOWN_TO_CAPSTONE: Final = {
+    b"\x0f\x01\xfe": "invlpgb",
+    b"\x0f\x01\xff": "tlbsync",
+    b"\xf2\x0f\x01\xca": "erets",
+    b"\xf3\x0f\x01\xca": "eretu",
+}
 _LONG_NAMES: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 
 
@@ -84,8 +90,9 @@ def decode(code: bytes, bits: int) -> Instruction | None:
     """The instruction at the start of `code` (up to 15 bytes) in `bits`-wide code, or None."""
     from capstone.x86_const import X86_OP_IMM, X86_OP_MEM, X86_OP_REG
 
-    if code[:3] in (b"\x0f\x01\xfe", b"\x0f\x01\xff"):
-        return Instruction("invlpgb" if code[2] == 0xFE else "tlbsync", 3, (), (), None, False, bits)
+    for opcode, name in _UNKNOWN_TO_CAPSTONE.items():
+        if code.startswith(opcode):
+            return Instruction(name, len(opcode), (), (), None, False, bits)
     for found in _disassembler(bits).disasm(code, 0, 1):
         registers: list[str] = []
         immediates: list[int] = []

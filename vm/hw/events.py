@@ -1,7 +1,8 @@
 """Event delivery: SDM volume 3, chapter 6.
 
 Exceptions, interrupts and NMIs go through the guest's own IDT, GDT and TSS, by accesses that can
-fault themselves; table 6-5 says what a fault during delivery becomes, up to #DF and shutdown.
+fault themselves; table 6-5 says what a fault during delivery becomes, up to #DF and shutdown. Where FRED
+is on, each delivery is `fred.py`'s.
 
 Not modelled: virtual-8086 mode, task gates, 16-bit gates in protected mode, machine checks,
 shadow stacks. #DB conditions other than single step.
@@ -10,7 +11,7 @@ shadow stacks. #DB conditions other than single step.
 from __future__ import annotations
 
 import enum
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vm.hw.engine import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
 from vm.hw.linear import GuestFault, LinearMemory
@@ -18,7 +19,10 @@ from vm.hw.modes import Modes
 from vm.hw.paging import is_canonical
 from vm.hw.rules import ALL, Rule
 
-DE, DB, NMI, BP, UD, DF, TS, NP, SS, GP, PF = 0, 1, 2, 3, 6, 8, 10, 11, 12, 13, 14
+if TYPE_CHECKING:
+    from vm.hw.fred import Fred
+
+DE, DB, NMI, BP, OF, UD, DF, TS, NP, SS, GP, PF = 0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14
 CONTRIBUTORY: Final = frozenset({0, 10, 11, 12, 13, 21})
 PAGE_FAULTS: Final = frozenset({14, 20})
 WITH_ERROR_CODE: Final = frozenset({8, 10, 11, 12, 13, 14, 17, 21, 29, 30})
@@ -43,13 +47,15 @@ class EventKind(enum.Enum):
     INTERRUPT = "external interrupt"
     NMI = "NMI"
     SOFTWARE = "INT n"
+    SYSCALL = "SYSCALL"  # an event with FRED only
 
 
 class Event(NamedTuple):
     """An event to be delivered.
 
     `error` is the error code or None; `address` goes to CR2; `start` is the RIP of the instruction
-    for SOFTWARE events, whose faults are reported there.
+    for SOFTWARE and SYSCALL events, whose faults are reported there; `nested` says that it arose
+    during the delivery of another event, and is not #DF.
     """
 
     vector: int
@@ -57,6 +63,7 @@ class Event(NamedTuple):
     error: int | None = None
     address: int | None = None
     start: int = 0
+    nested: bool = False
 
 
 class Outcome(enum.Enum):
@@ -80,13 +87,22 @@ class EventDelivery:
         linear: memory as the CPU reads it.
         modes: architecture modes.
         rules: the rules it obeys.
+        fred: delivers in place of the IDT while it is enabled.
     """
 
-    def __init__(self, registers: Registers, linear: LinearMemory, modes: Modes, rules: frozenset[Rule] = ALL) -> None:
+    def __init__(
+        self,
+        registers: Registers,
+        linear: LinearMemory,
+        modes: Modes,
+        rules: frozenset[Rule] = ALL,
+        fred: Fred | None = None,
+    ) -> None:
         self._registers = registers
         self._linear = linear
         self._modes = modes
         self._rules = rules
+        self._fred = fred
         self._ist_used: set[int] = set()  # only a broken model remembers
 
     def deliver(self, event: Event) -> tuple[Outcome, list[Event]]:
@@ -100,7 +116,7 @@ class EventDelivery:
             try:
                 self._deliver_once(event)
             except GuestFault as fault:
-                if event.kind is EventKind.SOFTWARE:
+                if event.kind in (EventKind.SOFTWARE, EventKind.SYSCALL):
                     self._registers.rip = event.start
                 event_or_none = self._combine(event, fault)
                 if event_or_none is None:
@@ -113,7 +129,7 @@ class EventDelivery:
     def _combine(self, first: Event, fault: GuestFault) -> Event | None:
         """Table 6-5: what a fault during the delivery of `first` becomes; None is shutdown."""
         rules = self._rules
-        second = exception(fault.vector, fault.error, fault.address)
+        second = exception(fault.vector, fault.error, fault.address)._replace(nested=True)
         if first.kind is not EventKind.EXCEPTION:
             return second
         severe = second.vector in CONTRIBUTORY or second.vector in PAGE_FAULTS
@@ -142,7 +158,9 @@ class EventDelivery:
         if Rule.PF_ERROR_CODE not in self._rules and event.vector == PF:
             event = event._replace(error=0)
         registers = self._registers
-        if not registers.cr[0] & 1:
+        if self._fred is not None and self._fred.enabled:
+            self._fred.deliver(event, self._saved_rip(event), self._saved_flags(event))
+        elif not registers.cr[0] & 1:
             self._deliver_real(event)
         elif registers.long_mode:
             self._deliver_long(event)
@@ -194,7 +212,8 @@ class EventDelivery:
         return self._linear.read(idt.base + event.vector * size, size)
 
     def _check_gate(self, event: Event, gate: int, error: int) -> None:
-        if event.kind is EventKind.SOFTWARE and gate >> 45 & 3 < self._registers.cpl:
+        is_int1 = event.vector == DB and self._registers.rip - event.start == 1
+        if event.kind is EventKind.SOFTWARE and not is_int1 and gate >> 45 & 3 < self._registers.cpl:
             raise GuestFault(GP, error)
         if not gate >> 47 & 1:
             raise GuestFault(NP, error)

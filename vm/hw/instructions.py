@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from vm.hw.cpuid import INVLPGB_MAX
 from vm.hw.decode import GPR_NAMES, Instruction, effective_address
 from vm.hw.engine import Flags, Gpr, Seg, Segment, SegmentAttribute
+from vm.hw.events import DB, Event, EventKind
+from vm.hw.fred import SYSCALL_VECTOR
 from vm.hw.linear import GuestFault
 from vm.hw.mmu import Cr0, Cr4, Efer
 from vm.hw.msr import Msr
@@ -25,7 +27,9 @@ UD, GP = 6, 13
 _MASK32: Final = 0xFFFFFFFF
 _MASK64: Final = (1 << 64) - 1
 _CR0_VALID: Final = 0xE005003F
-_CR4_VALID: Final = 0x3F | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21
+_CR4_VALID: Final = (
+    0x3F | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21 | int(Cr4.FRED)
+)
 _CR4_TSD: Final = 1 << 2
 _CODE64: Final = SegmentAttribute.P | SegmentAttribute.S | 0xB << 8 | SegmentAttribute.L | SegmentAttribute.G
 _DATA: Final = SegmentAttribute.P | SegmentAttribute.S | 3 << 8 | SegmentAttribute.B | SegmentAttribute.G
@@ -38,6 +42,8 @@ class Result(enum.Enum):
     JUMPED = "it has set RIP"
     WAITING = "not completed: RIP stays, and it is executed again"
     AGAIN = "one iteration of REP is done, more remain"
+    SHADOWED = "it has set RIP, and an STI shadow covers what comes next"
+    DELIVERED = "it was an event, which has been delivered"
 
 
 class PortWaiting(Exception):
@@ -48,6 +54,8 @@ def _syscall(cpu: Cpu, instruction: Instruction) -> Result:
     registers = cpu.registers
     if not registers.efer & Efer.SCE or registers.bits != 64:
         raise GuestFault(UD, None)
+    if cpu.fred.enabled:
+        return _event(cpu, instruction, SYSCALL_VECTOR, EventKind.SYSCALL)
     flags = registers.rflags
     registers.gpr[Gpr.RCX] = registers.rip + instruction.length & _MASK64
     registers.gpr[Gpr.R11] = flags & ~Flags.RF
@@ -57,6 +65,37 @@ def _syscall(cpu: Cpu, instruction: Instruction) -> Result:
     registers.set_segment(Seg.SS, Segment(selector + 8, 0, _MASK32, _DATA))
     registers.rflags = flags & ~cpu.msrs.read(Msr.FMASK) & ~Flags.RF
     return Result.JUMPED
+
+
+def _event(cpu: Cpu, instruction: Instruction, vector: int, kind: EventKind) -> Result:
+    """An instruction that is an event: the frame's RIP is behind it."""
+    start = cpu.registers.rip
+    cpu.registers.rip = start + instruction.length & _MASK64
+    cpu.deliver(Event(vector, kind, start=start))
+    return Result.DELIVERED
+
+
+def _int1(cpu: Cpu, instruction: Instruction) -> Result:
+    """INT1 (ICEBP): #DB without conditions in DR6 and without a look at the gate's DPL."""
+    return _event(cpu, instruction, DB, EventKind.SOFTWARE)
+
+
+def _eret(cpu: Cpu, instruction: Instruction) -> Result:
+    """ERETS and ERETU."""
+    returned = cpu.fred.erets() if instruction.name == "erets" else cpu.fred.eretu()
+    if returned.unblocks_nmi:
+        cpu.unblock_nmi()
+    return Result.SHADOWED if returned.shadow else Result.JUMPED
+
+
+def _access_flag(cpu: Cpu, instruction: Instruction) -> Result:
+    """CLAC and STAC, which come here while FRED is on."""
+    registers = cpu.registers
+    if registers.cpl:
+        raise GuestFault(UD, None)
+    flags = registers.rflags
+    registers.rflags = flags | Flags.AC if instruction.name == "stac" else flags & ~Flags.AC
+    return Result.DONE
 
 
 def _cpuid(cpu: Cpu, _: Instruction) -> Result:
@@ -179,6 +218,7 @@ def write_cr0(cpu: Cpu, value: int) -> None:
             raise GuestFault(GP)
         registers.efer = registers.efer & ~Efer.LMA
     cpu.mmu.load_cr0(value & _CR0_VALID | Cr0.ET)
+    cpu.watch_returns()
 
 
 def write_cr3(cpu: Cpu, value: int) -> None:
@@ -194,11 +234,14 @@ def write_cr4(cpu: Cpu, value: int) -> None:
     registers = cpu.registers
     long_mode = registers.efer & Efer.LMA
     sets_pcide = value & Cr4.PCIDE and not registers.cr[4] & Cr4.PCIDE
-    if value & ~_CR4_VALID or (long_mode and not value & Cr4.PAE):
+    if value & ~_CR4_VALID or (long_mode and not value & Cr4.PAE) or (value & Cr4.FRED and not long_mode):
         raise GuestFault(GP)
     if sets_pcide and (not long_mode or registers.cr[3] & 0xFFF):
         raise GuestFault(GP)
+    switches_fred = (value ^ registers.cr[4]) & Cr4.FRED
     cpu.mmu.load_cr4(value)
+    if switches_fred:
+        cpu.watch_returns()
 
 
 def _write_cr8(cpu: Cpu, value: int) -> None:
@@ -322,6 +365,11 @@ HANDLERS: Final[dict[str, Callable[[Cpu, Instruction], Result]]] = {
     "in": _port,
     "out": _port,
     "pause": _pause,
+    "int1": _int1,
+    "erets": _eret,
+    "eretu": _eret,
+    "clac": _access_flag,
+    "stac": _access_flag,
     "monitor": _undefined,
     "mwait": _undefined,
 } | {f"{name}{suffix}": _string_port for name in ("ins", "outs") for suffix in "bwd"}

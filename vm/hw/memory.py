@@ -126,15 +126,20 @@ class PhysicalMemory:
         self._settle(pages, self.dirty)
         return pages
 
-    def restore(self, pages: MemorySnapshot) -> None:
-        """Make RAM what it was at `snapshot`."""
+    def restore(self, pages: MemorySnapshot) -> list[int]:
+        """Make RAM what it was at `snapshot`; the frames whose contents that changes, by number."""
         changed = set(self.dirty)
         if pages is not self._base:
             frames = self._base.keys() | pages.keys()
             changed.update(f for f in frames if self._base.get(f) is not pages.get(f))
+        differ = []
         for frame in sorted(changed):
-            self._map[frame * PAGE : (frame + 1) * PAGE] = pages.get(frame, _ZERO)
+            place, old = slice(frame * PAGE, (frame + 1) * PAGE), pages.get(frame, _ZERO)
+            if self._map[place] != old:
+                self._map[place] = old
+                differ.append(frame)
         self._settle(pages, changed)
+        return differ
 
     def _settle(self, pages: MemorySnapshot, changed: set[int]) -> None:
         for frame in changed:

@@ -79,6 +79,7 @@ class Cr4(enum.IntFlag):
     PCIDE = 1 << 17
     SMEP = 1 << 20
     SMAP = 1 << 21
+    FRED = 1 << 32
 
 
 class Efer(enum.IntFlag):

@@ -31,6 +31,15 @@ class Msr(enum.IntEnum):
     SYSENTER_ESP = 0x175
     SYSENTER_EIP = 0x176
     MCG_CAP = 0x179
+    FRED_RSP0 = 0x1CC
+    FRED_RSP1 = 0x1CD
+    FRED_RSP2 = 0x1CE
+    FRED_RSP3 = 0x1CF
+    FRED_STKLVLS = 0x1D0
+    FRED_SSP1 = 0x1D1
+    FRED_SSP2 = 0x1D2
+    FRED_SSP3 = 0x1D3
+    FRED_CONFIG = 0x1D4
     MISC_ENABLE = 0x1A0
     PAT = 0x277
     MTRR_DEF_TYPE = 0x2FF
@@ -45,6 +54,8 @@ class Msr(enum.IntEnum):
     TSC_AUX = 0xC0000103
 
 
+_FRED_STACKS: Final = (Msr.FRED_RSP0, Msr.FRED_RSP1, Msr.FRED_RSP2, Msr.FRED_RSP3)
+_FRED_SHADOW_STACKS: Final = (Msr.FRED_SSP1, Msr.FRED_SSP2, Msr.FRED_SSP3)  # stored only
 _PLAIN_START: Final = {
     Msr.SYSENTER_CS: 0,
     Msr.SYSENTER_ESP: 0,
@@ -53,7 +64,14 @@ _PLAIN_START: Final = {
     Msr.PAT: 0x0007040600070406,
     Msr.MTRR_DEF_TYPE: 0xC06,
     Msr.BIOS_SIGN_ID: 0,
+    **dict.fromkeys((*_FRED_STACKS, *_FRED_SHADOW_STACKS, Msr.FRED_STKLVLS, Msr.FRED_CONFIG), 0),
 }
+_RESERVED: Final[dict[int, int]] = {
+    **dict.fromkeys(_FRED_STACKS, 0x3F),
+    **dict.fromkeys(_FRED_SHADOW_STACKS, 0x7),
+    Msr.FRED_CONFIG: 0x834,
+}
+"""Bits that must be written as zero, else #GP(0)."""
 _CONSTANT: Final = {Msr.PLATFORM_ID: 0, Msr.MTRR_CAP: 0, Msr.MCG_CAP: 0}
 _ENGINE: Final = {
     Msr.STAR: layout.ENV_STAR,
@@ -65,7 +83,7 @@ _ENGINE: Final = {
 }
 _CANONICAL: Final = frozenset(
     (Msr.LSTAR, Msr.CSTAR, Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP)
-)
+).union(_FRED_STACKS, _FRED_SHADOW_STACKS, (Msr.FRED_CONFIG,))
 _EFER_WRITABLE: Final = Efer.SCE | Efer.LME | Efer.NXE
 
 
@@ -120,7 +138,7 @@ class Msrs:
         Raises:
             GuestFault: #GP(0), no such MSR or a value it refuses.
         """
-        if index in _CANONICAL and not is_canonical(value):
+        if (index in _CANONICAL and not is_canonical(value)) or value & _RESERVED.get(index, 0):
             raise GuestFault(GP)
         if index in self._plain:
             self._plain[index] = value

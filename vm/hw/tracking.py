@@ -89,12 +89,12 @@ class FrameTracker:
         """Whether `cpu` has executed from `frame`."""
         return bool(self.code.get(frame, 0) >> cpu & 1)
 
-    def forget(self) -> None:
-        """All of memory has been replaced: every CPU's translated code is void where it differs."""
-        for cpu, mmu in enumerate(self.mmus):
-            for frame in sorted(self.code):
-                if self.code[frame] >> cpu & 1:
+    def replaced(self, frames: list[int]) -> None:
+        """Frames (numbers) have other contents now, all at once: every CPU's translated code from them is void."""
+        for frame in frames:
+            users = self.code.pop(frame, 0)
+            for cpu, mmu in enumerate(self.mmus):
+                if users >> cpu & 1:
                     mmu.code_stored(frame << 12, 4096)
-        self.code.clear()
         self.tables.clear()
         self.generation += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Final
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,39 +11,47 @@ from rich.table import Table
 from rich.text import Text
 
 from vm.coherence import Finding
+from vm.counts import totals_of
 from vm.judge import Judgement
+from vm.report.comparison import Comparison
+from vm.report.fleet import FleetEstimate, Range
 
+NARROW: Final = 100  # columns of a terminal below which counts are left out
+WIDE: Final = 132  # and from which on a fleet's figures all have their ranges
 WORDS = {True: ("safe", "green"), False: ("unsafe", "red"), None: ("undecided", "yellow")}
 
 
-def print_judgements(console: Console, judgements: Sequence[Judgement]) -> None:
+def print_judgements(console: Console, comparison: Comparison) -> None:
     """Print the table, and below it what was found."""
     table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in ("policy", "scenario", "verdict"):
         table.add_column(name, no_wrap=name != "verdict")
-    for name in ("exercised", "KiB", "PTE st", "INVLPG", "IPIs", "kcycles"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for judgement in judgements:
-        table.add_row(*_row(judgement))
+    numbers = ("exercised", "KiB", "PTE st", "INVLPG", "IPIs", "kcycles")
+    shown = [place for place, name in enumerate(numbers) if console.width >= NARROW or name in ("KiB", "kcycles")]
+    for place in shown:
+        table.add_column(numbers[place], justify="right", no_wrap=True)
+    for judgement in comparison.judgements:
+        row = _row(judgement, comparison)
+        table.add_row(*row[:3], *(row[3 + place] for place in shown))
     console.print(table)
     console.print(
         Text(
-            "Found in how many runs. Of the first run: KiB mapped a thread, stores to PTEs, INVLPGs, IPIs, kilocycles (range).",
+            "Found in how many runs. Of a run that is measured: KiB mapped a thread, stores to PTEs, INVLPGs, IPIs, kilocycles (range).",
             "dim",
         )
     )
-    for judgement in judgements:
+    for judgement in comparison.judgements:
         if judgement.finding is not None:
             console.print(_explanation(judgement))
 
 
-def _row(judgement: Judgement) -> tuple[str | Text, ...]:
+def _row(judgement: Judgement, comparison: Comparison) -> tuple[str | Text, ...]:
     word, colour = WORDS[judgement.safe]
-    run, cycles, counts = judgement.reference, judgement.cycles, judgement.as_dict()["counts"]
+    run, cycles = judgement.reference, judgement.cycles(comparison.model)
     verdict = Text(f"{word}: {judgement.reason}", colour)
     if run is None or cycles is None:
         return judgement.policy, judgement.scenario, verdict, *("-" for _ in range(6))
-    kib = run.kib_per_thread
+    kib, counts = run.kib_per_thread, totals_of(run)
     return (
         judgement.policy,
         judgement.scenario,
@@ -55,6 +63,56 @@ def _row(judgement: Judgement) -> tuple[str | Text, ...]:
         str(counts["ipis"]),
         f"{cycles.nominal / 1000:.0f} ({cycles.low / 1000:.0f}-{cycles.high / 1000:.0f})",
     )
+
+
+def print_fleet(console: Console, estimates: FleetEstimate) -> None:
+    """Print what a fleet would save and spend, and what that rests on."""
+    fleet = estimates.fleet
+    title = (
+        f"\nFleet {fleet.name}: {fleet.threads} threads, each {fleet.switches_per_second:g} switches and "
+        f"{fleet.syscalls_per_second:g} system calls a second, {fleet.ghz:g} GHz"
+    )
+    console.print(Text(title, "bold"))
+    table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("policy", no_wrap=True)
+    table.add_column("safe/unsafe/?", justify="right", no_wrap=True)
+    for name in ("KiB a thread", "MiB saved", "% saved", "Mcycles/s", "CPUs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in estimates.policies:
+        cycles = Range(one.cycles.low / 1e6, one.cycles.nominal / 1e6, one.cycles.high / 1e6)
+        table.add_row(
+            one.policy,
+            f"{one.safe}/{one.unsafe}/{one.undecided}",
+            _range(one.kib, console.width >= WIDE),
+            _range(one.saved_mib, console.width >= NARROW),
+            short_number(one.saved_percent.nominal),
+            _range(cycles),
+            _range(one.cores, console.width >= WIDE),
+        )
+    console.print(table)
+    console.print(Text(estimates.cross_check))
+    for number, assumption in enumerate(estimates.assumptions, 1):
+        console.print(Text(f"{number}. {assumption}", "dim"))
+    borrowed = sorted({(name, one.policy) for one in estimates.policies for name in one.borrowed})
+    if borrowed:
+        buckets = ", ".join(dict.fromkeys(name for name, _ in borrowed))
+        console.print(Text(f"Under some policies no thread was measured at {buckets} (assumption 2).", "dim"))
+    if estimates.left_out:
+        console.print(Text(f"Not estimated, since no scenario was finished: {', '.join(estimates.left_out)}.", "dim"))
+
+
+def _range(value: Range, whole: bool = True) -> str:
+    low, nominal, high = (short_number(number) for number in (value.low, value.nominal, value.high))
+    return nominal if low == high or not whole else f"{nominal} ({low}-{high})"
+
+
+def short_number(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    if abs(value) >= 1 or value == 0:
+        return f"{value:.3g}"
+    return f"{value:.2g}" if abs(value) >= 0.001 else "<.001"
 
 
 def _explanation(judgement: Judgement) -> Group:

@@ -76,6 +76,7 @@ class Thread:
         size: bytes of the area.
         is_user: it runs in ring 3 too; a kernel thread never leaves the kernel.
         saved_rsp: RSP it was switched out with last, 0 before that.
+        since: virtual time since which it is switched out, -1 while it runs or has not run.
     """
 
     id: int
@@ -83,6 +84,7 @@ class Thread:
     size: int
     is_user: bool = True
     saved_rsp: int = 0
+    since: int = -1
 
     @property
     def pages(self) -> tuple[Page, ...]:

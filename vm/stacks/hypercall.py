@@ -47,7 +47,7 @@ class Function(enum.IntEnum):
 
     BOOT = 1  # pool start, pool bytes, mailboxes, stride | CPUs << 32 -> `boot_answer`
     CPU_UP = 2  # CPU
-    CREATE_THREAD = 3  # thread, stack bottom, stack bytes, 0 for a kernel thread
+    CREATE_THREAD = 3  # thread, stack bottom, stack bytes, 0 for a kernel thread -> 1, 0 no memory
     ENTER_KERNEL = 4  # thread
     EXIT_KERNEL = 5  # thread
     SWITCH_OUT = 6  # thread, its RSP
@@ -57,3 +57,5 @@ class Function(enum.IntEnum):
     MEMORY_PRESSURE = 10  # pages
     EXIT_THREAD = 11  # thread
     EVENT = 12  # name
+    SHARE = 13  # thread: it is about to hand out a pointer into its stack
+    TICK = 14  # the timer interrupt of the CPU

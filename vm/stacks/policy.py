@@ -1,8 +1,7 @@
-"""What a stack policy is, and what ready-made sequences of micro-steps it may use.
+"""What a stack policy is: a class with a hook for each moment at which a stack could grow or shrink.
 
-A policy is a class with a hook for each moment at which a kernel could grow or shrink a stack; a
-hook that is not overridden does nothing. Hooks are generators of micro-steps and depend on nothing
-but their arguments and the answers they get.
+A hook that is not overridden does nothing. Hooks are generators of micro-steps and depend on nothing
+but their arguments and the answers they get; what a policy remembers it keeps in variables, by steps.
 
 Where hooks run: `enter_kernel` and `exit_kernel` on the entering thread's stack with interrupts
 off; `stack_fault` on the handler's stack; `switch_in` before the switch of the stack pointer,
@@ -15,22 +14,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import ClassVar
 
-from vm.stacks.area import EMPTY, Page, Pte, Thread
-from vm.stacks.steps import (
-    Answer,
-    GiveBack,
-    Invlpg,
-    Lock,
-    OtherCpus,
-    PostFlush,
-    ReadPte,
-    SendIpi,
-    Step,
-    TakePage,
-    Unlock,
-    WaitForAck,
-    WritePte,
-)
+from vm.stacks.area import Thread
+from vm.stacks.idioms import map_pages, reclaim_with_shootdown
+from vm.stacks.steps import Answer, Step
 
 Steps = Generator[Step, Answer, None]
 Decision = Generator[Step, Answer, bool]
@@ -39,18 +25,23 @@ Decision = Generator[Step, Answer, bool]
 class Policy:
     """Base of all stack policies; `id`, `title`, `proposer` and `source` are shown to users.
 
-    `delivery` is how the kernel takes a page fault on a stack with this policy: `df`, `ist` or `fred`.
+    `delivery` is how the kernel takes a page fault on a stack with this policy: `df`, `ist` or `fred`;
+    `pool_pages` is what a CPU's pool is filled up to, unless the user says otherwise (None: 8).
     """
 
     delivery: ClassVar[str] = "df"
+    pool_pages: ClassVar[int | None] = None
     id: ClassVar[str]
     title: ClassVar[str]
     proposer: ClassVar[str]
     source: ClassVar[str]
 
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
-        """A thread is created on `cpu`; all its leaf entries are empty. Must map what it starts on."""
-        yield from map_pages(thread.pages)
+    def create_thread(self, cpu: int, thread: Thread) -> Decision:
+        """A thread is created on `cpu`; all its leaf entries are empty. Must map what it starts on.
+
+        Answers False if there is no memory for that: then the thread is not created, after `exit_thread`.
+        """
+        return (yield from map_pages(thread.pages))
 
     def exit_thread(self, cpu: int, thread: Thread) -> Steps:
         """The thread has left its stack for ever. Everything still mapped must be given back safely."""
@@ -86,61 +77,10 @@ class Policy:
         """The kernel wants `wanted` pages back."""
         yield from ()
 
+    def share(self, cpu: int, thread: Thread) -> Steps:
+        """The thread is about to hand out a pointer into its stack: a waiter, a list entry."""
+        yield from ()
 
-def map_pages(pages: tuple[Page, ...], invalidate: bool = False) -> Steps:
-    """Map a frame from the pool at each page that has none; pages for which there is none stay empty.
-
-    Args:
-        pages: in the order in which to map them.
-        invalidate: INVLPG each page after its entry was stored.
-    """
-    for page in pages:
-        pte = yield ReadPte(page)
-        if pte.present:
-            continue
-        frame = yield TakePage()
-        if frame is None:
-            return
-        yield WritePte(page, Pte.of(frame))
-        if invalidate:
-            yield Invlpg(page)
-
-
-def unmap_pages(pages: tuple[Page, ...]) -> Generator[Step, Answer, tuple[int, ...]]:
-    """Clear each page's entry by a plain store. Answers the frames that were mapped."""
-    frames: list[int] = []
-    for page in pages:
-        pte = yield ReadPte(page)
-        if pte.present:
-            yield WritePte(page, EMPTY)
-            frames.append(pte.frame)
-    return tuple(frames)
-
-
-def shootdown(pages: tuple[Page, ...]) -> Steps:
-    """Invalidate adjacent pages on every CPU, and wait until all have acknowledged (Linux: flush_tlb_kernel_range).
-
-    The own INVLPG comes first, then the requests, the IPIs and the acknowledgements.
-    """
-    for page in pages:
-        yield Invlpg(page)
-    others = yield OtherCpus()
-    if not others:
-        return
-    start = min(page.address for page in pages)
-    yield Lock("shootdown")
-    for cpu in others:
-        yield PostFlush(cpu, start, len(pages))
-        yield SendIpi(cpu)
-    for cpu in others:
-        yield WaitForAck(cpu)
-    yield Unlock("shootdown")
-
-
-def reclaim_with_shootdown(pages: tuple[Page, ...]) -> Steps:
-    """Clear, invalidate everywhere, and only then give the frames back."""
-    frames = yield from unmap_pages(pages)
-    if frames:
-        yield from shootdown(pages)
-    for frame in frames:
-        yield GiveBack(frame)
+    def tick(self, cpu: int) -> Steps:
+        """A timer interrupt on `cpu`: interrupts off, on whatever stack it came."""
+        yield from ()

@@ -4,6 +4,8 @@ The engine executes and stops; it decides nothing. Everything that needs a decis
 RIP at the instruction and no effect done: page faults, exceptions, port I/O, SYSCALL, CPUID,
 MSRs, control and debug registers, INVLPG, invalid opcodes. Instructions are counted exactly.
 
+Unicorn takes ERETS and ERETU for CLAC: while they exist CLAC and STAC are made invalid, too.
+
 Not modelled by Unicorn, and so not by kstack: #AC, #XM, SMM, SVM and VMX for the guest, AVX and
 later, the flags other than ZF that CMPXCHG8B and CMPXCHG16B leave alone, self-modifying code seen by a *running* block of another CPU before its next slice.
 """
@@ -176,6 +178,8 @@ class Engine:
         self._refused_location: int | None = None
         self._refused_fetch = self._refused_ahead = False
         self._budget = 0
+        self._ram_bytes = ram_bytes
+        self._traps_clac = False
 
     # --- construction
 
@@ -434,6 +438,17 @@ class Engine:
     def set_interrupt_window(self, wanted: bool) -> None:
         """Stop with INTERRUPT_WINDOW as soon as IF=1 outside an interrupt shadow."""
         self._interrupt_request.value = 2 if wanted else 0
+
+    def trap_clac(self, on: bool) -> None:
+        """Stop with INVALID at CLAC and STAC, and so at ERETS and ERETU, which Unicorn takes for CLAC.
+
+        All translated code is dropped where this changes anything.
+        """
+        if on != self._traps_clac:
+            self._traps_clac = on
+            features = layout.u64(self.env + layout.ENV_FEATURES + 8 * layout.FEATURE_7_EBX)
+            features.value = features.value & ~layout.FEATURE_SMAP | (0 if on else layout.FEATURE_SMAP)
+            self.drop_code(0, self._ram_bytes)
 
     def intercept(self, what: Intercept, on: bool) -> None:
         """Switch one intercept on or off."""

@@ -89,6 +89,8 @@ ENV_INTERCEPT_CR_WRITE: Final = 5530
 ENV_INTERCEPT_DR_READ: Final = 5532
 ENV_INTERCEPT_DR_WRITE: Final = 5534
 ENV_FEATURES: Final = 5632
+FEATURE_7_EBX: Final = 2  # index of the feature word, 64 bits each
+FEATURE_SMAP: Final = 1 << 20
 ENV_SAVED: Final = 5504  # bytes from the start that a snapshot of a CPU copies
 
 SEG_SELECTOR: Final = 0

@@ -1,0 +1,44 @@
+"""The oracle has no false alarm: policies that are safe stay clean over ten thousand random schedules each."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from tests.nightly.mutation import MODES, booted
+from vm.judge import unexpected
+from vm.scenarios import find_scenario
+from vm.schedule import RandomSchedule
+from vm.session import RunOptions
+from vm.stacks.registry import find_policy
+
+SAFE: Final = ("fixed-16k", "entry-keep", "switch-sp-ipi", "switch-sp-invlpgb", "switch-sp-deferred", "sleeper-gc")
+SCENARIOS: Final = ("laight", "quiet-then-deep", "wilcox", "migrate", "exit-reuse", "unwinder", "hotplug", "pressure")
+BATCH: Final = 50
+
+
+class Batch(NamedTuple):
+    """What a batch of schedules of one pair came to."""
+
+    policy: str
+    scenario: str
+    runs: int
+    exercised: int
+    alarm: str | None
+
+
+def batch(policy: str, scenario: str, first: int, count: int) -> Batch:
+    """Run seeds `first` to `first + count - 1`; stop at an alarm."""
+    found, cls = find_scenario(scenario), find_policy(policy)
+    exercised = 0
+    for seed in range(first, first + count):
+        options = RunOptions(found.max_instructions, adversary=seed)
+        result = booted(scenario, cls.delivery).session(cls(), RandomSchedule(seed), options).run()
+        exercised += result.exercised
+        wrong = unexpected(found, result)
+        if wrong or result.ended != "exit":
+            text = wrong[0].text if wrong else f"the guest did not end: {result.ended}"
+            return Batch(policy, scenario, seed - first + 1, exercised, f"seed {seed}: {text}")
+    return Batch(policy, scenario, count, exercised, None)
+
+
+__all__ = ["BATCH", "MODES", "SAFE", "SCENARIOS", "Batch", "batch"]

@@ -1,0 +1,101 @@
+"""Every step of every policy left out or taken apart, one at a time, and which scenario finds that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from vm.hw.modes import Modes
+from vm.judge import boot, script_of, unexpected
+from vm.scenarios import find_scenario, scenarios
+from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
+from vm.session import GUEST_PASSED, BootedScenario, RunOptions
+from vm.stacks import Policy
+from vm.stacks.registry import find_policy
+from vm.testing.mutants import Site, Sites, mutants_of
+
+MODES: Final = Modes(tlb="adversarial", df_restart="exact")
+SEEDS: Final = 4
+SLOW: Final = ("pump", "futex-sleepers", "deep")  # asked last
+
+
+class Fate(NamedTuple):
+    """What became of a mutant: the scenario and the finding that killed it, or None."""
+
+    policy: str
+    site: Site
+    change: str
+    scenario: str | None
+    finding: str | None
+    runs: int
+
+
+def order() -> list[str]:
+    """Scenarios in the order in which a mutant meets them: the quick ones first."""
+    return sorted(scenarios(), key=lambda name: (name in SLOW, name))
+
+
+@lru_cache(maxsize=40)
+def booted(scenario: str, delivery: str) -> BootedScenario:
+    """A booted scenario, for a policy's way of taking stack faults."""
+    return boot(find_scenario(scenario), modes=MODES.resolved(delivery))
+
+
+def schedules(scenario: str) -> Iterator[tuple[int, Scheduler]]:
+    """Runs of a scenario, each with the adversary's seed."""
+    found = find_scenario(scenario)
+    if found.script:
+        yield 0, ScriptedSchedule(script_of(found))
+    yield 1, RoundRobin(100)
+    yield 2, RoundRobin(10)
+    for seed in range(SEEDS):
+        yield seed, RandomSchedule(seed)
+
+
+def first_finding(policy: type[Policy], scenario: str) -> tuple[str | None, int]:
+    """The first unexpected finding of a policy in a scenario, and after how many runs."""
+    found = find_scenario(scenario)
+    runs = 0
+    for seed, scheduler in schedules(scenario):
+        options = RunOptions(found.max_instructions, stop_at_finding=not found.expects, adversary=seed)
+        result = booted(scenario, policy.delivery).session(policy(), scheduler, options).run()
+        runs += 1
+        wrong = unexpected(found, result)
+        if wrong:
+            return f"{wrong[0].kind.value}: {wrong[0].text}", runs
+        if result.ended != "exit" or result.exit_value not in GUEST_PASSED:
+            return f"the guest ended by {result.ended}, {result.exit_value}", runs
+    return None, runs
+
+
+@lru_cache(maxsize=1000)
+def is_clean(policy: str, scenario: str) -> bool:
+    """Whether the policy itself has no finding in the same runs."""
+    return first_finding(find_policy(policy), scenario)[0] is None
+
+
+def sites_of(policy: str) -> list[tuple[Site, tuple[str, ...]]]:
+    """Every site that a policy reaches, and the scenarios that reach it."""
+    reached: dict[Site, list[str]] = {}
+    for scenario in order():
+        watched = Sites(find_policy(policy))
+        found = find_scenario(scenario)
+        booted(scenario, watched.policy.delivery).session(
+            watched.policy(), RoundRobin(100), RunOptions(found.max_instructions)
+        ).run()
+        for site in watched.found:
+            reached.setdefault(site, []).append(scenario)
+    return [(site, tuple(names)) for site, names in sorted(reached.items())]
+
+
+def fate(policy: str, site: Site, names: tuple[str, ...]) -> Fate:
+    """Let a mutant meet the scenarios that reach its site, until one finds it."""
+    mutant = mutants_of(find_policy(policy), [site])[0]
+    runs = 0
+    for scenario in names:
+        finding, made = first_finding(mutant.policy, scenario)
+        runs += made
+        if finding is not None and is_clean(policy, scenario):
+            return Fate(policy, site, mutant.change, scenario, finding, runs)
+    return Fate(policy, site, mutant.change, None, None, runs)

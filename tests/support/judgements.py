@@ -1,0 +1,102 @@
+"""Judgements made up for tests of what is computed from them."""
+
+from __future__ import annotations
+
+from vm.coherence import Finding
+from vm.hw.modes import Modes
+from vm.judge import Judgement, Portfolio
+from vm.report.comparison import Comparison
+from vm.session import RunResult
+from vm.stacks.call import StepCounts
+from vm.stacks.costs import CostModel, cost_model
+from vm.stacks.levels import PoolUse
+from vm.stacks.usage import UsageSummary
+
+PASSED = 0x10
+
+
+def used(
+    calls: dict[str, int] | None = None,
+    operations: dict[str, dict[str, int]] | None = None,
+    threads: int = 1,
+    walks: int = 0,
+    page_faults: int = 0,
+    kib_by_depth: tuple[float | None, ...] = (4.0, None, None, None, 8.0),
+) -> UsageSummary:
+    """What a run used; nothing but what is given."""
+    return UsageSummary(
+        threads=threads,
+        kib_mean=8.0,
+        kib_peak=16.0,
+        kib_static=4.0,
+        kib_asleep=6.0,
+        peak_pages=4,
+        depth_at_switch=(1, 0, 2, 0, 0),
+        depth_max=(0, 0, 1, 0, 1),
+        kib_by_depth=kib_by_depth,
+        pools=PoolUse((8, 8), ((5, 0, 7), (9, 1, 9)), 1, 1, 2, (7, 9)),
+        faults={"#PF": page_faults} if page_faults else {},
+        page_faults=page_faults,
+        double_faults=0,
+        fred_faults=0,
+        walks=walks,
+        guest_invlpg=0,
+        guest_invpcid=0,
+        interrupts=0,
+        hook_calls=calls or {},
+        hook_operations=operations or {},
+    )
+
+
+def judged(
+    policy: str,
+    scenario: str,
+    usage: UsageSummary,
+    *,
+    safe: bool | None = True,
+    reason: str = "none found in 7",
+    finding: Finding | None = None,
+    counts: dict[str, int] | None = None,
+    switches: int = 0,
+    unmaps: int = 0,
+    exit_value: int = PASSED,
+    serial: str = "",
+) -> Judgement:
+    """A judgement with a measured run."""
+    run = RunResult(
+        ended="exit",
+        exit_value=exit_value,
+        time=1000,
+        serial=serial,
+        findings=(),
+        exercised=0,
+        unmaps=unmaps,
+        stack_walks=0,
+        state_hash="",
+        counts=StepCounts(switches=switches, **(counts or {})),
+        kib_per_thread=usage.kib_mean,
+        stuck=None,
+        cpus=({"page_faults": usage.page_faults},),
+        usage=usage,
+    )
+    return Judgement(
+        policy=policy,
+        scenario=scenario,
+        safe=safe,
+        basis="sampled",
+        reason=reason,
+        exercised=1,
+        finding=finding,
+        found_by="round-robin:1" if finding else None,
+        runs=7,
+        hits=int(finding is not None),
+        reference=run,
+        modes=Modes(),
+        portfolio=Portfolio(),
+        findings=(finding,) if finding else (),
+    )
+
+
+def comparison(*judgements: Judgement, model: CostModel | None = None) -> Comparison:
+    """A comparison of these."""
+    return Comparison(judgements, Modes(tlb="adversarial"), model or cost_model())

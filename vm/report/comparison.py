@@ -1,0 +1,183 @@
+"""All judgements of one `kstack compare`, by policy and by scenario, and what each policy cost a unit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+from vm.counts import operations_of
+from vm.hw.modes import Modes
+from vm.judge import Judgement
+from vm.session import GUEST_PASSED
+from vm.stacks.costs import CostModel, Cycles, cycles
+
+BASELINE: Final = "fixed-16k"
+_SWITCH: Final = ("switch_in", "switch_out", "tick", "memory_pressure")
+_SYSCALL: Final = ("enter_kernel", "exit_kernel", "request", "share")
+_THREAD: Final = ("create_thread", "exit_thread")
+_FAULT: Final = ("stack_fault",)
+
+Amounts = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class UnitCosts:
+    """Operations of one policy a unit of work, over the scenarios that its guest finished.
+
+    Attributes:
+        policy: its id.
+        scenarios: which they are.
+        switch: operations a context switch, by hooks of the switch, of the timer and of memory pressure.
+        syscall: operations a system call, by hooks of entry, exit, request and share.
+        thread: operations a thread, by creation and exit.
+        fault: operations a stack fault, delivery included.
+        faults_per_thread, faults_per_switch: how often the guests' threads faulted.
+        shrinks: it cleared entries of living threads, so a thread may fault again.
+        walks: page walks a context switch beyond those of the fully backed policy in the same
+            scenarios; None if that was not compared.
+        total: operations a context switch, everything together.
+    """
+
+    policy: str
+    scenarios: tuple[str, ...]
+    switch: Amounts
+    syscall: Amounts
+    thread: Amounts
+    fault: Amounts
+    faults_per_thread: float
+    faults_per_switch: float
+    shrinks: bool
+    walks: float | None
+    total: Amounts
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `kstack compare` has found.
+
+    Attributes:
+        judgements: in the order of the command line.
+        modes: of the machine.
+        model: cost model.
+        model_name: where it comes from.
+    """
+
+    judgements: tuple[Judgement, ...]
+    modes: Modes
+    model: CostModel
+    model_name: str = "kstack's own"
+    _pairs: dict[tuple[str, str], Judgement] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        pairs = {(judgement.policy, judgement.scenario): judgement for judgement in self.judgements}
+        object.__setattr__(self, "_pairs", pairs)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Policies, in order."""
+        return tuple(dict.fromkeys(judgement.policy for judgement in self.judgements))
+
+    @property
+    def scenarios(self) -> tuple[str, ...]:
+        """Scenarios, in order."""
+        return tuple(dict.fromkeys(judgement.scenario for judgement in self.judgements))
+
+    def pair(self, policy: str, scenario: str) -> Judgement | None:
+        """The judgement of a pair, None if it was not judged."""
+        return self._pairs.get((policy, scenario))
+
+    def finished(self, policy: str) -> tuple[Judgement, ...]:
+        """The judgements of a policy whose measured run came to the guest's own end."""
+        return tuple(found for found in self.judgements if found.policy == policy and finished(found))
+
+    @cached_property
+    def units(self) -> dict[str, UnitCosts]:
+        """Costs a unit of every policy that finished a scenario."""
+        found = {policy: self.finished(policy) for policy in self.policies}
+        return {policy: self._units(policy, done) for policy, done in found.items() if done}
+
+    def _units(self, policy: str, done: tuple[Judgement, ...]) -> UnitCosts:
+        hooks: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        calls: dict[str, int] = defaultdict(int)
+        total: dict[str, int] = defaultdict(int)
+        threads = unmaps = 0
+        for judgement in done:
+            run = judgement.reference
+            assert run is not None
+            assert run.usage is not None
+            for name, amount in operations_of(run).items():
+                total[name] += amount
+            for name, amount in run.usage.hook_calls.items():
+                calls[name] += amount
+            for hook, counts in run.usage.hook_operations.items():
+                for name, amount in counts.items():
+                    hooks[hook][name] += amount
+            for name in ("page_fault", "double_fault", "fred_fault"):
+                hooks["stack_fault"][name] += operations_of(run)[name]
+            threads += run.usage.threads
+            unmaps += run.unmaps
+        switches, faults = calls["switch_in"], calls["stack_fault"]
+        return UnitCosts(
+            policy=policy,
+            scenarios=tuple(judgement.scenario for judgement in done),
+            switch=_per(hooks, _SWITCH, switches),
+            syscall=_per(hooks, _SYSCALL, calls["enter_kernel"]),
+            thread=_per(hooks, _THREAD, threads),
+            fault=_per(hooks, _FAULT, faults),
+            faults_per_thread=faults / threads if threads else 0.0,
+            faults_per_switch=faults / switches if switches else 0.0,
+            shrinks=unmaps > 0,
+            walks=self._walks(done),
+            total={name: amount / switches if switches else 0.0 for name, amount in total.items()},
+        )
+
+    def _walks(self, done: tuple[Judgement, ...]) -> float | None:
+        """Page walks a switch beyond the baseline's, in the scenarios that both finished."""
+        extra = switches = 0
+        for judgement in done:
+            base = self.pair(BASELINE, judgement.scenario)
+            if base is None or not finished(base):
+                continue
+            ours, theirs = judgement.reference, base.reference
+            assert ours is not None
+            assert ours.usage is not None
+            assert theirs is not None
+            assert theirs.usage is not None
+            extra += ours.usage.walks - theirs.usage.walks
+            switches += ours.counts.switches
+        return extra / switches if switches else None
+
+    def cost(self, amounts: Amounts) -> Cycles:
+        """Cycles by this comparison's model."""
+        return cycles(amounts, self.model)
+
+    def kib(self, policy: str) -> float | None:
+        """KiB a thread: the mean of a policy's finished scenarios."""
+        found = [judgement.reference.kib_per_thread for judgement in self.finished(policy) if judgement.reference]
+        return _mean([kib for kib in found if kib is not None])
+
+    def verdicts(self, policy: str) -> tuple[int, int, int]:
+        """In how many scenarios a policy is safe, unsafe, undecided."""
+        found = [judgement.safe for judgement in self.judgements if judgement.policy == policy]
+        return found.count(True), found.count(False), found.count(None)
+
+
+def finished(judgement: Judgement) -> bool:
+    """Whether the measured run came to the guest's own end, so that its counts are of the whole scenario."""
+    run = judgement.reference
+    return run is not None and run.usage is not None and run.ended == "exit" and run.exit_value in GUEST_PASSED
+
+
+def _per(hooks: Mapping[str, Mapping[str, int]], names: Iterable[str], number: int) -> Amounts:
+    found: dict[str, float] = defaultdict(float)
+    for hook in names:
+        for operation, amount in hooks.get(hook, {}).items():
+            found[operation] += amount / number if number else 0.0
+    return dict(found)
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

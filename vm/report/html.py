@@ -1,0 +1,198 @@
+"""One HTML file with everything that `kstack compare` has found; it loads nothing from anywhere.
+
+Text that comes from policies and guests goes through jinja2's escaping, and the page's content
+security policy lets no script run but the page's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from vm.campaign import versions
+from vm.counts import detail_of, totals_of
+from vm.errors import ConfigError
+from vm.hw.modes import Modes
+from vm.judge import Judgement
+from vm.report.comparison import Comparison
+from vm.report.fleet import Fleet, estimate
+from vm.report.sensitivity import sensitivity
+from vm.report.table import short_number
+from vm.report.witness import Witness, witness
+from vm.stacks.costs import OPERATIONS, Cycles
+from vm.stacks.usage import BUCKETS
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+_NEEDS: Final = ("plotly", "jinja2")
+_WORDS: Final = {True: "safe", False: "unsafe", None: "undecided"}
+_NONCE: Final = "NONCE-OF-THIS-PAGE"
+
+
+def check_can_write(path: Path) -> None:
+    """Find out whether a report can be made and written.
+
+    Raises:
+        ConfigError: a library is missing, or the file cannot be written.
+    """
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"--report needs {' and '.join(missing)}: pip install 'kstack[report]'")
+    if path.is_dir():
+        raise ConfigError(f"--report {path}: is a folder; give a file")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--report {path}: there is no folder {path.parent}")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise ConfigError(f"--report {path}: the folder cannot be written")
+
+
+def write_report(path: Path, comparison: Comparison, fleet: Fleet | None = None) -> None:
+    """Write the report, whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    check_can_write(path)
+    text = render(comparison, fleet)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"--report {path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render(comparison: Comparison, fleet: Fleet | None = None) -> str:
+    """The report as text; the same comparison gives the same text."""
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"short": short_number, "cycles": _cycles}
+    page = environment.get_template("report.html").render(
+        **_content(comparison, fleet),
+        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
+        style=Markup((TEMPLATES / "style.css").read_text()),
+        script=Markup((TEMPLATES / "page.js").read_text()),
+        nonce=_NONCE,
+    )
+    nonce = hashlib.blake2b(page.encode(), digest_size=16).hexdigest()  # nothing inside the page can know it
+    return page.replace(_NONCE, nonce)
+
+
+def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, Any]:
+    """What the template shows."""
+    cells, witnesses = _matrix(comparison)
+    verdicts = [judgement.safe for judgement in comparison.judgements]
+    return {
+        "comparison": comparison,
+        "numbers": {word: verdicts.count(safe) for safe, word in _WORDS.items()},
+        "cells": cells,
+        "witnesses": witnesses,
+        "words": _WORDS,
+        "details": {one.anchor: _numbers(one.judgement, comparison) for one in witnesses},
+        "sensitivity": sensitivity(comparison),
+        "paid": _paid(comparison),
+        "costs": {name: comparison.model.cost(name) for name in OPERATIONS},
+        "fleet": None if fleet is None else estimate(fleet, comparison),
+        "versions": versions(),
+        "buckets": [f"≤{bound // 1024}K" for bound in BUCKETS],
+        **_figures(comparison),
+    }
+
+
+def _matrix(comparison: Comparison) -> tuple[list[tuple[str, list[Witness | None]]], list[Witness]]:
+    """Rows of the verdict matrix, and all that its cells open."""
+    rows: list[tuple[str, list[Witness | None]]] = []
+    witnesses: list[Witness] = []
+    usual = Modes(tlb="adversarial").as_dict()
+    chosen = [(name, value) for name, value in comparison.modes.as_dict().items() if value != usual[name]]
+    options = "".join(f" --mode {name}={value.replace(' ', ':')}" for name, value in chosen)
+    for policy in comparison.policies:
+        row: list[Witness | None] = []
+        for scenario in comparison.scenarios:
+            judgement = comparison.pair(policy, scenario)
+            if judgement is None:
+                row.append(None)
+                continue
+            witnesses.append(witness(judgement, f"pair-{len(witnesses)}", options))
+            row.append(witnesses[-1])
+        rows.append((policy, row))
+    return rows, witnesses
+
+
+def _numbers(judgement: Judgement, comparison: Comparison) -> list[tuple[str, str]]:
+    """Counts of one pair, as names and values."""
+    run = judgement.reference
+    if run is None:
+        return []
+    found = [(name.replace("_", " "), f"{value:,}") for name, value in totals_of(run).items()]
+    for name, value in detail_of(run).items():
+        if isinstance(value, int) and value:
+            found.append((name.replace("_", " "), f"{value:,}"))
+    total = judgement.cycles(comparison.model)
+    if total is not None:
+        found.append(("cycles", _cycles(total)))
+    usage = run.usage
+    if usage is not None and usage.kib_mean is not None:
+        found.append(("KiB a thread", f"{usage.kib_mean:.1f} mean, {usage.kib_peak:.1f} peak"))
+        if usage.kib_asleep is not None:
+            found.append(("KiB a sleeping thread", f"{usage.kib_asleep:.1f}"))
+        if usage.pools is not None:
+            found.append(("pool: peak draw, imbalance", f"{usage.pools.peak_draw}, {usage.pools.imbalance} pages"))
+        if usage.faults:
+            found.append(("exceptions", ", ".join(f"{name} {number}" for name, number in usage.faults.items())))
+    return found
+
+
+def _paid(comparison: Comparison) -> list[tuple[str, dict[str, Cycles], float | None, float | None]]:
+    """Costs a unit by policy, cheapest first: cycles of a switch, system call, thread and fault; walks; KiB."""
+    from vm.report.plots import ranges
+
+    units = sorted(comparison.units.values(), key=lambda one: comparison.cost(one.total).nominal)
+    return [(one.policy, ranges(one, comparison), one.walks, comparison.kib(one.policy)) for one in units]
+
+
+def _cycles(value: Cycles) -> str:
+    low, nominal, high = (short_number(round(number, 3)) for number in (value.low, value.nominal, value.high))
+    return "0" if not value.high else f"{nominal} ({low}-{high})"
+
+
+def _figures(comparison: Comparison) -> dict[str, Any]:
+    """Plots as plain data, and the table of depths."""
+    from vm.report import plots
+
+    choices = plots.pool_choices(comparison)
+    figures = {
+        "scatter": plots.scatter(comparison),
+        "units": plots.unit_costs(comparison),
+        "depths": plots.depths(comparison),
+        **{f"pool-{place}": plots.pool_levels(use) for place, (_, _, use) in enumerate(choices)},
+    }
+    return {
+        "figures": {name: json.loads(figure.to_json()) for name, figure in figures.items()},
+        "pools": choices,
+        "depth_rows": list(_depth_rows(comparison)),
+    }
+
+
+def _depth_rows(comparison: Comparison) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+    from vm.report.plots import depth_source
+
+    for scenario in comparison.scenarios:
+        found = depth_source(comparison, scenario)
+        if found is not None:
+            yield scenario, *found

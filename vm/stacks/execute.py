@@ -1,0 +1,347 @@
+"""Carries out micro-steps on a machine: page-table entries, invalidations, IPIs, pools, locks, variables.
+
+Each step acts at once and as a whole; what is between two of them is for the schedule to decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+from vm.errors import PolicyError
+from vm.hw.apic import DeliveryMode
+from vm.hw.broadcast import Invlpgb
+from vm.hw.engine import Flags
+from vm.machine import Machine
+from vm.stacks import hypercall, steps
+from vm.stacks.area import PAGE, Page, Pte, Thread
+from vm.stacks.call import MAY_SLEEP, GuestMisuse, HookCall, StackObserver, StepCounts
+from vm.stacks.hypercall import Function
+from vm.stacks.pool import PoolConfig, Pools
+
+WAITING: Final = object()
+"""What a step answers that has to be tried again."""
+_IF: Final = int(Flags.IF)
+_G: Final = 1 << 8
+_PLAIN: Final = (int, str, type(None))
+_MAX_VARIABLES: Final = 1 << 20
+
+
+class Executor:
+    """What policies act on.
+
+    Args:
+        machine: the machine.
+        pool: how page pools behave.
+        threads: the runtime's, by id.
+        observers: the runtime's.
+    """
+
+    def __init__(
+        self, machine: Machine, pool: PoolConfig, threads: dict[int, Thread], observers: list[StackObserver]
+    ) -> None:
+        self._machine = machine
+        self._pool_config = pool
+        self._threads = threads
+        self._observers = observers
+        self.counts = StepCounts()
+        self.pools: Pools | None = None
+        self.online: list[int] = []
+        self.mailboxes = (0, 0)
+        self.frames: list[int] = []  # all that the guest gave, by physical address
+        self.variables: dict[tuple[str, steps.Key], steps.Value] = {}
+        self.dry: dict[int, bool] = {}  # threads for which there was no page when one was wanted last
+        self._given: frozenset[int] = frozenset()
+        self._locks: dict[str, int] = {}
+        self._leaves: dict[tuple[int, int], int] = {}
+        self._keep = ~_G if machine.modes.kernel_pages == "pcid" else -1
+
+    def boot(self, mailboxes: tuple[int, int], frames: list[int]) -> None:
+        """The guest gives its mailboxes and frames."""
+        self.mailboxes, self.frames, self._given = mailboxes, list(frames), frozenset(frames)
+        self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
+
+    def forget(self, thread: Thread) -> None:
+        """A thread is gone."""
+        for page in thread.pages:
+            self._leaves.pop((page.thread, page.index), None)
+        self.dry.pop(thread.id, None)
+
+    def carry_out(self, cpu: int, call: HookCall, step: steps.Step, name: str) -> tuple[Any, Pte | None]:
+        """Do one step: what it answers (WAITING to try again), and the entry that a store replaced.
+
+        Args:
+            cpu: the CPU that runs the hook.
+            call: the hook.
+            step: what it yielded.
+            name: what to call the hook in errors.
+
+        Raises:
+            PolicyError: no such step, or arguments that make no sense.
+            GuestMisuse: the guest's tables or mailboxes are not there.
+        """
+        handler = _HANDLERS.get(type(step))
+        if handler is None:
+            raise PolicyError(f"{name} yielded {step}, which this machine does not know")
+        try:
+            answer = handler(self, cpu, call, step)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise PolicyError(f"{name}: {step!r} has a wrong argument ({error})") from error
+        if not isinstance(step, steps.PteStore):
+            return answer, None
+        previous: Pte = answer
+        if isinstance(step, steps.WritePte):
+            answer = None
+        stored = not isinstance(step, steps.ExchangePte) or previous == step.expected
+        if stored:
+            changed = previous.present and (not step.pte.present or step.pte.frame != previous.frame)
+            self.counts.unmaps += changed and call.function is not Function.EXIT_THREAD
+        return answer, previous if stored else None
+
+    # --- page-table entries
+
+    def _leaf(self, cpu: int, page: Page) -> int:
+        """Physical address of a page's leaf entry."""
+        key = (page.thread, page.index)
+        found = self._leaves.get(key)
+        if found is None:
+            found = self._machine.cpus[cpu].mmu.leaf_address(page.address)
+            if found is None:
+                raise GuestMisuse(f"no page table for the stack page at {page.address:#x}")
+            self._leaves[key] = found
+        return found
+
+    def _read_pte(self, cpu: int, call: HookCall, step: steps.ReadPte) -> Pte:
+        self.counts.pte_reads += 1
+        return Pte(self._machine.memory.read64(self._leaf(cpu, step.page)))
+
+    def _write_pte(self, cpu: int, call: HookCall, step: steps.WritePte) -> Pte:
+        self.counts.pte_writes += 1
+        leaf, memory = self._leaf(cpu, step.page), self._machine.memory
+        old = Pte(memory.read64(leaf))
+        memory.write64(leaf, step.pte.value & self._keep)
+        return old
+
+    def _exchange_pte(self, cpu: int, call: HookCall, step: steps.ExchangePte) -> Pte:
+        self.counts.pte_exchanges += 1
+        leaf = self._leaf(cpu, step.page)
+        return Pte(self._machine.memory.compare_exchange64(leaf, step.expected.value, step.pte.value & self._keep))
+
+    def _swap_pte(self, cpu: int, call: HookCall, step: steps.SwapPte) -> Pte:
+        self.counts.pte_exchanges += 1
+        leaf, memory = self._leaf(cpu, step.page), self._machine.memory
+        old = memory.read64(leaf)
+        memory.compare_exchange64(leaf, old, step.pte.value & self._keep)
+        return Pte(old)
+
+    # --- invalidation
+
+    def _invlpg(self, cpu: int, call: HookCall, step: steps.Invlpg) -> None:
+        """Linux's flush_tlb_one_kernel: where kernel pages are not global, every PCID's entry goes."""
+        self.counts.invlpg += 1
+        mmu = self._machine.cpus[cpu].mmu
+        mmu.invlpg(step.page.address)
+        if self._keep != -1:
+            mmu.drop_address(step.page.address, None, True)
+
+    def _invlpgb(self, cpu: int, call: HookCall, step: steps.Invlpgb) -> None:
+        self.counts.invlpgb += 1
+        if not 1 <= step.pages <= 512:
+            raise ValueError(f"{step.pages} pages")
+        rax = step.page.address | Invlpgb.VA_VALID | Invlpgb.INCLUDE_GLOBAL
+        self._machine.broadcast.invlpgb(cpu, int(rax), step.pages - 1, 0)
+
+    def _tlbsync(self, cpu: int, call: HookCall, step: steps.Tlbsync) -> None:
+        self.counts.tlbsync += 1
+        self._machine.broadcast.tlbsync(cpu)
+
+    # --- frames
+
+    def _own(self, frame: int) -> int:
+        """A frame that the guest gave to the policy."""
+        if not isinstance(frame, int):
+            raise TypeError(f"a frame is a physical address, not {frame!r}")
+        if frame not in self._given:
+            raise ValueError(f"{frame:#x} is no frame of the pool (a page address? an entry?)")
+        return frame
+
+    def _got(self, call: HookCall, frame: int | None) -> int | None:
+        if call.thread:
+            self.dry[call.thread] = frame is None
+        self.counts.refusals += frame is None
+        return frame
+
+    def _take(self, cpu: int, call: HookCall, step: steps.TakePage) -> int | None:
+        assert self.pools is not None
+        frame = self._got(call, self.pools.take(cpu, step.fallback))
+        self.counts.pages_taken += frame is not None
+        return frame
+
+    def _allocate(self, cpu: int, call: HookCall, step: steps.AllocPage) -> int | None:
+        assert self.pools is not None
+        frame = self._got(call, self.pools.allocate())
+        self.counts.pages_allocated += frame is not None
+        atomic = call.function not in MAY_SLEEP or not self._machine.cpus[cpu].registers.rflags & _IF
+        if frame is None and step.sleep and atomic:
+            for observer in self._observers:
+                observer.cannot_sleep(cpu, call)
+        return frame
+
+    def _level(self, cpu: int, call: HookCall, step: steps.PoolLevel) -> int:
+        assert self.pools is not None
+        return self.pools.level(cpu)
+
+    def _give(self, cpu: int, call: HookCall, step: steps.GiveBack) -> None:
+        assert self.pools is not None
+        self.counts.pages_given += 1
+        to = cpu if step.cpu is None else step.cpu
+        if not 0 <= to < len(self._machine.cpus):
+            raise ValueError(f"CPU {to}")
+        if self._own(step.frame) not in self.pools:  # a double free is the oracle's to report, not to act out
+            self.pools.give(to, step.frame)
+
+    def _zero(self, cpu: int, call: HookCall, step: steps.ZeroPage) -> None:
+        self.counts.pages_zeroed += 1
+        self._machine.memory.write(self._own(step.frame), bytes(PAGE))
+
+    # --- variables
+
+    def _load(self, cpu: int, call: HookCall, step: steps.Load) -> steps.Value:
+        self.counts.variables += 1
+        return self.variables.get((step.name, step.key))
+
+    def _store(self, cpu: int, call: HookCall, step: steps.Store | steps.Swap) -> steps.Value:
+        self.counts.variables += 1
+        _check_plain(step.value)
+        key = (step.name, step.key)
+        old = self.variables.pop(key, None)
+        if step.value is not None:
+            self.variables[key] = step.value
+            if len(self.variables) > _MAX_VARIABLES:
+                raise ValueError(f"more than {_MAX_VARIABLES} variables")
+        return old if isinstance(step, steps.Swap) else None
+
+    # --- threads and CPUs
+
+    def _sleepers(self, cpu: int, call: HookCall, step: steps.Sleepers) -> tuple[Thread, ...]:
+        before = self._machine.now() - step.units
+        found = [thread for thread in self._threads.values() if 0 <= thread.since <= before]
+        return tuple(replace(thread) for thread in sorted(found, key=lambda thread: thread.id))
+
+    def _thread_at(self, cpu: int, call: HookCall, step: steps.ThreadAt) -> Thread | None:
+        for thread in self._threads.values():
+            if thread.contains(step.address):
+                return replace(thread)
+        return None
+
+    def _others(self, cpu: int, call: HookCall, step: steps.OtherCpus) -> tuple[int, ...]:
+        return tuple(other for other in self.online if other != cpu)
+
+    # --- shootdown
+
+    def _mailbox(self, cpu: int, word: int) -> int:
+        start, stride = self.mailboxes
+        address = self._machine.cpus[cpu].mmu.resolve(start + cpu * stride + word)
+        if address is None:
+            raise GuestMisuse(f"the shootdown mailbox of CPU {cpu} is not mapped")
+        return address
+
+    def _post(self, cpu: int, call: HookCall, step: steps.PostFlush) -> None:
+        memory = self._machine.memory
+        memory.write64(self._mailbox(step.cpu, hypercall.MAILBOX_START), step.start)
+        memory.write64(self._mailbox(step.cpu, hypercall.MAILBOX_PAGES), step.pages)
+        request = self._mailbox(step.cpu, hypercall.MAILBOX_REQUEST)
+        memory.write64(request, memory.read64(request) + 1)
+
+    def _send(self, cpu: int, call: HookCall, step: steps.SendIpi) -> None:
+        if step.cpu not in self.online:
+            raise ValueError(f"CPU {step.cpu} is not online")
+        self.counts.ipis += 1
+        self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, hypercall.SHOOTDOWN_VECTOR)
+
+    def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Any:
+        memory = self._machine.memory
+        request = memory.read64(self._mailbox(step.cpu, hypercall.MAILBOX_REQUEST))
+        acknowledged = memory.read64(self._mailbox(step.cpu, hypercall.MAILBOX_ACK))
+        return None if acknowledged >= request else WAITING
+
+    def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Any:
+        if step.name in self._locks:
+            self.counts.lock_waits += 1
+            return WAITING
+        self.counts.locks += 1
+        self._locks[step.name] = cpu
+        call.held.append(step.name)
+        return None
+
+    def _unlock(self, cpu: int, call: HookCall, step: steps.Unlock) -> None:
+        if step.name not in call.held:
+            raise ValueError(f"it does not hold {step.name}")
+        call.held.remove(step.name)
+        del self._locks[step.name]
+
+    # --- snapshot
+
+    def snapshot(self) -> Any:
+        """Immutable."""
+        return (
+            tuple(vars(self.counts).values()),
+            None if self.pools is None else self.pools.snapshot(),
+            (tuple(self.online), self.mailboxes, tuple(self.frames)),
+            tuple(sorted(self.variables.items(), key=repr)),
+            tuple(sorted(self._locks.items())),
+            tuple(sorted(self.dry.items())),
+        )
+
+    def restore(self, state: Any) -> None:
+        """Become what `snapshot` returned."""
+        counts, pools, (online, self.mailboxes, frames), variables, locks, dry = state
+        self.counts = StepCounts(*counts)
+        self.online, self.frames, self._given = list(online), list(frames), frozenset(frames)
+        if pools is None:
+            self.pools = None
+        else:
+            self.pools = self.pools or Pools(self._pool_config, len(self._machine.cpus), [])
+            self.pools.restore(pools)
+        self.variables, self._locks, self.dry = dict(variables), dict(locks), dict(dry)
+        self._leaves.clear()
+
+
+def _check_plain(value: Any) -> None:
+    """A variable's value must be plain and immutable.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if isinstance(value, tuple):
+        for item in value:
+            _check_plain(item)
+    elif not isinstance(value, _PLAIN):
+        raise TypeError(f"a variable holds numbers, strings, None and tuples of these, not {type(value).__name__}")
+
+
+_HANDLERS: dict[type[steps.Step], Any] = {
+    steps.ReadPte: Executor._read_pte,
+    steps.WritePte: Executor._write_pte,
+    steps.ExchangePte: Executor._exchange_pte,
+    steps.SwapPte: Executor._swap_pte,
+    steps.Invlpg: Executor._invlpg,
+    steps.Invlpgb: Executor._invlpgb,
+    steps.Tlbsync: Executor._tlbsync,
+    steps.TakePage: Executor._take,
+    steps.AllocPage: Executor._allocate,
+    steps.PoolLevel: Executor._level,
+    steps.GiveBack: Executor._give,
+    steps.ZeroPage: Executor._zero,
+    steps.Load: Executor._load,
+    steps.Store: Executor._store,
+    steps.Swap: Executor._store,
+    steps.Sleepers: Executor._sleepers,
+    steps.ThreadAt: Executor._thread_at,
+    steps.OtherCpus: Executor._others,
+    steps.PostFlush: Executor._post,
+    steps.SendIpi: Executor._send,
+    steps.WaitForAck: Executor._wait,
+    steps.Lock: Executor._lock,
+    steps.Unlock: Executor._unlock,
+}
