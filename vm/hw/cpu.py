@@ -20,6 +20,7 @@ from vm.hw.decode import Instruction, decode
 from vm.hw.engine import Access, Engine, Flags, Gpr, Intercept, MmuIndex, Registers, Seg, Segment, Stop, StopKind
 from vm.hw.events import BP, DB, DF, NMI, OF, PF, UD, Event, EventDelivery, EventKind, Outcome, exception
 from vm.hw.fred import DR6_SINGLE_STEP, Fred
+from vm.hw.gate import Gate
 from vm.hw.instructions import Result, handler_of
 from vm.hw.linear import GuestFault, LinearMemory
 from vm.hw.memory import PhysicalMemory
@@ -207,6 +208,11 @@ class Cpu:
     def nmi(self) -> None:
         """An NMI arrives; one more can be latched while it is blocked (6.7.1)."""
         self.nmi_pending = 1
+
+    @property
+    def gate(self) -> Gate | None:
+        """What stops it at visible operations, while exploring."""
+        return self.mmu.gate
 
     # --- the engine's host
 
@@ -408,6 +414,9 @@ class Cpu:
             return 0
         if kind is StopKind.REFUSED:
             fault, self.mmu.fault = self.mmu.fault, None
+            if fault is None and self.gate is not None and self.gate.held is not None:
+                self.yielded = True
+                return 0
             assert fault is not None
             if Rule.SHADOW_NOT_FOR_FAULTS not in self._board.rules and self.registers.shadow:
                 return self._hold_off_fault()
@@ -471,6 +480,9 @@ class Cpu:
         if instruction is None or handler is None:
             self.deliver(exception(UD))
             return 1
+        if self.gate is not None and self.gate.stops_instruction(instruction.name):
+            self.yielded = True
+            return 0
         try:
             result = handler(self, instruction)
         except GuestFault as fault:

@@ -16,16 +16,20 @@ import enum
 from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.engine import Access, Engine, MmuIndex
+from vm.hw.gate import Gate
+from vm.hw.lazy import How, Option
 from vm.hw.memory import PhysicalMemory
 from vm.hw.modes import Modes
 from vm.hw.paging import (
     FRAME_MASK,
+    NX,
     RW,
     US,
     A,
     Attempt,
     Control,
     D,
+    G,
     P,
     TableEntry,
     Translation,
@@ -161,6 +165,7 @@ class Mmu:
         self._root = TableEntry(0, _ALL_RIGHTS)
         self._entered: dict[int, set[int]] = {}  # leaf address -> pages in the softmmu
         self.stored_code: set[tuple[int, int]] = set()
+        self.gate: Gate | None = None  # stops at visible operations, while exploring
         self.engine: Engine
         tracker.mmus.append(self)
 
@@ -201,6 +206,9 @@ class Mmu:
         if not is_canonical(address):
             self.fault = Fault(13, 0, address)
             return False
+        gate = self.gate
+        if gate is not None and gate.stops_access(address, access):
+            return False
         attempt = Attempt(
             access == Access.STORE, access == Access.FETCH, mmu == MmuIndex.USER, mmu == MmuIndex.KERNEL_SMAP
         )
@@ -210,10 +218,15 @@ class Mmu:
         stale = False
         if cached and self.observer is not None:
             stale = self._report_if_stale(address, access, found)
+        if gate is not None and access is not Access.FETCH and gate.is_visible(address):
+            stale = True  # entered so that each access comes back
         return self._enter(address, access, mmu, found, stale, location)
 
     def _translate(self, address: int, attempt: Attempt) -> tuple[Translation | None, bool]:
         """The translation to use (and whether caches had a part in it), or None with `fault` set."""
+        gate = self.gate
+        if gate is not None and not attempt.fetch and gate.lazy.manages(address):
+            return self._translate_lazily(gate, address, attempt), False
         tlb = self.code if attempt.fetch else self.data
         found = self._lookup(tlb, address)
         if found is not None:
@@ -242,6 +255,33 @@ class Mmu:
         assert result.translation is not None
         self._insert(tlb, address, result.translation)
         return result.translation, result.path[0][1] != 39
+
+    def _translate_lazily(self, gate: Gate, address: int, attempt: Attempt) -> Translation | None:
+        """As the explorer has chosen: by the tables, or by an entry that may be cached (vm.hw.lazy)."""
+        page, option = address >> 12, gate.option or Option(How.WALK)
+        if option.how is How.CACHED:
+            current = self.peek(address)
+            leaf = walk(self._memory, self._root, 39, address, None, self._control).path[-1][0]
+            value = option.value
+            rights, is_dirty = value & (RW | US | NX), bool(value & D)
+            found = Translation(12, page, value & FRAME_MASK, rights, is_dirty, bool(value & G), leaf)
+            gate.lazy.took(self.cpu, page, option, self._memory.read64(leaf))
+            if self.observer is not None:
+                access = Access.STORE if attempt.write else Access.LOAD
+                self.observer.stale_use(self.cpu, address, access, found, current)
+            return found
+        result = self._walk(address, attempt)
+        where = result.path[-1][0]
+        entry = self._memory.read64(where) if result.path[-1][1] == 12 else 0
+        if result.error is not None:
+            gate.lazy.invalidate(self.cpu, page, entry)
+            self._page_fault(address, result.error)
+            return None
+        gate.lazy.entry_is(page, entry)
+        gate.lazy.took(self.cpu, page, option, entry)
+        if result.translation is not None and self.observer is not None:
+            self.observer.filled(self.cpu, address, result.translation)
+        return result.translation
 
     def _lookup(self, tlb: Tlb, address: int) -> Translation | None:
         found = tlb.lookup(address, self.pcid, self._any_pcid)
@@ -509,6 +549,8 @@ class Mmu:
     def invlpg(self, address: int) -> None:
         """INVLPG (SDM 4.10.4.1): the page for this PCID and global ones; all structure caches of this PCID."""
         rules = self.rules
+        if self.gate is not None:
+            self._invalidate_lazily(self.gate, address)
         for mmu in self._each():
             for tlb in (mmu.data, mmu.code):
                 pcid = mmu.pcid if Rule.INVLPG_PAGE in rules else None
@@ -533,11 +575,19 @@ class Mmu:
 
     def drop_address(self, address: int, pcid: int | None, globals_too: bool) -> None:
         """Drop one page of one PCID (None: of all), as a broadcast invalidation does."""
+        if self.gate is not None:
+            self._invalidate_lazily(self.gate, address)
         for tlb in (self.data, self.code):
             for which in sorted(tlb.own) if pcid is None else [pcid]:
                 self._forget(tlb.drop_page(address, which, False))
             self._forget(tlb.drop_page(address, None, globals_too))
         self.structures.drop_all()
+
+    def _invalidate_lazily(self, gate: Gate, address: int) -> None:
+        """An invalidation of a managed page on this CPU."""
+        if gate.lazy.manages(address):
+            leaf = self.leaf_address(address)
+            gate.lazy.invalidate(self.cpu, address >> 12, 0 if leaf is None else self._memory.read64(leaf))
 
     def drop_pcid(self, pcid: int) -> None:
         """Drop all that is not global of one PCID."""
@@ -549,6 +599,10 @@ class Mmu:
 
     def drop_all(self, globals_too: bool) -> None:
         """Drop everything, or everything that is not global."""
+        if self.gate is not None and globals_too:
+            for cpu, page in sorted(self.gate.lazy.may):
+                if cpu == self.cpu:
+                    self._invalidate_lazily(self.gate, page << 12)
         dropped = self.data.drop_all(globals_too) + self.code.drop_all(globals_too)
         if not globals_too and len(dropped) <= SINGLE_FLUSHES:
             self._forget(dropped)

@@ -12,6 +12,7 @@ from vm.errors import PolicyError
 from vm.hw.apic import DeliveryMode
 from vm.hw.broadcast import Invlpgb
 from vm.hw.engine import Flags
+from vm.hw.lazy import LazyTlb
 from vm.machine import Machine
 from vm.stacks import hypercall, steps
 from vm.stacks.area import PAGE, Page, Pte, Thread
@@ -23,6 +24,7 @@ WAITING: Final = object()
 """What a step answers that has to be tried again."""
 _IF: Final = int(Flags.IF)
 _G: Final = 1 << 8
+_A: Final = 1 << 5
 _PLAIN: Final = (int, str, type(None))
 _MAX_VARIABLES: Final = 1 << 20
 
@@ -54,6 +56,7 @@ class Executor:
         self._given: frozenset[int] = frozenset()
         self._locks: dict[str, int] = {}
         self._leaves: dict[tuple[int, int], int] = {}
+        self.lazy: LazyTlb | None = None  # told of stores to entries, while exploring
         self._keep = ~_G if machine.modes.kernel_pages == "pcid" else -1
 
     def boot(self, mailboxes: tuple[int, int], frames: list[int]) -> None:
@@ -93,10 +96,36 @@ class Executor:
         if isinstance(step, steps.WritePte):
             answer = None
         stored = not isinstance(step, steps.ExchangePte) or previous == step.expected
+        if stored and self.lazy is not None:
+            page = step.page.address >> 12
+            self.lazy.entry_was(page, previous.value, isinstance(step, steps.WritePte))
+            self.lazy.entry_is(page, step.pte.value & self._keep)
         if stored:
             changed = previous.present and (not step.pte.present or step.pte.frame != previous.frame)
             self.counts.unmaps += changed and call.function is not Function.EXIT_THREAD
         return answer, previous if stored else None
+
+    # --- what an explorer asks
+
+    def waits(self, cpu: int, call: HookCall, step: steps.Step) -> bool:
+        """Whether a step would have to wait now."""
+        if isinstance(step, steps.Lock):
+            return step.name in self._locks
+        return isinstance(step, steps.WaitForAck) and self._wait(cpu, call, step) is WAITING
+
+    def pending(self, cpu: int, step: steps.Step) -> bool:
+        """Whether a step looks at an entry of which it shows only now if a CPU has set Accessed in it."""
+        if self.lazy is None or not isinstance(step, steps.ReadPte | steps.ExchangePte | steps.SwapPte):
+            return False
+        return self.lazy.is_pending(self._machine.memory.read64(self._leaf(cpu, step.page)))
+
+    def set_accessed(self, cpu: int, page: Page) -> None:
+        """Some CPU's walker has set Accessed in a page's entry, speculatively."""
+        assert self.lazy is not None
+        leaf, memory = self._leaf(cpu, page), self._machine.memory
+        entry = memory.read64(leaf)
+        memory.exchange_quietly(leaf, entry, entry | _A)
+        self.lazy.entry_is(page.address >> 12, entry | _A)
 
     # --- page-table entries
 
@@ -292,6 +321,10 @@ class Executor:
             tuple(sorted(self._locks.items())),
             tuple(sorted(self.dry.items())),
         )
+
+    def key(self) -> Any:
+        """What decides how later steps come out: `snapshot` without counts."""
+        return self.snapshot()[1:]
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned."""

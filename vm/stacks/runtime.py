@@ -75,6 +75,11 @@ class StackRuntime:
         """CPUs that are online."""
         return self._execute.online
 
+    @property
+    def executor(self) -> Executor:
+        """What carries the policy's steps out."""
+        return self._execute
+
     def is_blocked(self, cpu: int) -> bool:
         """Whether `cpu` stands at a step that waits: it has tried, and takes no interrupt meanwhile."""
         if not self.blocked[cpu] or not self.calls[cpu]:
@@ -275,6 +280,11 @@ class StackRuntime:
         )
         threads = tuple((t.id, t.bottom, t.size, t.is_user, t.saved_rsp, t.since) for t in self.threads.values())
         return calls, threads, tuple(self.blocked), self._execute.snapshot()
+
+    def key(self) -> Any:
+        """What decides how the policy goes on: `snapshot` without counts and times."""
+        calls, threads, _, _ = self.snapshot()
+        return calls, tuple((*thread[:5], thread[5] >= 0) for thread in threads), self._execute.key()
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned: hooks in flight are fed their answers again."""

@@ -1,0 +1,321 @@
+"""The state space of a litmus scenario under a policy: states, the moves out of each, and how to make them.
+
+A *move* is one visible operation of one CPU with the choice it contains: an access through the tables
+or through an entry that may be cached, a policy's micro-step (and whether a walker has set Accessed
+in the entry it looks at), an instruction that the model carries out, the arrival of an IPI. After a
+move its CPU runs on at full speed to its next visible operation. So a state is fixed between moves.
+
+Time does not exist here: no timers, and every sleeper has slept long enough for `Sleepers`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+from vm.coherence import Finding, Frame, Oracle
+from vm.errors import ScenarioError
+from vm.hw.cpu import CpuState
+from vm.hw.gate import Gate, Held, Visible
+from vm.hw.lazy import How, LazyTlb, Option
+from vm.hw.modes import Modes
+from vm.judge import boot
+from vm.machine import End, MachineSnapshot
+from vm.scenarios import find_scenario
+from vm.schedule import RoundRobin
+from vm.session import GUEST_PANICKED, RunOptions, Session
+from vm.stacks import Policy
+from vm.stacks.hypercall import PORT, Function
+from vm.stacks.pool import PoolConfig
+
+FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
+_OUT_HYPERCALL: Final = bytes([0xE7, PORT])
+READY, DONE, WRONG = "ready", "done", "wrong"
+LOCAL: Final = 200_000  # instructions a CPU may run between two visible operations
+TO_READY: Final = 3_000_000
+
+
+class Grown(Exception):
+    """More is visible than was known: what has been explored so far was too coarse, so begin again."""
+
+
+class Move(NamedTuple):
+    """One visible operation.
+
+    Attributes:
+        cpu: whose.
+        kind: `access`, `step`, `instruction` or `interrupt`.
+        choice: which of its outcomes, 0 for the first (the tables; A as it is; the oldest IPI).
+    """
+
+    cpu: int
+    kind: str
+    choice: int = 0
+
+
+class State(NamedTuple):
+    """Everything, immutable; `memory` are the frames that differ from the root state's."""
+
+    memory: tuple[tuple[int, bytes | None], ...]
+    rest: MachineSnapshot
+    runtime: Any
+    lazy: Any
+    frames: tuple[tuple[int, Frame], ...]
+    threads: tuple[Any, ...]
+    held: tuple[Held | None, ...]
+    done: tuple[bool, ...]
+
+
+class World:
+    """A litmus scenario under a policy, explored from the moment at which all its programs are ready.
+
+    Args:
+        scenario: its id; its guest is of lib_litmus.s.
+        policy: the policy's class.
+        modes: architecture modes.
+        visible: what is known to be visible from an earlier attempt.
+
+    Raises:
+        ScenarioError: the scenario is no litmus scenario, or its programs do not get ready.
+    """
+
+    def __init__(self, scenario: str, policy: type[Policy], modes: Modes, visible: Visible) -> None:
+        found = find_scenario(scenario)
+        if not found.litmus:
+            raise ScenarioError(f"scenario {scenario} is too large to be explored; take one of the litmus-... scenarios")
+        modes = modes.resolved(policy.delivery)
+        booted = boot(found, modes=replace(modes, tlb="retain"))
+        self.session: Session = booted.session(policy(), RoundRobin(1), RunOptions(pool=PoolConfig()))
+        self.machine, self.runtime = self.session.machine, self.session.runtime
+        assert self.session.oracle is not None
+        self.oracle: Oracle = self.session.oracle
+        self.expects = frozenset(found.expects)
+        self.programs = self._get_ready(scenario)
+        pages = frozenset(
+            page.address >> 12
+            for thread in self.runtime.threads.values()
+            if thread.id >= FIRST_THREAD
+            for page in thread.pages
+        )
+        self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
+        self.visible = visible
+        visible.grown = False
+        self._close(pages)
+        self.held: list[Held | None] = [None] * len(self.machine.cpus)
+        self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
+        for cpu in self.programs:
+            self._run_on(cpu)
+        self._base = self.machine.memory.snapshot()
+        self._digests: dict[bytes, bytes] = {}
+        self.exercised = 0
+
+    # --- the beginning
+
+    def _get_ready(self, scenario: str) -> list[int]:
+        """Run every CPU to its event `ready`; the CPUs that have a program."""
+        machine, ready = self.machine, []
+        while machine.time < TO_READY:
+            running = [cpu for cpu in machine.runnable() if cpu not in ready]
+            if not running or machine.end() is not None:
+                break
+            for cpu in running:
+                if cpu not in ready:
+                    machine.run(cpu, 50)
+                    ready += [who for _, who, name in self.session.events if name == READY and who not in ready]
+        if not ready:
+            raise ScenarioError(f"scenario {scenario}: its programs do not get ready")
+        return sorted(ready)
+
+    def _close(self, pages: frozenset[int]) -> None:
+        """Put up the gates."""
+        machine = self.machine
+        machine.hold_ipis = True
+        self.runtime.executor.lazy = self.lazy
+        for cpu in machine.cpus:
+            cpu.mmu.gate = Gate(cpu.index, self.visible, self.lazy)
+            cpu.mmu.drop_all(True)
+            cpu.mmu.flush_softmmu()
+            cpu.engine.flush()
+        for page in sorted(pages):
+            leaf = machine.cpus[0].mmu.leaf_address(page << 12)
+            if leaf is not None:
+                self.lazy.entry_is(page, machine.memory.read64(leaf))
+
+    # --- moving
+
+    def moves(self) -> list[Move]:
+        """All that can happen next."""
+        found: list[Move] = []
+        for cpu in self.programs:
+            held = self.held[cpu]
+            if held is not None:
+                found += self._moves_of(cpu, held)
+        for index, ipi in enumerate(self.machine.ipis):
+            target = self.machine.cpus[ipi.target]
+            open_to = target.registers.interrupt_flag and not target.registers.shadow
+            first = all(other.target != ipi.target for other in self.machine.ipis[:index])
+            if open_to and first and target.state in (CpuState.RUNNING, CpuState.HALTED):
+                found.append(Move(ipi.target, "interrupt", index))
+        return found
+
+    def _moves_of(self, cpu: int, held: Held) -> list[Move]:
+        if held.what == "access":
+            return [Move(cpu, "access", choice) for choice in range(len(self.options(cpu, held)))]
+        if held.what != "out":
+            return [Move(cpu, "instruction")]
+        calls = self.runtime.calls[cpu]
+        if not calls:
+            return [Move(cpu, "step")]
+        executor, step = self.runtime.executor, calls[-1].step
+        if executor.waits(cpu, calls[-1], step):
+            return []
+        return [Move(cpu, "step", choice) for choice in range(2 if executor.pending(cpu, step) else 1)]
+
+    def options(self, cpu: int, held: Held) -> list[Option]:
+        """How an access can go."""
+        if not self.lazy.manages(held.address):
+            return [Option(How.WALK)]
+        leaf = self.machine.cpus[cpu].mmu.leaf_address(held.address)
+        entry = 0 if leaf is None else self.machine.memory.read64(leaf)
+        return self.lazy.options(cpu, held.address >> 12, entry, held.write)
+
+    def make(self, move: Move) -> Finding | None:
+        """Make a move; the first finding that it brings, if any."""
+        cpu, machine = move.cpu, self.machine
+        core = machine.cpus[cpu]
+        before = len(self.oracle.findings)
+        held, self.held[cpu] = self.held[cpu], None
+        if move.kind == "interrupt":
+            machine.deliver_ipi(move.choice)
+            machine.run(cpu, 1)
+        else:
+            assert held is not None and core.gate is not None
+            gate = core.gate
+            if move.kind == "access":
+                options = self.options(cpu, held)
+                gate.option = options[move.choice]
+                self.exercised += len(options) > 1
+            elif move.kind == "step" and move.choice:
+                self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
+            gate.granted = True
+            machine.run(cpu, 1)
+            gate.granted, gate.option = False, None
+        self._run_on(cpu)
+        if machine.exit_port.code == GUEST_PANICKED:
+            self.oracle.panicked("see the run")
+        new = [found for found in self.oracle.findings[before:] if found.kind.value not in self.expects]
+        return new[0] if new else None
+
+    def _run_on(self, cpu: int) -> None:
+        """Run a CPU to its next visible operation; what nobody can tell is done on the way."""
+        core, machine, left = self.machine.cpus[cpu], self.machine, LOCAL
+        gate = core.gate
+        assert gate is not None
+        self.visible.recent.clear()
+        while left > 0 and not self.done[cpu]:
+            gate.held = None
+            events = len(self.session.events)
+            left -= max(1, machine.run(cpu, left).elapsed)
+            self.done[cpu] = self._ends(cpu, events)
+            if gate.held is None:
+                if core.state is not CpuState.RUNNING or machine.end() is not None:
+                    break
+                continue
+            if gate.held.what != "out" or not self._is_private(cpu):
+                self.held[cpu] = gate.held
+                return
+            gate.granted = True
+            machine.run(cpu, 1)
+            gate.granted = False
+            self.done[cpu] = self._ends(cpu, events)
+        if left > 0:
+            return
+        if not self.visible.recent:
+            raise ScenarioError(f"CPU {cpu} runs for {LOCAL} instructions without a visible operation")
+        for page in self.visible.recent:  # it waits for one of these to change
+            self.visible.add(page)
+        raise Grown
+
+    def _ends(self, cpu: int, events: int) -> bool:
+        names = [name for _, who, name in self.session.events[events:] if who == cpu]
+        return DONE in names or WRONG in names or self.machine.end() is End.SHUTDOWN
+
+    def _is_private(self, cpu: int) -> bool:
+        """Whether an OUT is one that nobody else can tell: an event, or the beginning of a hook."""
+        registers = self.machine.cpus[cpu].registers
+        if self.machine.cpus[cpu].linear.code(registers.rip, 2) != _OUT_HYPERCALL:
+            return True  # the console, when the guest panics
+        number = registers.gpr[0] & 0xFFFFFFFF
+        if number == Function.EVENT:
+            return True
+        calls = self.runtime.calls[cpu]
+        begun = bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
+        return not begun and number not in (Function.SWITCH_IN, Function.SWITCH_OUT)
+
+    @property
+    def finished(self) -> bool:
+        """All programs have come to their end."""
+        return all(self.done)
+
+    # --- states
+
+    def state(self) -> State:
+        """The present state."""
+        machine = self.machine
+        snapshot = machine.snapshot()
+        base, pages = self._base, snapshot.memory
+        changed = tuple(
+            (frame, pages.get(frame))
+            for frame in sorted(base.keys() | pages.keys())
+            if base.get(frame) is not pages.get(frame)
+        )
+        oracle = self.oracle
+        return State(
+            changed,
+            replace(snapshot, memory={}),
+            self.runtime.snapshot(),
+            self.lazy.state(),
+            tuple((number, replace(frame)) for number, frame in oracle.frames.items()),
+            tuple(replace(thread) for thread in oracle.threads.values()),
+            tuple(self.held),
+            tuple(self.done),
+        )
+
+    def become(self, state: State) -> None:
+        """Go back, or over, to a state of this world."""
+        pages = dict(self._base)
+        for frame, data in state.memory:
+            if data is None:
+                pages.pop(frame, None)
+            else:
+                pages[frame] = data
+        self.machine.restore(replace(state.rest, memory=pages))
+        self.runtime.restore(state.runtime)
+        self.lazy.restore(state.lazy)
+        oracle = self.oracle
+        oracle.frames = {number: replace(frame) for number, frame in state.frames}
+        oracle.threads = {thread.id: self.runtime.threads.get(thread.id, thread) for thread in state.threads}
+        oracle.findings.clear()
+        oracle.last_use = ()
+        self.session.events.clear()
+        self.held, self.done = list(state.held), list(state.done)
+
+    def key(self, state: State) -> bytes:
+        """What makes two states the same: all that decides what can happen; no times, no counts."""
+        whole = hashlib.blake2b(digest_size=16)
+        for frame, data in state.memory:
+            whole.update(frame.to_bytes(8, "little") + self._digest(data or b""))
+        for cpu in self.machine.cpus:
+            whole.update(cpu.registers.canonical())
+        cpus = tuple((saved[3], saved[5][:3]) for saved in state.rest.cpus)  # APIC, state and NMI
+        ghost = tuple((number, f.state.name, f.owner, f.previous) for number, f in state.frames)
+        rest = (cpus, state.rest.ipis, self.runtime.key(), state.lazy, ghost, state.held, state.done)
+        whole.update(repr(rest).encode())
+        return whole.digest()
+
+    def _digest(self, data: bytes) -> bytes:
+        found = self._digests.get(data)
+        if found is None:
+            found = self._digests[data] = hashlib.blake2b(data, digest_size=16).digest()
+        return found

@@ -1,0 +1,121 @@
+"""The lazy TLB: instead of fills and evictions at any time, what may be cached, chosen at the access.
+
+SDM 4.10.2.3 lets a processor cache a translation for an access that never happens, and drop any entry
+at any moment. To explore that, no fill or eviction needs to be a step of its own: for each CPU and
+page the set of entries that may be cached is kept, and an access chooses from it. The sets are of
+leaf entries by value (frame, rights, D; not A), for the pages that are managed so; all other pages
+go through the ordinary TLB model. `tests/unit/test_lazy.py` compares this with a TLB that fills and
+evicts eagerly, over all short histories, in every mode.
+
+With speculation an entry that is present with A=1 may be cached by any CPU at once, and again after
+each invalidation. In `sets-accessed` one that is present with A=0 is *pending*: it is cached nowhere
+unless A has been set, which shows when somebody looks. In `keeps-accessed-clear` it may be cached
+without a trace. In `none` only accesses fill.
+
+Not modelled: structure caches for managed pages (their upper levels do not change), instruction
+fetches from them, PCIDs (kernel pages are global here).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from vm.hw.paging import FRAME_MASK, NX, RW, US, A, D, G, P
+
+KEPT: Final = FRAME_MASK | NX | RW | US | D | G | P
+"""The bits of a leaf entry that a cached translation carries."""
+
+
+class How(enum.Enum):
+    """By what an access is translated."""
+
+    WALK = "walk"  # the tables, as they are now; a page fault if they have nothing
+    CACHED = "cached"  # an entry that may be cached and is not what the tables say
+
+
+class Option(NamedTuple):
+    """One way in which an access can go; `value` is the cached entry."""
+
+    how: How
+    value: int = 0
+
+
+class LazyTlb:
+    """What may be cached of the managed pages, for all CPUs of a machine.
+
+    Args:
+        cpus: how many.
+        speculation: the mode.
+        manages: whether a linear address lies in a managed page.
+    """
+
+    def __init__(self, cpus: int, speculation: str, manages: Callable[[int], bool]) -> None:
+        self._cpus = cpus
+        self._speculates = speculation != "none"
+        self._silent = speculation == "keeps-accessed-clear"
+        self.manages = manages
+        self.may: dict[tuple[int, int], frozenset[int]] = {}
+
+    def _cacheable(self, entry: int) -> bool:
+        """Whether speculation may cache a present entry without changing it."""
+        return bool(entry & P) and self._speculates and (self._silent or bool(entry & A))
+
+    def is_pending(self, entry: int) -> bool:
+        """Whether it shows only when somebody looks if this entry has been cached."""
+        return bool(entry & P) and not entry & A and self._speculates and not self._silent
+
+    def _add(self, page: int, entry: int) -> None:
+        value = entry & KEPT
+        for cpu in range(self._cpus):
+            self.may[cpu, page] = self.may.get((cpu, page), frozenset()) | {value}
+
+    def entry_is(self, page: int, entry: int) -> None:
+        """The tables say `entry` from now on: a store, or a walker's update of A or D."""
+        if self._cacheable(entry):
+            self._add(page, entry)
+
+    def entry_was(self, page: int, entry: int, plain: bool) -> None:
+        """The tables said `entry`, and a store has just replaced it.
+
+        Args:
+            page: linear page number.
+            entry: the old one.
+            plain: by a plain store, which does not see whether A was set meanwhile.
+        """
+        if plain and self.is_pending(entry):
+            self._add(page, entry)
+
+    def options(self, cpu: int, page: int, entry: int, write: bool) -> list[Option]:
+        """How an access of `cpu` can go, the walk first.
+
+        Args:
+            cpu: whose.
+            page: linear page number.
+            entry: what the tables say now.
+            write: a store; it never goes through an entry cached with D=0 (it walks again).
+        """
+        current = entry & KEPT if entry & P else 0
+        cached = sorted(self.may.get((cpu, page), ()))
+        usable = (value for value in cached if value & ~D != current & ~D and not (write and not value & D))
+        return [Option(How.WALK), *(Option(How.CACHED, value) for value in usable)]
+
+    def took(self, cpu: int, page: int, option: Option, entry: int) -> None:
+        """An access went by `option`, and the tables say `entry` after it."""
+        left = set() if option.how is How.WALK else {option.value}
+        if entry & P and (self._cacheable(entry) or option.how is How.WALK):
+            left.add(entry & KEPT)
+        self.may[cpu, page] = frozenset(left)
+
+    def invalidate(self, cpu: int, page: int, entry: int) -> None:
+        """INVLPG, a page fault at the page, a flush: what the tables say may be cached again at once."""
+        self.may[cpu, page] = frozenset({entry & KEPT}) if self._cacheable(entry) else frozenset()
+
+    def state(self) -> Any:
+        """Immutable, sorted."""
+        return tuple((key, tuple(sorted(values))) for key, values in sorted(self.may.items()) if values)
+
+    def restore(self, state: Any) -> None:
+        """Become what `state` returned."""
+        self.may = {key: frozenset(values) for key, values in state}
