@@ -3,6 +3,7 @@
 # make test          all tests;  make test ARGS="-k apic"
 # make check         style, types, layers, and the examples in the documentation
 # make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
+# make nightly       mutants of every policy, and the oracle's false alarms: an hour or two;  JOBS=2
 # make format        let ruff format and fix what it can
 # make setup-system  Debian packages that some tests compare with (root or sudo); without them these tests skip
 # make clean         remove everything that was made
@@ -16,7 +17,7 @@ SYSTEM_PACKAGES := qemu-system-x86 gdb binutils chromium
 ARGS ?=
 COMMA := ,
 
-.PHONY: setup run test check bench format setup-system clean
+.PHONY: setup run test check bench nightly format setup-system clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -46,6 +47,10 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
+
+nightly: setup
+	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
+	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -372,11 +372,14 @@ class Oracle:
         """The policy has looked at a fault on a stack."""
         if cpu in self.double_faults:
             self.double_faults[cpu] = self.double_faults[cpu][0], handled
-            if not handled:
-                self._double_fault(cpu)
-        if handled or not thread.contains(address):
-            return  # a fault on another's stack may be caught; if not, the guest panics
-        page = thread.page_at(address)
+        if handled:
+            return
+        if thread.contains(address):  # a fault on another's stack may be caught; if not, the guest panics
+            self._no_stack(cpu, thread.page_at(address), address, dry)
+        self._double_fault(cpu)
+
+    def _no_stack(self, cpu: int, page: Page, address: int, dry: bool) -> None:
+        """A thread needs a page of its own stack and does not get it."""
         if dry:
             text = f"CPU {cpu} faulted on {_owner(page)} at {address:#x}, and there is no page for it"
             self._report(Kind.OUT_OF_PAGES, cpu, address, text)

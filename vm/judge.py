@@ -22,7 +22,7 @@ from vm.machine import size
 from vm.recording import Recording
 from vm.scenarios import find_image, find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, Script, ScriptedSchedule, ScriptStep
-from vm.session import GUEST_FAILED, GUEST_PASSED, BootedScenario, RunOptions, RunResult
+from vm.session import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, RunResult
 from vm.setup import Setup
 from vm.stacks.costs import CostModel, Cycles, cycles
 from vm.stacks.policy import Policy
@@ -31,6 +31,7 @@ from vm.stacks.registry import find_policy
 
 QUANTA: Final = (1, 10, 100, 1000)
 DEFAULT_SCHEDULES: Final = 20
+LITMUS_SCHEDULES: Final = 200  # of a scenario of a few dozen operations
 ENOUGH: Final = 3  # runs with an unexpected finding after which a pair is decided
 ONLY_WHERE_CONCERNED: Final = frozenset({Kind.IMBALANCE.value})  # no crash: a scenario must ask
 MEASURED_QUANTUM: Final = 1000  # of the run that is measured: long enough for nobody to wait for the schedule
@@ -44,13 +45,20 @@ class Portfolio:
 
     Attributes:
         schedules: number of random schedules, seeds 0, 1, 2, ...; a long scenario may ask for fewer.
+            None for the usual number: 20, and 200 for a litmus scenario.
         pool: how page pools behave.
         enough: runs with an unexpected finding after which no more are made.
     """
 
-    schedules: int = DEFAULT_SCHEDULES
+    schedules: int | None = None
     pool: PoolConfig = PoolConfig()
     enough: int = ENOUGH
+
+    def schedules_of(self, scenario: Scenario) -> int:
+        """Random schedules that a scenario gets."""
+        usual = LITMUS_SCHEDULES if scenario.litmus else DEFAULT_SCHEDULES
+        wanted = usual if self.schedules is None else self.schedules
+        return wanted if scenario.schedules is None else min(wanted, scenario.schedules)
 
     def runs(self, scenario: Scenario) -> Iterator[Scheduler]:
         """Fresh schedules, the script first."""
@@ -58,8 +66,7 @@ class Portfolio:
             yield ScriptedSchedule(script_of(scenario))
         for quantum in scenario.quanta or QUANTA:
             yield RoundRobin(quantum)
-        schedules = self.schedules if scenario.schedules is None else min(self.schedules, scenario.schedules)
-        for seed in range(schedules):
+        for seed in range(self.schedules_of(scenario)):
             yield RandomSchedule(seed)
 
 
@@ -103,7 +110,7 @@ class Judgement:
 
     def as_dict(self, witness: str | None = None, model: CostModel | None = None) -> dict[str, Any]:
         """The result object of `kstack compare --json`; `witness` is the file that repeats the finding."""
-        total = self.cycles(model)
+        total, found = self.cycles(model), find_scenario(self.scenario)
         run = self.reference
         return {
             "policy": self.policy,
@@ -115,7 +122,11 @@ class Judgement:
             "finding": None if self.finding is None else self.finding.as_dict(),
             "found_by": self.found_by,
             "witness": witness,
-            "bound": {"runs": self.runs, "random": self.portfolio.schedules, "round_robin": list(QUANTA)},
+            "bound": {
+                "runs": self.runs,
+                "random": self.portfolio.schedules_of(found),
+                "round_robin": found.quanta or list(QUANTA),
+            },
             "hits": self.hits,
             "measured": None if run is None else {"ended": run.ended, "exit_value": run.exit_value, "time": run.time},
             "kib_per_thread": None if run is None else run.kib_per_thread,
@@ -260,6 +271,9 @@ def unexpected(scenario: Scenario, result: RunResult) -> tuple[Finding, ...]:
     """A run's findings, less those the scenario expects; a guest whose own check of its data failed is one too."""
     ignored = ONLY_WHERE_CONCERNED.difference(scenario.concerns)
     found = result.without(sorted(ignored.union(scenario.expects))).findings
+    if result.exit_value == GUEST_PANICKED and not found:
+        last = result.findings[-1].text if result.findings else "nothing was found before"
+        found = (Finding(Kind.UNHANDLED_FAULT, 0, "-", 0, result.time, f"the guest panicked; {last}"),)
     failed = result.ended == "exit" and result.exit_value == GUEST_FAILED and GAVE_UP not in result.serial
     if failed and not found:
         last = result.serial.strip().rsplit("\n", 1)[-1]

@@ -20,6 +20,7 @@ app = App(
 )
 app.command("vm.cli.compare:compare", help="Judge every policy against every scenario: verdicts, memory, cost.")
 app.command("vm.cli.run:run", help="Run a guest image or a scenario; its serial port goes to stdout.")
+app.command("vm.cli.explore:explore", help="Try all interleavings of a litmus scenario under a policy.")
 app.command("vm.cli.replay:replay", help="Repeat a recording exactly.")
 app.command("vm.cli.listing:policies", help="List the policies, with who proposed them and where.")
 app.command("vm.cli.listing:scenarios", help="List the scenarios, with the questions they answer.")

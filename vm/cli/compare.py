@@ -19,7 +19,7 @@ from vm.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.hw.modes import Modes
-from vm.judge import DEFAULT_SCHEDULES, Judgement, Pair, Portfolio
+from vm.judge import Judgement, Pair, Portfolio
 from vm.recording import write_recording
 from vm.report.comparison import Comparison
 from vm.report.fleet import Fleet, estimate, find_fleet
@@ -76,7 +76,7 @@ def compare(
     *,
     policies: str | None = None,
     scenarios: str | None = None,
-    schedules: int = DEFAULT_SCHEDULES,
+    schedules: int | None = None,
     mode: ModeList = None,
     pool: PoolOptions = PoolOptions(),
     outputs: Outputs = Outputs(),
@@ -93,11 +93,11 @@ def compare(
     scenarios
         Ids, separated by commas (default: all).
     schedules
-        Random schedules a pair.
+        Random schedules a pair (default: 20, and 200 of a litmus scenario; long scenarios ask for fewer).
     jobs
         Processes to use (default: one a core); the result does not depend on it.
     """
-    if schedules < 0:
+    if schedules is not None and schedules < 0:
         raise ConfigError("--schedules: give 0 or more")
     jobs = jobs if jobs is not None else min(8, os.cpu_count() or 1)
     if jobs < 1:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from vm.coherence import Finding
 from vm.explore.world import Grown, Move, State, World
@@ -34,16 +33,6 @@ class Bounds:
     depth: int | None = None
     states: int = 2_000_000
     budget: float | None = None
-
-
-class Step(NamedTuple):
-    """One visible operation of a witness, in words."""
-
-    cpu: int
-    kind: str
-    what: str
-    symbol: str
-    choice: int
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ class World:
     def __init__(self, scenario: str, policy: type[Policy], modes: Modes, visible: Visible) -> None:
         found = find_scenario(scenario)
         if not found.litmus:
-            raise ScenarioError(f"scenario {scenario} is too large to be explored; take one of the litmus-... scenarios")
+            raise ScenarioError(
+                f"scenario {scenario} is too large to be explored; take one of the litmus-... scenarios"
+            )
         modes = modes.resolved(policy.delivery)
         booted = boot(found, modes=replace(modes, tlb="retain"))
         self.session: Session = booted.session(policy(), RoundRobin(1), RunOptions(pool=PoolConfig()))
@@ -180,6 +182,14 @@ class World:
         entry = 0 if leaf is None else self.machine.memory.read64(leaf)
         return self.lazy.options(cpu, held.address >> 12, entry, held.write)
 
+    def _exercises(self, cpu: int, held: Held) -> bool:
+        """Whether an access could have gone two ways had nothing ever been invalidated."""
+        if not self.lazy.manages(held.address):
+            return False
+        leaf = self.machine.cpus[cpu].mmu.leaf_address(held.address)
+        entry = 0 if leaf is None else self.machine.memory.read64(leaf)
+        return self.lazy.is_exercised(cpu, held.address >> 12, entry)
+
     def make(self, move: Move) -> Finding | None:
         """Make a move; the first finding that it brings, if any."""
         cpu, machine = move.cpu, self.machine
@@ -193,9 +203,8 @@ class World:
             assert held is not None and core.gate is not None
             gate = core.gate
             if move.kind == "access":
-                options = self.options(cpu, held)
-                gate.option = options[move.choice]
-                self.exercised += len(options) > 1
+                gate.option = self.options(cpu, held)[move.choice]
+                self.exercised += self._exercises(cpu, held)
             elif move.kind == "step" and move.choice:
                 self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
             gate.granted = True
@@ -231,9 +240,11 @@ class World:
             self.done[cpu] = self._ends(cpu, events)
         if left > 0:
             return
-        if not self.visible.recent:
+        own = [thread for thread in self.runtime.threads.values() if thread.id < FIRST_THREAD]
+        shared = [page for page in self.visible.recent if not any(thread.contains(page << 12) for thread in own)]
+        if not shared:
             raise ScenarioError(f"CPU {cpu} runs for {LOCAL} instructions without a visible operation")
-        for page in self.visible.recent:  # it waits for one of these to change
+        for page in shared:  # it waits for one of these to change
             self.visible.add(page)
         raise Grown
 
@@ -310,7 +321,7 @@ class World:
             whole.update(cpu.registers.canonical())
         cpus = tuple((saved[3], saved[5][:3]) for saved in state.rest.cpus)  # APIC, state and NMI
         ghost = tuple((number, f.state.name, f.owner, f.previous) for number, f in state.frames)
-        rest = (cpus, state.rest.ipis, self.runtime.key(), state.lazy, ghost, state.held, state.done)
+        rest = (cpus, state.rest.ipis, self.runtime.key(), state.lazy[0], ghost, state.held, state.done)
         whole.update(repr(rest).encode())
         return whole.digest()
 

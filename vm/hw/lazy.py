@@ -57,6 +57,7 @@ class LazyTlb:
         self._silent = speculation == "keeps-accessed-clear"
         self.manages = manages
         self.may: dict[tuple[int, int], frozenset[int]] = {}
+        self.ever: dict[tuple[int, int], frozenset[int]] = {}  # the same had nothing ever been invalidated
 
     def _cacheable(self, entry: int) -> bool:
         """Whether speculation may cache a present entry without changing it."""
@@ -70,6 +71,16 @@ class LazyTlb:
         value = entry & KEPT
         for cpu in range(self._cpus):
             self.may[cpu, page] = self.may.get((cpu, page), frozenset()) | {value}
+            self._remember(cpu, page, value)
+
+    def _remember(self, cpu: int, page: int, value: int) -> None:
+        """Frame and rights of what was once cacheable."""
+        self.ever[cpu, page] = self.ever.get((cpu, page), frozenset()) | {value & ~D}
+
+    def is_exercised(self, cpu: int, page: int, entry: int) -> bool:
+        """Whether an access would have more than one way to go had nothing ever been invalidated."""
+        current = {entry & KEPT & ~D} if entry & P else set()
+        return len(self.ever.get((cpu, page), frozenset()) | current) + (not entry & P) > 1
 
     def entry_is(self, page: int, entry: int) -> None:
         """The tables say `entry` from now on: a store, or a walker's update of A or D."""
@@ -106,16 +117,21 @@ class LazyTlb:
         left = set() if option.how is How.WALK else {option.value}
         if entry & P and (self._cacheable(entry) or option.how is How.WALK):
             left.add(entry & KEPT)
+            self._remember(cpu, page, entry & KEPT)
         self.may[cpu, page] = frozenset(left)
 
     def invalidate(self, cpu: int, page: int, entry: int) -> None:
         """INVLPG, a page fault at the page, a flush: what the tables say may be cached again at once."""
         self.may[cpu, page] = frozenset({entry & KEPT}) if self._cacheable(entry) else frozenset()
 
-    def state(self) -> Any:
-        """Immutable, sorted."""
-        return tuple((key, tuple(sorted(values))) for key, values in sorted(self.may.items()) if values)
+    def state(self) -> tuple[Any, Any]:
+        """Immutable, sorted: what may be cached, and what might have been, on which nothing depends."""
+        may, ever = (
+            tuple((key, tuple(sorted(values))) for key, values in sorted(sets.items()) if values)
+            for sets in (self.may, self.ever)
+        )
+        return may, ever
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: tuple[Any, Any]) -> None:
         """Become what `state` returned."""
-        self.may = {key: frozenset(values) for key, values in state}
+        self.may, self.ever = ({key: frozenset(values) for key, values in sets} for sets in state)

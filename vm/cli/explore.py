@@ -1,0 +1,142 @@
+"""kstack explore: all interleavings of a litmus scenario under a policy."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+from vm.cli.options import Json, ModeList, modes_of
+from vm.cli.output import console, print_json
+from vm.errors import ConfigError
+from vm.explore.sample import sample
+from vm.explore.stateful import Bounds, Outcome, search
+from vm.explore.witness import Line, Witness, witness
+from vm.hw.modes import Modes
+from vm.stacks.registry import find_policy
+
+CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
+
+
+def explore(
+    scenario: str,
+    /,
+    *,
+    policy: str,
+    engine: Literal["stateful", "sample"] = "stateful",
+    depth: int | None = None,
+    states: int = 2_000_000,
+    budget: float | None = None,
+    executions: int = 1000,
+    mode: ModeList = None,
+    json: Json = False,
+) -> int:
+    """Try all interleavings of a litmus scenario: a proof within bounds, or the shortest way it breaks.
+
+    Parameters
+    ----------
+    scenario: one of the litmus-... scenarios
+    policy: stack policy by id, or a Python file with one
+    engine: stateful (breadth first over all states) or sample (random walks by seed)
+    depth: visible operations from the beginning (default: no bound)
+    states: states kept at the most
+    budget: seconds (default: no bound)
+    executions: walks of the engine sample
+    """
+    for name, value in (("depth", depth), ("states", states), ("budget", budget), ("executions", executions)):
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name} {value}: give more than 0")
+    chosen, modes = find_policy(policy), modes_of(mode, Modes())
+    bounds = Bounds(depth, states, budget)
+    started = time.monotonic()
+    if engine == "stateful":
+        outcome = search(scenario, chosen, modes, bounds, _progress)
+    else:
+        outcome = sample(scenario, chosen, modes, executions, bounds, _progress)
+    seconds = time.monotonic() - started
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    found = witness(scenario, chosen, modes, outcome.visible, outcome.path) if outcome.path else None
+    if json:
+        bound = {"depth": depth, "states": states, "budget": budget, "cut": outcome.cut, "timers": "off"}
+        print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
+    else:
+        _show(scenario, policy, outcome, found)
+    return CODES[outcome.verdict]
+
+
+def _progress(states: int, frontier: int, depth: int) -> None:
+    if sys.stderr.isatty():
+        text = f"{states} states, {frontier} to expand, {depth} operations deep"
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _document(
+    outcome: Outcome, found: Witness | None, engine: str, bound: dict[str, Any], modes: Modes, seconds: float
+) -> dict[str, Any]:
+    pair = found.pair if found else None
+    return {
+        "version": 1,
+        "verdict": outcome.verdict,
+        "engine": engine,
+        "bound": bound,
+        "modes": modes.as_dict(),
+        "complete": outcome.complete,
+        "exercised": outcome.exercised,
+        "executions": None if engine == "stateful" else outcome.cut,
+        "states": outcome.states,
+        "steps": outcome.moves,
+        "seconds": round(seconds, 3),
+        "finding": None if outcome.finding is None else outcome.finding.as_dict(),
+        "stuck": outcome.stuck,
+        "witness": None if found is None else [_line(line) for line in found.lines],
+        "minimised": None if found is None else {"steps": len(found.path), "switches": found.switches},
+        "critical_pair": None
+        if pair is None
+        else {"store": _line(pair.store), "access": _line(pair.access), "flip": pair.flip},
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {"number": line.number, "cpu": line.cpu, "what": line.what, "symbol": line.symbol}
+
+
+def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None) -> None:
+    out = console()
+    if outcome.verdict == "safe":
+        out.print(
+            f"safe: no violation in all {outcome.states} states of {scenario} under {policy}: {outcome.moves} moves, "
+            f"{outcome.depth} visible operations deep, sequentially consistent, IPIs at any time, timers off; "
+            f"exercised {outcome.exercised}"
+        )
+        return
+    if outcome.verdict == "undecided":
+        out.print(f"undecided: nothing found before the bound ({outcome.cut}); {outcome.moves} moves made")
+        return
+    assert found is not None
+    what = (
+        f"{outcome.finding.kind.value}: {outcome.finding.text}"
+        if outcome.finding
+        else f"no end can be reached from {outcome.stuck} of {outcome.states} states"
+    )
+    out.print(f"unsafe: {escape(what)}")
+    out.print(f"shortest way: {len(found.path)} visible operations, {found.switches} switches of CPU; replays the same")
+    out.print(_lanes(found))
+    if found.pair is not None:
+        out.print(
+            f"line {found.pair.store.number} against line {found.pair.access.number}: {found.pair.flip}, and it passes"
+        )
+
+
+def _lanes(found: Witness) -> Table:
+    cpus = sorted({line.cpu for line in found.lines})
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", justify="right")
+    for cpu in cpus:
+        table.add_column(f"CPU {cpu}", overflow="fold")
+    for line in found.lines:
+        table.add_row(str(line.number), *(escape(line.what) if cpu == line.cpu else "" for cpu in cpus))
+    return table

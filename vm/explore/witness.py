@@ -1,0 +1,153 @@
+"""A witness in words: the moves of a path, made again, and what a finding rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from vm.coherence import Finding
+from vm.errors import KstackError
+from vm.explore.world import Grown, Move, World
+from vm.hw.gate import Held, Visible
+from vm.hw.lazy import How
+from vm.hw.modes import Modes
+from vm.stacks import Policy, PteStore
+
+REPLAYS = 10
+
+
+@dataclass(frozen=True)
+class Line:
+    """One move of a witness: number from 1, CPU, what it does, and where in the guest."""
+
+    number: int
+    cpu: int
+    what: str
+    symbol: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two moves that must not meet, and what would have kept them apart.
+
+    Attributes:
+        store: the store to the page's entry, as a line.
+        access: the access through the old one, as a line.
+        flip: one change with which the same moves end without the finding; checked by making them again.
+    """
+
+    store: Line
+    access: Line
+    flip: str
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A path to a finding.
+
+    Attributes:
+        path: its moves.
+        lines: the same in words.
+        finding: what the last one brings; None for a state from which no end can be reached.
+        switches: how often the CPU changes.
+        pair: the critical pair, where the finding is about a stale translation.
+    """
+
+    path: tuple[Move, ...]
+    lines: tuple[Line, ...]
+    finding: Finding | None
+    switches: int
+    pair: Pair | None
+
+
+def switches(path: Sequence[Move]) -> int:
+    """How often the CPU changes along a path."""
+    return sum(one.cpu != other.cpu for one, other in pairwise(path))
+
+
+def witness(scenario: str, policy: type[Policy], modes: Modes, visible: Visible, path: tuple[Move, ...]) -> Witness:
+    """Make a path's moves again, ten times, and put them into words.
+
+    Raises:
+        KstackError: they do not lead to the same finding each time.
+    """
+    lines, finding, stores = _follow(World(scenario, policy, modes, visible), path)
+    for _ in range(REPLAYS - 1):
+        again = _follow(World(scenario, policy, modes, visible), path)
+        if again[:2] != (lines, finding):
+            raise KstackError("a witness does not replay: please report this, with the command")
+    pair = None
+    if finding is not None and path[-1].kind == "access" and path[-1].choice:
+        pair = _pair(World(scenario, policy, modes, visible), path, lines, stores, finding)
+    return Witness(path, tuple(lines), finding, switches(path), pair)
+
+
+def _follow(world: World, path: Sequence[Move]) -> tuple[list[Line], Finding | None, dict[int, int]]:
+    """The lines of a path, its finding, and for each page (linear number) the line that stored its entry last."""
+    lines: list[Line] = []
+    stores: dict[int, int] = {}
+    finding = None
+    for number, move in enumerate(path, 1):
+        lines.append(Line(number, move.cpu, describe(world, move), _symbol(world, move.cpu)))
+        step = world.runtime.calls[move.cpu][-1].step if move.kind == "step" and world.runtime.calls[move.cpu] else None
+        if isinstance(step, PteStore):
+            stores[step.page.address >> 12] = number
+        finding = world.make(move)
+        if world.visible.grown:
+            raise Grown
+    return lines, finding, stores
+
+
+def _pair(
+    world: World, path: Sequence[Move], lines: list[Line], stores: dict[int, int], finding: Finding
+) -> Pair | None:
+    """The critical pair, if one invalidation on the accessing CPU would have kept its halves apart."""
+    page, cpu = finding.address >> 12, path[-1].cpu
+    number = stores.get(page)
+    if number is None:
+        return None
+    for move in path[:-1]:
+        world.make(move)
+    held = world.held[cpu]
+    assert held is not None
+    leaf = world.machine.cpus[cpu].mmu.leaf_address(finding.address)
+    world.lazy.invalidate(cpu, page, 0 if leaf is None else world.machine.memory.read64(leaf))
+    stale = [option for option in world.options(cpu, held) if option.how is How.CACHED]
+    flip = f"CPU {cpu} invalidates the page between lines {number} and {len(lines)}"
+    if stale:
+        return None
+    return Pair(lines[number - 1], lines[-1], flip)
+
+
+def _symbol(world: World, cpu: int) -> str:
+    return world.session.symbols.name(world.machine.cpus[cpu].registers.rip)
+
+
+def describe(world: World, move: Move) -> str:
+    """What a move will do."""
+    if move.kind == "interrupt":
+        return f"takes interrupt {world.machine.ipis[move.choice].vector:#x}"
+    held = world.held[move.cpu]
+    assert held is not None
+    if move.kind == "instruction":
+        return held.what
+    if move.kind == "access":
+        return _access(world, move, held)
+    calls = world.runtime.calls[move.cpu]
+    if not calls:
+        return "begins a hook"
+    note = ", and some walker has set Accessed before" if move.choice else ""
+    return f"{calls[-1].function.name.lower()}: {calls[-1].step}{note}"
+
+
+def _access(world: World, move: Move, held: Held) -> str:
+    verb = "stores to" if held.write else "loads from"
+    where = world.session.symbols.name(held.address)
+    for thread in world.runtime.threads.values():
+        if thread.contains(held.address):
+            where = f"thread {thread.id} page {thread.page_at(held.address).index}"
+    option = world.options(move.cpu, held)[move.choice]
+    if option.how is How.WALK:
+        return f"{verb} {where}"
+    return f"{verb} {where} through what it has cached: frame {option.value & ((1 << 40) - 1) & ~0xFFF:#x}"
