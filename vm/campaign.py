@@ -186,6 +186,7 @@ def _head(pair: Pair) -> dict[str, Any]:
         "format": VERSION,
         **versions(),
         "schedules": portfolio.schedules,
+        "explore": portfolio.explore,
         **{f"pool {name}": value for name, value in vars(portfolio.pool).items()},
         **{f"mode {name}": value for name, value in pair.modes.as_dict().items()},
     }

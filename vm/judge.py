@@ -16,14 +16,14 @@ from typing import Any, Final
 from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
 from vm.counts import detail_of, operations_of, totals_of, usage_of
-from vm.errors import PolicyError, ScenarioError
+from vm.errors import PolicyError
+from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.hw.modes import Modes
-from vm.machine import size
 from vm.recording import Recording
-from vm.scenarios import find_image, find_scenario
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler, Script, ScriptedSchedule, ScriptStep
+from vm.scenarios import find_scenario
+from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from vm.session import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, RunResult
-from vm.setup import Setup
+from vm.setup import Setup, boot, script_of
 from vm.stacks.costs import CostModel, Cycles, cycles
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
@@ -48,11 +48,13 @@ class Portfolio:
             None for the usual number: 20, and 200 for a litmus scenario.
         pool: how page pools behave.
         enough: runs with an unexpected finding after which no more are made.
+        explore: seconds in which all interleavings of a litmus scenario are tried as well; None does not.
     """
 
     schedules: int | None = None
     pool: PoolConfig = PoolConfig()
     enough: int = ENOUGH
+    explore: float | None = None
 
     def schedules_of(self, scenario: Scenario) -> int:
         """Random schedules that a scenario gets."""
@@ -137,31 +139,6 @@ class Judgement:
         }
 
 
-def script_of(scenario: Scenario) -> Script:
-    """The scenario's script as a schedule takes it.
-
-    Raises:
-        ScenarioError: it has none.
-    """
-    if not scenario.script:
-        raise ScenarioError(f"scenario {scenario.id} has no script; use round-robin or random")
-    return Script(tuple(ScriptStep(entry.cpu, entry.until) for entry in scenario.script))
-
-
-def boot(
-    scenario: Scenario, ram: int | None = None, modes: Modes | None = None, cpus: int | None = None
-) -> BootedScenario:
-    """Build a scenario's guest and boot it.
-
-    Raises:
-        ScenarioError: it wants more CPUs than it is given, or does not boot.
-    """
-    cpus = scenario.cpus if cpus is None else cpus
-    if cpus < scenario.cpus:
-        raise ScenarioError(f"scenario {scenario.id} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
-    return BootedScenario(find_image(scenario.id), scenario.id, cpus, ram or size(scenario.ram), modes)
-
-
 @lru_cache(maxsize=8)
 def _booted(scenario: str, modes: Modes) -> BootedScenario:
     """A scenario by name, booted once in this process; each run starts from there anew."""
@@ -244,7 +221,11 @@ class Pair:
         modes = self.modes.resolved(policy.delivery)
         booted = _booted(self.scenario, modes)
         try:
-            return judge(policy, scenario, booted, self.portfolio, modes, self.policy)
+            sampled = judge(policy, scenario, booted, self.portfolio, modes, self.policy)
+            if self.portfolio.explore is None or not scenario.litmus:
+                return sampled
+            outcome = search(Problem(self.scenario, self.policy, modes), Bounds(budget=self.portfolio.explore))
+            return _explored(sampled, outcome)
         except PolicyError as error:
             return self._failed(policy.id, str(error))
 
@@ -265,6 +246,31 @@ class Pair:
             modes=self.modes,
             portfolio=self.portfolio,
         )
+
+
+def _explored(sampled: Judgement, outcome: Outcome) -> Judgement:
+    """A judgement by all interleavings; what a sampled run has found stays found."""
+    if outcome.verdict == "safe" and sampled.safe is not False:
+        reason = f"no violation in all {outcome.states} states"
+        return replace(sampled, safe=True, basis="exhaustive", reason=reason, exercised=outcome.exercised)
+    if outcome.verdict != "unsafe":
+        reason = f"undecided after {outcome.states} states: {outcome.cut}"
+        return sampled if sampled.safe is False else replace(sampled, safe=None, basis="exhaustive", reason=reason)
+    reason = f"shortest way: {len(outcome.path)} operations"
+    finding = outcome.finding
+    if finding is None:
+        text = f"no end can be reached from {outcome.stuck} of {outcome.states} states"
+        finding = Finding(Kind.LIVELOCK, outcome.path[-1].cpu if outcome.path else 0, "-", 0, 0, text)
+    return replace(
+        sampled,
+        safe=False,
+        basis="exhaustive",
+        reason=reason,
+        exercised=outcome.exercised,
+        finding=finding,
+        found_by="exploration",
+        findings=(finding,),
+    )
 
 
 def unexpected(scenario: Scenario, result: RunResult) -> tuple[Finding, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vm.errors import RecordingError
+from guest.scenario import Scenario
+from vm.errors import RecordingError, ScenarioError
 from vm.hw.modes import Modes
 from vm.load import load
-from vm.machine import Machine, MachineConfig
+from vm.machine import Machine, MachineConfig, size
 from vm.recording import VERSION, Recording, image_hash, pack
 from vm.scenarios import find_image, scenarios
-from vm.schedule import Choice, ReplaySchedule, Scheduler
+from vm.schedule import Choice, ReplaySchedule, Scheduler, Script, ScriptStep
 from vm.session import BootedScenario, RunOptions, RunResult, Session
 from vm.stacks.pool import PoolConfig
 from vm.stacks.registry import find_policy, policy_hash
@@ -86,6 +87,31 @@ class Setup:
             state_hash=result.state_hash,
             finding=result.findings[0].kind.value if result.findings else None,
         )
+
+
+def script_of(scenario: Scenario) -> Script:
+    """The scenario's script as a schedule takes it.
+
+    Raises:
+        ScenarioError: it has none.
+    """
+    if not scenario.script:
+        raise ScenarioError(f"scenario {scenario.id} has no script; use round-robin or random")
+    return Script(tuple(ScriptStep(entry.cpu, entry.until) for entry in scenario.script))
+
+
+def boot(
+    scenario: Scenario, ram: int | None = None, modes: Modes | None = None, cpus: int | None = None
+) -> BootedScenario:
+    """Build a scenario's guest and boot it.
+
+    Raises:
+        ScenarioError: it wants more CPUs than it is given, or does not boot.
+    """
+    cpus = scenario.cpus if cpus is None else cpus
+    if cpus < scenario.cpus:
+        raise ScenarioError(f"scenario {scenario.id} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
+    return BootedScenario(find_image(scenario.id), scenario.id, cpus, ram or size(scenario.ram), modes)
 
 
 def replay_session(recording: Recording) -> Session:

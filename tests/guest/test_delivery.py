@@ -12,12 +12,12 @@ from tests.support.variants import changed_image
 from vm.hw.engine import Seg
 from vm.hw.modes import Modes
 from vm.hw.msr import Msr
-from vm.judge import boot
 from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.scenarios import find_image, find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
 from vm.session import BootedScenario, RunOptions, RunResult, Session
+from vm.setup import boot
 from vm.stacks import Decision, Policy, Pte, ReadPte, Steps, TakePage, Thread, WritePte
 
 DELIVERIES = ("df", "ist", "fred")

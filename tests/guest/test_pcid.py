@@ -13,12 +13,13 @@ from tests.support.variants import changed_image, own_image
 from vm.hw.cpu import Cpu
 from vm.hw.mmu import Cr4
 from vm.hw.modes import Modes
-from vm.judge import Portfolio, boot, judge
+from vm.judge import Portfolio, judge
 from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.scenarios import find_image, find_scenario
 from vm.schedule import RandomSchedule, RoundRobin
 from vm.session import BootedScenario, RunOptions, RunResult, Session
+from vm.setup import boot
 
 MODES = Modes(tlb="retain", kernel_pages="pcid")
 FEW = Portfolio(schedules=3)

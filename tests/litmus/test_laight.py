@@ -10,10 +10,11 @@ from policies.fixed_16k import Fixed16K
 from policies.switch_sp_ipi import SwitchSpIpi
 from vm.coherence import Kind
 from vm.hw.modes import Modes
-from vm.judge import Portfolio, boot, judge, script_of
+from vm.judge import Portfolio, judge
 from vm.scenarios import find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from vm.session import BootedScenario, RunOptions, RunResult
+from vm.setup import boot, script_of
 from vm.stacks import Policy, Steps, Thread, free, map_pages, unmap_pages
 from vm.stacks.pool import PoolConfig
 

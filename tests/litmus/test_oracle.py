@@ -8,12 +8,12 @@ from guest.asm import assemble
 from policies.fixed_16k import Fixed16K
 from vm.coherence import Kind
 from vm.errors import PolicyError
-from vm.judge import boot, script_of
 from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.scenarios import find_image, find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
 from vm.session import BootedScenario, RunOptions, RunResult, Session
+from vm.setup import boot, script_of
 from vm.stacks import (
     GiveBack,
     Lock,

@@ -6,9 +6,10 @@ import pytest
 
 from vm.coherence import Kind
 from vm.hw.modes import Modes
-from vm.judge import Judgement, Portfolio, boot, judge
+from vm.judge import Judgement, Portfolio, judge
 from vm.scenarios import find_scenario
 from vm.session import BootedScenario
+from vm.setup import boot
 from vm.stacks.registry import find_policy, policies
 
 STALE = {Kind.STALE_TRANSLATION, Kind.USE_AFTER_FREE}

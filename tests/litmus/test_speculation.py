@@ -6,8 +6,9 @@ import pytest
 
 from vm.coherence import Kind
 from vm.hw.modes import Modes
-from vm.judge import Judgement, Portfolio, boot, judge
+from vm.judge import Judgement, Portfolio, judge
 from vm.scenarios import find_scenario
+from vm.setup import boot
 from vm.stacks.registry import find_policy
 
 SCHEDULES = 60

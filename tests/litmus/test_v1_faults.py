@@ -8,9 +8,10 @@ import pytest
 
 from vm.coherence import Kind
 from vm.hw.modes import Modes
-from vm.judge import Judgement, Portfolio, boot, judge
+from vm.judge import Judgement, Portfolio, judge
 from vm.scenarios import find_scenario
 from vm.session import BootedScenario
+from vm.setup import boot
 from vm.stacks.registry import find_policy
 
 # #DF as v1 needs it: the state saved there can be returned to. Without that nothing of it works.

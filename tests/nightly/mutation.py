@@ -7,10 +7,11 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from vm.hw.modes import Modes
-from vm.judge import boot, script_of, unexpected
+from vm.judge import unexpected
 from vm.scenarios import find_scenario, scenarios
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from vm.session import GUEST_PASSED, BootedScenario, RunOptions
+from vm.setup import boot, script_of
 from vm.stacks import Policy
 from vm.stacks.registry import find_policy
 from vm.testing.mutants import Site, Sites, mutants_of

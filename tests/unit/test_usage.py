@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from vm.hw.events import Event, EventKind, Outcome
-from vm.judge import boot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
 from vm.session import RunOptions, RunResult
+from vm.setup import boot
 from vm.stacks import EMPTY, GiveBack, PostFlush, Pte, ReadPte, Thread, WritePte
 from vm.stacks.call import HookCall
 from vm.stacks.hypercall import Function

@@ -80,6 +80,8 @@ def compare(
     mode: ModeList = None,
     pool: PoolOptions = PoolOptions(),
     outputs: Outputs = Outputs(),
+    explore: Annotated[bool, Parameter(negative=(), help="Try all interleavings of litmus scenarios.")] = False,
+    budget: float = 60,
     jobs: int | None = None,
     strict: Annotated[bool, Parameter(negative=(), help="Exit with 1 if any policy is not safe.")] = False,
     json: Json = False,
@@ -94,11 +96,15 @@ def compare(
         Ids, separated by commas (default: all).
     schedules
         Random schedules a pair (default: 20, and 200 of a litmus scenario; long scenarios ask for fewer).
+    budget
+        Seconds that exploring a pair may take; where it ends, the pair is undecided.
     jobs
         Processes to use (default: one a core); the result does not depend on it.
     """
     if schedules is not None and schedules < 0:
         raise ConfigError("--schedules: give 0 or more")
+    if budget <= 0:
+        raise ConfigError("--budget: give more than 0 seconds")
     jobs = jobs if jobs is not None else min(8, os.cpu_count() or 1)
     if jobs < 1:
         raise ConfigError("--jobs: give 1 or more")
@@ -106,7 +112,7 @@ def compare(
     fleet = None if outputs.fleet is None else find_fleet(outputs.fleet)
     outputs.check()
     modes = modes_of(mode, ADVERSARIAL)
-    pairs = _pairs(policies, scenarios, Portfolio(schedules, pool.config()), modes)
+    pairs = _pairs(policies, scenarios, Portfolio(schedules, pool.config(), explore=budget if explore else None), modes)
     done, interrupted = _judge(pairs, jobs, outputs.resume)
     judgements = [done[index] for index in sorted(done)]
     comparison = Comparison(tuple(judgements), modes, model, _name(outputs.costs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.markup import escape
@@ -13,8 +14,9 @@ from vm.cli.options import Json, ModeList, modes_of
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.explore.sample import sample
-from vm.explore.stateful import Bounds, Outcome, search
+from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.explore.witness import Line, Witness, witness
+from vm.explore.workers import executor_of
 from vm.hw.modes import Modes
 from vm.stacks.registry import find_policy
 
@@ -31,6 +33,9 @@ def explore(
     states: int = 2_000_000,
     budget: float | None = None,
     executions: int = 1000,
+    jobs: int = 1,
+    dask: str | None = None,
+    checkpoint: Path | None = None,
     mode: ModeList = None,
     json: Json = False,
 ) -> int:
@@ -45,15 +50,22 @@ def explore(
     states: states kept at the most
     budget: seconds (default: no bound)
     executions: walks of the engine sample
+    jobs: processes that expand states; the outcome does not depend on it
+    dask: address of a dask.distributed scheduler whose workers expand states instead
+    checkpoint: file to save the search in from time to time, and to go on from if it exists
     """
-    for name, value in (("depth", depth), ("states", states), ("budget", budget), ("executions", executions)):
+    limits = (("depth", depth), ("states", states), ("budget", budget), ("executions", executions), ("jobs", jobs))
+    for name, value in limits:
         if value is not None and value <= 0:
             raise ConfigError(f"--{name} {value}: give more than 0")
     chosen, modes = find_policy(policy), modes_of(mode, Modes())
     bounds = Bounds(depth, states, budget)
     started = time.monotonic()
     if engine == "stateful":
-        outcome = search(scenario, chosen, modes, bounds, _progress)
+        with executor_of(jobs, dask) as executor:
+            outcome = search(Problem(scenario, policy, modes), bounds, _progress, executor, checkpoint)
+    elif jobs > 1 or dask is not None or checkpoint is not None:
+        raise ConfigError("--jobs, --dask and --checkpoint are for the engine stateful")
     else:
         outcome = sample(scenario, chosen, modes, executions, bounds, _progress)
     seconds = time.monotonic() - started

@@ -13,7 +13,6 @@ from guest.scenario import Scenario
 from vm.cli.options import Json, ModeList, PoolOptions, modes_of
 from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, ScenarioError
-from vm.judge import script_of
 from vm.machine import size
 from vm.recording import read_recording, write_recording
 from vm.report.panic import panic_report
@@ -21,7 +20,7 @@ from vm.report.table import finding_text, lanes
 from vm.scenarios import scenarios
 from vm.schedule import ReplaySchedule, Scheduler, parse
 from vm.session import RunOptions, RunResult, Session
-from vm.setup import Setup
+from vm.setup import Setup, script_of
 
 DEFAULT_MAX = 1_000_000_000
 DEFAULT_RAM = 64 << 20

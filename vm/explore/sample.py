@@ -64,7 +64,7 @@ def _walks(world: World, executions: int, bounds: Bounds, progress: Progress) ->
             finding = world.make(move)
             made += 1
             if world.visible.grown:
-                raise Grown
+                raise Grown(tuple(sorted(world.visible.pages)))
             if finding is not None:
                 return Outcome(
                     "unsafe", False, 0, made, world.exercised, len(path), finding, tuple(path), visible=world.visible

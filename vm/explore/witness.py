@@ -95,7 +95,7 @@ def _follow(world: World, path: Sequence[Move]) -> tuple[list[Line], Finding | N
             stores[step.page.address >> 12] = number
         finding = world.make(move)
         if world.visible.grown:
-            raise Grown
+            raise Grown(tuple(sorted(world.visible.pages)))
     return lines, finding, stores
 
 

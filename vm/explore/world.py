@@ -20,11 +20,11 @@ from vm.hw.cpu import CpuState
 from vm.hw.gate import Gate, Held, Visible
 from vm.hw.lazy import How, LazyTlb, Option
 from vm.hw.modes import Modes
-from vm.judge import boot
 from vm.machine import End, MachineSnapshot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
 from vm.session import GUEST_PANICKED, RunOptions, Session
+from vm.setup import boot
 from vm.stacks import Policy
 from vm.stacks.hypercall import PORT, Function
 from vm.stacks.pool import PoolConfig
@@ -37,7 +37,15 @@ TO_READY: Final = 3_000_000
 
 
 class Grown(Exception):
-    """More is visible than was known: what has been explored so far was too coarse, so begin again."""
+    """More is visible than was known: what has been explored so far was too coarse, so begin again.
+
+    Args:
+        pages: all that is known to be visible now (linear page numbers, sorted).
+    """
+
+    def __init__(self, pages: tuple[int, ...] = ()) -> None:
+        super().__init__(pages)
+        self.pages = pages
 
 
 class Move(NamedTuple):
@@ -65,6 +73,7 @@ class State(NamedTuple):
     threads: tuple[Any, ...]
     held: tuple[Held | None, ...]
     done: tuple[bool, ...]
+    double_faults: tuple[tuple[int, tuple[int, bool]], ...]
 
 
 class World:
@@ -222,11 +231,11 @@ class World:
         gate = core.gate
         assert gate is not None
         self.visible.recent.clear()
-        while left > 0 and not self.done[cpu]:
+        while left > 0 and not self._rests(cpu):
             gate.held = None
             events = len(self.session.events)
-            left -= max(1, machine.run(cpu, left).elapsed)
-            self.done[cpu] = self._ends(cpu, events)
+            left -= max(1, machine.run(cpu, 1 if self.done[cpu] else left).elapsed)
+            self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
             if gate.held is None:
                 if core.state is not CpuState.RUNNING or machine.end() is not None:
                     break
@@ -237,7 +246,7 @@ class World:
             gate.granted = True
             machine.run(cpu, 1)
             gate.granted = False
-            self.done[cpu] = self._ends(cpu, events)
+            self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
         if left > 0:
             return
         own = [thread for thread in self.runtime.threads.values() if thread.id < FIRST_THREAD]
@@ -246,7 +255,11 @@ class World:
             raise ScenarioError(f"CPU {cpu} runs for {LOCAL} instructions without a visible operation")
         for page in shared:  # it waits for one of these to change
             self.visible.add(page)
-        raise Grown
+        raise Grown(tuple(sorted(self.visible.pages)))
+
+    def _rests(self, cpu: int) -> bool:
+        """Whether a CPU's program has ended, and no interrupt handler (which has IF clear) runs there."""
+        return self.done[cpu] and self.machine.cpus[cpu].registers.interrupt_flag
 
     def _ends(self, cpu: int, events: int) -> bool:
         names = [name for _, who, name in self.session.events[events:] if who == cpu]
@@ -287,10 +300,11 @@ class World:
             replace(snapshot, memory={}),
             self.runtime.snapshot(),
             self.lazy.state(),
-            tuple((number, replace(frame)) for number, frame in oracle.frames.items()),
+            tuple((number, replace(frame, call=None)) for number, frame in oracle.frames.items()),
             tuple(replace(thread) for thread in oracle.threads.values()),
             tuple(self.held),
             tuple(self.done),
+            tuple(sorted(oracle.double_faults.items())),
         )
 
     def become(self, state: State) -> None:
@@ -309,6 +323,9 @@ class World:
         oracle.threads = {thread.id: self.runtime.threads.get(thread.id, thread) for thread in state.threads}
         oracle.findings.clear()
         oracle.last_use = ()
+        oracle.double_faults = dict(state.double_faults)
+        oracle.leaked.clear()  # what was reported, and counted, on other paths
+        oracle.drift.clear()
         self.session.events.clear()
         self.held, self.done = list(state.held), list(state.done)
 
@@ -321,7 +338,9 @@ class World:
             whole.update(cpu.registers.canonical())
         cpus = tuple((saved[3], saved[5][:3]) for saved in state.rest.cpus)  # APIC, state and NMI
         ghost = tuple((number, f.state.name, f.owner, f.previous) for number, f in state.frames)
-        rest = (cpus, state.rest.ipis, self.runtime.key(), state.lazy[0], ghost, state.held, state.done)
+        ipis = sorted(state.rest.ipis, key=lambda ipi: ipi.target)  # in order for each target
+        way = (ipis, sorted(state.rest.broadcast, key=lambda request: request[0]))
+        rest = (cpus, way, self.runtime.key(), state.lazy[0], ghost, state.held, state.done, state.double_faults)
         whole.update(repr(rest).encode())
         return whole.digest()
 

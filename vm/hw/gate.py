@@ -10,6 +10,7 @@ is an instruction that accesses several visible pages.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from vm.hw.engine import Access
@@ -30,14 +31,17 @@ class Held(NamedTuple):
 class Visible:
     """Which pages are visible, for all CPUs of a machine; it grows as they are touched.
 
+    Args:
+        pages: linear page numbers that are known to be.
+
     Attributes:
         pages: linear page numbers that are visible.
         grown: a page became visible that was not: what ran before was run too coarsely.
     """
 
-    def __init__(self) -> None:
-        self.pages: set[int] = set()  # asked for membership only
-        self._toucher: dict[int, int] = {}
+    def __init__(self, pages: Iterable[int] = ()) -> None:
+        self.pages: set[int] = set(pages)  # asked for membership only
+        self.toucher: dict[int, int] = {}  # of pages that are not visible: the one CPU that has touched them
         self.recent: dict[int, None] = {}  # pages touched since somebody cleared it, in order
         self.grown = False
 
@@ -46,7 +50,7 @@ class Visible:
         if page in self.pages:
             return True
         self.recent[page] = None
-        if self._toucher.setdefault(page, cpu) != cpu:
+        if self.toucher.setdefault(page, cpu) != cpu:
             self.add(page)
             return True
         return False

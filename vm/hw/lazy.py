@@ -3,17 +3,21 @@
 SDM 4.10.2.3 lets a processor cache a translation for an access that never happens, and drop any entry
 at any moment. To explore that, no fill or eviction needs to be a step of its own: for each CPU and
 page the set of entries that may be cached is kept, and an access chooses from it. The sets are of
-leaf entries by value (frame, rights, D; not A), for the pages that are managed so; all other pages
-go through the ordinary TLB model. `tests/unit/test_lazy.py` compares this with a TLB that fills and
+leaf entries by value (frame, rights, A, D), for the pages that are managed so; all other pages go
+through the ordinary TLB model. `tests/unit/test_lazy.py` compares this with a TLB that fills and
 evicts eagerly, over all short histories, in every mode.
 
 With speculation an entry that is present with A=1 may be cached by any CPU at once, and again after
 each invalidation. In `sets-accessed` one that is present with A=0 is *pending*: it is cached nowhere
 unless A has been set, which shows when somebody looks. In `keeps-accessed-clear` it may be cached
-without a trace. In `none` only accesses fill.
+without a trace, and the first access through it sets A. In `none` only accesses fill.
+
+What is cached with A=1 (D=1) does not set A (D) again: an access through an older incarnation of the
+entry that is there now is no walk, though it reaches the same frame (SDM 4.10.4.3).
 
 Not modelled: structure caches for managed pages (their upper levels do not change), instruction
-fetches from them, PCIDs (kernel pages are global here).
+fetches from them, PCIDs (kernel pages are global here), rights of cached entries that would refuse an
+access, `dirty-rewalk = no`.
 """
 
 from __future__ import annotations
@@ -24,15 +28,16 @@ from typing import Any, Final, NamedTuple
 
 from vm.hw.paging import FRAME_MASK, NX, RW, US, A, D, G, P
 
-KEPT: Final = FRAME_MASK | NX | RW | US | D | G | P
+KEPT: Final = FRAME_MASK | NX | RW | US | A | D | G | P
 """The bits of a leaf entry that a cached translation carries."""
+_USED: Final = A | D
 
 
 class How(enum.Enum):
     """By what an access is translated."""
 
     WALK = "walk"  # the tables, as they are now; a page fault if they have nothing
-    CACHED = "cached"  # an entry that may be cached and is not what the tables say
+    CACHED = "cached"  # an entry that may be cached, where that differs from a walk
 
 
 class Option(NamedTuple):
@@ -40,6 +45,14 @@ class Option(NamedTuple):
 
     how: How
     value: int = 0
+
+
+def _differs(value: int, entry: int) -> bool:
+    """Whether an access through a cached `value` can be told from a walk, which finds `entry`.
+
+    It reaches another frame (or no fault), or leaves A or D clear where the walk sets them.
+    """
+    return not entry & P or bool((value ^ entry) & KEPT & ~_USED) or bool(value & ~entry & _USED)
 
 
 class LazyTlb:
@@ -75,11 +88,11 @@ class LazyTlb:
 
     def _remember(self, cpu: int, page: int, value: int) -> None:
         """Frame and rights of what was once cacheable."""
-        self.ever[cpu, page] = self.ever.get((cpu, page), frozenset()) | {value & ~D}
+        self.ever[cpu, page] = self.ever.get((cpu, page), frozenset()) | {value & ~_USED}
 
     def is_exercised(self, cpu: int, page: int, entry: int) -> bool:
         """Whether an access would have more than one way to go had nothing ever been invalidated."""
-        current = {entry & KEPT & ~D} if entry & P else set()
+        current = {entry & KEPT & ~_USED} if entry & P else set()
         return len(self.ever.get((cpu, page), frozenset()) | current) + (not entry & P) > 1
 
     def entry_is(self, page: int, entry: int) -> None:
@@ -96,7 +109,7 @@ class LazyTlb:
             plain: by a plain store, which does not see whether A was set meanwhile.
         """
         if plain and self.is_pending(entry):
-            self._add(page, entry)
+            self._add(page, entry | A)
 
     def options(self, cpu: int, page: int, entry: int, write: bool) -> list[Option]:
         """How an access of `cpu` can go, the walk first.
@@ -107,14 +120,13 @@ class LazyTlb:
             entry: what the tables say now.
             write: a store; it never goes through an entry cached with D=0 (it walks again).
         """
-        current = entry & KEPT if entry & P else 0
         cached = sorted(self.may.get((cpu, page), ()))
-        usable = (value for value in cached if value & ~D != current & ~D and not (write and not value & D))
-        return [Option(How.WALK), *(Option(How.CACHED, value) for value in usable)]
+        usable = (value for value in cached if value & D or not write)
+        return [Option(How.WALK), *(Option(How.CACHED, value) for value in usable if _differs(value, entry))]
 
     def took(self, cpu: int, page: int, option: Option, entry: int) -> None:
         """An access went by `option`, and the tables say `entry` after it."""
-        left = set() if option.how is How.WALK else {option.value}
+        left = set() if option.how is How.WALK else {option.value | A}
         if entry & P and (self._cacheable(entry) or option.how is How.WALK):
             left.add(entry & KEPT)
             self._remember(cpu, page, entry & KEPT)

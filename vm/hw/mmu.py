@@ -265,8 +265,11 @@ class Mmu:
             value = option.value
             rights, is_dirty = value & (RW | US | NX), bool(value & D)
             found = Translation(12, page, value & FRAME_MASK, rights, is_dirty, bool(value & G), leaf)
+            if not value & A:
+                self._set_accessed(found)
+                gate.lazy.entry_is(page, self._memory.read64(leaf))
             gate.lazy.took(self.cpu, page, option, self._memory.read64(leaf))
-            if self.observer is not None:
+            if self.observer is not None and not found.same_target(current):
                 access = Access.STORE if attempt.write else Access.LOAD
                 self.observer.stale_use(self.cpu, address, access, found, current)
             return found

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 from vm.coherence import Kind
 from vm.hw.modes import Modes
-from vm.judge import boot
 from vm.scenarios import find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
 from vm.session import BootedScenario, RunOptions, RunResult, Session
+from vm.setup import boot
 from vm.stacks import Policy
 from vm.stacks.pool import PoolConfig
 

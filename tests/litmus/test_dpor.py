@@ -1,0 +1,502 @@
+"""Partial-order reduction against plain enumeration: the same ends, findings and histories, by fewer executions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pytest
+
+from guest.asm import KERNEL_LAYOUT, build
+from guest.images import CORE, ENTRY, KERNEL
+from guest.scenario import FOLDER
+from vm.coherence import Finding
+from vm.explore import world as world_module
+from vm.explore.dpor import dpor
+from vm.explore.stateful import Bounds, Outcome
+from vm.explore.world import Grown, Move, State, World
+from vm.hw.gate import Visible
+from vm.hw.lazy import How
+from vm.hw.modes import Modes
+from vm.hw.paging import FRAME_MASK
+from vm.session import BootedScenario
+from vm.stacks import (
+    EMPTY,
+    AllocPage,
+    ExchangePte,
+    GiveBack,
+    Invlpg,
+    Invlpgb,
+    Load,
+    Lock,
+    OtherCpus,
+    Policy,
+    PoolLevel,
+    PostFlush,
+    Pte,
+    ReadPte,
+    SendIpi,
+    Sleepers,
+    Store,
+    Swap,
+    SwapPte,
+    TakePage,
+    Thread,
+    Tlbsync,
+    Unlock,
+    WritePte,
+    ZeroPage,
+)
+from vm.stacks.idioms import map_pages, shootdown
+
+LAIGHT = "litmus-laight"
+Steps = Generator[Any, Any, None]
+
+# --- programs: one a CPU, instructions separated by semicolons; r15 is a page of shared words, Q stands for qword ptr
+
+PROGRAMS = {
+    "store buffering": ["mov Q[r15], 1; mov rax, [r15+8]", "mov Q[r15+8], 1; mov rax, [r15]"],
+    "message passing": ["mov Q[r15], 5; mov Q[r15+8], 1", "wait:; cmp Q[r15+8], 1; jne wait; mov rax, [r15]"],
+    "two writers": ["mov Q[r15], 1; mov Q[r15], 2", "mov Q[r15], 3; mov rax, [r15]"],
+    "increments": ["inc Q[r15]; lock inc Q[r15+8]", "lock inc Q[r15+8]; inc Q[r15]"],
+    "independent": ["mov Q[r15], 1; mov rax, [r15]", "mov Q[r15+8], 1; mov rax, [r15+8]"],
+    "three readers": ["mov Q[r15], 1", "mov rax, [r15]; mov rbx, [r15]", "mov rax, [r15]; mov [r15+8], rax"],
+    "part of a word": ["mov byte ptr [r15+4], 1; mov eax, [r15]", "mov rax, [r15]; mov word ptr [r15+3], 0x0202"],
+    "across words": ["mov Q[r15+4], 1; mov rax, [r15+8]", "mov Q[r15+8], 3; mov rax, [r15]"],
+    "either word": [
+        "mov Q[r15], 1; mov Q[r15+8], 1",
+        "wait:; cmp Q[r15], 1; je leave; cmp Q[r15+8], 1; jne wait; mov Q[r15+16], 7; leave:",
+    ],
+    "a value that goes away": ["mov Q[r15], 1; mov Q[r15], 2", "wait:; cmp Q[r15], 1; jne wait"],
+    "never comes": ["mov Q[r15], 1; mov rax, [r15+8]", "wait:; cmp Q[r15], 2; jne wait"],
+    "test and set": [
+        "take:; mov rax, 1; xchg rax, [r15]; test rax, rax; jnz take; mov Q[r15+8], 1; mov Q[r15], 0",
+        "again:; mov rax, 1; xchg rax, [r15]; test rax, rax; jnz again; mov rax, [r15+8]; mov Q[r15], 0",
+    ],
+    "pausing": ["mov Q[r15+8], 1", "wait:; pause; cmp Q[r15+8], 1; jne wait; mov Q[r15], 1"],
+    "switches": ["IN 0; OUT 0", "IN 1; OUT 1"],
+    "one after the other": ["IN 0; OUT 0; mov Q[r15], 1", "wait:; cmp Q[r15], 1; jne wait; IN 0; OUT 0"],
+    "read while there": ["IN 0; ADDRESS 0; mov Q[rbx], 7; OUT 0", "ADDRESS 0; mov rax, [rbx]"],
+    "read while there, waiting": [
+        "IN 0; ADDRESS 0; mov Q[rbx], 7; mov Q[r15], 1; OUT 0; IN 1",
+        "ADDRESS 0; wait:; cmp Q[r15], 1; jne wait; mov rax, [rbx]; mov rcx, [rbx]",
+    ],
+    "write while there": [
+        "IN 0; ADDRESS 0; mov Q[r15], 1; OUT 0",
+        "ADDRESS 0; wait:; cmp Q[r15], 1; jne wait; mov Q[rbx], 9; invlpg [rbx]; mov rax, [rbx]",
+    ],
+    "spin on a stack": [
+        "IN 0; ADDRESS 0; mov Q[r15], 1; mov Q[rbx], 8; OUT 0",
+        "ADDRESS 0; start:; cmp Q[r15], 1; jne start; wait:; cmp Q[rbx], 8; jne wait",
+    ],
+    "pressure": ["IN 0; OUT 0; mov Q[r15], 1", "PRESSURE; mov rax, [r15]"],
+    "pressure twice": ["IN 0; PRESSURE", "PRESSURE"],
+}
+OPERATIONS = {
+    "IN": "L_SWITCH_IN {}",
+    "OUT": "L_SWITCH_OUT {}, 256",
+    "ADDRESS": "L_ADDRESS rbx, {}, LITMUS_DEEP",
+    "PRESSURE": "mov rdi, 1; mov eax, HYPER_MEMORY_PRESSURE; out PORT_HYPERCALL, eax",
+}
+
+
+def source(programs: list[str]) -> str:
+    """Assembly of a litmus scenario."""
+    text = [".text"]
+    for cpu, program in enumerate(programs):
+        text.append(f"p{cpu}:")
+        for operation in program.replace("Q[", "qword ptr [").split(";"):
+            name, _, rest = operation.strip().partition(" ")
+            text += OPERATIONS.get(name, f"{name} {rest}").format(rest).split(";")
+        text.append("jmp litmus_end")
+    names = ", ".join(f"p{cpu}" for cpu in range(len(programs)))
+    text += [".section .rodata", "scenario_name:", '.asciz "small"', ".p2align 3"]
+    text += ["litmus_stacks:", ".quad 2", "litmus_programs:", f".quad {names}, 0"]
+    return "\n".join(text) + "\n"
+
+
+# --- policies of one page, each with other steps
+
+
+class Small(Policy):
+    """The second page of a stack is there between switch-in and switch-out."""
+
+    id = title = proposer = source = "small"
+
+    def create_thread(self, cpu: int, thread: Thread) -> Any:
+        return (yield from map_pages((thread.top,)))
+
+    def switch_in(self, cpu: int, thread: Thread) -> Any:
+        yield from map_pages((thread.pages[1],))
+
+    def switch_out(self, cpu: int, thread: Thread) -> Any:
+        page = thread.pages[1]
+        old = yield SwapPte(page, EMPTY)
+        if old.present:
+            yield from self.flush(thread)
+            yield from self.free(cpu, old)
+
+    def flush(self, thread: Thread) -> Steps:
+        yield Invlpg(thread.pages[1])
+
+    def free(self, cpu: int, old: Pte) -> Steps:
+        if old.dirty:
+            yield ZeroPage(old.frame)
+        yield GiveBack(old.frame)
+
+
+class Local(Small):
+    """Unsafe: nobody else is told."""
+
+
+class Everywhere(Small):
+    def flush(self, thread: Thread) -> Steps:
+        yield from shootdown((thread.pages[1],))
+
+
+class Unlocked(Small):
+    """A shootdown without its lock, and nobody waits."""
+
+    def flush(self, thread: Thread) -> Steps:
+        for other in (yield OtherCpus()):
+            yield PostFlush(other, thread.pages[1].address, 1)
+            yield SendIpi(other)
+
+
+class Broadcasting(Small):
+    def flush(self, thread: Thread) -> Steps:
+        yield Invlpgb(thread.pages[1], 1)
+        yield Tlbsync()
+
+
+class NotSynced(Small):
+    def flush(self, thread: Thread) -> Steps:
+        yield Invlpgb(thread.pages[1], 1)
+
+
+class Abroad(Small):
+    """Frames go to the other CPU's pool, dirty."""
+
+    def free(self, cpu: int, old: Pte) -> Steps:
+        yield GiveBack(old.frame, 1 - cpu if cpu < 2 else 0)
+
+
+class Kept(Small):
+    """One frame is kept in a variable, for whoever comes first."""
+
+    def switch_in(self, cpu: int, thread: Thread) -> Any:
+        kept = yield Load("kept")
+        frame = kept if kept is not None else (yield TakePage())
+        yield Store("kept", None)
+        yield WritePte(thread.pages[1], Pte.of(frame))
+
+    def free(self, cpu: int, old: Pte) -> Steps:
+        had = yield Swap("kept", old.frame)
+        if had is not None:
+            yield GiveBack(had)
+
+
+class Allocating(Small):
+    def switch_in(self, cpu: int, thread: Thread) -> Any:
+        level = yield PoolLevel()
+        frame = yield AllocPage()
+        if frame is not None and level:
+            yield WritePte(thread.pages[1], Pte.of(frame))
+
+
+class Dry(Small):
+    """Pools of one page, so that they are filled up from what all share."""
+
+    pool_pages = 1
+
+    def switch_in(self, cpu: int, thread: Thread) -> Any:
+        yield TakePage()
+        frame = yield TakePage()
+        yield WritePte(thread.pages[1], Pte.of(frame))
+
+
+class Crossed(Small):
+    """Two locks in an order that depends on the thread."""
+
+    def switch_in(self, cpu: int, thread: Thread) -> Any:
+        first, second = ("a", "b") if thread.id % 2 else ("b", "a")
+        yield Lock(first)
+        yield Lock(second)
+        yield Unlock(second)
+        yield Unlock(first)
+
+
+class Shrinking(Small):
+    """Under pressure, every stack loses its second page if nobody has used it."""
+
+    def memory_pressure(self, cpu: int, pages: int) -> Any:
+        for thread in (yield Sleepers(0)):
+            page = thread.pages[1]
+            pte = yield ReadPte(page)
+            if pte.present and not pte.accessed:
+                seen = yield ExchangePte(page, EMPTY, pte)
+                if seen == pte:
+                    yield GiveBack(pte.frame)
+
+    def switch_out(self, cpu: int, thread: Thread) -> Any:
+        yield ReadPte(thread.pages[1])
+
+
+POLICIES: tuple[type[Policy], ...] = (
+    Local, Everywhere, Unlocked, Broadcasting, NotSynced, Abroad, Kept, Allocating, Dry, Crossed, Shrinking,
+)  # fmt: skip
+
+
+# --- worlds
+
+
+@cache
+def _booted(program: str, modes: Modes) -> BootedScenario:
+    cpus = len(PROGRAMS[program])
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "program.s"
+        path.write_text(source(PROGRAMS[program]))
+        files = [*(KERNEL / f"{part}.s" for part in CORE), FOLDER / "lib_litmus.s", path]
+        image = build(files, layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL]).to_elf()
+    return BootedScenario(image, "small", cpus, 16 << 20, modes)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worlds are of the programs here, booted once."""
+
+    def boot(program: Any, modes: Modes) -> BootedScenario:
+        booted = _booted(program.id, modes)
+        booted.machine.hold_ipis = False
+        for cpu in booted.machine.cpus:
+            cpu.mmu.gate = None
+        return booted
+
+    class Found(NamedTuple):
+        id: str
+        litmus: bool = True
+        expects: tuple[str, ...] = ()
+
+    monkeypatch.setattr(world_module, "find_scenario", Found)
+    monkeypatch.setattr(world_module, "boot", boot)
+
+
+# --- histories: what each CPU has seen; rounds of loops that changed nothing are left out
+
+
+class Seen(NamedTuple):
+    local: bytes
+    what: str
+    looked: bool
+
+
+History = tuple[Seen, ...]
+
+
+def local(world: World, cpu: int) -> bytes:
+    cached = sorted((page, sorted(values)) for (who, page), values in world.lazy.may.items() if who == cpu)
+    rest = repr((world.held[cpu], cached)).encode()
+    return hashlib.blake2b(world.machine.cpus[cpu].registers.canonical() + rest, digest_size=8).digest()
+
+
+def observe(world: World, move: Move) -> str:
+    """What a move is about to see."""
+    held, memory = world.held[move.cpu], world.machine.memory
+    if move.kind == "interrupt" or held is None:
+        return f"interrupt {world.machine.ipis[move.choice].vector:#x}"
+    mmu = world.machine.cpus[move.cpu].mmu
+    if move.kind == "access":
+        option = world.options(move.cpu, held)[move.choice]
+        found = mmu.peek(held.address)
+        if option.how is How.CACHED:
+            frame: int | None = option.value & FRAME_MASK
+        else:
+            frame = None if found is None else found.frame
+        word = None if frame is None else memory.read64((frame | held.address & 0xFFF) & ~7)
+        return f"{held} by {option}: {word if word is None else hex(word)}"
+    calls = world.runtime.calls[move.cpu]
+    return f"{held.what} {calls[-1].step if calls else ''} {move.choice}"
+
+
+def answer(world: World, move: Move) -> str:
+    calls = world.runtime.calls[move.cpu]
+    if move.kind != "step" or not calls or not calls[-1].answers:
+        return ""
+    given = calls[-1].answers[-1]
+    return (
+        f" -> {[one.id for one in given] if given and isinstance(given[0], Thread) else given}"
+        if isinstance(given, tuple)
+        else f" -> {given}"
+    )
+
+
+def extended(history: History, before: bytes, what: str, looked: bool, after: bytes) -> History:
+    history = (*history, Seen(before, what, looked))
+    at = len(history)
+    while at and history[at - 1].looked:
+        at -= 1
+        if history[at].local == after:
+            return history[:at]
+    return history
+
+
+def only_looked(move: Move, before: State, after: State) -> bool:
+    same = before.memory == after.memory and before.runtime == after.runtime and before.rest.ipis == after.rest.ipis
+    return same and move.kind in ("access", "instruction")
+
+
+@dataclass
+class Seens:
+    """What all executions together have come to."""
+
+    ends: set[bytes] = field(default_factory=set)
+    findings: set[tuple[str, int, int]] = field(default_factory=set)
+    histories: set[tuple[tuple[str, ...], ...]] = field(default_factory=set)
+
+    def found(self, finding: Finding | None) -> None:
+        if finding is not None:
+            self.findings.add((finding.kind.value, finding.cpu, finding.address))
+
+    def ended(self, key: bytes, histories: tuple[History, ...]) -> None:
+        self.ends.add(key)
+        self.histories.add(tuple(tuple(one.what for one in history) for history in histories))
+
+
+class Watching(Seens):
+    """Sees a search's executions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._histories: list[tuple[History, ...]] = []
+        self._before: tuple[State, bytes, str] | None = None
+
+    def moves(self, world: World, depth: int, move: Move) -> None:
+        if not depth:
+            self._histories = [tuple(() for _ in world.machine.cpus)]
+        del self._histories[depth + 1 :]
+        self._before = world.state(), local(world, move.cpu), observe(world, move)
+
+    def moved(self, world: World, depth: int, move: Move, finding: Finding | None) -> None:
+        self.found(finding)
+        assert self._before is not None
+        state, was, what = self._before
+        self._histories.append(_after(world, self._histories[depth], move, state, was, what))
+
+    def ended(self, world: Any, depth: Any, state: Any = None) -> None:  # type: ignore[override] # as a watcher
+        histories = self._histories[depth] if self._histories else ()
+        super().ended(world.key(state), histories)
+
+
+def _after(
+    world: World, histories: tuple[History, ...], move: Move, before: State, was: bytes, what: str
+) -> tuple[History, ...]:
+    cpu, looked = move.cpu, only_looked(move, before, world.state())
+    new = extended(histories[cpu], was, what + answer(world, move), looked, local(world, cpu))
+    return (*histories[:cpu], new, *histories[cpu + 1 :])
+
+
+def reduced(program: str, policy: type[Policy], modes: Modes) -> tuple[Outcome, Seens]:
+    watching = Watching()
+    while True:
+        try:
+            return dpor(program, policy, modes, Bounds(), watcher=watching), watching
+        except Grown:
+            watching = Watching()
+
+
+def enumerated(program: str, policy: type[Policy], modes: Modes, visible: Visible) -> Seens:
+    """Every move out of every state, for each history by which it is reached."""
+    world, seen = World(program, policy, modes, visible), Seens()
+    root = world.state()
+    start = tuple(() for _ in world.machine.cpus)
+    known: set[Any] = {(world.key(root), start)}
+    work: list[tuple[State, tuple[History, ...]]] = [(root, start)]
+    while work:
+        state, histories = work.pop()
+        world.become(state)
+        moves = world.moves() if world.machine.end() is None else []
+        went = False
+        for move in moves:
+            world.become(state)
+            was, what = local(world, move.cpu), observe(world, move)
+            finding = world.make(move)
+            assert not world.visible.grown
+            seen.found(finding)
+            new = world.state()
+            key = world.key(new)
+            went = went or key != world.key(state)
+            node = key, _after(world, histories, move, state, was, what)
+            if node not in known:
+                known.add(node)
+                work.append((new, node[1]))
+        if not went:
+            seen.ended(world.key(state), histories)
+    return seen
+
+
+def naive_executions(program: str, policy: type[Policy], modes: Modes, visible: Visible) -> int:
+    """How many executions there are if every order counts (loops that change nothing left out)."""
+    world = World(program, policy, modes, visible)
+    counts: dict[bytes, int] = {}
+
+    def count(state: State) -> int:
+        key = world.key(state)
+        if key not in counts:
+            world.become(state)
+            moves, total = world.moves(), 0
+            for move in moves:
+                world.become(state)
+                world.make(move)
+                new = world.state()
+                if world.key(new) != key:
+                    total += count(new)
+            counts[key] = total or 1
+        return counts[key]
+
+    return count(world.state())
+
+
+# --- the same
+
+
+WORDS = [name for name, programs in PROGRAMS.items() if not any("IN" in one or "PRESS" in one for one in programs)]
+CASES = [
+    *((name, Small, "sets-accessed") for name in WORDS),
+    *(("switches", policy, "sets-accessed") for policy in POLICIES if policy is not Everywhere),
+    *(("one after the other", policy, "none") for policy in POLICIES),
+    *(
+        (name, policy, speculation)
+        for name in ("read while there", "write while there")
+        for policy in (Local, Everywhere, Unlocked, Broadcasting, NotSynced)
+        for speculation in ("none", "sets-accessed", "keeps-accessed-clear")
+    ),
+    *(
+        ("read while there, waiting", policy, speculation)
+        for policy in (Local, NotSynced, Abroad, Kept)
+        for speculation in ("none", "sets-accessed", "keeps-accessed-clear")
+    ),
+    *(("spin on a stack", policy, "keeps-accessed-clear") for policy in (Local, Kept, Dry)),
+    *(
+        (name, Shrinking, speculation)
+        for name in ("pressure", "pressure twice")
+        for speculation in ("none", "sets-accessed", "keeps-accessed-clear")
+    ),
+]
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("program", "policy", "speculation"), CASES, ids=[f"{one}-{two.__name__}-{three}" for one, two, three in CASES]
+)
+def test_it_comes_to_the_same_ends_findings_and_histories(program: str, policy: type[Policy], speculation: str) -> None:
+    modes = Modes(speculation=speculation)
+    outcome, seen = reduced(program, policy, modes)
+    plain = enumerated(program, policy, modes, outcome.visible)
+    assert seen.findings == plain.findings
+    assert seen.ends == plain.ends
+    assert seen.histories == plain.histories

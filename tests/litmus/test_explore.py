@@ -1,0 +1,182 @@
+"""All interleavings: the shortest way to a finding, or a proof; the same however it is computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vm.errors import ConfigError, ScenarioError
+from vm.explore import stateful
+from vm.explore.sample import sample
+from vm.explore.stateful import Bounds, Outcome, Problem, search
+from vm.explore.witness import witness
+from vm.hw.modes import Modes
+from vm.stacks.registry import find_policy
+
+ROOT = Path(__file__).parents[2]
+LAIGHT = "litmus-laight"
+
+
+def problem(policy: str, scenario: str = LAIGHT, **modes: str) -> Problem:
+    return Problem(scenario, policy, Modes(**modes))
+
+
+def essence(outcome: Outcome) -> tuple[Any, ...]:
+    return (
+        outcome.verdict,
+        outcome.states,
+        outcome.moves,
+        outcome.exercised,
+        outcome.depth,
+        outcome.path,
+        outcome.finding,
+    )
+
+
+def kstack(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
+    command = [sys.executable, "-c", "from vm.cli import main; main()", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
+
+
+def test_laight_breaks_entry_exit_in_at_most_seventy_operations_and_four_switches() -> None:
+    outcome = search(problem("entry-exit"))
+    assert outcome.verdict == "unsafe"
+    assert outcome.finding is not None
+    assert outcome.finding.kind.value == "stale-translation"
+    shown = witness(LAIGHT, find_policy("entry-exit"), Modes(), outcome.visible, outcome.path)
+    assert len(shown.path) <= 70
+    assert shown.switches <= 4
+    assert shown.pair is not None
+    assert "WritePte" in shown.pair.store.what
+    assert "through what it has cached" in shown.pair.access.what
+
+
+@pytest.mark.parametrize("policy", ["fixed-16k", "switch-sp-ipi", "switch-sp-invlpgb", "switch-sp-deferred"])
+def test_a_policy_that_tells_everybody_first_is_proved(policy: str) -> None:
+    outcome = search(problem(policy))
+    assert (outcome.verdict, outcome.complete, outcome.stuck) == ("safe", True, 0)
+
+
+def test_a_proof_says_how_many_accesses_could_have_gone_wrong() -> None:
+    assert search(problem("switch-sp-ipi")).exercised > 0
+    assert search(problem("fixed-16k")).exercised == 0
+
+
+@pytest.mark.parametrize("policy", ["entry-exit", "switch-sp-ipi"])
+def test_the_outcome_does_not_depend_on_how_many_processes_expand_states(
+    policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = search(problem(policy))
+    monkeypatch.setattr(stateful, "BATCH", 4)
+    with ProcessPoolExecutor(2) as executor:
+        together = search(problem(policy), executor=executor)
+    assert essence(together) == essence(alone)
+
+
+def test_a_search_goes_on_from_a_checkpoint_to_the_same_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search(problem("switch-sp-ipi"))
+    monkeypatch.setattr(stateful, "SAVE_SECONDS", 0.0)
+    place = tmp_path / "search"
+    cut = search(problem("switch-sp-ipi"), Bounds(states=500), checkpoint=place)
+    assert (cut.verdict, cut.complete) == ("undecided", False)
+    assert essence(search(problem("switch-sp-ipi"), checkpoint=place)) == essence(whole)
+
+
+def test_a_killed_search_goes_on(tmp_path: Path) -> None:
+    place = tmp_path / "search"
+    code = (
+        "from pathlib import Path; from vm.explore import stateful; stateful.SAVE_SECONDS = 0.0; "
+        "from vm.hw.modes import Modes; "
+        f"stateful.search(stateful.Problem({LAIGHT!r}, 'switch-sp-ipi', Modes()), checkpoint=Path({str(place)!r}))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 60
+    while not place.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert place.exists()
+    assert essence(search(problem("switch-sp-ipi"), checkpoint=place)) == essence(search(problem("switch-sp-ipi")))
+
+
+@pytest.mark.parametrize("what", ["policy", "modes", "damage", "text"])
+def test_a_checkpoint_of_something_else_is_one_clear_error(what: str, tmp_path: Path) -> None:
+    place = tmp_path / "search"
+    search(problem("switch-sp-ipi"), Bounds(states=100), checkpoint=place)
+    wanted = problem("switch-sp-ipi")
+    if what == "policy":
+        wanted = problem("entry-exit")
+    elif what == "modes":
+        wanted = problem("switch-sp-ipi", speculation="none")
+    elif what == "damage":
+        place.write_bytes(place.read_bytes()[:-7])
+    else:
+        place.write_text("hello")
+    with pytest.raises(ConfigError, match=r"--checkpoint .* is (of another search|no checkpoint|damaged)"):
+        search(wanted, checkpoint=place)
+
+
+def test_a_bound_that_cuts_leaves_it_undecided() -> None:
+    outcome = search(problem("entry-exit"), Bounds(depth=20))
+    assert (outcome.verdict, outcome.complete, outcome.cut) == ("undecided", False, "depth 20")
+
+
+def test_random_walks_find_it_too_and_prove_nothing() -> None:
+    outcome = sample(LAIGHT, find_policy("entry-exit"), Modes(), 200)
+    assert outcome.verdict == "unsafe"
+    clean = sample(LAIGHT, find_policy("switch-sp-ipi"), Modes(), 20)
+    assert (clean.verdict, clean.complete) == ("undecided", False)
+
+
+def test_a_large_scenario_is_refused() -> None:
+    with pytest.raises(ScenarioError, match="too large to be explored"):
+        search(problem("fixed-16k", "laight"))
+
+
+def test_the_command_prints_what_others_rely_on() -> None:
+    done = kstack("explore", LAIGHT, "--policy", "entry-exit", "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    expected = {"version", "verdict", "engine", "bound", "modes", "complete", "exercised", "executions", "states"}
+    expected |= {"steps", "seconds", "finding", "witness", "minimised", "critical_pair"}
+    assert expected <= set(found)
+    assert found["minimised"]["steps"] == len(found["witness"])
+    assert kstack("explore", LAIGHT, "--policy", "fixed-16k").returncode == 0
+    assert kstack("explore", LAIGHT, "--policy", "entry-exit", "--depth", "9").returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("laight", "--policy", "fixed-16k"), "too large to be explored"),
+        ((LAIGHT, "--policy", "fixd-16k"), "did you mean"),
+        ((LAIGHT, "--policy", "fixed-16k", "--budget", "0"), "give more than 0"),
+        ((LAIGHT, "--policy", "fixed-16k", "--dask", "tcp://127.0.0.1:1"), "no scheduler answers there"),
+    ],
+)
+def test_bad_usage_is_one_clear_error(words: tuple[str, ...], says: str) -> None:
+    done = kstack("explore", *words)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_compare_explores_litmus_scenarios_where_it_is_asked_to() -> None:
+    words = ("--scenarios", LAIGHT, "--policies", "entry-exit,switch-sp-ipi", "--schedules", "1", "--explore", "--json")
+    results = json.loads(kstack("compare", *words).stdout)["results"]
+    assert [(one["safe"], one["basis"]) for one in results] == [(False, "exhaustive"), (True, "exhaustive")]
+    short = json.loads(kstack("compare", *words, "--budget", "0.001").stdout)["results"]
+    assert short[1]["safe"] is None
+    assert "undecided" in short[1]["reason"]

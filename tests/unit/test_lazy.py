@@ -1,0 +1,331 @@
+"""The lazy TLB allows exactly what a TLB allows that fills and evicts at any moment.
+
+`Eager` below is such a TLB, written from SDM 4.10.2 and 4.8 and sharing nothing with vm.hw.lazy: one
+page, one entry in memory, two CPUs with at most one cached entry each. Between any two operations
+each CPU may evict, or walk speculatively as the mode has it. Against it stands the machine as the
+explorer drives it: the walker, the policies' steps, the lazy TLB.
+
+Compared are *observable* histories: what software read of the entry (with A and D), what a
+compare-and-exchange or swap found, which frame each access reached or that it faulted. For each
+history the sets of states in which the two may be are kept, and every operation is tried from every
+pair of sets: when no new pair turns up, histories of any length are equal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import cache
+from typing import Final, NamedTuple
+
+import pytest
+
+from tests.support.long_mode import AREA, LongModeGuest
+from vm.hw.gate import Gate, Visible
+from vm.hw.lazy import How, LazyTlb, Option
+from vm.hw.modes import Modes
+from vm.hw.paging import FRAME_MASK, NX, RW, A, Attempt, D, G, P
+from vm.stacks import Page, Pte, steps
+from vm.stacks.call import HookCall
+from vm.stacks.execute import Executor
+from vm.stacks.hypercall import Function
+from vm.stacks.pool import PoolConfig
+
+MODES: Final = ("sets-accessed", "keeps-accessed-clear", "none")
+WHOLE: Final = "KSTACK_LAZY_WHOLE"  # environment: compare all operations at once, which takes minutes
+CPUS: Final = 2
+ONE, OTHER = (frame | P | RW | G | NX for frame in (0x101000, 0x102000))  # two frames, A and D clear
+FAULT: Final = "#PF"
+NOTHING: Final = ""
+
+
+class Op(NamedTuple):
+    """One operation: what, by which CPU, with what values."""
+
+    what: str
+    cpu: int = 0
+    value: int = 0
+    expected: int = 0
+
+
+# --- a TLB that fills and evicts at any moment
+
+
+class Eager(NamedTuple):
+    """The entry in memory, and what each CPU has cached of it (0: nothing)."""
+
+    entry: int = 0
+    cached: tuple[int, ...] = (0,) * CPUS
+
+    def caching(self, cpu: int, value: int, entry: int | None = None) -> Eager:
+        cached = (*self.cached[:cpu], value, *self.cached[cpu + 1 :])
+        return Eager(self.entry if entry is None else entry, cached)
+
+
+def unasked(state: Eager, mode: str) -> Iterator[Eager]:
+    """What can happen without any instruction: evictions, and fills by speculation."""
+    for cpu in range(CPUS):
+        yield state.caching(cpu, 0)
+        if state.entry & P and mode == "sets-accessed":  # A is set before the entry is cached (4.10.2.3)
+            yield state.caching(cpu, state.entry | A, state.entry | A)
+            yield state._replace(entry=state.entry | A)  # and then it may be that it is not cached
+        elif state.entry & P and mode == "keeps-accessed-clear":
+            yield state.caching(cpu, state.entry)
+
+
+def eager_access(state: Eager, cpu: int, write: bool) -> tuple[Hashable, Eager]:
+    """4.8 and 4.10.2: through the cached entry, if there is one that serves; else by a walk."""
+    entry, cached = state.entry, state.cached[cpu]
+    if cached and (cached & D or not write):
+        if not cached & A and entry & P and not (entry ^ cached) & FRAME_MASK:
+            entry |= A  # it was cached without, and its first access sets it
+        return cached & FRAME_MASK, state.caching(cpu, cached | A, entry)
+    if not entry & P:
+        return FAULT, state.caching(cpu, 0)
+    entry |= A | (D if write else 0)
+    return entry & FRAME_MASK, state.caching(cpu, entry, entry)
+
+
+def eager_does(state: Eager, op: Op) -> tuple[Hashable, Eager]:
+    """One operation: what is observed, and the state after it."""
+    if op.what in ("load", "store"):
+        return eager_access(state, op.cpu, op.what == "store")
+    if op.what == "invlpg":
+        return NOTHING, state.caching(op.cpu, 0)
+    if op.what == "read":
+        return state.entry, state
+    if op.what == "write":
+        return NOTHING, state._replace(entry=op.value)
+    stores = op.what == "swap" or state.entry == op.expected
+    return state.entry, state._replace(entry=op.value if stores else state.entry)
+
+
+class EagerModel:
+    """States of `Eager`, and where an operation leads from one, with what can happen after it."""
+
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+        self.start: Hashable = Eager()  # nothing is present, so nothing can happen by itself
+
+    def _settled(self, state: Eager) -> set[Eager]:
+        found, todo = {state}, [state]
+        while todo:
+            for following in unasked(todo.pop(), self._mode):
+                if following not in found:
+                    found.add(following)
+                    todo.append(following)
+        return found
+
+    def after(self, state: Hashable, op: Op) -> Iterable[tuple[Hashable, Hashable]]:
+        """What can be observed, each with a state that follows."""
+        assert isinstance(state, Eager)
+        observed, following = eager_does(state, op)
+        return {(observed, later) for later in self._settled(following)}
+
+
+# --- the machine, driven as the explorer drives it
+
+
+class LazyModel:
+    """States are the entry in memory and the may-sets; choices as `vm.explore.world` lists and makes them."""
+
+    def __init__(self, mode: str) -> None:
+        self._guest = LongModeGuest(cpus=CPUS, modes=Modes(speculation=mode))
+        machine = self._guest.machine
+        self._leaf = self._guest.entry(AREA)
+        self._lazy = LazyTlb(CPUS, mode, lambda address: address >> 12 == AREA >> 12)
+        self._gates = [Gate(cpu, Visible(), self._lazy) for cpu in range(CPUS)]
+        for cpu, gate in zip(machine.cpus, self._gates, strict=True):
+            cpu.mmu.gate = gate
+        self._executor = Executor(machine, PoolConfig(), {}, [])
+        self._executor.lazy = self._lazy
+        self._call = HookCall(Function.SWITCH_IN, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
+        self._page = Page(1, 0, AREA)
+        self.start: Hashable = self._state()
+
+    def _state(self) -> Hashable:
+        return self._guest.memory.read64(self._leaf), self._lazy.state()[0]
+
+    def _become(self, state: Hashable) -> int:
+        assert isinstance(state, tuple)
+        entry: int = state[0]
+        self._guest.memory.write64(self._leaf, entry)
+        self._lazy.restore((state[1], ()))
+        return entry
+
+    def after(self, state: Hashable, op: Op) -> Iterable[tuple[Hashable, Hashable]]:
+        """What can be observed, each with a state that follows."""
+        if op.what in ("load", "store"):
+            return set(self._accesses(state, op))
+        if op.what == "invlpg":
+            self._become(state)
+            self._guest.machine.cpus[op.cpu].mmu.invlpg(AREA)
+            return {(NOTHING, self._state())}
+        return set(self._steps(state, op))
+
+    def _accesses(self, state: Hashable, op: Op) -> Iterator[tuple[Hashable, Hashable]]:
+        write, mmu = op.what == "store", self._guest.machine.cpus[op.cpu].mmu
+        options = self._lazy.options(op.cpu, AREA >> 12, self._become(state), write)
+        for option in options:
+            self._become(state)
+            self._gates[op.cpu].option = option
+            reached = mmu.access(AREA, Attempt(write, False, False))
+            yield (FAULT if reached is None else reached), self._state()
+
+    def _steps(self, state: Hashable, op: Op) -> Iterator[tuple[Hashable, Hashable]]:
+        page, pte = self._page, Pte(op.value)
+        step = {
+            "read": steps.ReadPte(page),
+            "write": steps.WritePte(page, pte),
+            "swap": steps.SwapPte(page, pte),
+            "exchange": steps.ExchangePte(page, pte, Pte(op.expected)),
+        }[op.what]
+        self._become(state)
+        for choice in range(2 if self._executor.pending(op.cpu, step) else 1):
+            self._become(state)
+            if choice:
+                self._executor.set_accessed(op.cpu, page)
+            answer, _ = self._executor.carry_out(op.cpu, self._call, step, "test")
+            yield (NOTHING if answer is None else answer.value), self._state()
+
+
+# --- equal for every history
+
+Follow = Callable[[Hashable, Op], Iterable[tuple[Hashable, Hashable]]]
+History = tuple[tuple[Op, Hashable], ...]
+
+
+def split(after: Follow, states: frozenset[Hashable], op: Op) -> dict[Hashable, frozenset[Hashable]]:
+    """From any of `states`: for each observation the states that may follow."""
+    found: dict[Hashable, set[Hashable]] = defaultdict(set)
+    for state in states:
+        for observed, following in after(state, op):
+            found[observed].add(following)
+    return {observed: frozenset(following) for observed, following in found.items()}
+
+
+def difference(mode: str, ops: Iterable[Op], longest: int | None = None) -> tuple[History, str] | None:
+    """A shortest history that one of the two allows and the other does not, and who allows it.
+
+    Args:
+        mode: of speculation.
+        ops: what histories are made of.
+        longest: operations in a history; None for any length.
+    """
+    eager, lazy = EagerModel(mode), LazyModel(mode)
+    followers = cache(eager.after), cache(lazy.after)
+    start = frozenset({eager.start}), frozenset({lazy.start})
+    came: dict[object, History] = {start: ()}
+    layer, alphabet = [start], tuple(ops)
+    while layer and (longest is None or len(came[layer[0]]) < longest):
+        following = []
+        for pair in layer:
+            for op in alphabet:
+                here, there = (split(follow, states, op) for follow, states in zip(followers, pair, strict=True))
+                for observed in sorted(here.keys() | there.keys(), key=repr):
+                    history = (*came[pair], (op, observed))
+                    if observed not in here or observed not in there:
+                        return history, "eager" if observed in here else "lazy"
+                    new = here[observed], there[observed]
+                    if new not in came:
+                        came[new] = history
+                        following.append(new)
+        layer = following
+    return None
+
+
+# --- operations
+
+
+def operations(values: Iterable[int], cpus: Iterable[int] = range(CPUS), swaps: Iterable[int] = (0,)) -> list[Op]:
+    """Accesses and INVLPG by `cpus`; software reads, stores `values`, exchanges each for nothing, swaps in `swaps`."""
+    stored = tuple(values)
+    return [
+        *(Op(what, cpu) for what in ("load", "store", "invlpg") for cpu in cpus),
+        Op("read"),
+        *(Op("write", value=value) for value in stored),
+        *(Op("swap", value=value) for value in swaps),
+        *(Op("exchange", expected=value) for value in stored if value),
+    ]
+
+
+FEW: Final = (0, ONE, OTHER)
+SOME: Final = (*FEW, ONE | A, ONE | A | D)
+ALL_BITS: Final = tuple(frame | bits for frame in (ONE, OTHER) for bits in (0, A, D, A | D))
+EVERYTHING: Final = operations((0, *ALL_BITS), swaps=(0, *ALL_BITS))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_histories_of_four_operations_of_every_kind_are_those_of_an_eager_tlb(mode: str) -> None:
+    assert difference(mode, EVERYTHING, longest=4) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "ops"),
+    [
+        ("none", EVERYTHING),
+        ("sets-accessed", operations(SOME)),
+        ("keeps-accessed-clear", operations(FEW, cpus=[0])),
+    ],
+)
+def test_histories_of_any_length_are_those_of_an_eager_tlb(mode: str, ops: list[Op]) -> None:
+    assert difference(mode, ops) is None
+
+
+@pytest.mark.skipif(WHOLE not in os.environ, reason=f"takes minutes; {WHOLE}=1")
+@pytest.mark.parametrize(
+    ("mode", "ops", "longest"),
+    [
+        ("sets-accessed", EVERYTHING, None),
+        ("keeps-accessed-clear", operations(FEW), None),
+        ("keeps-accessed-clear", EVERYTHING, 6),
+    ],
+)
+def test_more_histories_are_those_of_an_eager_tlb(mode: str, ops: list[Op], longest: int | None) -> None:
+    assert difference(mode, ops, longest) is None
+
+
+# --- what the comparison rests on
+
+
+def test_a_difference_is_found_with_the_shortest_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LazyTlb, "invalidate", lambda *_: None)
+    found = difference("none", EVERYTHING)
+    assert found is not None
+    history, who = found
+    assert [op.what for op, _ in history] == ["write", "load", "invlpg", "write", "load"]
+    assert who == "lazy"
+
+
+def tlb(mode: str = "sets-accessed") -> LazyTlb:
+    return LazyTlb(CPUS, mode, lambda address: True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_frame_mapped_again_is_neither_stale_nor_exercised(mode: str) -> None:
+    lazy = tlb(mode)
+    for entry in (ONE | A | D, 0, ONE | A | D):
+        lazy.entry_is(0, entry)
+    assert lazy.options(0, 0, ONE | A | D, write=True) == [Option(How.WALK)]
+    assert not lazy.is_exercised(0, 0, ONE)
+
+
+def test_what_has_been_invalidated_is_still_exercised() -> None:
+    lazy = tlb()
+    lazy.entry_is(0, ONE | A)
+    lazy.invalidate(1, 0, 0)
+    assert lazy.options(1, 0, OTHER, write=False) == [Option(How.WALK)]
+    assert lazy.is_exercised(1, 0, OTHER)
+    assert lazy.is_exercised(1, 0, 0)
+
+
+def test_a_state_can_be_gone_back_to() -> None:
+    lazy = tlb()
+    lazy.entry_is(0, ONE | A)
+    state = lazy.state()
+    lazy.invalidate(0, 0, 0)
+    lazy.entry_is(0, OTHER | A)
+    lazy.restore(state)
+    assert lazy.state() == state
+    assert [option.value for option in lazy.options(0, 0, 0, write=False)] == [0, ONE | A]

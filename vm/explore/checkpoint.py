@@ -1,0 +1,109 @@
+"""A search that was interrupted, in a file: what has been found, and which states are to be expanded.
+
+Written whole after a layer, so that a kill loses what came after the last one. The states themselves
+are not in it: they are made again by the moves that lead to them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from vm.errors import ConfigError
+from vm.recording import image_hash
+from vm.scenarios import find_image
+from vm.stacks.registry import policy_hash
+
+if TYPE_CHECKING:
+    from vm.explore.stateful import Problem
+
+VERSION: Final = 1
+
+
+class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a search stands; states by number, in the order in which they were found.
+
+    Attributes:
+        visible: pages known to be visible.
+        keys: of each state.
+        parents: of each state: the state before, and the move (CPU, kind, choice); None for the root.
+        switches: of each state: the CPU that moved last, and switches of CPU on the way.
+        predecessors: of each state: all states it was reached from.
+        ends: states in which all programs have ended.
+        layer: states to be expanded next.
+        moves, exercised, depth: counts so far.
+    """
+
+    visible: list[int]
+    keys: list[bytes]
+    parents: list[tuple[int, int, str, int] | None]
+    switches: list[tuple[int, int]]
+    predecessors: list[list[int]]
+    ends: list[int]
+    layer: list[int]
+    moves: int
+    exercised: int
+    depth: int
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    version: int
+    search: dict[str, str]
+    checkpoint: Checkpoint
+
+
+def _identity(problem: Problem) -> dict[str, str]:
+    """What must be the same when a search goes on."""
+    return {
+        "scenario": problem.scenario,
+        "image": image_hash(find_image(problem.scenario)),
+        "policy": problem.policy,
+        "policy source": policy_hash(problem.policy),
+        **problem.modes.as_dict(),
+    }
+
+
+def write_checkpoint(path: Path, problem: Problem, checkpoint: Checkpoint) -> None:
+    """Write it whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    data = msgspec.msgpack.encode(_File(version=VERSION, search=_identity(problem), checkpoint=checkpoint))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"--checkpoint {path}: {error.strerror}") from error
+
+
+def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
+    """Read one that belongs to this search.
+
+    Raises:
+        ConfigError: it is damaged, of another version, or of another search.
+    """
+    try:
+        found = msgspec.msgpack.decode(path.read_bytes(), type=_File)
+    except OSError as error:
+        raise ConfigError(f"--checkpoint {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--checkpoint {path} is no checkpoint of kstack, or damaged; delete it ({error})") from error
+    if found.version != VERSION:
+        raise ConfigError(f"--checkpoint {path} has version {found.version}; this kstack reads {VERSION}")
+    for name, value in _identity(problem).items():
+        if found.search.get(name) != value:
+            raise ConfigError(f"--checkpoint {path} is of another search: its {name} is {found.search.get(name)!r}")
+    saved = found.checkpoint
+    count = len(saved.keys)
+    lists = (saved.parents, saved.switches, saved.predecessors)
+    inside = all(0 <= number < count for number in (*saved.layer, *saved.ends))
+    older = all(one is None or 0 <= one[0] < number for number, one in enumerate(saved.parents))
+    if any(len(one) != count for one in lists) or not inside or not older or len(set(saved.keys)) != count:
+        raise ConfigError(f"--checkpoint {path} is damaged; delete it")
+    return saved
