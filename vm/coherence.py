@@ -441,10 +441,6 @@ class Oracle:
         if not self.findings:
             self._report(Kind.UNHANDLED_FAULT, 0, 0, f"the guest panicked: {last_line}")
 
-    def livelocked(self) -> None:
-        """The same state came back under a fair schedule, with no timer set."""
-        self._report(Kind.LIVELOCK, 0, 0, "every CPU runs, and the machine comes back to the same state for ever")
-
     def _guard_hit(self, cpu: int, address: int) -> None:
         if self._page(address) is not None:
             return  # another thread's stack: growth, not overflow

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 
 from guest.asm import assemble
+from policies.entry_exit import EntryExit
+from policies.fault_df import FaultDf
+from policies.fault_ist import FaultIst
+from policies.fixed_4k import Fixed4K
 from policies.fixed_16k import Fixed16K
+from policies.switch_sp_ipi import SwitchSpIpi
 from vm.coherence import Kind
 from vm.errors import PolicyError
+from vm.hw.modes import Modes
 from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.scenarios import find_image, find_scenario
@@ -15,6 +21,7 @@ from vm.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
 from vm.session import BootedScenario, RunOptions, RunResult, Session
 from vm.setup import boot, script_of
 from vm.stacks import (
+    AllocPage,
     GiveBack,
     Lock,
     Policy,
@@ -245,3 +252,82 @@ def test_a_step_with_a_wrong_argument_is_named(booted: BootedScenario, step: Ste
 
     with pytest.raises(PolicyError, match=f"hook switch_in.*{says}"):
         run(booted, Wrong())
+
+
+# --- what policies do to memory and to each other
+
+
+class FreesDirty(SwitchSpIpi):
+    """Gives frames back as they are."""
+
+    id = "frees-dirty"
+
+    def switch_out(self, cpu: int, thread: Thread) -> Steps:
+        """Everybody is told, and nothing is cleared."""
+        entries = yield from unmap_pages(thread.pages_below(thread.saved_rsp))
+        if entries:
+            yield from shootdown(thread.pages_below(thread.saved_rsp))
+        for pte in entries:
+            yield GiveBack(pte.frame)
+
+
+class SleepsInTheSwitch(FaultIst):
+    """Fills its pool up with allocations that may sleep, where nobody can."""
+
+    id = "sleeps-in-the-switch"
+
+    def switch_out(self, cpu: int, thread: Thread) -> Steps:
+        """One more page, whatever it takes."""
+        frame = yield AllocPage(sleep=True)
+        if frame is not None:
+            yield GiveBack(frame)
+
+
+def found_in(scenario: str, policy: type[Policy], **modes: str) -> set[Kind]:
+    found = find_scenario(scenario)
+    made = boot(found, modes=Modes(**modes).resolved(policy.delivery))
+    return kinds(made.session(policy(), RoundRobin(100), RunOptions(found.max_instructions)).run())
+
+
+def test_another_threads_words_in_a_frame_are_a_leak_of_data() -> None:
+    assert Kind.DATA_LEAK in found_in("laight", FreesDirty)
+    assert Kind.DATA_LEAK not in found_in("laight", SwitchSpIpi)
+
+
+def test_growth_with_no_page_is_told_from_a_fault_that_nobody_handles() -> None:
+    assert Kind.OUT_OF_PAGES in found_in("pool-dry", FaultIst)
+    assert Kind.UNHANDLED_FAULT in found_in("probe-cost", Fixed4K)
+
+
+def test_sleeping_for_memory_in_the_switch_is_a_deadlock() -> None:
+    assert Kind.DEADLOCK in found_in("pool-dry", SleepsInTheSwitch)
+    assert Kind.DEADLOCK not in found_in("pool-dry", FaultIst)
+
+
+def test_pools_that_drift_apart_are_an_imbalance() -> None:
+    assert Kind.IMBALANCE in found_in("pump", SwitchSpIpi)
+    assert Kind.IMBALANCE not in found_in("pump", EntryExit)
+
+
+def test_a_double_fault_that_the_policy_serves_is_no_finding() -> None:
+    served = found_in("skip-page", FaultDf, df_restart="exact")
+    assert not served
+    assert Kind.DOUBLE_FAULT in found_in("skip-page", FaultDf), "undefined state: the guest cannot go on from it"
+
+
+def test_a_shootdown_is_part_of_the_history_of_what_it_is_about() -> None:
+    class Early(SwitchSpIpi):
+        """Frees before it tells."""
+
+        id = "early"
+
+        def switch_out(self, cpu: int, thread: Thread) -> Steps:
+            pages = thread.pages_below(thread.saved_rsp)
+            entries = yield from unmap_pages(pages)
+            yield from free(entries)
+            yield from shootdown(pages)
+
+    found = find_scenario("unwinder")
+    result = boot(found).session(Early(), RoundRobin(10), RunOptions(found.max_instructions)).run()
+    words = [moment.what for moment in result.findings[0].history]
+    assert any(word.startswith("IPI to CPU") for word in words)

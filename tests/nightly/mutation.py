@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from vm.explore.stateful import Bounds, Problem, search
 from vm.hw.modes import Modes
 from vm.judge import unexpected
 from vm.scenarios import find_scenario, scenarios
@@ -99,4 +100,28 @@ def fate(policy: str, site: Site, names: tuple[str, ...]) -> Fate:
         runs += made
         if finding is not None and is_clean(policy, scenario):
             return Fate(policy, site, mutant.change, scenario, finding, runs)
+    for scenario in litmus():
+        found = explored(mutant.policy, scenario)
+        if found is not None and is_proved(policy, scenario):
+            return Fate(policy, site, mutant.change, scenario, f"explored: {found}", runs)
     return Fate(policy, site, mutant.change, None, None, runs)
+
+
+def litmus() -> list[str]:
+    """Scenarios that can be explored."""
+    return [name for name, found in scenarios().items() if found.litmus]
+
+
+def explored(policy: type[Policy], scenario: str) -> str | None:
+    """What exploring a scenario finds of a policy, within a minute."""
+    outcome = search(Problem(scenario, policy, Modes(df_restart="exact")), Bounds(budget=60))
+    if outcome.verdict != "unsafe":
+        return None
+    return outcome.finding.text if outcome.finding else f"no end from {outcome.stuck} states"
+
+
+@lru_cache(maxsize=1000)
+def is_proved(policy: str, scenario: str) -> bool:
+    """Whether the policy itself is proved safe there."""
+    outcome = search(Problem(scenario, policy, Modes(df_restart="exact")), Bounds(budget=60))
+    return outcome.verdict == "safe"

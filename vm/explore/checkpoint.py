@@ -57,6 +57,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 def _identity(problem: Problem) -> dict[str, str]:
     """What must be the same when a search goes on."""
+    if not isinstance(problem.policy, str):
+        raise ConfigError(f"a search of the class {problem.policy.__name__} cannot be saved; give its id or file")
     return {
         "scenario": problem.scenario,
         "image": image_hash(find_image(problem.scenario)),

@@ -22,6 +22,7 @@ from vm.explore.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from vm.explore.world import Grown, Move, State, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
+from vm.stacks import Policy
 from vm.stacks.registry import find_policy
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
@@ -86,19 +87,20 @@ class Problem:
 
     Attributes:
         scenario: its id.
-        policy: id or path of a Python file.
+        policy: id or path of a Python file; or the class, for a search in this process alone.
         modes: architecture modes.
         visible: pages known to be visible, from earlier attempts.
     """
 
     scenario: str
-    policy: str
+    policy: str | type[Policy]
     modes: Modes
     visible: tuple[int, ...] = ()
 
     def world(self) -> World:
         """A world of it, at the root."""
-        return World(self.scenario, find_policy(self.policy), self.modes, Visible(self.visible))
+        policy = find_policy(self.policy) if isinstance(self.policy, str) else self.policy
+        return World(self.scenario, policy, self.modes, Visible(self.visible))
 
 
 class Successor(NamedTuple):
