@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from vm.coherence import Finding, Frame, Oracle
+from vm.coherence import Finding, Frame, FrameState, Oracle
 from vm.errors import ScenarioError
 from vm.hw.cpu import CpuState
 from vm.hw.gate import Gate, Held, Visible
@@ -25,7 +25,7 @@ from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
 from vm.session import GUEST_PANICKED, RunOptions, Session
 from vm.setup import boot
-from vm.stacks import Policy
+from vm.stacks import Page, Policy
 from vm.stacks.hypercall import PORT, Function
 from vm.stacks.pool import PoolConfig
 
@@ -62,14 +62,26 @@ class Move(NamedTuple):
     choice: int = 0
 
 
+Life = tuple[FrameState, Page | None, Page | None, str | None]
+"""The oracle's view of a frame: its state, its owner now and before, the step that freed it."""
+
+
+def _life(frame: Frame) -> Life:
+    return frame.state, frame.owner, frame.previous, frame.freed_by
+
+
+def _live(frame: Frame, life: Life) -> None:
+    frame.state, frame.owner, frame.previous, frame.freed_by = life
+
+
 class State(NamedTuple):
-    """Everything, immutable; `memory` are the frames that differ from the root state's."""
+    """Everything, immutable; `memory` and `frames` are what differs from the root state."""
 
     memory: tuple[tuple[int, bytes | None], ...]
     rest: MachineSnapshot
     runtime: Any
     lazy: Any
-    frames: tuple[tuple[int, Frame], ...]
+    frames: tuple[tuple[int, Life], ...]
     threads: tuple[Any, ...]
     held: tuple[Held | None, ...]
     done: tuple[bool, ...]
@@ -119,6 +131,7 @@ class World:
             self._run_on(cpu)
         self._base = self.machine.memory.snapshot()
         self._digests: dict[bytes, bytes] = {}
+        self._lives = {number: _life(frame) for number, frame in self.oracle.frames.items()}
         self.exercised = 0
 
     # --- the beginning
@@ -300,7 +313,11 @@ class World:
             replace(snapshot, memory={}),
             self.runtime.snapshot(),
             self.lazy.state(),
-            tuple((number, replace(frame, call=None)) for number, frame in oracle.frames.items()),
+            tuple(
+                (number, life)
+                for number, frame in oracle.frames.items()
+                if (life := _life(frame)) != self._lives[number]
+            ),
             tuple(replace(thread) for thread in oracle.threads.values()),
             tuple(self.held),
             tuple(self.done),
@@ -319,7 +336,11 @@ class World:
         self.runtime.restore(state.runtime)
         self.lazy.restore(state.lazy)
         oracle = self.oracle
-        oracle.frames = {number: replace(frame) for number, frame in state.frames}
+        for number, known in oracle.frames.items():
+            if _life(known) != self._lives[number]:
+                _live(known, self._lives[number])
+        for number, life in state.frames:
+            _live(oracle.frames[number], life)
         oracle.threads = {thread.id: self.runtime.threads.get(thread.id, thread) for thread in state.threads}
         oracle.findings.clear()
         oracle.last_use = ()
@@ -337,7 +358,7 @@ class World:
         for cpu in self.machine.cpus:
             whole.update(cpu.registers.canonical())
         cpus = tuple((saved[3], saved[5][:3]) for saved in state.rest.cpus)  # APIC, state and NMI
-        ghost = tuple((number, f.state.name, f.owner, f.previous) for number, f in state.frames)
+        ghost = tuple((number, life[0].name, *life[1:3]) for number, life in state.frames)
         ipis = sorted(state.rest.ipis, key=lambda ipi: ipi.target)  # in order for each target
         way = (ipis, sorted(state.rest.broadcast, key=lambda request: request[0]))
         rest = (cpus, way, self.runtime.key(), state.lazy[0], ghost, state.held, state.done, state.double_faults)

@@ -10,7 +10,7 @@ Not modelled: SMM, hardware breakpoints, performance counters, power states beyo
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.apic import LocalApic
@@ -519,7 +519,7 @@ class Cpu:
             self.mmu.snapshot(),
             self.msrs.snapshot(),
             self.apic.snapshot(),
-            tuple(asdict(self.counts).values()),
+            tuple(vars(self.counts).values()),
             (self.state.name, self.nmi_pending, self.nmi_blocked, self.unsupported),
             tuple(self.recent),
         )

@@ -127,11 +127,13 @@ class Pools:
 
     def snapshot(self) -> Any:
         """An immutable copy."""
-        return tuple(self.reserve), tuple(self.shared), tuple(map(tuple, self.per_cpu)), self._random.getstate()
+        drawn = self._random.getstate() if self._config.order == "seeded" else None
+        return tuple(self.reserve), tuple(self.shared), tuple(map(tuple, self.per_cpu)), drawn
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned."""
         reserve, shared, per_cpu, random_state = state
         self.reserve, self.shared, self.per_cpu = list(reserve), list(shared), [list(pool) for pool in per_cpu]
         self._inside = set(self.reserve).union(self.shared, *self.per_cpu)
-        self._random.setstate(random_state)
+        if random_state is not None:
+            self._random.setstate(random_state)
