@@ -18,7 +18,8 @@ from guest.scenario import FOLDER
 from vm.coherence import Finding
 from vm.explore import world as world_module
 from vm.explore.dpor import dpor
-from vm.explore.stateful import Bounds, Outcome
+from vm.explore.stateful import Bounds, Outcome, Problem, search
+from vm.explore.witness import witness
 from vm.explore.world import Grown, Move, State, World
 from vm.hw.gate import Visible
 from vm.hw.lazy import How
@@ -47,12 +48,14 @@ from vm.stacks import (
     SwapPte,
     TakePage,
     Thread,
+    ThreadAt,
     Tlbsync,
     Unlock,
     WritePte,
     ZeroPage,
 )
 from vm.stacks.idioms import map_pages, shootdown
+from vm.stacks.registry import find_policy
 
 LAIGHT = "litmus-laight"
 Steps = Generator[Any, Any, None]
@@ -94,14 +97,21 @@ PROGRAMS = {
         "IN 0; ADDRESS 0; mov Q[r15], 1; mov Q[rbx], 8; OUT 0",
         "ADDRESS 0; start:; cmp Q[r15], 1; jne start; wait:; cmp Q[rbx], 8; jne wait",
     ],
+    "interrupted": ["IN 0; OUT 0; mov rax, [r15]", "mov Q[r15], 1; cli; mov Q[r15], 2; sti; mov Q[r15], 3"],
+    "interrupted, waiting": ["IN 0; OUT 0; mov Q[r15], 1", "wait:; cmp Q[r15], 1; jne wait; mov Q[r15], 2"],
+    "three switch": ["IN 0; OUT 0", "mov rax, [r15]; mov Q[r15], 1", "mov Q[r15], 2"],
+    "the end of a thread": ["IN 0; EXIT 0; mov Q[r15], 1", "mov rax, [r15]; PRESSURE"],
+    "the end of all": ["mov Q[r15], 1; mov Q[r15+8], 2; END", "mov rax, [r15]; mov [r15+16], rax; mov Q[r15+8], 3"],
     "pressure": ["IN 0; OUT 0; mov Q[r15], 1", "PRESSURE; mov rax, [r15]"],
     "pressure twice": ["IN 0; PRESSURE", "PRESSURE"],
 }
 OPERATIONS = {
     "IN": "L_SWITCH_IN {}",
     "OUT": "L_SWITCH_OUT {}, 256",
+    "EXIT": "L_CALL HYPER_EXIT_THREAD, {}",
+    "END": "mov eax, 0; out 0xf4, al",
     "ADDRESS": "L_ADDRESS rbx, {}, LITMUS_DEEP",
-    "PRESSURE": "mov rdi, 1; mov eax, HYPER_MEMORY_PRESSURE; out PORT_HYPERCALL, eax",
+    "PRESSURE": "mov edi, 1; mov eax, 10; out PORT_HYPERCALL, eax",
 }
 
 
@@ -140,6 +150,10 @@ class Small(Policy):
         if old.present:
             yield from self.flush(thread)
             yield from self.free(cpu, old)
+
+    def stack_fault(self, cpu: int, thread: Thread, address: int, error: int) -> Any:
+        owner = yield ThreadAt(address)
+        return (yield from map_pages((owner.page_at(address),)))
 
     def flush(self, thread: Thread) -> Steps:
         yield Invlpg(thread.pages[1])
@@ -324,15 +338,17 @@ def observe(world: World, move: Move) -> str:
 
 
 def answer(world: World, move: Move) -> str:
+    """What a policy's step has answered; of threads what is no time."""
     calls = world.runtime.calls[move.cpu]
     if move.kind != "step" or not calls or not calls[-1].answers:
         return ""
     given = calls[-1].answers[-1]
-    return (
-        f" -> {[one.id for one in given] if given and isinstance(given[0], Thread) else given}"
-        if isinstance(given, tuple)
-        else f" -> {given}"
-    )
+    plain = [(one.id, one.saved_rsp, one.since >= 0) if isinstance(one, Thread) else one for one in _all(given)]
+    return f" -> {plain}"
+
+
+def _all(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, tuple) and not isinstance(given, Pte) else [given]
 
 
 def extended(history: History, before: bytes, what: str, looked: bool, after: bytes) -> History:
@@ -387,7 +403,7 @@ class Watching(Seens):
         state, was, what = self._before
         self._histories.append(_after(world, self._histories[depth], move, state, was, what))
 
-    def ended(self, world: Any, depth: Any, state: Any = None) -> None:  # type: ignore[override] # as a watcher
+    def ended(self, world: Any, depth: Any, state: Any = None) -> None:
         histories = self._histories[depth] if self._histories else ()
         super().ended(world.key(state), histories)
 
@@ -414,10 +430,11 @@ def enumerated(program: str, policy: type[Policy], modes: Modes, visible: Visibl
     world, seen = World(program, policy, modes, visible), Seens()
     root = world.state()
     start = tuple(() for _ in world.machine.cpus)
-    known: set[Any] = {(world.key(root), start)}
-    work: list[tuple[State, tuple[History, ...]]] = [(root, start)]
+    first = world.key(root)
+    known: set[Any] = {(first, start)}
+    work: list[tuple[State, bytes, tuple[History, ...]]] = [(root, first, start)]
     while work:
-        state, histories = work.pop()
+        state, here, histories = work.pop()
         world.become(state)
         moves = world.moves() if world.machine.end() is None else []
         went = False
@@ -429,13 +446,13 @@ def enumerated(program: str, policy: type[Policy], modes: Modes, visible: Visibl
             seen.found(finding)
             new = world.state()
             key = world.key(new)
-            went = went or key != world.key(state)
+            went = went or key != here
             node = key, _after(world, histories, move, state, was, what)
             if node not in known:
                 known.add(node)
-                work.append((new, node[1]))
+                work.append((new, *node))
         if not went:
-            seen.ended(world.key(state), histories)
+            seen.ended(here, histories)
     return seen
 
 
@@ -465,27 +482,23 @@ def naive_executions(program: str, policy: type[Policy], modes: Modes, visible: 
 
 
 WORDS = [name for name, programs in PROGRAMS.items() if not any("IN" in one or "PRESS" in one for one in programs)]
+EVERY = ("none", "sets-accessed", "keeps-accessed-clear")
 CASES = [
     *((name, Small, "sets-accessed") for name in WORDS),
-    *(("switches", policy, "sets-accessed") for policy in POLICIES if policy is not Everywhere),
+    *(("switches", policy, "none") for policy in (Local, NotSynced, Abroad, Kept, Allocating, Crossed, Shrinking)),
     *(("one after the other", policy, "none") for policy in POLICIES),
+    *(("read while there", policy, "none") for policy in (Local, Broadcasting, NotSynced)),
     *(
-        (name, policy, speculation)
-        for name in ("read while there", "write while there")
-        for policy in (Local, Everywhere, Unlocked, Broadcasting, NotSynced)
-        for speculation in ("none", "sets-accessed", "keeps-accessed-clear")
+        ("write while there", policy, "none")
+        for policy in (Local, Everywhere, Unlocked, Broadcasting, NotSynced, Abroad)
     ),
-    *(
-        ("read while there, waiting", policy, speculation)
-        for policy in (Local, NotSynced, Abroad, Kept)
-        for speculation in ("none", "sets-accessed", "keeps-accessed-clear")
-    ),
-    *(("spin on a stack", policy, "keeps-accessed-clear") for policy in (Local, Kept, Dry)),
-    *(
-        (name, Shrinking, speculation)
-        for name in ("pressure", "pressure twice")
-        for speculation in ("none", "sets-accessed", "keeps-accessed-clear")
-    ),
+    *(("write while there", policy, "sets-accessed") for policy in (Local, NotSynced)),
+    *(("read while there, waiting", policy, "none") for policy in (Local, Broadcasting, NotSynced, Abroad, Kept)),
+    *((name, policy, "none") for name in ("interrupted", "interrupted, waiting") for policy in (Everywhere, Unlocked)),
+    ("three switch", NotSynced, "none"),
+    *(("the end of a thread", policy, "none") for policy in (Local, Shrinking)),
+    *(("spin on a stack", Kept, speculation) for speculation in EVERY),
+    *((name, Shrinking, speculation) for name in ("pressure", "pressure twice") for speculation in EVERY),
 ]
 
 
@@ -500,3 +513,53 @@ def test_it_comes_to_the_same_ends_findings_and_histories(program: str, policy: 
     assert seen.findings == plain.findings
     assert seen.ends == plain.ends
     assert seen.histories == plain.histories
+
+
+@pytest.mark.usefixtures("small")
+def test_work_that_does_not_depend_is_done_in_one_order() -> None:
+    outcome, _ = reduced("independent", Small, Modes())
+    assert outcome.executions == 1
+    assert naive_executions("independent", Small, Modes(), outcome.visible) > 5
+    modes = Modes(speculation="none")
+    outcome, _ = reduced("switches", Local, modes)
+    assert outcome.executions == 1
+    assert naive_executions("switches", Local, modes, outcome.visible) > 10_000
+
+
+@pytest.mark.usefixtures("small")
+def test_what_waits_for_ever_is_stuck_and_the_way_there_is_told() -> None:
+    for program, policy in (("never comes", Small), ("switches", Crossed)):
+        outcome = dpor(program, policy, Modes())
+        assert (outcome.verdict, outcome.finding) == ("unsafe", None)
+        assert outcome.stuck > 0
+        world = World(program, policy, Modes(), outcome.visible)
+        for move in outcome.path:
+            world.make(move)
+        assert not world.finished
+
+
+@pytest.mark.parametrize("policy", ["fixed-16k", "entry-keep", "entry-exit", "switch-sp-local"])
+def test_laight_comes_out_as_by_breadth_first_search(policy: str) -> None:
+    chosen = find_policy(policy)
+    plain, outcome = search(Problem(LAIGHT, policy, Modes())), dpor(LAIGHT, chosen, Modes())
+    assert (outcome.verdict, outcome.complete) == (plain.verdict, plain.complete)
+    if outcome.path:
+        shown = witness(LAIGHT, chosen, Modes(), outcome.visible, outcome.path)
+        assert shown.finding is not None
+        assert shown.finding.kind.value == "stale-translation"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_bound_on_preemptions_finds_what_needs_no_more_and_proves_nothing() -> None:
+    found = dpor("write while there", Local, Modes(), preemptions=3)
+    assert found.verdict == "unsafe"
+    cut = dpor("store buffering", Small, Modes(), preemptions=0)
+    assert (cut.verdict, cut.complete, cut.cut) == ("undecided", False, "0 preemptions")
+    enough = dpor("store buffering", Small, Modes(), preemptions=4)
+    assert (enough.verdict, enough.complete) == ("safe", True)
+
+
+@pytest.mark.parametrize(("bounds", "reason"), [(Bounds(depth=9), "depth 9"), (Bounds(budget=0.01), "budget 0.01 s")])
+def test_a_bound_that_cuts_leaves_it_undecided(bounds: Bounds, reason: str) -> None:
+    outcome = dpor(LAIGHT, find_policy("switch-sp-ipi"), Modes(), bounds)
+    assert (outcome.verdict, outcome.complete, outcome.cut) == ("undecided", False, reason)

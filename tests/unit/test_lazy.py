@@ -250,9 +250,12 @@ def operations(values: Iterable[int], cpus: Iterable[int] = range(CPUS), swaps: 
     ]
 
 
+ACCESSES: Final = [Op(what, cpu) for what in ("load", "store") for cpu in range(CPUS)]
 FEW: Final = (0, ONE, OTHER)
 SOME: Final = (*FEW, ONE | A, ONE | A | D)
 ALL_BITS: Final = tuple(frame | bits for frame in (ONE, OTHER) for bits in (0, A, D, A | D))
+AGED: Final = [Op("read"), *(Op("write", value=value) for value in (ONE, ONE | D)), *ACCESSES]
+"""Software clears A and D of the page that is there, again and again."""
 EVERYTHING: Final = operations((0, *ALL_BITS), swaps=(0, *ALL_BITS))
 
 
@@ -267,6 +270,7 @@ def test_histories_of_four_operations_of_every_kind_are_those_of_an_eager_tlb(mo
         ("none", EVERYTHING),
         ("sets-accessed", operations(SOME)),
         ("keeps-accessed-clear", operations(FEW, cpus=[0])),
+        ("keeps-accessed-clear", AGED),
     ],
 )
 def test_histories_of_any_length_are_those_of_an_eager_tlb(mode: str, ops: list[Op]) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from vm.cli.options import Json, ModeList, modes_of
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
+from vm.explore.dpor import dpor
 from vm.explore.sample import sample
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.explore.witness import Line, Witness, witness
@@ -28,7 +29,8 @@ def explore(
     /,
     *,
     policy: str,
-    engine: Literal["stateful", "sample"] = "stateful",
+    engine: Literal["stateful", "dpor", "sample"] = "stateful",
+    preemptions: int | None = None,
     depth: int | None = None,
     states: int = 2_000_000,
     budget: float | None = None,
@@ -45,7 +47,9 @@ def explore(
     ----------
     scenario: one of the litmus-... scenarios
     policy: stack policy by id, or a Python file with one
-    engine: stateful (breadth first over all states) or sample (random walks by seed)
+    engine: stateful (breadth first over all states), dpor (all executions, up to the order of what does not
+        depend) or sample (random walks by seed)
+    preemptions: the engine dpor's bound (default: none)
     depth: visible operations from the beginning (default: no bound)
     states: states kept at the most
     budget: seconds (default: no bound)
@@ -66,8 +70,12 @@ def explore(
             outcome = search(Problem(scenario, policy, modes), bounds, _progress, executor, checkpoint)
     elif jobs > 1 or dask is not None or checkpoint is not None:
         raise ConfigError("--jobs, --dask and --checkpoint are for the engine stateful")
+    elif engine == "dpor":
+        outcome = dpor(scenario, chosen, modes, bounds, preemptions, _progress)
     else:
         outcome = sample(scenario, chosen, modes, executions, bounds, _progress)
+    if preemptions is not None and engine != "dpor":
+        raise ConfigError("--preemptions is for the engine dpor")
     seconds = time.monotonic() - started
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)

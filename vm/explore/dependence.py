@@ -6,7 +6,6 @@ things that it is made of:
 
     word N                  8 bytes of RAM from physical address 8 * N
     filled F, looked F      frame F as a whole is written; the oracle looks through all of it
-    device C N              a word of CPU C's local APIC
     pte P                   the leaf entry of managed page P (linear page number), and what a store to it
                             adds to the sets of entries that CPUs may have cached
     may C P                 what CPU C may have cached of page P
@@ -15,6 +14,7 @@ things that it is made of:
     variable, lock          a policy's, by name
     thread T, threads       a thread as policies see it; which threads there are
     ipi C                   interrupts on their way to CPU C
+    ports                   devices behind ports
     cpu C                   CPU C itself: its program and the arrival of an interrupt exclude each other
 
 What is not known is `everything`.
@@ -174,8 +174,7 @@ class Recorder:
                 self._everything = True
             elif world.machine.memory.is_ram(physical):
                 self._touch(physical, width, is_store)
-            else:
-                self._writes.add(("device", cpu, physical // _WORD))
+            else:  # a local APIC
                 self._everything |= is_store and physical & 0xFFF != _EOI
             return
         was, now = before.get(page), self._entry(cpu, page)
@@ -208,6 +207,8 @@ class Recorder:
         elif name in _FLUSHES:
             for _, page in sorted(self._world.lazy.may):
                 self._invalidates(cpu, page)
+        elif name == "in":  # the console, when the guest panics
+            self._writes.add(("ports",))
         elif name not in _ALONE:
             self._everything = True
 
@@ -268,6 +269,8 @@ class Recorder:
             writes.add(("variable", step.name, step.key))
         elif isinstance(step, steps.Sleepers):
             reads |= {("thread", thread) for thread in self._world.runtime.threads}
+        elif isinstance(step, steps.ThreadAt):
+            reads |= {("thread", thread.id) for thread in (answer,) if thread is not None}
         elif isinstance(step, steps.Lock | steps.Unlock):
             writes.add(("lock", step.name))
         elif isinstance(step, steps.PostFlush):
@@ -277,7 +280,7 @@ class Recorder:
             reads.update(self._mail(step.cpu, (hypercall.MAILBOX_REQUEST, hypercall.MAILBOX_ACK)))
         elif isinstance(step, steps.SendIpi):
             writes.add(("ipi", step.cpu))
-        elif not isinstance(step, steps.OtherCpus | steps.ThreadAt | steps.Tlbsync):
+        elif not isinstance(step, steps.OtherCpus | steps.Tlbsync):
             self._everything = True
 
     def _stored(self, step: steps.PteStore, previous: Pte | None) -> None:

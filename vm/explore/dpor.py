@@ -18,13 +18,16 @@ as well (Coons, Musuvathi, McKinley: Bounded Partial-Order Reduction, OOPSLA 201
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from vm.coherence import Finding
-from vm.explore.dependence import EVERYTHING, Footprint, Recorder, Thing
+from vm.explore.dependence import EVERYTHING, Footprint, Recorder
 from vm.explore.stateful import Bounds, Outcome, Progress
+from vm.explore.waiting import Look, Spin, local_of, look_of, looks_after, spins_after
 from vm.explore.world import Grown, Move, State, World
+from vm.hw.engine import Gpr
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
 from vm.stacks import Policy
@@ -56,21 +59,6 @@ class Process(NamedTuple):
     is_arrival: bool = False
 
 
-class _Look(NamedTuple):
-    """A move that changed nothing but its CPU: where the CPU was, what it read, whether it could have chosen."""
-
-    local: tuple[object, ...]
-    reads: frozenset[Thing]
-    chose: bool
-
-
-class _Spin(NamedTuple):
-    """A CPU that waits until one of these is written; `chose` if it might have left by another choice."""
-
-    reads: frozenset[Thing]
-    chose: bool
-
-
 @dataclass
 class _Node:
     """A state on the present path, and what is to be done there.
@@ -83,6 +71,7 @@ class _Node:
         last, preemptions: the CPU that moved last, and how often one was left that could have gone on.
         process, move, footprint: the event that the path goes on by.
         before: the events that happened before it, as bits.
+        place: RIP and RSP of the CPU before it.
         step: the footprint of all choices of `process` together.
         left: its choices still to be made.
         explored: an event has been made from here.
@@ -92,8 +81,8 @@ class _Node:
     key: bytes
     ready: dict[Process, list[Move]]
     asleep: dict[Process, Footprint]
-    looks: dict[int, tuple[_Look, ...]]
-    spins: dict[int, _Spin]
+    looks: dict[int, tuple[Look, ...]]
+    spins: dict[int, Spin]
     last: int
     preemptions: int
     backtrack: list[Process] = field(default_factory=list)
@@ -102,6 +91,7 @@ class _Node:
     move: Move | None = None
     footprint: Footprint = NOTHING
     before: int = 0
+    place: tuple[int, int] = (0, 0)
     step: Footprint = NOTHING
     left: list[Move] = field(default_factory=list)
     moved: bool = False
@@ -139,6 +129,8 @@ def dpor(
     while True:
         try:
             world = World(scenario, policy, modes, visible)
+            if visible.grown:  # on the way to the first visible operations
+                continue
             if preemptions is None:
                 return Search(world, bounds, None, progress, watcher).run()
             return _deepen(world, bounds, preemptions, progress, watcher)
@@ -252,7 +244,7 @@ class Search:
                 node.asleep[node.process] = node.step
         else:
             del node.ready[node.process]
-            self._consider(node.process, node.step, len(self._path) - 1)
+            self._consider(node.process, node.step, len(self._path) - 1, node.place)
         node.process = None
 
     def _add_any(self, node: _Node) -> bool:
@@ -281,11 +273,13 @@ class Search:
 
     def _end(self, node: _Node) -> None:
         world = self._world
+        if any(spin.chose for spin in node.spins.values()):
+            return  # by the other choice it goes on, from the same state
         self._go(node)
         self._executions += 1
         if self._watcher is not None:
             self._watcher.ended(world, len(self._path) - 1, node.state)
-        if not world.finished and world.machine.end() is None and not any(spin.chose for spin in node.spins.values()):
+        if not world.finished and world.machine.end() is None:
             self._stuck.append(tuple(one.move for one in self._path[:-1] if one.move is not None))
         self._progress(self._executions, 0, len(self._path) - 1)
 
@@ -302,7 +296,7 @@ class Search:
         assert node.process is not None
         world, depth, process = self._world, len(self._path) - 1, node.process
         self._go(node)
-        local = self._local(move.cpu)
+        local, node.place = local_of(world, move.cpu), self._place(move.cpu)
         if self._watcher is not None:
             self._watcher.moves(world, depth, move)
         self._here = None
@@ -319,7 +313,7 @@ class Search:
             return
         node.moved = node.explored = True
         node.move, node.footprint = move, footprint
-        node.before = self._consider(process, footprint, depth)
+        node.before = self._consider(process, footprint, depth, node.place)
         if finding is not None and self._first is None:
             self._first = (finding, tuple(one.move for one in self._path if one.move is not None))
             if self._watcher is None:
@@ -328,16 +322,18 @@ class Search:
             self._cut = f"depth {self._bounds.depth}"
             return
         asleep = {other: step for other, step in node.asleep.items() if not step.depends(footprint)}
-        looks = self._looks(node, after, local)
+        look = look_of(move, footprint, node.state, after, local, len(node.ready[process]) > 1)
+        looks = looks_after(node.looks, move.cpu, footprint, look)
+        spins = spins_after(node.spins, move.cpu, footprint, looks, local_of(world, move.cpu))
         cost = node.preemptions + self._cost(node, process)
-        self._push((after, key), asleep, looks, self._spins(node, looks), process.cpu, cost)
+        self._push((after, key), asleep, looks, spins, process.cpu, cost)
 
     def _push(
         self,
         reached: tuple[State, bytes] | None,
         asleep: dict[Process, Footprint],
-        looks: dict[int, tuple[_Look, ...]],
-        spins: dict[int, _Spin],
+        looks: dict[int, tuple[Look, ...]],
+        spins: dict[int, Spin],
         last: int,
         preemptions: int,
     ) -> None:
@@ -359,71 +355,33 @@ class Search:
         self._depth = max(self._depth, len(self._path) - 1)
         if has_ended:
             for process in able:
-                self._consider(process, EVERYTHING, len(self._path) - 1)
+                self._consider(process, EVERYTHING, len(self._path) - 1, self._place(process.cpu))
         else:
             self._consider_waiting(ready, spins)
 
-    def _consider_waiting(self, ready: dict[Process, list[Move]], spins: dict[int, _Spin]) -> None:
+    def _consider_waiting(self, ready: dict[Process, list[Move]], spins: dict[int, Spin]) -> None:
         """Processes that cannot move now might have moved earlier."""
         world, depth = self._world, len(self._path) - 1
         for cpu in world.programs:
             if world.held[cpu] is not None and Process(cpu) not in ready and cpu not in spins:
-                self._consider(Process(cpu), self._recorder.waiting(cpu), depth)
+                self._consider(Process(cpu), self._recorder.waiting(cpu), depth, self._place(cpu))
         for cpu in sorted({ipi.target for ipi in world.machine.ipis}):
             if Process(cpu, True) not in ready:
-                self._consider(Process(cpu, True), self._recorder.arriving(cpu), depth)
-
-    # --- waiting in loops
-
-    def _local(self, cpu: int) -> tuple[object, ...]:
-        """A CPU by itself: its registers, the operation before which it stands, what it may have cached."""
-        world = self._world
-        cached = tuple(sorted((page, values) for (who, page), values in world.lazy.may.items() if who == cpu))
-        return world.machine.cpus[cpu].registers.canonical(), world.held[cpu], cached
-
-    def _looks(self, node: _Node, after: State, local: tuple[object, ...]) -> dict[int, tuple[_Look, ...]]:
-        """What CPUs have read since they last changed anything, after the event of `node`."""
-        assert node.process is not None and node.move is not None
-        footprint, (cpu, _) = node.footprint, node.process
-        if footprint.everything:
-            return {}
-        looks = {}
-        for other, seen in node.looks.items():
-            if other != cpu and all(look.reads.isdisjoint(footprint.writes) for look in seen):
-                looks[other] = seen
-        before = node.state
-        only_looked = node.move.kind in ("access", "instruction") and before.memory == after.memory
-        if only_looked and before.runtime == after.runtime and before.rest.ipis == after.rest.ipis:
-            touched = footprint.reads | footprint.writes
-            look = _Look(local, touched - {("cpu", cpu)}, len(node.ready[node.process]) > 1)
-            looks[cpu] = (*node.looks.get(cpu, ()), look)
-        return looks
-
-    def _spins(self, node: _Node, looks: dict[int, tuple[_Look, ...]]) -> dict[int, _Spin]:
-        """The CPUs that go on only when something is written, after the event of `node`."""
-        assert node.process is not None
-        footprint, cpu = node.footprint, node.process.cpu
-        spins = {
-            other: spin
-            for other, spin in node.spins.items()
-            if other != cpu and not footprint.everything and spin.reads.isdisjoint(footprint.writes)
-        }
-        local = self._local(cpu)
-        for at, look in enumerate(looks.get(cpu, ())):
-            if look.local == local:
-                round_ = looks[cpu][at:]
-                reads = frozenset().union(*(one.reads for one in round_))
-                spins[cpu] = _Spin(reads, any(one.chose for one in round_))
-                break
-        return spins
+                self._consider(Process(cpu, True), self._recorder.arriving(cpu), depth, self._place(cpu))
 
     # --- races
 
-    def _consider(self, process: Process, footprint: Footprint, depth: int) -> int:
-        """Take a step of `process` behind the path's first `depth` events into account.
+    def _place(self, cpu: int) -> tuple[int, int]:
+        registers = self._world.machine.cpus[cpu].registers
+        return registers.rip, registers.gpr[Gpr.RSP]
+
+    def _consider(self, process: Process, footprint: Footprint, depth: int, place: tuple[int, int]) -> int:
+        """Take a step of `process` at `place` behind the path's first `depth` events into account.
 
         For each event that races with it (depends on it, with nothing between them that orders them),
-        see that the other order is made as well.
+        see that the other order is made as well. A step of a program races with the interrupts that came
+        right before it, though their handlers are between; the steps of a handler do not, for without the
+        interrupt they do not exist.
 
         Returns:
             The events that happened before it, as bits.
@@ -437,11 +395,23 @@ class Search:
             assert event.process is not None
             if event.process == process or event.footprint.depends(footprint):
                 before |= event.before | 1 << number
-                if event.process != process:
+                if event.process.cpu != process.cpu or (process.is_arrival and not event.process.is_arrival):
                     races.append(number)
+        if not process.is_arrival:
+            races += self._interruptions(process, depth, place)
         for number in races:
             self._reverse(number, process, before, depth)
         return before
+
+    def _interruptions(self, process: Process, depth: int, place: tuple[int, int]) -> Iterator[int]:
+        """The interrupts that came while a program stood before its present step."""
+        for number in range(depth - 1, -1, -1):
+            event = self._path[number]
+            assert event.process is not None
+            if event.process.cpu == process.cpu and event.place == place:
+                if not event.process.is_arrival:
+                    return
+                yield number
 
     def _reverse(self, number: int, process: Process, before: int, depth: int) -> None:
         """A step of `process` races with event `number`: some way to it without that event must be begun there."""

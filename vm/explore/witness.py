@@ -131,7 +131,7 @@ def describe(world: World, move: Move) -> str:
     held = world.held[move.cpu]
     assert held is not None
     if move.kind == "instruction":
-        return held.what
+        return "goes on with interrupts on" if held.what == "window" else held.what
     if move.kind == "access":
         return _access(world, move, held)
     calls = world.runtime.calls[move.cpu]

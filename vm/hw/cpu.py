@@ -292,6 +292,8 @@ class Cpu:
     def _engine(self, limit: int) -> int:
         self._apply_stored_code()
         wants_window = self._board.has_external(self.index)
+        if self.gate is not None and not self.gate.granted and not self.registers.interrupt_flag:
+            wants_window = True  # that interrupts can be taken now is something others can tell
         self.engine.set_interrupt_window(wants_window)
         if self._nmi_waits():
             limit = 1
@@ -407,6 +409,8 @@ class Cpu:
     def _handle(self, stop: Stop) -> int:
         """Do what the stop asks for; units of virtual time spent beyond the stop's own."""
         kind = stop.kind
+        if kind is StopKind.INTERRUPT_WINDOW and self.gate is not None and self.gate.stops_instruction("window"):
+            self.yielded = True
         if kind in (StopKind.BUDGET, StopKind.INTERRUPT_WINDOW):
             return 0
         if kind is StopKind.HALT:

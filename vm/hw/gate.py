@@ -1,7 +1,8 @@
 """A gate: stops a CPU right before each operation that another CPU could tell.
 
 What is visible: data accesses to pages that more than one CPU touches, and the instructions that the
-engine hands out anyway (OUT, INVLPG, loads of control registers, ...). A CPU that has stopped has
+engine hands out anyway (OUT, INVLPG, loads of control registers, ...), and the boundary at which interrupts
+can be taken again (`window`), so that none is missed between two other operations. A CPU that has stopped has
 done nothing of the operation yet; it is granted one instruction, and then runs on to the next one.
 
 Not modelled: an unlocked read-modify-write is one operation here, though hardware makes it two; so

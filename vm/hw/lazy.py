@@ -84,7 +84,6 @@ class LazyTlb:
         value = entry & KEPT
         for cpu in range(self._cpus):
             self.may[cpu, page] = self.may.get((cpu, page), frozenset()) | {value}
-            self._remember(cpu, page, value)
 
     def _remember(self, cpu: int, page: int, value: int) -> None:
         """Frame and rights of what was once cacheable."""
@@ -97,6 +96,9 @@ class LazyTlb:
 
     def entry_is(self, page: int, entry: int) -> None:
         """The tables say `entry` from now on: a store, or a walker's update of A or D."""
+        if entry & P and self._speculates:  # pending or not: a merged state has no memory of what came out
+            for cpu in range(self._cpus):
+                self._remember(cpu, page, entry & KEPT)
         if self._cacheable(entry):
             self._add(page, entry)
 

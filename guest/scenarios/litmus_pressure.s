@@ -1,0 +1,60 @@
+# Pages are taken from a sleeper while it wakes (pressure.s), without a kernel around it: CPU 1 is short
+# of memory, CPU 0 switches to the sleeper at that moment.
+#
+# Words: 0 A sleeps, 8 A has run, 16 CPU 1 has what it wanted.
+.equ LIVE,          0x200               # bytes from the top: above the saved SP
+.equ AWHILE,        100                 # instructions / 2
+.equ FIRST,         0x1111
+.equ SECOND,        0x2222
+
+.text
+litmus_a:                               # CPU 0
+    L_SWITCH_IN 0
+    L_ENTER 0
+    L_REQUEST 0, LITMUS_DEEP
+    L_ADDRESS rbx, 0, LITMUS_DEEP
+    L_ADDRESS rcx, 0, LIVE
+    mov qword ptr [rbx], FIRST
+    mov qword ptr [rcx], FIRST
+    L_EXIT 0
+    L_SWITCH_OUT 0, LIVE+256
+    mov qword ptr [r15], 1
+    mov edx, AWHILE                     # nothing that others can tell: time for CPU 1 where time exists
+.La_sleep:
+    dec edx
+    jnz .La_sleep
+    mov rax, [r15+16]                   # an interrupt can be taken here, and not after it for a while
+    L_SWITCH_IN 0                       # it is woken
+    L_ENTER 0
+    L_REQUEST 0, LITMUS_DEEP
+    cmp qword ptr [rcx], FIRST
+    jne litmus_wrong
+    mov qword ptr [rbx], SECOND         # the accesses in question
+    mov qword ptr [r15+8], 1
+.La_wait:                               # it answers shootdowns to the end
+    cmp qword ptr [r15+16], 1
+    jne .La_wait
+    cmp qword ptr [rbx], SECOND
+    jne litmus_wrong
+    jmp litmus_end
+
+litmus_b:                               # CPU 1
+    cmp qword ptr [r15], 1
+    jne litmus_b
+    mov edi, 3
+    mov eax, HYPER_PRESSURE
+    out PORT_HYPERCALL, eax
+    mov qword ptr [r15+16], 1
+.Lb_wait:
+    cmp qword ptr [r15+8], 1
+    jne .Lb_wait
+    jmp litmus_end
+
+.section .rodata
+scenario_name:
+    .asciz "litmus-pressure"
+.p2align 3
+litmus_stacks:
+    .quad 1
+litmus_programs:
+    .quad litmus_a, litmus_b, 0

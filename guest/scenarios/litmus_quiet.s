@@ -1,0 +1,46 @@
+# Pages never touched, then touched and shared (shallow-then-deep), without a kernel around it: in its
+# first round A is in the kernel and touches nothing deep; what it was given goes, C takes it, A gets
+# other frames and publishes. CPU 1 has never accessed the page before: what it has cached, it has
+# cached by speculation.
+#
+# Words: 0 address of A's item (published).
+.equ SECOND,        0x2222
+
+.text
+litmus_a:                               # CPU 0
+    L_SWITCH_IN 0
+    L_ENTER 0
+    L_REQUEST 0, LITMUS_DEEP
+    L_ADDRESS rbx, 0, LITMUS_DEEP
+    L_EXIT 0
+    L_SWITCH_OUT 0, 256
+    L_SWITCH_IN 1                       # C takes what is free now, and sleeps deep
+    L_ENTER 1
+    L_REQUEST 1, LITMUS_DEEP
+    L_ADDRESS rcx, 1, LITMUS_DEEP
+    mov [rcx], rcx
+    L_SWITCH_OUT 1, 0x3800
+    L_SWITCH_IN 0
+    L_ENTER 0
+    L_REQUEST 0, LITMUS_DEEP
+    mov qword ptr [rbx], SECOND
+    L_SHARE 0
+    mov [r15], rbx                      # published
+    jmp litmus_end
+
+litmus_b:                               # CPU 1
+    mov rbx, [r15]
+    test rbx, rbx
+    jz litmus_b
+    cmp qword ptr [rbx], SECOND         # the access in question
+    jne litmus_wrong
+    jmp litmus_end
+
+.section .rodata
+scenario_name:
+    .asciz "litmus-quiet"
+.p2align 3
+litmus_stacks:
+    .quad 2
+litmus_programs:
+    .quad litmus_a, litmus_b, 0

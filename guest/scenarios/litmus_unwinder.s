@@ -1,0 +1,56 @@
+# Somebody walks a sleeping stack (unwinder.s) without a kernel around it: B reads A's deep word while A
+# is switched out and C takes what is free, and nothing orders the two.
+#
+# What B reads does not matter, nor that it faults: it catches that. It must not read a frame that is
+# somebody else's by now.
+#
+# Words: 0 address of A's word, 8 C has taken what it wants.
+.equ FIRST,         0x1111
+
+.text
+litmus_a:                               # CPU 0
+    L_SWITCH_IN 0
+    L_ENTER 0
+    L_REQUEST 0, LITMUS_DEEP
+    L_ADDRESS rbx, 0, LITMUS_DEEP
+    mov qword ptr [rbx], FIRST
+    mov [r15], rbx
+    L_EXIT 0
+    L_SWITCH_OUT 0, 256
+    L_SWITCH_IN 1                       # C takes what is free now, and writes there
+    L_ENTER 1
+    L_REQUEST 1, LITMUS_DEEP
+    L_ADDRESS rcx, 1, LITMUS_DEEP
+    mov [rcx], rcx
+    mov qword ptr [r15+8], 1
+    jmp litmus_end
+
+litmus_b:                               # CPU 1
+    mov rbx, [r15]
+    test rbx, rbx
+    jz litmus_b
+    lea rdi, [rip+litmus_walk]
+    mov rsi, rbx
+    call try_call
+.Lb_wait:                               # it answers shootdowns to the end
+    cmp qword ptr [r15+8], 1
+    jne .Lb_wait
+    jmp litmus_end
+
+# void litmus_walk(u64 *word)
+# Look again and again until C is there.
+litmus_walk:
+    mov rax, [rdi]                      # the access in question
+    cmp qword ptr [r15+8], 1
+    jne litmus_walk
+    mov rax, [rdi]
+    ret
+
+.section .rodata
+scenario_name:
+    .asciz "litmus-unwinder"
+.p2align 3
+litmus_stacks:
+    .quad 2
+litmus_programs:
+    .quad litmus_a, litmus_b, 0

@@ -1,0 +1,73 @@
+"""A gate stops its CPU before what another CPU could tell, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from vm.hw.engine import Access
+from vm.hw.gate import Gate, Held, Visible
+from vm.hw.lazy import LazyTlb
+
+MANAGED: Final = 0x7000
+PRIVATE: Final = 0x5008
+
+
+def gates(visible: Visible) -> list[Gate]:
+    lazy = LazyTlb(2, "none", lambda address: address >> 12 == MANAGED >> 12)
+    return [Gate(cpu, visible, lazy) for cpu in range(2)]
+
+
+def test_a_page_that_one_cpu_touches_stops_nobody() -> None:
+    visible = Visible()
+    first, _ = gates(visible)
+    assert not first.stops_access(PRIVATE, Access.STORE)
+    assert not first.stops_access(PRIVATE, Access.LOAD)
+    assert first.held is None
+    assert not visible.grown
+
+
+def test_a_page_becomes_visible_when_a_second_cpu_touches_it() -> None:
+    visible = Visible()
+    first, second = gates(visible)
+    first.stops_access(PRIVATE, Access.LOAD)
+    assert second.stops_access(PRIVATE, Access.STORE)
+    assert visible.grown
+    assert second.held == Held("access", PRIVATE, write=True)
+    assert first.stops_access(PRIVATE + 8, Access.LOAD)
+    assert first.held == Held("access", PRIVATE + 8)
+
+
+@pytest.mark.parametrize("access", [Access.LOAD, Access.STORE])
+def test_a_managed_page_always_stops(access: Access) -> None:
+    visible = Visible()
+    first, _ = gates(visible)
+    assert first.stops_access(MANAGED, access)
+    assert not visible.grown
+
+
+def test_fetches_stop_nobody_and_make_nothing_visible() -> None:
+    visible = Visible()
+    for gate in gates(visible):
+        assert not gate.stops_access(PRIVATE, Access.FETCH)
+        assert not gate.stops_access(MANAGED, Access.FETCH)
+    assert not visible.grown
+
+
+def test_what_is_granted_goes_through() -> None:
+    first, _ = gates(Visible())
+    assert first.stops_instruction("invlpg")
+    assert first.held == Held("invlpg")
+    first.granted, first.held = True, None
+    assert not first.stops_instruction("invlpg")
+    assert not first.stops_access(MANAGED, Access.STORE)
+    assert first.held is None
+
+
+def test_pages_touched_lately_are_remembered_until_they_are_cleared() -> None:
+    visible = Visible()
+    first, _ = gates(visible)
+    for address in (0x3000, 0x1000, 0x3008):
+        first.is_visible(address)
+    assert list(visible.recent) == [3, 1]
