@@ -431,6 +431,11 @@ class Oracle:
             text = f"CPU {cpu} acknowledged interrupt {first.vector:#x}, and its frame faulted: its handler is never entered and its ISR bit stays set"
             self._report(Kind.LOST_INTERRUPT, cpu, last.address or self.machine.cpus[cpu].registers.cr[2], text)
 
+    def check_failed(self, cpu: int) -> None:
+        """The guest's own check of what it read has failed; a finding of its own only where nothing else was seen."""
+        if not self.findings:
+            self._report(Kind.WRONG_DATA, cpu, 0, "the guest's own check failed, and the oracle saw nothing")
+
     def panicked(self, last_line: str) -> None:
         """The guest gave up by itself, and nothing else was found."""
         for cpu, (rsp, served) in sorted(self.double_faults.items()):

@@ -106,7 +106,7 @@ def _document(
         "modes": modes.as_dict(),
         "complete": outcome.complete,
         "exercised": outcome.exercised,
-        "executions": None if engine == "stateful" else outcome.cut,
+        "executions": None if engine == "stateful" else outcome.executions,
         "states": outcome.states,
         "steps": outcome.moves,
         "seconds": round(seconds, 3),
@@ -136,13 +136,14 @@ def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None) -
     if outcome.verdict == "undecided":
         out.print(f"undecided: nothing found before the bound ({outcome.cut}); {outcome.moves} moves made")
         return
-    assert found is not None
     what = (
         f"{outcome.finding.kind.value}: {outcome.finding.text}"
         if outcome.finding
         else f"no end can be reached from {outcome.stuck} of {outcome.states} states"
     )
     out.print(f"unsafe: {escape(what)}")
+    if found is None:
+        return  # it cannot even begin to end
     out.print(f"shortest way: {len(found.path)} visible operations, {found.switches} switches of CPU; replays the same")
     out.print(_lanes(found))
     if found.pair is not None:

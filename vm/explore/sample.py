@@ -67,7 +67,16 @@ def _walks(world: World, executions: int, bounds: Bounds, progress: Progress) ->
                 raise Grown(tuple(sorted(world.visible.pages)))
             if finding is not None:
                 return Outcome(
-                    "unsafe", False, 0, made, world.exercised, len(path), finding, tuple(path), visible=world.visible
+                    verdict="unsafe",
+                    complete=False,
+                    states=0,
+                    moves=made,
+                    exercised=world.exercised,
+                    depth=len(path),
+                    finding=finding,
+                    path=tuple(path),
+                    visible=world.visible,
+                    executions=done + 1,
                 )
         cut = cut or len(path) >= longest
         done += 1
@@ -75,7 +84,9 @@ def _walks(world: World, executions: int, bounds: Bounds, progress: Progress) ->
         if bounds.budget is not None and _CLOCK() - started > bounds.budget:
             break
     reason = f"{done} executions" + (", some cut" if cut else "")
-    return Outcome("undecided", False, 0, made, world.exercised, longest, cut=reason, visible=world.visible)
+    return Outcome(
+        "undecided", False, 0, made, world.exercised, longest, cut=reason, visible=world.visible, executions=done
+    )
 
 
 def _choose(rng: random.Random, style: int, starved: int, moves: list[Move], last: int) -> Move:

@@ -276,6 +276,8 @@ class World:
 
     def _ends(self, cpu: int, events: int) -> bool:
         names = [name for _, who, name in self.session.events[events:] if who == cpu]
+        if WRONG in names:
+            self.oracle.check_failed(cpu)
         return DONE in names or WRONG in names or self.machine.end() is End.SHUTDOWN
 
     def _is_private(self, cpu: int) -> bool:
