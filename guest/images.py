@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from guest.asm import KERNEL_LAYOUT, Image, build
-from guest.scenario import FOLDER, scenarios
+from guest.scenario import FOLDER, Scenario, scenarios
 
 KERNEL: Final = Path(__file__).parent / "kernel"
 ENTRY: Final = "_start"
@@ -54,3 +54,17 @@ def build_image(name: str) -> Image:
         guest.asm.AsmError: its source is wrong.
     """
     return build(sources(name), layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL])
+
+
+def build_scenario(scenario: Scenario, folder: Path) -> Image:
+    """Assemble and link the image of a scenario whose own sources may lie elsewhere.
+
+    Args:
+        scenario: its sources are taken from `folder`, and those not there from kstack's own scenarios.
+        folder: where its TOML is.
+
+    Raises:
+        guest.asm.AsmError: a source is wrong, or nowhere.
+    """
+    own = [folder / name if (folder / name).exists() else FOLDER / name for name in scenario.sources]
+    return build([*(KERNEL / f"{part}.s" for part in CORE), *own], layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL])

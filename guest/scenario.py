@@ -61,6 +61,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         litmus: it is small enough to be explored exhaustively.
         quanta: round-robin quanta it is run at; none for the usual ones.
         schedules: random schedules it needs at the most, where each is long.
+        long: a run takes half a minute or more, so it is judged only where it is named.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     litmus: bool = False
     quanta: list[int] = []
     schedules: int | None = None
+    long: bool = False
 
 
 def read_scenario(path: Path) -> Scenario:

@@ -8,6 +8,7 @@ from vm.stacks import Decision, Load, Policy, Steps, Store, Thread, map_pages, r
 
 AGE = 4000  # units of virtual time asleep before a stack is collected
 PERIOD = 8  # switches of a CPU between two collections
+BATCH = 64  # threads that a collection looks at
 
 
 class SleeperGc(Policy):
@@ -31,7 +32,7 @@ class SleeperGc(Policy):
         switches: int = (yield Load("switches", cpu)) or 0
         yield Store("switches", switches + 1, cpu)
         if switches % PERIOD == PERIOD - 1:
-            yield from reclaim_sleepers(AGE)
+            yield from reclaim_sleepers(AGE, most=BATCH)
 
     def memory_pressure(self, cpu: int, wanted: int) -> Steps:
         """Collect from everybody who sleeps."""

@@ -2,7 +2,8 @@
 
 After LATR (Kumar et al., ASPLOS 2018): nobody is interrupted; each CPU sweeps a shared list at its next
 switch or tick, and the last one frees. Until then neither the frame nor its address is reused: a
-thread that comes back takes the same frame back.
+thread that comes back takes the same frame back. A CPU that sleeps does not sweep: when the list is
+full, there are IPIs after all, as in LATR.
 """
 
 from collections.abc import Generator
@@ -29,6 +30,8 @@ from vm.stacks import (
     unmap_pages,
 )
 
+ENTRIES = 64  # pages the list holds
+
 Entry = tuple[Page, int, tuple[int, ...]]  # the page, its old entry, the CPUs that have not swept it yet
 
 
@@ -41,7 +44,7 @@ class SwitchSpDeferred(SwitchSp):
     source = "Kumar et al., LATR: Lazy Translation Coherence, ASPLOS 2018"
 
     def switch_out(self, cpu: int, thread: Thread) -> Steps:
-        """Clear, invalidate here, queue for the others."""
+        """Clear, invalidate here, queue for the others; the others are told if the queue is full."""
         yield from self._sweep(cpu)
         pages = thread.pages_below(thread.saved_rsp)
         present = []
@@ -57,6 +60,11 @@ class SwitchSpDeferred(SwitchSp):
             yield from free(entries)
             return
         queue = yield from self._lock(cpu)
+        if len(queue) + len(present) > ENTRIES:
+            yield from self._unlock(cpu, queue)
+            yield from shootdown(pages)
+            yield from free(entries)
+            return
         added = tuple((page, pte.value, others) for page, pte in zip(present, entries, strict=True))
         yield from self._unlock(cpu, queue + added)
 

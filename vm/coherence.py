@@ -20,6 +20,7 @@ from vm.hw.paging import PageFault, Translation
 from vm.load import Symbols
 from vm.machine import Ipi, Machine
 from vm.stacks import Page, Pte, Thread, steps
+from vm.stacks.area import Areas
 from vm.stacks.call import HookCall
 from vm.stacks.hypercall import SHOOTDOWN_VECTOR
 
@@ -156,6 +157,7 @@ class Oracle:
     stack_walks: int = 0  # page walks that cached a translation of a stack page
     frames: dict[int, Frame] = field(default_factory=dict)
     threads: dict[int, Thread] = field(default_factory=dict)
+    areas: Areas = field(default_factory=Areas)
     seen: dict[tuple[int, int], set[Candidate]] = field(default_factory=dict)
     last_use: tuple[object, ...] = ()
     moments: dict[int, deque[Moment]] = field(default_factory=dict)  # by page or frame address
@@ -203,10 +205,8 @@ class Oracle:
         return tuple(sorted(merged, key=lambda moment: moment.time))[-KEPT:]
 
     def _page(self, address: int) -> Page | None:
-        for thread in self.threads.values():
-            if thread.contains(address):
-                return thread.page_at(address)
-        return None
+        thread = self.areas.find(self.threads, address)
+        return None if thread is None else thread.page_at(address)
 
     # --- MmuObserver
 
@@ -288,12 +288,16 @@ class Oracle:
     def thread_created(self, thread: Thread) -> None:
         """A stack area is watched from now on."""
         self.threads[thread.id] = thread
+        self.areas.add(thread)
 
     def thread_gone(self, thread: Thread) -> None:
         """What is still mapped in a dead thread's stack is lost."""
         del self.threads[thread.id]
-        for frame, life in sorted(self.frames.items()):
-            if life.state is FrameState.MAPPED and life.owner is not None and life.owner.thread == thread.id:
+        mmu, memory = self.machine.cpus[0].mmu, self.machine.memory
+        leaves = [leaf for page in thread.pages if (leaf := mmu.leaf_address(page.address)) is not None]
+        for frame in sorted(Pte(memory.read64(leaf)).frame for leaf in leaves):
+            life = self.frames.get(frame)
+            if life is not None and life.owner is not None and life.owner.thread == thread.id:
                 text = f"{_owner(life.owner)} is still mapped to frame {frame:#x} after the thread has exited"
                 self._report(Kind.LEAK, 0, life.owner.address, text, frame)
 

@@ -56,6 +56,7 @@ def detail_of(run: RunResult) -> dict[str, Any]:
         detail |= {
             "faults_by_vector": usage.faults,
             "invpcid": usage.guest_invpcid,
+            "tlb_lost": usage.tlb_lost,
             "interrupts": usage.interrupts,
             "hook_calls": usage.hook_calls,
             "hook_operations": usage.hook_operations,

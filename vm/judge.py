@@ -219,9 +219,10 @@ class Pair:
         scenario = find_scenario(self.scenario)
         policy = find_policy(self.policy)
         modes = self.modes.resolved(policy.delivery)
-        booted = _booted(self.scenario, modes)
+        sampled_modes = modes if self.portfolio.explore is None else replace(modes, memory_order="sc")
+        booted = _booted(self.scenario, sampled_modes)
         try:
-            sampled = judge(policy, scenario, booted, self.portfolio, modes, self.policy)
+            sampled = judge(policy, scenario, booted, self.portfolio, sampled_modes, self.policy)
             if self.portfolio.explore is None or not scenario.litmus:
                 return sampled
             outcome = search(Problem(self.scenario, self.policy, modes), Bounds(budget=self.portfolio.explore))

@@ -81,6 +81,11 @@ class MachineConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"--cpus {self.cpus}: give 1 to {MAX_CPUS}")
+        if self.modes.memory_order != "sc":
+            raise ConfigError(
+                f"mode memory-order={self.modes.memory_order}: runs are sequentially consistent; "
+                "stores are buffered only in kstack explore and compare --explore"
+            )
 
 
 class Ipi(NamedTuple):

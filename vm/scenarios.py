@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Final
+
+from msgspec import structs
 
 from guest import images as guest_images
 from guest import scenario as guest_scenario
 from guest.asm import AsmError
 from guest.scenario import Scenario
 from vm.errors import ImageError, ScenarioError
+
+FILE: Final = ".toml"  # a scenario named so is a file of the user's
 
 
 def scenarios() -> dict[str, Scenario]:
@@ -24,12 +29,22 @@ def scenarios() -> dict[str, Scenario]:
         raise ScenarioError(str(error)) from error
 
 
+def is_scenario(name: str) -> bool:
+    """Whether an image is a scenario, whose runs start when its guest has booted."""
+    return name.endswith(FILE) or name in scenarios()
+
+
 def find_scenario(name: str) -> Scenario:
-    """A scenario by id.
+    """A scenario by id, or by the path of its TOML, which is its id then.
 
     Raises:
-        ScenarioError: there is none, with the nearest ids.
+        ScenarioError: there is none, with the nearest ids; or the file is wrong.
     """
+    if name.endswith(FILE):
+        try:
+            return structs.replace(guest_scenario.read_scenario(Path(name)), id=name)
+        except guest_scenario.ScenarioFileError as error:
+            raise ScenarioError(str(error)) from error
     known = scenarios()
     if name not in known:
         raise ScenarioError(f"scenario {name!r} does not exist; {_hint(name, list(known), 'kstack scenarios')}")
@@ -37,15 +52,17 @@ def find_scenario(name: str) -> Scenario:
 
 
 def find_image(name: str) -> bytes:
-    """The bytes of an image: a built-in name, or a file.
+    """The bytes of an image: a built-in name, a scenario's TOML, or a file.
 
     Raises:
         ImageError: there is neither, or the file cannot be read.
     """
     known = guest_images.images()
-    if name in known:
+    if name in known or name.endswith(FILE):
         try:
-            return guest_images.build_image(name).to_elf()
+            if name in known:
+                return guest_images.build_image(name).to_elf()
+            return guest_images.build_scenario(find_scenario(name), Path(name).parent).to_elf()
         except AsmError as error:
             raise ImageError(f"image {name}: {error}") from error
     path = Path(name)

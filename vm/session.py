@@ -204,10 +204,11 @@ class Session:
         choice = self.scheduler.choose(View(tuple(runnable), blocked, machine.time))
         choice = Choice(choice.cpu, min(choice.quantum, limit))
         self.choices.append(choice)
+        before = self._progress(choice.cpu)
         machine.run(*choice)
-        if len(blocked) < len(runnable) or not self.runtime.is_blocked(choice.cpu):
+        if len(blocked) < len(runnable) or self._progress(choice.cpu) != before:
             self._waiting.clear()
-        else:
+        if self.runtime.is_blocked(choice.cpu):
             self._waiting.add(choice.cpu)
             if self._waiting.issuperset(runnable) and self._is_deadlock(runnable):
                 return "deadlock"
@@ -216,6 +217,11 @@ class Session:
                 self.scheduler.event(cpu, name)
             self._marked.clear()
         return None
+
+    def _progress(self, cpu: int) -> tuple[int, int, int]:
+        """Changes whenever a CPU does more than to try again: it may have taken an interrupt and wait again."""
+        counts = self.machine.cpus[cpu].counts
+        return self.runtime.counts.steps, counts.interrupts, counts.nmis
 
     def _is_deadlock(self, runnable: list[int]) -> bool:
         """Whether CPUs that all wait in a policy's step, and have all tried again, can be interrupted by nothing."""

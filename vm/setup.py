@@ -14,7 +14,7 @@ from vm.hw.modes import Modes
 from vm.load import load
 from vm.machine import Machine, MachineConfig, size
 from vm.recording import VERSION, Recording, image_hash, pack
-from vm.scenarios import find_image, scenarios
+from vm.scenarios import find_image, is_scenario
 from vm.schedule import Choice, ReplaySchedule, Scheduler, Script, ScriptStep
 from vm.session import BootedScenario, RunOptions, RunResult, Session
 from vm.stacks.pool import PoolConfig
@@ -44,7 +44,7 @@ class Setup:
     @property
     def is_scenario(self) -> bool:
         """Whether the image is a scenario, whose runs start when its guest has booted."""
-        return self.image in scenarios()
+        return is_scenario(self.image)
 
     def session(self, scheduler: Scheduler) -> Session:
         """A session ready to run.

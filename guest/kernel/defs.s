@@ -5,7 +5,7 @@
 #
 # Physical memory (64 MiB)
 #
-#   0x0400_0000  end of RAM
+#   0x0400_0000  end of what the kernel uses; a larger page pool, if there is RAM for it
 #                free frames (mem.s)
 #   0x0040_0000  first free frame
 #   0x0020_0000  page pool of the stack policies, 512 pages
@@ -17,7 +17,8 @@
 #
 #   0xffff_ffff_c000_0000  local APIC registers, uncached
 #   0xffff_ffff_8000_0000  physical 0 to 2 MiB: the image, text R-X, rodata R, the rest RW
-#   0xffff_c900_0000_0000  kernel stacks, 64 slots of 32 KiB, only 4 KiB leaves ever change:
+#   0xffff_c900_0000_0000  kernel stacks, 64 slots of 32 KiB, and room for a scenario's own (up to
+#                          512 MiB, its page tables too); only 4 KiB leaves ever change:
 #                              +0x8000  ------------  initial stack pointer
 #                                       16 KiB stack
 #                              +0x4000  ------------  stack bottom
@@ -44,7 +45,7 @@
 .equ GUARD_BYTES,   0x4000
 .equ STACK_BYTES,   0x4000
 .equ STACK_SLOTS,   64
-.equ STACK_AREA_BYTES, 0x200000
+.equ STACK_AREA_BYTES, 0x20000000
 
 .equ USER_CODE,     0x400000
 .equ USER_DATA,     0x401000

@@ -46,6 +46,10 @@ hyper_init:
 hyper_boot:
     mov edi, POOL_START
     mov rsi, [rip+scenario_pool]
+    cmp rsi, POOL_PAGES
+    jbe .Lhyper_pool
+    mov edi, RAM_END                    # the kernel itself uses nothing above
+.Lhyper_pool:
     shl rsi, 12                         # PAGE_SIZE
     lea rdx, [rip+mailboxes]
     mov rcx, [rip+cpu_count]

@@ -7,7 +7,7 @@
 # A scenario links with the kernel and provides
 #   u64 scenario_main(void)   runs in a kernel thread on CPU 0; 0 = pass
 #   u32 scenario_tick         bus clocks a timer tick, 0 = no ticks
-#   u64 scenario_pool         pages that the stack policy gets, at most POOL_PAGES
+#   u64 scenario_pool         pages that the stack policy gets; more than POOL_PAGES lie above RAM_END
 
 .text
 # void kmain(void)

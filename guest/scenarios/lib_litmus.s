@@ -7,6 +7,7 @@
 #
 # A scenario that links this provides
 #   char scenario_name[]            its id
+#   u64 scenario_pool               pages for the stack policy
 #   u64 litmus_stacks               how many stacks: threads LITMUS_THREAD, + 1, ...
 #   void (*litmus_programs[])(void) one a CPU, ends with 0
 # A program may use rax rbx rcx rdx rsi rdi r8 to r13; r15 is the address of `litmus_words`, a page of
@@ -241,9 +242,6 @@ litmus_shootdown:
 .p2align 3
 scenario_tick:
     .long 0
-.p2align 3
-scenario_pool:
-    .quad 48
 .bss
 .p2align 3
 litmus_count:                           # programs

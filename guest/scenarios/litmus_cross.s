@@ -63,6 +63,8 @@ litmus_b:                               # CPU 1
 scenario_name:
     .asciz "litmus-cross"
 .p2align 3
+scenario_pool:
+    .quad 48
 litmus_stacks:
     .quad 2
 litmus_programs:

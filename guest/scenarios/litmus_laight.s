@@ -52,6 +52,8 @@ litmus_b:                               # CPU 1
 scenario_name:
     .asciz "litmus-laight"
 .p2align 3
+scenario_pool:
+    .quad 48
 litmus_stacks:
     .quad 2
 litmus_programs:

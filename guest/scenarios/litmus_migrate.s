@@ -49,6 +49,8 @@ litmus_away:                            # CPU 1
 scenario_name:
     .asciz "litmus-migrate"
 .p2align 3
+scenario_pool:
+    .quad 48
 litmus_stacks:
     .quad 2
 litmus_programs:

@@ -54,6 +54,8 @@ litmus_b:                               # CPU 1
 scenario_name:
     .asciz "litmus-pressure"
 .p2align 3
+scenario_pool:
+    .quad 48
 litmus_stacks:
     .quad 1
 litmus_programs:

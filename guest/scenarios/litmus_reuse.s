@@ -51,6 +51,8 @@ litmus_b:                               # CPU 1
 scenario_name:
     .asciz "litmus-reuse"
 .p2align 3
+scenario_pool:
+    .quad 48
 litmus_stacks:
     .quad 1
 litmus_programs:

@@ -50,6 +50,8 @@ litmus_walk:
 scenario_name:
     .asciz "litmus-unwinder"
 .p2align 3
+scenario_pool:
+    .quad 48
 litmus_stacks:
     .quad 2
 litmus_programs:

@@ -5,12 +5,11 @@
 # takes new ones from CPU 0's pool. Its two extra pages in use move one way each round, none the other. (A
 # policy that maps on entry and unmaps on exit carries as many back: it enters on CPU 1 too.)
 #
-# The default pool of 512 pages lasts for about 250 rounds of a policy that never evens its pools out;
-# this makes fewer, so what it shows there is the imbalance.
+# The pool of 512 pages lasts for about 250 rounds of a policy that never evens its pools out. pump_once.s
+# makes fewer, so what it shows there is the imbalance; pump_long.s makes more.
 
 .equ SYS_AWAY,      64                  # away(round)
 .equ SYS_HOME,      65
-.equ A_ROUNDS,      0x02414078          # 120 of away, home, yield
 .equ DEPTH,         10                  # KiB
 .equ CANARY,        0x50554d5000000000  # "PUMP"; plus the round
 
@@ -46,12 +45,7 @@ pump_home:
     ret
 
 .section .rodata
-scenario_name:
-    .asciz "pump"
 .p2align 3
-scenario_threads:
-    .quad user_rounds, A_ROUNDS, 0
-    .quad 0
 scenario_calls:
     .quad pump_away
     .quad pump_home

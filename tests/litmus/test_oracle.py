@@ -331,3 +331,11 @@ def test_a_shootdown_is_part_of_the_history_of_what_it_is_about() -> None:
     result = boot(found).session(Early(), RoundRobin(10), RunOptions(found.max_instructions)).run()
     words = [moment.what for moment in result.findings[0].history]
     assert any(word.startswith("IPI to CPU") for word in words)
+
+
+def test_an_interrupt_between_two_vain_tries_is_no_deadlock() -> None:
+    """CPU 1 waits, takes CPU 0's shootdown and waits again in one slice: CPU 0 has only to look once more."""
+    booted = boot(find_scenario("litmus-cross"), modes=Modes(tlb="adversarial"))
+    session = booted.session(find_policy("switch-sp-ipi")(), RandomSchedule(90), RunOptions(adversary=94))
+    result = session.run()
+    assert (result.ended, result.findings) == ("exit", ())

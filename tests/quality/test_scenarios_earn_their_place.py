@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -41,7 +42,13 @@ def finding(policy: type[Policy], scenario: Scenario, modes: Modes) -> str | Non
     return None
 
 
-@pytest.mark.parametrize("name", sorted(scenarios()))
+def chosen() -> list[str]:
+    """All scenarios; those that take minutes only if asked for."""
+    everything = bool(os.environ.get("KSTACK_LONG"))
+    return sorted(name for name, scenario in scenarios().items() if everything or not scenario.long)
+
+
+@pytest.mark.parametrize("name", chosen())
 def test_a_scenario_finds_its_mutant_and_nothing_where_there_is_nothing(name: str) -> None:
     scenario = find_scenario(name)
     mutant, modes = scenario.mutant, Modes()

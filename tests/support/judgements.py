@@ -40,6 +40,7 @@ def used(
         double_faults=0,
         fred_faults=0,
         walks=walks,
+        tlb_lost=0,
         guest_invlpg=0,
         guest_invpcid=0,
         interrupts=0,

@@ -43,7 +43,7 @@ class Bench:
     def __init__(self) -> None:
         self.time = 0
         self.memory = FakeMemory()
-        mmu = SimpleNamespace(walks=5, leaf_address=lambda address: address)
+        mmu = SimpleNamespace(walks=5, lost=3, leaf_address=lambda address: address)
         counts = SimpleNamespace(invlpg=1, invpcid=0, interrupts=2)
         self.cpu = SimpleNamespace(mmu=mmu, counts=counts, registers=SimpleNamespace(cr=[0] * 9))
         machine: Any = SimpleNamespace(now=lambda: self.time, cpus=[self.cpu], memory=self.memory)
@@ -203,9 +203,10 @@ def test_a_fault_is_counted_once_by_how_it_was_taken(
 def test_counters_are_from_the_runs_start_and_not_from_reset() -> None:
     bench = Bench()
     bench.cpu.mmu.walks += 7
+    bench.cpu.mmu.lost += 4
     bench.cpu.counts.interrupts += 1
     found = bench.usage.summary()
-    assert (found.walks, found.interrupts, found.guest_invlpg) == (7, 1, 0)
+    assert (found.walks, found.tlb_lost, found.interrupts, found.guest_invlpg) == (7, 4, 1, 0)
 
 
 def test_operations_are_told_apart_by_hook_and_requests_to_other_cpus_are_their_invlpgs() -> None:

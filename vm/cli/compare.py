@@ -139,7 +139,8 @@ def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, mo
         KstackError: a policy or scenario does not exist.
     """
     wanted = list(dict.fromkeys(split(policies) or known_policies()))
-    chosen = list(dict.fromkeys(split(scenarios) or known_scenarios()))
+    usual = [name for name, scenario in known_scenarios().items() if not scenario.long]
+    chosen = list(dict.fromkeys(split(scenarios) or usual))
     for name in wanted:
         find_policy(name)
     for name in chosen:

@@ -22,6 +22,11 @@ from vm.hw.modes import Modes
 from vm.stacks.registry import find_policy
 
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
+ORDERS = {
+    "sc": "sequentially consistent",
+    "tso": "x86-TSO",
+    "tso-walks-memory": "x86-TSO with walks that do not see their own CPU's stores",
+}
 
 
 def explore(
@@ -70,6 +75,8 @@ def explore(
             outcome = search(Problem(scenario, policy, modes), bounds, _progress, executor, checkpoint)
     elif jobs > 1 or dask is not None or checkpoint is not None:
         raise ConfigError("--jobs, --dask and --checkpoint are for the engine stateful")
+    elif engine == "dpor" and modes.memory_order != "sc":
+        raise ConfigError("the engine dpor is for memory-order=sc; take stateful or sample")
     elif engine == "dpor":
         outcome = dpor(scenario, chosen, modes, bounds, preemptions, _progress)
     else:
@@ -84,7 +91,7 @@ def explore(
         bound = {"depth": depth, "states": states, "budget": budget, "cut": outcome.cut, "timers": "off"}
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
     else:
-        _show(scenario, policy, outcome, found)
+        _show(scenario, policy, outcome, found, modes)
     return CODES[outcome.verdict]
 
 
@@ -124,12 +131,12 @@ def _line(line: Line) -> dict[str, Any]:
     return {"number": line.number, "cpu": line.cpu, "what": line.what, "symbol": line.symbol}
 
 
-def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None) -> None:
+def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, modes: Modes) -> None:
     out = console()
     if outcome.verdict == "safe":
         out.print(
             f"safe: no violation in all {outcome.states} states of {scenario} under {policy}: {outcome.moves} moves, "
-            f"{outcome.depth} visible operations deep, sequentially consistent, IPIs at any time, timers off; "
+            f"{outcome.depth} visible operations deep, {ORDERS[modes.memory_order]}, IPIs at any time, timers off; "
             f"exercised {outcome.exercised}"
         )
         return

@@ -17,7 +17,7 @@ from vm.machine import size
 from vm.recording import read_recording, write_recording
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
-from vm.scenarios import scenarios
+from vm.scenarios import find_scenario, is_scenario
 from vm.schedule import ReplaySchedule, Scheduler, parse
 from vm.session import RunOptions, RunResult, Session
 from vm.setup import Setup, script_of
@@ -57,7 +57,7 @@ def run(
     """
     if max_instructions < 1:
         raise ConfigError("--max-instructions: give 1 or more")
-    scenario = scenarios().get(image)
+    scenario = find_scenario(image) if is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     options = RunOptions(max_instructions, stop_at_finding, pool.config(seed), seed)

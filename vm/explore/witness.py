@@ -13,6 +13,7 @@ from vm.hw.gate import Held, Visible
 from vm.hw.lazy import How
 from vm.hw.modes import Modes
 from vm.stacks import Policy, PteStore
+from vm.stacks.execute import Pending
 
 REPLAYS = 10
 
@@ -128,6 +129,9 @@ def describe(world: World, move: Move) -> str:
     """What a move will do."""
     if move.kind == "interrupt":
         return f"takes interrupt {world.machine.ipis[move.choice].vector:#x}"
+    if move.kind == "store":
+        assert world.buffers is not None
+        return f"its store to {_place(world, world.buffers.stores[move.cpu][0])} becomes visible"
     held = world.held[move.cpu]
     assert held is not None
     if move.kind == "instruction":
@@ -141,12 +145,26 @@ def describe(world: World, move: Move) -> str:
     return f"{calls[-1].function.name.lower()}: {calls[-1].step}{note}"
 
 
+def _place(world: World, pending: Pending) -> str:
+    """Where a store goes that nobody sees yet."""
+    if pending.kind == "pte":
+        page, _ = pending.where
+        return f"the entry of {_where(world, page << 12)}"
+    if pending.kind == "unlock":
+        return f"lock {pending.where}"
+    return f"variable {pending.where[0]}" if pending.kind == "variable" else f"frame {pending.where & ~0xFFF:#x}"
+
+
+def _where(world: World, address: int) -> str:
+    for thread in world.runtime.threads.values():
+        if thread.contains(address):
+            return f"thread {thread.id} page {thread.page_at(address).index}"
+    return world.session.symbols.name(address)
+
+
 def _access(world: World, move: Move, held: Held) -> str:
     verb = "stores to" if held.write else "loads from"
-    where = world.session.symbols.name(held.address)
-    for thread in world.runtime.threads.values():
-        if thread.contains(held.address):
-            where = f"thread {thread.id} page {thread.page_at(held.address).index}"
+    where = _where(world, held.address)
     option = world.options(move.cpu, held)[move.choice]
     if option.how is How.WALK:
         return f"{verb} {where}"

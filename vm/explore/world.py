@@ -16,22 +16,27 @@ from typing import Any, Final, NamedTuple
 
 from vm.coherence import Finding, Frame, FrameState, Oracle
 from vm.errors import ScenarioError
+from vm.explore.buffers import Plain, StoreBuffers, drains, passes, plain
 from vm.hw.cpu import CpuState
 from vm.hw.gate import Gate, Held, Visible
 from vm.hw.lazy import How, LazyTlb, Option
+from vm.hw.memory import PAGE
 from vm.hw.modes import Modes
+from vm.hw.paging import FRAME_MASK
 from vm.machine import End, MachineSnapshot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
 from vm.session import GUEST_PANICKED, RunOptions, Session
 from vm.setup import boot
 from vm.stacks import Page, Policy
+from vm.stacks.execute import Pending
 from vm.stacks.hypercall import PORT, Function
 from vm.stacks.pool import PoolConfig
 
 FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
 _OUT_HYPERCALL: Final = bytes([0xE7, PORT])
 READY, DONE, WRONG = "ready", "done", "wrong"
+FENCE: Final = "fence"
 LOCAL: Final = 200_000  # instructions a CPU may run between two visible operations
 TO_READY: Final = 3_000_000
 
@@ -53,7 +58,8 @@ class Move(NamedTuple):
 
     Attributes:
         cpu: whose.
-        kind: `access`, `step`, `instruction` or `interrupt`.
+        kind: `access`, `step`, `instruction`, `interrupt`, or `store` for the moment at which the oldest store
+            in its buffer becomes visible.
         choice: which of its outcomes, 0 for the first (the tables; A as it is; the oldest IPI).
     """
 
@@ -86,6 +92,7 @@ class State(NamedTuple):
     held: tuple[Held | None, ...]
     done: tuple[bool, ...]
     double_faults: tuple[tuple[int, tuple[int, bool]], ...]
+    stores: tuple[tuple[Pending, ...], ...] = ()
 
 
 class World:
@@ -108,7 +115,7 @@ class World:
                 f"scenario {scenario} is too large to be explored; take one of the litmus-... scenarios"
             )
         modes = modes.resolved(policy.delivery)
-        booted = boot(found, modes=replace(modes, tlb="retain"))
+        booted = boot(found, modes=replace(modes, tlb="retain", memory_order="sc"))
         self.session: Session = booted.session(policy(), RoundRobin(1), RunOptions(pool=PoolConfig()))
         self.machine, self.runtime = self.session.machine, self.session.runtime
         assert self.session.oracle is not None
@@ -124,6 +131,10 @@ class World:
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
         self.visible = visible
         visible.grown = False
+        self.buffers: StoreBuffers | None = None
+        self._walks_memory = modes.memory_order == "tso-walks-memory"
+        if modes.memory_order != "sc":
+            self.buffers = StoreBuffers(len(self.machine.cpus), self.machine.memory, self.runtime.executor)
         self._close(pages)
         self.held: list[Held | None] = [None] * len(self.machine.cpus)
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
@@ -172,20 +183,24 @@ class World:
         """All that can happen next."""
         found: list[Move] = []
         for cpu in self.programs:
-            held = self.held[cpu]
-            if held is not None:
+            held, waiting = self.held[cpu], self._has_stores(cpu)
+            if held is not None and not (waiting and self._waits_for_stores(cpu, held)):
                 found += self._moves_of(cpu, held)
+            if waiting:
+                found.append(Move(cpu, "store"))
         for index, ipi in enumerate(self.machine.ipis):
             target = self.machine.cpus[ipi.target]
             open_to = target.registers.interrupt_flag and not target.registers.shadow
             first = all(other.target != ipi.target for other in self.machine.ipis[:index])
-            if open_to and first and target.state in (CpuState.RUNNING, CpuState.HALTED):
+            if open_to and first and not self._has_stores(ipi.target) and target.state in (CpuState.RUNNING, CpuState.HALTED):
                 found.append(Move(ipi.target, "interrupt", index))
         return found
 
     def _moves_of(self, cpu: int, held: Held) -> list[Move]:
         if held.what == "access":
             return [Move(cpu, "access", choice) for choice in range(len(self.options(cpu, held)))]
+        if held.what == FENCE:
+            return []
         if held.what != "out":
             return [Move(cpu, "instruction")]
         calls = self.runtime.calls[cpu]
@@ -194,7 +209,77 @@ class World:
         executor, step = self.runtime.executor, calls[-1].step
         if executor.waits(cpu, calls[-1], step):
             return []
-        return [Move(cpu, "step", choice) for choice in range(2 if executor.pending(cpu, step) else 1)]
+        pending = executor.pending(cpu, step) and not self._has_entry(cpu, step.page.address)
+        return [Move(cpu, "step", choice) for choice in range(2 if pending else 1)]
+
+    # --- store buffers
+
+    def _has_stores(self, cpu: int) -> bool:
+        return self.buffers is not None and bool(self.buffers.stores[cpu])
+
+    def _has_entry(self, cpu: int, address: int) -> bool:
+        """Whether a CPU's own store to the entry of a linear address is not visible yet."""
+        if not self._has_stores(cpu):
+            return False
+        assert self.buffers is not None
+        return self.buffers.has_entry(cpu, self.machine.cpus[cpu].mmu.leaf_address(address))
+
+    def _code(self, cpu: int) -> bytes:
+        core = self.machine.cpus[cpu]
+        return core.linear.code(core.registers.rip, 15)
+
+    def _waits_for_stores(self, cpu: int, held: Held) -> bool:
+        """Whether a CPU's operation waits until all can see what it has stored."""
+        if held.what == "access":
+            if self.lazy.manages(held.address) and not self._walks_memory and self._has_entry(cpu, held.address):
+                return True
+            return self._plain(cpu, held) is None
+        if held.what == "out":
+            calls = self.runtime.calls[cpu]
+            return not calls or not self._is_begun(cpu) or not passes(calls[-1].step)
+        return held.what != "window"
+
+    def _plain(self, cpu: int, held: Held) -> Plain | None:
+        """The access before which a CPU stands as a plain load or store of RAM (device registers are uncached)."""
+        physical = self.machine.cpus[cpu].mmu.resolve(held.address)
+        if physical is not None and not self.machine.memory.is_ram(physical):
+            return None
+        return plain(self._code(cpu), held.address)
+
+    def _make_access(self, cpu: int, held: Held) -> None:
+        """An access where stores are buffered: it sees its CPU's own; what it stores waits."""
+        buffers, core, memory = self.buffers, self.machine.cpus[cpu], self.machine.memory
+        assert buffers is not None and core.gate is not None
+        access, start = self._plain(cpu, held), core.registers.rip
+        if access is None:
+            self.machine.run(cpu, 1)
+            return
+        option, where = core.gate.option or Option(How.WALK), 0
+        if option.how is How.CACHED:
+            where = (option.value & FRAME_MASK) + (held.address & PAGE - 1)
+        elif access.stores:
+            where = core.mmu.resolve(held.address) or 0
+        hidden = buffers.show(cpu, entries=False)
+        old = memory.read(where, access.width)
+        self.machine.run(cpu, 1)
+        went_on = core.registers.rip == start + access.length
+        if access.stores and went_on:
+            new = memory.patch(where, old)
+            buffers.hide(hidden)
+            buffers.put(cpu, Pending("memory", where, new))
+            return
+        buffers.hide(hidden)
+        while not went_on and self._has_stores(cpu):  # a fault: all becomes visible before the handler runs
+            buffers.commit(cpu)
+
+    def _make_visible(self, cpu: int) -> None:
+        """A CPU's oldest store becomes visible; what has waited for the last one goes on."""
+        assert self.buffers is not None
+        self.buffers.commit(cpu)
+        held = self.held[cpu]
+        if held is not None and held.what == FENCE and not self._has_stores(cpu):
+            self.held[cpu] = None
+            self._run_on(cpu)
 
     def options(self, cpu: int, held: Held) -> list[Option]:
         """How an access can go."""
@@ -217,6 +302,9 @@ class World:
         cpu, machine = move.cpu, self.machine
         core = machine.cpus[cpu]
         before = len(self.oracle.findings)
+        if move.kind == "store":
+            self._make_visible(cpu)
+            return self._first_finding(before)
         held, self.held[cpu] = self.held[cpu], None
         if move.kind == "interrupt":
             machine.deliver_ipi(move.choice)
@@ -230,9 +318,21 @@ class World:
             elif move.kind == "step" and move.choice:
                 self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
             gate.granted = True
-            machine.run(cpu, 1)
+            if self.buffers is None:
+                machine.run(cpu, 1)
+            elif move.kind == "access":
+                self._make_access(cpu, held)
+            else:
+                hidden = self.buffers.show(cpu, entries=True)
+                machine.run(cpu, 1)
+                self.buffers.hide(hidden)
             gate.granted, gate.option = False, None
         self._run_on(cpu)
+        return self._first_finding(before)
+
+    def _first_finding(self, before: int) -> Finding | None:
+        """The first of what the oracle has found since it had found so many."""
+        machine = self.machine
         if machine.exit_port.code == GUEST_PANICKED:
             self.oracle.panicked("see the run")
         new = [found for found in self.oracle.findings[before:] if found.kind.value not in self.expects]
@@ -247,7 +347,11 @@ class World:
         while left > 0 and not self._rests(cpu):
             gate.held = None
             events = len(self.session.events)
-            left -= max(1, machine.run(cpu, 1 if self.done[cpu] else left).elapsed)
+            watched = self._has_stores(cpu)
+            if watched and drains(self._code(cpu)):
+                self.held[cpu] = Held(FENCE)
+                return
+            left -= max(1, machine.run(cpu, 1 if self.done[cpu] or watched else left).elapsed)
             self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
             if gate.held is None:
                 if core.state is not CpuState.RUNNING or machine.end() is not None:
@@ -288,14 +392,17 @@ class World:
         number = registers.gpr[0] & 0xFFFFFFFF
         if number == Function.EVENT:
             return True
-        calls = self.runtime.calls[cpu]
-        begun = bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
-        return not begun and number not in (Function.SWITCH_IN, Function.SWITCH_OUT)
+        return not self._is_begun(cpu) and number not in (Function.SWITCH_IN, Function.SWITCH_OUT)
+
+    def _is_begun(self, cpu: int) -> bool:
+        """Whether the OUT before which a CPU stands makes the next step of a hook that has begun."""
+        registers, calls = self.machine.cpus[cpu].registers, self.runtime.calls[cpu]
+        return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
 
     @property
     def finished(self) -> bool:
         """All programs have come to their end."""
-        return all(self.done)
+        return all(self.done) and not any(self._has_stores(cpu) for cpu in self.programs)
 
     # --- states
 
@@ -307,7 +414,7 @@ class World:
         changed = tuple(
             (frame, pages.get(frame))
             for frame in sorted(base.keys() | pages.keys())
-            if base.get(frame) is not pages.get(frame)
+            if (base.get(frame) is not pages.get(frame) if self.buffers is None else base.get(frame) != pages.get(frame))
         )
         oracle = self.oracle
         return State(
@@ -324,6 +431,7 @@ class World:
             tuple(self.held),
             tuple(self.done),
             tuple(sorted(oracle.double_faults.items())),
+            () if self.buffers is None else tuple(self.buffers.stores),
         )
 
     def become(self, state: State) -> None:
@@ -344,6 +452,8 @@ class World:
         for number, life in state.frames:
             _live(oracle.frames[number], life)
         oracle.threads = {thread.id: self.runtime.threads.get(thread.id, thread) for thread in state.threads}
+        for thread in oracle.threads.values():
+            oracle.areas.add(thread)
         oracle.findings.clear()
         oracle.last_use = ()
         oracle.double_faults = dict(state.double_faults)
@@ -351,6 +461,8 @@ class World:
         oracle.drift.clear()
         self.session.events.clear()
         self.held, self.done = list(state.held), list(state.done)
+        if self.buffers is not None:
+            self.buffers.stores = list(state.stores)
 
     def key(self, state: State) -> bytes:
         """What makes two states the same: all that decides what can happen; no times, no counts."""
@@ -364,6 +476,7 @@ class World:
         ipis = sorted(state.rest.ipis, key=lambda ipi: ipi.target)  # in order for each target
         way = (ipis, sorted(state.rest.broadcast, key=lambda request: request[0]))
         rest = (cpus, way, self.runtime.key(), state.lazy[0], ghost, state.held, state.done, state.double_faults)
+        rest += (state.stores,) if state.stores else ()
         whole.update(repr(rest).encode())
         return whole.digest()
 

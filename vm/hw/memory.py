@@ -108,6 +108,13 @@ class PhysicalMemory:
             _Q.pack_into(self._map, address, value)
             self.dirty.add(address >> 12)
 
+    def patch(self, address: int, data: bytes) -> bytes:
+        """Put bytes there for a moment, as if nobody had stored them: the bytes to put back."""
+        place = slice(address, address + len(data))
+        old = self._map[place]
+        self._map[place] = data
+        return old
+
     def is_ram(self, address: int) -> bool:
         """Whether the frame of `address` is RAM."""
         return 0 <= address < self.size

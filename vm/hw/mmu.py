@@ -158,6 +158,7 @@ class Mmu:
         self.observer: MmuObserver | None = None
         self.fault: Fault | None = None
         self.walks = 0
+        self.lost = 0
         self.pcid = 0
         self.smap = False
         self._paging = False
@@ -542,11 +543,16 @@ class Mmu:
             return [self]
         return [mmu for mmu in self._tracker.mmus if isinstance(mmu, Mmu)]
 
+    def _lose(self, dropped: list[Translation]) -> None:
+        """Entries that were invalidated, not replaced or evicted."""
+        self.lost += len(dropped)
+        self._forget(dropped)
+
     def _page_fault(self, address: int, error: int) -> None:
         self.fault = Fault(14, error, address)
         if Rule.FAULT_DROPS_PAGE in self.rules:
             for tlb in (self.data, self.code):
-                self._forget(tlb.drop_page(address, self.pcid, True))
+                self._lose(tlb.drop_page(address, self.pcid, True))
             self.structures.drop_path(address, self.pcid)
 
     def invlpg(self, address: int) -> None:
@@ -557,7 +563,7 @@ class Mmu:
         for mmu in self._each():
             for tlb in (mmu.data, mmu.code):
                 pcid = mmu.pcid if Rule.INVLPG_PAGE in rules else None
-                mmu._forget(tlb.drop_page(address, pcid, Rule.INVLPG_GLOBAL in rules))
+                mmu._lose(tlb.drop_page(address, pcid, Rule.INVLPG_GLOBAL in rules))
             if Rule.INVLPG_STRUCTURE_CACHES in rules:
                 mmu.structures.drop_pcid(mmu.pcid)
             mmu._missing.discard(address >> 12)
@@ -567,7 +573,7 @@ class Mmu:
         rules = self.rules
         if kind == 0 and Rule.INVPCID_ADDRESS in rules:
             for tlb in (self.data, self.code):
-                self._forget(tlb.drop_page(address, pcid, False))
+                self._lose(tlb.drop_page(address, pcid, False))
             self.structures.drop_pcid(pcid)
         elif kind == 1 and Rule.INVPCID_CONTEXT in rules:
             self.drop_pcid(pcid)
@@ -582,8 +588,8 @@ class Mmu:
             self._invalidate_lazily(self.gate, address)
         for tlb in (self.data, self.code):
             for which in sorted(tlb.own) if pcid is None else [pcid]:
-                self._forget(tlb.drop_page(address, which, False))
-            self._forget(tlb.drop_page(address, None, globals_too))
+                self._lose(tlb.drop_page(address, which, False))
+            self._lose(tlb.drop_page(address, None, globals_too))
         self.structures.drop_all()
 
     def _invalidate_lazily(self, gate: Gate, address: int) -> None:
@@ -595,7 +601,7 @@ class Mmu:
     def drop_pcid(self, pcid: int) -> None:
         """Drop all that is not global of one PCID."""
         for tlb in (self.data, self.code):
-            self._forget(tlb.drop_pcid(pcid))
+            self._lose(tlb.drop_pcid(pcid))
         if Rule.STRUCTURE_CACHES_NOT_GLOBAL in self.rules:
             self.structures.drop_pcid(pcid)
         self._missing.clear()
@@ -607,6 +613,7 @@ class Mmu:
                 if cpu == self.cpu:
                     self._invalidate_lazily(self.gate, page << 12)
         dropped = self.data.drop_all(globals_too) + self.code.drop_all(globals_too)
+        self.lost += len(dropped)
         if not globals_too and len(dropped) <= SINGLE_FLUSHES:
             self._forget(dropped)
         else:
@@ -669,11 +676,11 @@ class Mmu:
 
     def snapshot(self) -> Any:
         """The caches, immutable."""
-        return self.data.state(), self.code.state(), self.structures.state(), self.walks
+        return self.data.state(), self.code.state(), self.structures.state(), (self.walks, self.lost)
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned; the softmmu starts empty."""
-        data, code, structures, self.walks = state
+        data, code, structures, (self.walks, self.lost) = state
         self.data.restore(data)
         self.code.restore(code)
         self.structures.restore(structures)

@@ -18,6 +18,7 @@ VALUES: Final[dict[str, tuple[str, ...]]] = {
     "dirty-rewalk": ("yes", "no"),
     "stack-fault-delivery": ("policy", "df", "ist", "fred"),
     "kernel-pages": ("global", "pcid"),
+    "memory-order": ("sc", "tso", "tso-walks-memory"),
 }
 
 
@@ -39,6 +40,8 @@ class Modes:
             that is judged says (`resolved`).
         kernel_pages: whether a guest that listens maps kernel pages global, or not global and with
             PCIDs, as Linux does with page-table isolation.
+        memory_order: sequentially consistent; x86-TSO, where a walk finds what its own CPU has stored (Linux
+            relies on that); or x86-TSO where it may not, since no manual promises it. Only explored.
     """
 
     speculation: str = "sets-accessed"
@@ -48,6 +51,7 @@ class Modes:
     dirty_rewalk: str = "yes"
     stack_fault_delivery: str = "policy"
     kernel_pages: str = "global"
+    memory_order: str = "sc"
 
     @property
     def capacity(self) -> int:

@@ -6,6 +6,7 @@ leaf entries change. Linux: THREAD_SIZE is 16 KiB, vmapped, with a guard page be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -114,3 +115,29 @@ class Thread:
     def page_at(self, address: int) -> Page:
         """The page of a linear address in the area."""
         return self.pages[(self.bottom + self.size - 1 - address) // PAGE]
+
+
+class Areas:
+    """Finds the thread in whose stack an address lies, where there may be ten thousand."""
+
+    def __init__(self) -> None:
+        self._owners: dict[int, int] = {}  # by page number: id of the thread that had it last
+        self._lowest = self._end = 0
+
+    def add(self, thread: Thread) -> None:
+        """Know a thread's stack. Nothing need be said when it goes."""
+        if self._owners.get(thread.bottom // PAGE) == thread.id:
+            return
+        for page in range(thread.bottom, thread.bottom + thread.size, PAGE):
+            self._owners[page // PAGE] = thread.id
+        self._lowest = min(self._lowest or thread.bottom, thread.bottom)
+        self._end = max(self._end, thread.bottom + thread.size)
+
+    def find(self, threads: Mapping[int, Thread], address: int) -> Thread | None:
+        """The one of `threads`, all of which were added, whose stack has a linear address (bytes)."""
+        if not self._lowest <= address < self._end:
+            return None
+        known = threads.get(self._owners.get(address // PAGE, -1))
+        if known is not None and known.contains(address):
+            return known
+        return next((thread for thread in threads.values() if thread.contains(address)), None)

@@ -5,8 +5,9 @@ Each step acts at once and as a whole; what is between two of them is for the sc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vm.errors import PolicyError
 from vm.hw.apic import DeliveryMode
@@ -15,7 +16,7 @@ from vm.hw.engine import Flags
 from vm.hw.lazy import LazyTlb
 from vm.machine import Machine
 from vm.stacks import hypercall, steps
-from vm.stacks.area import PAGE, Page, Pte, Thread
+from vm.stacks.area import PAGE, Areas, Page, Pte, Thread
 from vm.stacks.call import MAY_SLEEP, GuestMisuse, HookCall, StackObserver, StepCounts
 from vm.stacks.hypercall import Function
 from vm.stacks.pool import PoolConfig, Pools
@@ -26,7 +27,23 @@ _IF: Final = int(Flags.IF)
 _G: Final = 1 << 8
 _A: Final = 1 << 5
 _PLAIN: Final = (int, str, type(None))
+_STORES: Final = (steps.WritePte, steps.Store, steps.Unlock)
 _MAX_VARIABLES: Final = 1 << 20
+
+
+class Pending(NamedTuple):
+    """A store that its CPU has made and nobody else sees yet.
+
+    Attributes:
+        kind: `memory`, `pte`, `variable` or `unlock`.
+        where: physical address (bytes); linear page number and physical address of the entry; name and key;
+            the lock's name.
+        value: bytes; the entry; the variable's value; None.
+    """
+
+    kind: str
+    where: Any
+    value: Any
 
 
 class Executor:
@@ -45,6 +62,7 @@ class Executor:
         self._machine = machine
         self._pool_config = pool
         self._threads = threads
+        self.areas = Areas()
         self._observers = observers
         self.counts = StepCounts()
         self.pools: Pools | None = None
@@ -57,6 +75,7 @@ class Executor:
         self._locks: dict[str, int] = {}
         self._leaves: dict[tuple[int, int], int] = {}
         self.lazy: LazyTlb | None = None  # told of stores to entries, while exploring
+        self.put: Callable[[int, Pending], None] | None = None  # takes plain stores, while exploring x86-TSO
         self._keep = ~_G if machine.modes.kernel_pages == "pcid" else -1
 
     def boot(self, mailboxes: tuple[int, int], frames: list[int]) -> None:
@@ -83,6 +102,8 @@ class Executor:
             PolicyError: no such step, or arguments that make no sense.
             GuestMisuse: the guest's tables or mailboxes are not there.
         """
+        if self.put is not None and isinstance(step, _STORES):
+            return None, self._buffer(cpu, call, step)
         handler = _HANDLERS.get(type(step))
         if handler is None:
             raise PolicyError(f"{name} yielded {step}, which this machine does not know")
@@ -96,14 +117,55 @@ class Executor:
         if isinstance(step, steps.WritePte):
             answer = None
         stored = not isinstance(step, steps.ExchangePte) or previous == step.expected
-        if stored and self.lazy is not None:
-            page = step.page.address >> 12
-            self.lazy.entry_was(page, previous.value, isinstance(step, steps.WritePte))
-            self.lazy.entry_is(page, step.pte.value & self._keep)
         if stored:
-            changed = previous.present and (not step.pte.present or step.pte.frame != previous.frame)
-            self.counts.unmaps += changed and call.function is not Function.EXIT_THREAD
+            self._entry_stored(
+                step.page.address >> 12, previous.value, step.pte.value & self._keep, isinstance(step, steps.WritePte)
+            )
+            self._count_unmap(call, previous, step.pte)
         return answer, previous if stored else None
+
+    def _entry_stored(self, page: int, old: int, new: int, plain: bool) -> None:
+        """The entry of a page (linear number) has just been replaced in memory."""
+        if self.lazy is not None:
+            self.lazy.entry_was(page, old, plain)
+            self.lazy.entry_is(page, new)
+
+    def _count_unmap(self, call: HookCall, old: Pte, new: Pte) -> None:
+        changed = old.present and (not new.present or new.frame != old.frame)
+        self.counts.unmaps += changed and call.function is not Function.EXIT_THREAD
+
+    # --- store buffers (vm.explore.buffers)
+
+    def _buffer(self, cpu: int, call: HookCall, step: steps.WritePte | steps.Store | steps.Unlock) -> Pte | None:
+        """Make a plain store that nobody sees yet; the entry that it will replace."""
+        assert self.put is not None
+        if isinstance(step, steps.WritePte):
+            self.counts.pte_writes += 1
+            leaf = self._leaf(cpu, step.page)
+            old = Pte(self._machine.memory.read64(leaf))
+            self.put(cpu, Pending("pte", (step.page.address >> 12, leaf), step.pte.value & self._keep))
+            self._count_unmap(call, old, step.pte)
+            return old
+        if isinstance(step, steps.Store):
+            self.counts.variables += 1
+            _check_plain(step.value)
+            self.put(cpu, Pending("variable", (step.name, step.key), step.value))
+        else:
+            self._release(call, step)
+            self.put(cpu, Pending("unlock", step.name, None))
+        return None
+
+    def commit(self, pending: Pending) -> None:
+        """A plain store becomes visible."""
+        if pending.kind == "pte":
+            page, leaf = pending.where
+            old = self._machine.memory.read64(leaf)
+            self._machine.memory.write64(leaf, pending.value)
+            self._entry_stored(page, old, pending.value, True)
+        elif pending.kind == "unlock":
+            del self._locks[pending.where]
+        else:
+            self._set(pending.where, pending.value)
 
     # --- what an explorer asks
 
@@ -242,26 +304,29 @@ class Executor:
     def _store(self, cpu: int, call: HookCall, step: steps.Store | steps.Swap) -> steps.Value:
         self.counts.variables += 1
         _check_plain(step.value)
-        key = (step.name, step.key)
+        old = self._set((step.name, step.key), step.value)
+        return old if isinstance(step, steps.Swap) else None
+
+    def _set(self, key: Any, value: steps.Value) -> steps.Value:
+        """Store a variable; what it held."""
         old = self.variables.pop(key, None)
-        if step.value is not None:
-            self.variables[key] = step.value
+        if value is not None:
+            self.variables[key] = value
             if len(self.variables) > _MAX_VARIABLES:
                 raise ValueError(f"more than {_MAX_VARIABLES} variables")
-        return old if isinstance(step, steps.Swap) else None
+        return old
 
     # --- threads and CPUs
 
     def _sleepers(self, cpu: int, call: HookCall, step: steps.Sleepers) -> tuple[Thread, ...]:
         before = self._machine.now() - step.units
-        found = [thread for thread in self._threads.values() if 0 <= thread.since <= before]
-        return tuple(replace(thread) for thread in sorted(found, key=lambda thread: thread.id))
+        found = [thread for thread in self._threads.values() if 0 <= thread.since <= before and thread.id > step.after]
+        found.sort(key=lambda thread: thread.id)
+        return tuple(replace(thread) for thread in found[: step.most or None])
 
     def _thread_at(self, cpu: int, call: HookCall, step: steps.ThreadAt) -> Thread | None:
-        for thread in self._threads.values():
-            if thread.contains(step.address):
-                return replace(thread)
-        return None
+        thread = self.areas.find(self._threads, step.address)
+        return None if thread is None else replace(thread)
 
     def _others(self, cpu: int, call: HookCall, step: steps.OtherCpus) -> tuple[int, ...]:
         return tuple(other for other in self.online if other != cpu)
@@ -304,10 +369,13 @@ class Executor:
         return None
 
     def _unlock(self, cpu: int, call: HookCall, step: steps.Unlock) -> None:
+        self._release(call, step)
+        del self._locks[step.name]
+
+    def _release(self, call: HookCall, step: steps.Unlock) -> None:
         if step.name not in call.held:
             raise ValueError(f"it does not hold {step.name}")
         call.held.remove(step.name)
-        del self._locks[step.name]
 
     # --- snapshot
 

@@ -158,7 +158,7 @@ def shootdown_everything(pages: tuple[Page, ...]) -> Steps:
     yield Unlock("shootdown")
 
 
-def reclaim_sleepers(units: int, unaccessed: bool = False, spare: str = "") -> Steps:
+def reclaim_sleepers(units: int, unaccessed: bool = False, spare: str = "", most: int = 0) -> Steps:
     """Take pages from threads that sleep, with one shootdown for all of them, racing their wake-up.
 
     A frame whose entry was cleared is *held*, in the variable `held`, until every CPU has
@@ -169,14 +169,18 @@ def reclaim_sleepers(units: int, unaccessed: bool = False, spare: str = "") -> S
         units: take only from threads switched out for so long (virtual time).
         unaccessed: take pages with Accessed clear; otherwise those below the saved SP.
         spare: a variable; threads for which it is set keep theirs.
+        most: threads to look at, from where the last scan ended (the variable `scanned`); 0 for all.
     """
     cleared: list[Page] = []
-    threads = yield Sleepers(units)
+    after = (yield Load("scanned")) if most else None
+    threads = yield Sleepers(units, after or 0, most)
+    if most:
+        yield Store("scanned", threads[-1].id if len(threads) == most else None)
     for thread in threads:
         yield Lock(f"stack {thread.id}")
-        asleep = yield Sleepers(units)
+        now = yield ThreadAt(thread.bottom)
         kept = (yield Load(spare, thread.id)) if spare else None
-        if not kept and any(other.id == thread.id for other in asleep):
+        if not kept and now is not None and now.id == thread.id and now.since >= 0:
             for page in thread.pages if unaccessed else thread.pages_below(thread.saved_rsp):
                 pte = yield ReadPte(page)
                 if not pte.present or (unaccessed and pte.accessed):

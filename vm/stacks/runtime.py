@@ -235,6 +235,7 @@ class StackRuntime:
         if bottom % PAGE or size % PAGE or not 0 < size <= _MAX_STACK:
             raise GuestMisuse(f"stack of {size:#x} bytes at {bottom:#x}")
         thread = self.threads[identity] = Thread(identity, bottom, size, bool(user))
+        self._execute.areas.add(thread)
         for observer in self.observers:
             observer.thread_created(thread)
         return thread
@@ -292,6 +293,8 @@ class StackRuntime:
         self.blocked = list(blocked)
         self.threads.clear()
         self.threads.update({thread[0]: Thread(*thread) for thread in threads})
+        for thread in self.threads.values():
+            self._execute.areas.add(thread)
         self._execute.restore(executor)
         self.calls = [[self._remake(cpu, saved) for saved in stack] for cpu, stack in enumerate(calls)]
 

@@ -195,9 +195,14 @@ class Swap(Step):
 
 @dataclass(frozen=True)
 class Sleepers(Step):
-    """Answers the threads that have been switched out for at least `units` of virtual time, as copies."""
+    """Answers the threads that have been switched out for at least `units` of virtual time, as copies, by id.
+
+    At most `most` of them (0: all), and only those with an id above `after`: a scan goes on where it ended.
+    """
 
     units: int = 0
+    after: int = 0
+    most: int = 0
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class UsageSummary:
         faults: exceptions by name whose delivery was begun, the first of a #DF included.
         page_faults, double_faults, fred_faults: faults taken as #PF, as #DF, and by FRED, each once.
         walks: page walks that accesses made, by all CPUs.
+        tlb_lost: TLB entries that were invalidated, by whatever instruction or fault, on all CPUs.
         guest_invlpg, guest_invpcid: such instructions that the guest executed.
         interrupts: external interrupts that CPUs took, IPIs and timers.
         hook_calls: calls by hook.
@@ -75,6 +76,7 @@ class UsageSummary:
     double_faults: int
     fred_faults: int
     walks: int
+    tlb_lost: int
     guest_invlpg: int
     guest_invpcid: int
     interrupts: int
@@ -166,11 +168,12 @@ class Usage:
         self._levels = Levels(len(machine.cpus))
         self._start = self._counters()
 
-    def _counters(self) -> tuple[int, int, int, int]:
-        """Walks, INVLPGs, INVPCIDs and interrupts of all CPUs since reset."""
+    def _counters(self) -> tuple[int, int, int, int, int]:
+        """Walks, TLB entries lost, INVLPGs, INVPCIDs and interrupts of all CPUs since reset."""
         cpus = self._machine.cpus
         return (
             sum(cpu.mmu.walks for cpu in cpus),
+            sum(cpu.mmu.lost for cpu in cpus),
             sum(cpu.counts.invlpg for cpu in cpus),
             sum(cpu.counts.invpcid for cpu in cpus),
             sum(cpu.counts.interrupts for cpu in cpus),
@@ -303,7 +306,7 @@ class Usage:
             life.settle(now)
             self._look_at_pages(life)
         lives = [life for life in (*self._gone, *self._lives.values()) if life.lived]
-        walks, invlpg, invpcid, interrupts = (
+        walks, lost, invlpg, invpcid, interrupts = (
             after - before for before, after in zip(self._start, self._counters(), strict=True)
         )
         return UsageSummary(
@@ -322,6 +325,7 @@ class Usage:
             double_faults=self._faults.double,
             fred_faults=self._faults.fred,
             walks=walks,
+            tlb_lost=lost,
             guest_invlpg=invlpg,
             guest_invpcid=invpcid,
             interrupts=interrupts,

@@ -628,3 +628,19 @@ def test_the_guest_reads_an_entry_whose_accessed_bit_its_own_walk_set() -> None:
     page = Page(guest, flags=P | RW)
     guest.run("mov rax, [rbx]\nmov rdx, [rcx]", rbx=AREA, rcx=page.leaf)
     assert guest.gpr(Gpr.RDX) == page.old | P | RW | A
+
+
+def test_an_invalidated_entry_is_counted_as_lost_and_an_evicted_or_missing_one_is_not() -> None:
+    guest = LongModeGuest()
+    page, mmu = Page(guest), guest.machine.cpus[0].mmu
+    losses = []
+    for prepare in (page.load, lambda: None, lambda: (page.load(), mmu.evict(AREA))):
+        prepare()
+        before = mmu.lost
+        guest.run(INVLPG, rbx=AREA)
+        losses.append(mmu.lost - before)
+    assert losses == [1, 0, 0]
+    page.load()
+    before, cached = mmu.lost, len(mmu.data.entries()) + len(mmu.code.entries())
+    mmu.drop_all(True)
+    assert mmu.lost - before == cached >= 1
