@@ -117,15 +117,13 @@ class FrameState(enum.Enum):
     UNMAPPED = "unmapped, not freed"
 
 
-@dataclass
-class Frame:
-    """A frame's life: its state, its owner now and before, the step that freed it last, the hook that has it."""
+class Frame(NamedTuple):
+    """A frame's life: its state, its owner now and before, the step that freed it last."""
 
     state: FrameState = FrameState.POOL
     owner: Page | None = None
     previous: Page | None = None
     freed_by: str | None = None
-    call: HookCall | None = None
 
 
 def _numbers(values: Iterable[Any]) -> Iterator[int]:
@@ -156,6 +154,7 @@ class Oracle:
     exercised: int = 0
     stack_walks: int = 0  # page walks that cached a translation of a stack page
     frames: dict[int, Frame] = field(default_factory=dict)
+    holders: dict[int, HookCall] = field(default_factory=dict)  # by frame: the hook that took or cleared it last
     threads: dict[int, Thread] = field(default_factory=dict)
     areas: Areas = field(default_factory=Areas)
     seen: dict[tuple[int, int], set[Candidate]] = field(default_factory=dict)
@@ -303,14 +302,15 @@ class Oracle:
 
     def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
         """Follow the frames through the policy's steps."""
-        by = f"{call.function.name.lower()} of thread {call.thread} on CPU {cpu}: {step}, time {self.machine.now()}"
         if isinstance(step, steps.TakePage | steps.AllocPage) and answer is not None:
-            self.frames[answer].state, self.frames[answer].call = FrameState.TAKEN, call
+            self.frames[answer] = self.frames[answer]._replace(state=FrameState.TAKEN)
+            self.holders[answer] = call
             if isinstance(step, steps.TakePage):
                 self._drifted(cpu, cpu, -1)
         elif isinstance(step, steps.PteStore) and previous is not None:
             self._entry_changed(cpu, call, step.page, previous, step.pte)
         elif isinstance(step, steps.GiveBack):
+            by = f"{call.function.name.lower()} of thread {call.thread} on CPU {cpu}: {step}, time {self.machine.now()}"
             self._given_back(cpu, step.frame, by)
             self._drifted(cpu, cpu if step.cpu is None else step.cpu, 1)
         elif isinstance(step, steps.Invlpg):
@@ -320,7 +320,8 @@ class Oracle:
         if old is not None and old.present:
             life = self.frames.get(old.frame)
             if life is not None and life.owner == page and (not new.present or new.frame != old.frame):
-                life.state, life.previous, life.owner, life.call = FrameState.UNMAPPED, page, None, call
+                self.frames[old.frame] = Frame(FrameState.UNMAPPED, None, page, life.freed_by)
+                self.holders[old.frame] = call
                 self._note(cpu, f"clear {_owner(page)} (was frame {old.frame:#x})", page.address, old.frame)
         if not new.present:
             return
@@ -334,7 +335,7 @@ class Oracle:
             text = f"frame {new.frame:#x} is mapped at {_owner(page)} while it is in the pool"
             self._report(Kind.SHARED_FRAME, cpu, page.address, text, new.frame)
         self._look_for_data(cpu, page, new.frame, life)
-        life.state, life.owner = FrameState.MAPPED, page
+        self.frames[new.frame] = life._replace(state=FrameState.MAPPED, owner=page)
         self._note(cpu, f"map {_owner(page)} -> frame {new.frame:#x}", page.address, new.frame)
 
     def _look_for_data(self, cpu: int, page: Page, frame: int, life: Frame) -> None:
@@ -368,8 +369,8 @@ class Oracle:
         if life.state is FrameState.MAPPED:
             text = f"frame {frame:#x} is freed while mapped at {_owner(life.owner)}"
             self._report(Kind.SHARED_FRAME, cpu, frame, text, frame)
-            life.previous = life.owner
-        life.state, life.owner, life.freed_by = FrameState.POOL, None, by
+            life = life._replace(previous=life.owner)
+        self.frames[frame] = Frame(FrameState.POOL, None, life.previous, by)
         self._note(cpu, f"free frame {frame:#x}", frame)
 
     def fault_ended(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
@@ -485,6 +486,6 @@ class Oracle:
         for frame, life in sorted(self.frames.items()):
             kept = life.state is FrameState.TAKEN and life.previous is None  # a policy's own reserve
             homeless = life.state in (FrameState.TAKEN, FrameState.UNMAPPED) and not kept
-            if homeless and frame not in known and not any(call is life.call for call in in_flight):
+            if homeless and frame not in known and not any(call is self.holders.get(frame) for call in in_flight):
                 text = f"frame {frame:#x} is {life.state.value} at the end: it is lost"
                 self._report(Kind.LEAK, 0, frame, text, frame)

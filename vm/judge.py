@@ -166,7 +166,7 @@ def judge(
     Raises:
         PolicyError: the policy did what no policy may.
     """
-    options = RunOptions(max_time=scenario.max_instructions, pool=portfolio.pool)
+    options = RunOptions(max_time=scenario.max_instructions, pool=portfolio.pool, hashed=False)
     results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]] = []
     witness: Recording | None = None
     for seed, scheduler in enumerate(portfolio.runs(scenario)):
@@ -178,7 +178,7 @@ def judge(
         if found and witness is None and name is not None:
             config = booted.machine.config
             setup = Setup(scenario.id, config.cpus, config.ram, modes, name, options)
-            witness = setup.recording(session.choices, result)
+            witness = setup.recording(session.choices, replace(result, state_hash=session.machine.state_hash()))
         if sum(bool(one) for _, _, one in results) >= portfolio.enough:
             break
     measured = booted.session(policy(), RoundRobin(MEASURED_QUANTUM), replace(options, undisturbed=True)).run()

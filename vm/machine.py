@@ -20,8 +20,9 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Final, NamedTuple, Protocol
 
 from vm.errors import ConfigError
@@ -125,8 +126,7 @@ class End(enum.Enum):
     ASLEEP = "every CPU sleeps and no timer is set"
 
 
-@dataclass(frozen=True)
-class MachineSnapshot:
+class MachineSnapshot(NamedTuple):
     """Everything, immutable; frames that did not change are shared between snapshots."""
 
     memory: MemorySnapshot
@@ -151,6 +151,7 @@ class Machine:
         self.rules = config.rules
         self.cpu_count = config.cpus
         self.time = 0
+        self.port_accesses = 0  # of devices
         self._running: Cpu | None = None
         self.memory = PhysicalMemory(config.ram)
         self.tracker = FrameTracker()
@@ -207,9 +208,14 @@ class Machine:
         return self.cpus[cpu].would_wake()
 
     def _deadline(self) -> int | None:
-        deadlines = [apic.next_deadline() for apic in self.apics]
-        deadlines.append(self.pit.next_deadline() if self._pic_can_interrupt() else None)
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        first = self.pit.next_deadline()
+        if first is not None and not self._pic_can_interrupt():
+            first = None
+        for apic in self.apics:
+            deadline = apic.next_deadline()
+            if deadline is not None and (first is None or deadline < first):
+                first = deadline
+        return first
 
     def _pic_can_interrupt(self) -> bool:
         return self.apics[0].passes_pic
@@ -269,7 +275,7 @@ class Machine:
         """Whether a vector is deliverable to `cpu`, by its APIC or the 8259s."""
         if self.apics[cpu].pending() is not None:
             return True
-        return cpu == 0 and self.apics[0].passes_pic and self.pics.pending() is not None
+        return cpu == 0 and self.pics.pending() is not None and self.apics[0].passes_pic
 
     def external_vector(self, cpu: int) -> int | None:
         """Acknowledge the vector that is deliverable to `cpu`."""
@@ -320,6 +326,7 @@ class Machine:
         self._after_port(port)
 
     def _after_port(self, port: int) -> None:
+        self.port_accesses += 1
         if COM1_PORT <= port < COM1_PORT + UART_PORTS:
             (self.pics.raise_irq if self.uart.irq else self.pics.lower_irq)(4)
         elif self.exit_port.code is not None and self._running is not None:
@@ -349,31 +356,52 @@ class Machine:
         """Why the machine cannot go on, or None. Time may have to warp first (`warp`)."""
         if self.exit_port.code is not None:
             return End.EXIT
-        if any(cpu.state is CpuState.SHUTDOWN for cpu in self.cpus):
-            return End.SHUTDOWN
+        for cpu in self.cpus:
+            if cpu.state is CpuState.SHUTDOWN:
+                return End.SHUTDOWN
         return None
 
     # --- snapshot and hash
 
-    def snapshot(self) -> MachineSnapshot:
-        """The complete state."""
+    def snapshot(self, known: Sequence[Any] = (), devices: Any = None) -> MachineSnapshot:
+        """The complete state.
+
+        Args:
+            known: for each CPU its part of an earlier snapshot if it has not changed since, else None.
+            devices: the devices' part of an earlier snapshot if no port has been touched since.
+        """
         return MachineSnapshot(
             self.memory.snapshot(),
-            tuple(cpu.snapshot() for cpu in self.cpus),
-            tuple(device.snapshot() for device in self.ports.devices),
+            tuple(part or cpu.snapshot() for cpu, part in zip_longest(self.cpus, known)),
+            devices or tuple(device.snapshot() for device in self.ports.devices),
             self.time,
             tuple(self.ipis),
             self.broadcast.snapshot(),
         )
 
-    def restore(self, snapshot: MachineSnapshot) -> None:
-        """Become what `snapshot` returned, in this machine or in another of the same configuration."""
-        self.tracker.replaced(self.memory.restore(snapshot.memory))
+    def restore(
+        self,
+        snapshot: MachineSnapshot,
+        known: Sequence[Any] = (),
+        differ_in: Iterable[int] | None = None,
+        devices: Any = None,
+    ) -> None:
+        """Become what `snapshot` returned, in this machine or in another of the same configuration.
+
+        Args:
+            snapshot: what to become.
+            known: as for `snapshot`; a CPU that is already what it shall become is left alone.
+            differ_in: all frames (numbers) in which RAM can differ from the last snapshot taken or restored.
+            devices: as for `snapshot`.
+        """
+        self.tracker.replaced(self.memory.restore(snapshot.memory, differ_in), not known)
         self.time = snapshot.time
-        for cpu, state in zip(self.cpus, snapshot.cpus, strict=True):
-            cpu.restore(state)
-        for device, state in zip(self.ports.devices, snapshot.devices, strict=True):
-            device.restore(state)
+        for cpu, state, part in zip_longest(self.cpus, snapshot.cpus, known):
+            if part is not state:
+                cpu.restore(state)
+        if devices is not snapshot.devices:
+            for device, state in zip(self.ports.devices, snapshot.devices, strict=True):
+                device.restore(state)
         self.ipis = list(snapshot.ipis)
         self.broadcast.restore(snapshot.broadcast)
 

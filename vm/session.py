@@ -46,7 +46,7 @@ class RunResult:
         exercised: accesses that could have gone two ways had nothing ever been invalidated.
         stack_walks: page walks that cached a translation of a stack page.
         unmaps: present entries of living threads that the policy cleared or changed.
-        state_hash: of the machine at the end.
+        state_hash: of the machine at the end; empty where the options want none.
         counts: what the policy did.
         kib_per_thread: averaged over time, None without a policy.
         stuck: why a script was not followed to its end, or None.
@@ -84,6 +84,8 @@ class RunResult:
         """This result less the kinds of findings that its scenario expects."""
         return replace(self, findings=tuple(found for found in self.findings if found.kind.value not in expected))
 
+_NOBODY: Final[frozenset[int]] = frozenset()
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -95,6 +97,7 @@ class RunOptions:
         pool: how page pools behave.
         adversary: seed of speculative fills and evictions, in the mode tlb=adversarial.
         undisturbed: there are none of these, whatever the mode: a run that is measured, not judged.
+        hashed: give the result a state hash, which costs as much as a few hundred instructions.
     """
 
     max_time: int = 100_000_000
@@ -102,6 +105,7 @@ class RunOptions:
     pool: PoolConfig = field(default_factory=PoolConfig)
     adversary: int = 0
     undisturbed: bool = False
+    hashed: bool = True
 
 
 class Session:
@@ -200,15 +204,19 @@ class Session:
         self._idle = 0
         if self._adversary is not None:
             self._adversary.act()
-        blocked = frozenset(cpu for cpu in runnable if self.runtime.is_blocked(cpu))
+        runtime = self.runtime
+        blocked = _NOBODY
+        if any(runtime.blocked):
+            blocked = frozenset(cpu for cpu in runnable if runtime.is_blocked(cpu))
         choice = self.scheduler.choose(View(tuple(runnable), blocked, machine.time))
-        choice = Choice(choice.cpu, min(choice.quantum, limit))
+        if choice.quantum > limit:
+            choice = Choice(choice.cpu, limit)
         self.choices.append(choice)
-        before = self._progress(choice.cpu)
+        before = self._progress(choice.cpu) if self._waiting else None
         machine.run(*choice)
-        if len(blocked) < len(runnable) or self._progress(choice.cpu) != before:
+        if self._waiting and (len(blocked) < len(runnable) or self._progress(choice.cpu) != before):
             self._waiting.clear()
-        if self.runtime.is_blocked(choice.cpu):
+        if runtime.is_blocked(choice.cpu):
             self._waiting.add(choice.cpu)
             if self._waiting.issuperset(runnable) and self._is_deadlock(runnable):
                 return "deadlock"
@@ -250,7 +258,7 @@ class Session:
             exercised=oracle.exercised if oracle else 0,
             stack_walks=oracle.stack_walks if oracle else 0,
             unmaps=self.runtime.counts.unmaps,
-            state_hash=machine.state_hash(),
+            state_hash=machine.state_hash() if self.options.hashed else "",
             counts=self.runtime.counts,
             kib_per_thread=usage.kib_mean if usage else None,
             stuck=scheduler.stuck if isinstance(scheduler, ScriptedSchedule) else None,

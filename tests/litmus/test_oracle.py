@@ -40,6 +40,7 @@ from vm.stacks import (
     shootdown,
     unmap_pages,
 )
+from vm.stacks.registry import find_policy
 
 
 @pytest.fixture(scope="module")

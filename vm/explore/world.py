@@ -14,10 +14,11 @@ import hashlib
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from vm.coherence import Finding, Frame, FrameState, Oracle
+from vm.coherence import Finding, Frame, Oracle
 from vm.errors import ScenarioError
 from vm.explore.buffers import Plain, StoreBuffers, drains, passes, plain
 from vm.hw.cpu import CpuState
+from vm.hw.engine import Registers
 from vm.hw.gate import Gate, Held, Visible
 from vm.hw.lazy import How, LazyTlb, Option
 from vm.hw.memory import PAGE
@@ -28,7 +29,7 @@ from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
 from vm.session import GUEST_PANICKED, RunOptions, Session
 from vm.setup import boot
-from vm.stacks import Page, Policy
+from vm.stacks import Invlpgb, Policy, Tlbsync
 from vm.stacks.execute import Pending
 from vm.stacks.hypercall import PORT, Function
 from vm.stacks.pool import PoolConfig
@@ -37,6 +38,7 @@ FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
 _OUT_HYPERCALL: Final = bytes([0xE7, PORT])
 READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
+_BROADCASTS: Final = frozenset({"invlpgb", "tlbsync"})
 LOCAL: Final = 200_000  # instructions a CPU may run between two visible operations
 TO_READY: Final = 3_000_000
 
@@ -68,27 +70,19 @@ class Move(NamedTuple):
     choice: int = 0
 
 
-Life = tuple[FrameState, Page | None, Page | None, str | None]
-"""The oracle's view of a frame: its state, its owner now and before, the step that freed it."""
-
-
-def _life(frame: Frame) -> Life:
-    return frame.state, frame.owner, frame.previous, frame.freed_by
-
-
-def _live(frame: Frame, life: Life) -> None:
-    frame.state, frame.owner, frame.previous, frame.freed_by = life
-
-
 class State(NamedTuple):
-    """Everything, immutable; `memory` and `frames` are what differs from the root state."""
+    """Everything, immutable; `memory` and `frames` are what differs from the root state.
+
+    Parts that a move does not touch are the same objects in the state before and the one after it.
+    """
 
     memory: tuple[tuple[int, bytes | None], ...]
     rest: MachineSnapshot
     runtime: Any
     lazy: Any
-    frames: tuple[tuple[int, Life], ...]
-    threads: tuple[Any, ...]
+    frames: tuple[tuple[int, Frame], ...]
+    cpu_keys: tuple[bytes, ...]
+    threads: tuple[int, ...]
     held: tuple[Held | None, ...]
     done: tuple[bool, ...]
     double_faults: tuple[tuple[int, tuple[int, bool]], ...]
@@ -142,7 +136,13 @@ class World:
             self._run_on(cpu)
         self._base = self.machine.memory.snapshot()
         self._digests: dict[bytes, bytes] = {}
-        self._lives = {number: _life(frame) for number, frame in self.oracle.frames.items()}
+        self._lives = dict(self.oracle.frames)
+        self._parts: list[Any] = [None] * len(self.machine.cpus)  # of each CPU, as it was when it ran last
+        self._calls: list[Any] = [None] * len(self.machine.cpus)
+        self._devices: Any = None
+        self._ports = -1  # accesses to them until then
+        self._changed: list[int] = []  # frames that differ from the root, but for those that are dirty
+        self._keys: list[bytes] = [b""] * len(self.machine.cpus)
         self.exercised = 0
 
     # --- the beginning
@@ -192,7 +192,12 @@ class World:
             target = self.machine.cpus[ipi.target]
             open_to = target.registers.interrupt_flag and not target.registers.shadow
             first = all(other.target != ipi.target for other in self.machine.ipis[:index])
-            if open_to and first and not self._has_stores(ipi.target) and target.state in (CpuState.RUNNING, CpuState.HALTED):
+            if (
+                open_to
+                and first
+                and not self._has_stores(ipi.target)
+                and target.state in (CpuState.RUNNING, CpuState.HALTED)
+            ):
                 found.append(Move(ipi.target, "interrupt", index))
         return found
 
@@ -302,6 +307,7 @@ class World:
         cpu, machine = move.cpu, self.machine
         core = machine.cpus[cpu]
         before = len(self.oracle.findings)
+        self._forget(move)
         if move.kind == "store":
             self._make_visible(cpu)
             return self._first_finding(before)
@@ -329,6 +335,14 @@ class World:
             gate.granted, gate.option = False, None
         self._run_on(cpu)
         return self._first_finding(before)
+
+    def _forget(self, move: Move) -> None:
+        """Some parts of the state will be others after a move: those of its CPU, of all if it invalidates on all."""
+        held, calls = self.held[move.cpu], self.runtime.calls[move.cpu]
+        broadcast = held is not None and held.what in _BROADCASTS
+        broadcast = broadcast or (move.kind == "step" and bool(calls) and isinstance(calls[-1].step, Invlpgb | Tlbsync))
+        for cpu in range(len(self._parts)) if broadcast else (move.cpu,):
+            self._parts[cpu] = self._calls[cpu] = None
 
     def _first_finding(self, before: int) -> Finding | None:
         """The first of what the oracle has found since it had found so many."""
@@ -408,31 +422,43 @@ class World:
 
     def state(self) -> State:
         """The present state."""
-        machine = self.machine
-        snapshot = machine.snapshot()
+        machine, oracle = self.machine, self.oracle
+        touched = machine.memory.dirty.union(self._changed)
+        snapshot = machine.snapshot(self._parts, self._known_devices())
+        runtime = self.runtime.snapshot(self._calls)
+        for cpu, part in enumerate(snapshot.cpus):
+            if self._parts[cpu] is None:
+                self._keys[cpu] = _cpu_key(part)
+        self._parts, self._calls = list(snapshot.cpus), list(runtime[0])
+        self._devices, self._ports = snapshot.devices, machine.port_accesses
         base, pages = self._base, snapshot.memory
         changed = tuple(
             (frame, pages.get(frame))
-            for frame in sorted(base.keys() | pages.keys())
-            if (base.get(frame) is not pages.get(frame) if self.buffers is None else base.get(frame) != pages.get(frame))
+            for frame in sorted(touched)
+            if (
+                base.get(frame) is not pages.get(frame) if self.buffers is None else base.get(frame) != pages.get(frame)
+            )
         )
-        oracle = self.oracle
+        self._changed = [frame for frame, _ in changed]
+        lives = self._lives
         return State(
             changed,
-            replace(snapshot, memory={}),
-            self.runtime.snapshot(),
+            snapshot._replace(memory={}),
+            runtime,
             self.lazy.state(),
-            tuple(
-                (number, life)
-                for number, frame in oracle.frames.items()
-                if (life := _life(frame)) != self._lives[number]
-            ),
-            tuple(replace(thread) for thread in oracle.threads.values()),
+            tuple((number, frame) for number, frame in oracle.frames.items() if frame != lives[number]),
+            tuple(self._keys),
+            tuple(oracle.threads),
             tuple(self.held),
             tuple(self.done),
             tuple(sorted(oracle.double_faults.items())),
             () if self.buffers is None else tuple(self.buffers.stores),
         )
+
+    def _known_devices(self) -> Any:
+        """The devices' part of the last state, if they are still in it; a timer that runs changes them."""
+        untouched = self.machine.port_accesses == self._ports and self.machine.pit.next_deadline() is None
+        return self._devices if untouched else None
 
     def become(self, state: State) -> None:
         """Go back, or over, to a state of this world."""
@@ -442,16 +468,16 @@ class World:
                 pages.pop(frame, None)
             else:
                 pages[frame] = data
-        self.machine.restore(replace(state.rest, memory=pages))
-        self.runtime.restore(state.runtime)
+        frames = [frame for frame, _ in state.memory]
+        rest = state.rest._replace(memory=pages)
+        self.machine.restore(rest, self._parts, (*self._changed, *frames), self._known_devices())
+        self._changed, self._devices, self._ports = frames, rest.devices, self.machine.port_accesses
+        self.runtime.restore(state.runtime, self._calls)
+        self._parts, self._calls, self._keys = list(state.rest.cpus), list(state.runtime[0]), list(state.cpu_keys)
         self.lazy.restore(state.lazy)
         oracle = self.oracle
-        for number, known in oracle.frames.items():
-            if _life(known) != self._lives[number]:
-                _live(known, self._lives[number])
-        for number, life in state.frames:
-            _live(oracle.frames[number], life)
-        oracle.threads = {thread.id: self.runtime.threads.get(thread.id, thread) for thread in state.threads}
+        oracle.frames = {**self._lives, **dict(state.frames)}
+        oracle.threads = {thread: self.runtime.threads[thread] for thread in state.threads}
         for thread in oracle.threads.values():
             oracle.areas.add(thread)
         oracle.findings.clear()
@@ -466,18 +492,14 @@ class World:
 
     def key(self, state: State) -> bytes:
         """What makes two states the same: all that decides what can happen; no times, no counts."""
-        whole = hashlib.blake2b(digest_size=16)
+        whole = hashlib.blake2b(b"".join(state.cpu_keys), digest_size=16)
         for frame, data in state.memory:
             whole.update(frame.to_bytes(8, "little") + self._digest(data or b""))
-        for cpu in self.machine.cpus:
-            whole.update(cpu.registers.canonical())
-        cpus = tuple((saved[3], saved[5][:3]) for saved in state.rest.cpus)  # APIC, state and NMI
-        ghost = tuple((number, life[0].name, *life[1:3]) for number, life in state.frames)
+        ghost = tuple((number, life.state.name, life.owner, life.previous) for number, life in state.frames)
         ipis = sorted(state.rest.ipis, key=lambda ipi: ipi.target)  # in order for each target
         way = (ipis, sorted(state.rest.broadcast, key=lambda request: request[0]))
-        rest = (cpus, way, self.runtime.key(), state.lazy[0], ghost, state.held, state.done, state.double_faults)
-        rest += (state.stores,) if state.stores else ()
-        whole.update(repr(rest).encode())
+        rest = (way, self.runtime.key(state.runtime), state.lazy[0], ghost, state.held, state.done, state.double_faults)
+        whole.update(repr((*rest, state.stores)).encode())
         return whole.digest()
 
     def _digest(self, data: bytes) -> bytes:
@@ -485,3 +507,11 @@ class World:
         if found is None:
             found = self._digests[data] = hashlib.blake2b(data, digest_size=16).digest()
         return found
+
+
+def _cpu_key(part: Any) -> bytes:
+    """What decides how a CPU goes on, of its part of a snapshot: registers, APIC, state and NMI."""
+    registers, _, _, apic, _, running, _ = part
+    whole = hashlib.blake2b(Registers.canonical_of(registers), digest_size=16)
+    whole.update(repr((apic, running[:3])).encode())
+    return whole.digest()

@@ -10,7 +10,8 @@ Not modelled: SMM, hardware breakpoints, performance counters, power states beyo
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, fields
+from collections import deque
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.apic import LocalApic
@@ -157,7 +158,7 @@ class Cpu:
         self.nmi_pending = 0
         self.nmi_blocked = False
         self.unsupported: str | None = None
-        self.recent: list[int] = []  # RIPs (linear) at the engine's last stops, newest last
+        self.recent: deque[int] = deque(maxlen=16)  # RIPs (linear) at the engine's last stops, newest last
         self.in_engine = False
         self._location = 0  # of the access that the engine reported last, in its present run
         self.reset()
@@ -305,8 +306,6 @@ class Cpu:
         self.registers.clear_resume()
         self._spend(stop.instructions)
         self.recent.append(self._linear_rip())
-        if len(self.recent) > 16:
-            del self.recent[0]
         return stop.instructions + self._handle(stop)
 
     def _linear_rip(self) -> int:
@@ -535,9 +534,9 @@ class Cpu:
         self.mmu.restore(mmu)
         self.msrs.restore(msrs)
         self.apic.restore(apic)
-        self.counts = Counts(**dict(zip((f.name for f in fields(Counts)), counts, strict=True)))
+        self.counts = Counts(*counts)
         self.state = CpuState[name]
-        self.recent = list(recent)
+        self.recent = deque(recent, maxlen=16)
         self._block_nmi(blocked)
 
     def paging_enabled(self) -> bool:

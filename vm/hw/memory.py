@@ -14,7 +14,7 @@ import ctypes
 import hashlib
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from vm.errors import ConfigError
@@ -133,10 +133,17 @@ class PhysicalMemory:
         self._settle(pages, self.dirty)
         return pages
 
-    def restore(self, pages: MemorySnapshot) -> list[int]:
-        """Make RAM what it was at `snapshot`; the frames whose contents that changes, by number."""
+    def restore(self, pages: MemorySnapshot, differ_in: Iterable[int] | None = None) -> list[int]:
+        """Make RAM what it was at `snapshot`; the frames whose contents that changes, by number.
+
+        Args:
+            pages: what `snapshot` returned.
+            differ_in: all frames (numbers) in which it can differ from the last snapshot taken or restored.
+        """
         changed = set(self.dirty)
-        if pages is not self._base:
+        if differ_in is not None:
+            changed.update(differ_in)
+        elif pages is not self._base:
             frames = self._base.keys() | pages.keys()
             changed.update(f for f in frames if self._base.get(f) is not pages.get(f))
         differ = []

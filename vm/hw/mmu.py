@@ -159,6 +159,7 @@ class Mmu:
         self.fault: Fault | None = None
         self.walks = 0
         self.lost = 0
+        self._taken_over: tuple[int, int, int, int] | None = None
         self.pcid = 0
         self.smap = False
         self._paging = False
@@ -179,6 +180,9 @@ class Mmu:
         """Take over CR0, CR3, CR4 and EFER after any of them changed."""
         registers = self.engine.registers
         cr0, cr3, cr4 = registers.cr[0], registers.cr[3], registers.cr[4]
+        if self._taken_over == (cr0, cr3, cr4, registers.efer):
+            return
+        self._taken_over = (cr0, cr3, cr4, registers.efer)
         self._paging = bool(cr0 & Cr0.PG)
         self._control = Control(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
         self.smap = bool(cr4 & Cr4.SMAP)
@@ -305,6 +309,8 @@ class Mmu:
     def _set_accessed(self, found: Translation) -> None:
         """An access through an entry cached with A=0 sets A, if the leaf still maps the frame (mode)."""
         found.accessed = True
+        self.data.changed()
+        self.code.changed()
         entry = self._memory.read64(found.leaf)
         if entry & P and entry & FRAME_MASK & -(1 << found.shift) == found.frame:
             self._memory.exchange_quietly(found.leaf, entry, entry | A)
@@ -316,6 +322,7 @@ class Mmu:
                 if self._memory.exchange_quietly(found.leaf, entry, entry | D):
                     break
         found.dirty = True
+        self.data.changed()
 
     def _walk(self, address: int, attempt: Attempt, rules: WalkRules | None = None) -> Walk:
         self.walks += 1
@@ -513,6 +520,11 @@ class Mmu:
         """The leaf entry at physical `leaf` is about to change: its pages must come back here."""
         for page in self._entered.pop(leaf, ()):
             self.engine.flush_page(page)
+
+    def forget_table(self, frame: int) -> None:
+        """The leaf entries in a frame (number) are others now."""
+        for leaf in [leaf for leaf in self._entered if leaf >> 12 == frame]:
+            self.forget_leaf(leaf)
 
     def code_stored(self, address: int, size: int) -> None:
         """Code that this CPU has executed is about to change."""

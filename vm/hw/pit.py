@@ -225,8 +225,7 @@ class Pit:
 
     def advance(self, now: int) -> None:
         """Let channel 0 act for the time up to and with `now`; missed edges are one."""
-        tick = now * PIT_HZ // self._hz
-        if self._edge is None or tick < self._edge:
+        if self._edge is None or (tick := now * PIT_HZ // self._hz) < self._edge:
             return
         channel = self._channels[0]
         if channel.periodic:

@@ -31,6 +31,11 @@ class Tlb:
         self.own: dict[int, dict[Key, Translation]] = {}
         self._order: dict[tuple[int, Key], None] = {}  # pcid or -1, in order of filling
         self.shifts: tuple[int, ...] = (12,)
+        self._state: tuple[object, ...] | None = None  # what `state` gave, until something changes
+
+    def changed(self) -> None:
+        """An entry has been changed in place."""
+        self._state = None
 
     def lookup(self, address: int, pcid: int, any_pcid: bool = False) -> Translation | None:
         """The cached translation of `address` under `pcid`, or None."""
@@ -56,6 +61,7 @@ class Tlb:
 
     def insert(self, entry: Translation, pcid: int, as_global: bool) -> list[Translation]:
         """Cache `entry`; the entries that had to make room, and the one it takes the place of."""
+        self._state = None
         key = (entry.shift, entry.page)
         if entry.shift not in self.shifts:
             self.shifts = tuple(sorted({*self.shifts, entry.shift}))
@@ -84,6 +90,7 @@ class Tlb:
     def drop_page(self, address: int, pcid: int | None, globals_too: bool) -> list[Translation]:
         """Drop what translates `address` for `pcid` (None: no PCID's own), and global ones if asked."""
         dropped = []
+        self._state = None
         for shift in self.shifts:
             key = (shift, address >> shift)
             if globals_too:
@@ -97,6 +104,7 @@ class Tlb:
     def drop_pcid(self, pcid: int) -> list[Translation]:
         """Drop all that is not global of one PCID."""
         gone = self.own.pop(pcid, {})
+        self._state = None
         for key in gone:
             self._order.pop((pcid, key), None)
         return list(gone.values())
@@ -105,6 +113,7 @@ class Tlb:
         """Drop everything, or everything that is not global."""
         dropped = [entry for pcid in sorted(self.own) for entry in self.drop_pcid(pcid)]
         if globals_too:
+            self._state = None
             dropped.extend(self.shared.values())
             self.shared.clear()
             self._order.clear()
@@ -118,17 +127,22 @@ class Tlb:
         return listed
 
     def state(self) -> tuple[object, ...]:
-        """An immutable copy, order of filling included."""
-        return tuple((pcid, entry.state()) for pcid, entry in self.entries()), tuple(self._order)
+        """An immutable copy, order of filling included; the same object while nothing changes."""
+        if self._state is None:
+            self._state = tuple((pcid, entry.state()) for pcid, entry in self.entries()), tuple(self._order)
+        return self._state
 
     def restore(self, state: tuple[object, ...]) -> None:
         """Become what `state` returned."""
+        if state is self._state:
+            return
         entries, order = state
         self.shared, self.own, self.shifts = {}, {}, (12,)
         capacity, self.capacity = self.capacity, 0
         for pcid, raw in entries:  # type: ignore[attr-defined] # state() made it a tuple of pairs
             self.insert(Translation.from_state(raw), pcid, pcid < 0)
         self.capacity = capacity
+        self._state = state
         self._order = dict.fromkeys(order)  # type: ignore[call-overload] # state() made it a tuple of keys
 
 

@@ -17,6 +17,10 @@ class TrackedMmu(Protocol):
         """Let every access come back once."""
         ...
 
+    def forget_table(self, frame: int) -> None:
+        """The same for all entries of a table of leaves, by its frame number."""
+        ...
+
     def forget_leaf(self, leaf: int) -> None:
         """Let accesses to the pages that the entry at physical `leaf` maps come back."""
         ...
@@ -89,12 +93,25 @@ class FrameTracker:
         """Whether `cpu` has executed from `frame`."""
         return bool(self.code.get(frame, 0) >> cpu & 1)
 
-    def replaced(self, frames: list[int]) -> None:
-        """Frames (numbers) have other contents now, all at once: every CPU's translated code from them is void."""
+    def replaced(self, frames: list[int], all_start_empty: bool) -> None:
+        """Frames (numbers) have other contents now, all at once: every CPU's translated code from them is void.
+
+        Args:
+            frames: which.
+            all_start_empty: every softmmu will be emptied; else what rests on a changed table is forgotten here.
+        """
         for frame in frames:
             users = self.code.pop(frame, 0)
             for cpu, mmu in enumerate(self.mmus):
                 if users >> cpu & 1:
                     mmu.code_stored(frame << 12, 4096)
-        self.tables.clear()
+        if all_start_empty:
+            self.tables.clear()
+        for frame in frames if not all_start_empty else ():
+            shift = self.tables.get(frame)
+            for mmu in self.mmus if shift is not None else ():
+                if shift == 12:
+                    mmu.forget_table(frame)
+                else:
+                    mmu.flush_softmmu()
         self.generation += 1

@@ -63,7 +63,7 @@ def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
 
 def _last_instructions(cpu: Cpu, symbols: Symbols) -> list[str]:
     """Where the engine stopped last, and the whole of the last block up to there."""
-    listed = [line for rip in cpu.recent[:-1] for line in _block(cpu, rip, rip, symbols)]
+    listed = [line for rip in list(cpu.recent)[:-1] for line in _block(cpu, rip, rip, symbols)]
     if cpu.recent:
         block = cpu.engine.last_block()
         listed += _block(cpu, cpu.recent[-1] if block is None else block, cpu.recent[-1], symbols)

@@ -390,10 +390,6 @@ class Executor:
             tuple(sorted(self.dry.items())),
         )
 
-    def key(self) -> Any:
-        """What decides how later steps come out: `snapshot` without counts."""
-        return self.snapshot()[1:]
-
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned."""
         counts, pools, (online, self.mailboxes, frames), variables, locks, dry = state

@@ -10,7 +10,8 @@ cache misses; the guest's own code around the hook is real.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from vm.errors import PolicyError
@@ -273,22 +274,34 @@ class StackRuntime:
         for observer in self.observers:
             observer.booted(self.frames)
 
-    def snapshot(self) -> Any:
-        """The policy's side of the machine's state, immutable; hooks as the answers they have had."""
+    def snapshot(self, known: Sequence[Any] = ()) -> Any:
+        """The policy's side of the machine's state, immutable; hooks as the answers they have had.
+
+        Args:
+            known: for each CPU its hooks as in an earlier snapshot if they have not changed since, else None.
+        """
         calls = tuple(
             tuple((c.function, c.arguments, c.key, c.thread, tuple(c.answers), tuple(c.held)) for c in stack)
-            for stack in self.calls
+            if part is None
+            else part
+            for stack, part in zip_longest(self.calls, known)
         )
         threads = tuple((t.id, t.bottom, t.size, t.is_user, t.saved_rsp, t.since) for t in self.threads.values())
         return calls, threads, tuple(self.blocked), self._execute.snapshot()
 
-    def key(self) -> Any:
-        """What decides how the policy goes on: `snapshot` without counts and times."""
-        calls, threads, _, _ = self.snapshot()
-        return calls, tuple((*thread[:5], thread[5] >= 0) for thread in threads), self._execute.key()
+    @staticmethod
+    def key(state: Any) -> Any:
+        """What decides how the policy goes on: a snapshot without counts and times."""
+        calls, threads, _, executor = state
+        return calls, tuple((*thread[:5], thread[5] >= 0) for thread in threads), executor[1:]
 
-    def restore(self, state: Any) -> None:
-        """Become what `snapshot` returned: hooks in flight are fed their answers again."""
+    def restore(self, state: Any, known: Sequence[Any] = ()) -> None:
+        """Become what `snapshot` returned: hooks in flight are fed their answers again.
+
+        Args:
+            state: what to become.
+            known: as for `snapshot`; hooks that stand where they shall are left alone.
+        """
         calls, threads, blocked, executor = state
         self.blocked = list(blocked)
         self.threads.clear()
@@ -296,7 +309,10 @@ class StackRuntime:
         for thread in self.threads.values():
             self._execute.areas.add(thread)
         self._execute.restore(executor)
-        self.calls = [[self._remake(cpu, saved) for saved in stack] for cpu, stack in enumerate(calls)]
+        self.calls = [
+            self.calls[cpu] if part is stack else [self._remake(cpu, saved) for saved in stack]
+            for cpu, (stack, part) in enumerate(zip_longest(calls, known))
+        ]
 
     def _remake(self, cpu: int, saved: Any) -> HookCall:
         function, arguments, key, thread, answers, held = saved

@@ -281,7 +281,12 @@ class Registers:
 
     def canonical(self) -> bytes:
         """The architectural state as bytes that are equal where the states are equal."""
-        raw, dr = self.save()
+        return self.canonical_of(self.save())
+
+    @staticmethod
+    def canonical_of(state: tuple[bytes, tuple[int, ...]]) -> bytes:
+        """The same of what `save` returned."""
+        raw, dr = state
         parts = [
             raw[: layout.ENV_CC_DST],
             raw[layout.ENV_CC_SRC : layout.ENV_CC_SRC + 8],
