@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -le 8 ] || n=8; echo $$n)
-SYSTEM_PACKAGES := qemu-system-x86 gdb binutils chromium
+SYSTEM_PACKAGES := qemu-system-x86 gdb binutils chromium spin
 ARGS ?=
 COMMA := ,
 
@@ -50,6 +50,7 @@ bench: setup
 
 nightly: setup
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
+	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
 	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md
 
 format: setup

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Final
 
-from bench import events, slices, speed, start, states
+from bench import events, shootdown, slices, speed, start, states
 from bench.harness import Benchmark, Row, as_json, show
 
 BENCHMARKS: Final = (
@@ -14,6 +14,7 @@ BENCHMARKS: Final = (
     Benchmark("events", events.run),
     Benchmark("slices", slices.run),
     Benchmark("states", states.run),
+    Benchmark("shootdown", shootdown.run),
     Benchmark("start", start.run),
 )
 

@@ -29,7 +29,8 @@ from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
 from vm.stacks.registry import find_policy
 
-QUANTA: Final = (1, 10, 100, 1000)
+QUANTA: Final = (10, 100, 1000)
+LITMUS_QUANTA: Final = (1, 10, 100, 1000)  # one instruction at a time is slow where there are many
 DEFAULT_SCHEDULES: Final = 20
 LITMUS_SCHEDULES: Final = 200  # of a scenario of a few dozen operations
 ENOUGH: Final = 3  # runs with an unexpected finding after which a pair is decided
@@ -37,6 +38,11 @@ ONLY_WHERE_CONCERNED: Final = frozenset({Kind.IMBALANCE.value})  # no crash: a s
 MEASURED_QUANTUM: Final = 1000  # of the run that is measured: long enough for nobody to wait for the schedule
 KEPT_FINDINGS: Final = 4
 GAVE_UP: Final = "waited too long"  # what guests print when a bounded wait ends; no word about data
+
+
+def quanta_of(scenario: Scenario) -> list[int]:
+    """Round-robin quanta at which a scenario is run (units of virtual time)."""
+    return scenario.quanta or list(LITMUS_QUANTA if scenario.litmus else QUANTA)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Portfolio:
         """Fresh schedules, the script first."""
         if scenario.script:
             yield ScriptedSchedule(script_of(scenario))
-        for quantum in scenario.quanta or QUANTA:
+        for quantum in quanta_of(scenario):
             yield RoundRobin(quantum)
         for seed in range(self.schedules_of(scenario)):
             yield RandomSchedule(seed)
@@ -127,7 +133,7 @@ class Judgement:
             "bound": {
                 "runs": self.runs,
                 "random": self.portfolio.schedules_of(found),
-                "round_robin": found.quanta or list(QUANTA),
+                "round_robin": quanta_of(found),
             },
             "hits": self.hits,
             "measured": None if run is None else {"ended": run.ended, "exit_value": run.exit_value, "time": run.time},

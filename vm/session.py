@@ -84,6 +84,7 @@ class RunResult:
         """This result less the kinds of findings that its scenario expects."""
         return replace(self, findings=tuple(found for found in self.findings if found.kind.value not in expected))
 
+
 _NOBODY: Final[frozenset[int]] = frozenset()
 
 
@@ -212,11 +213,11 @@ class Session:
         if choice.quantum > limit:
             choice = Choice(choice.cpu, limit)
         self.choices.append(choice)
-        before = self._progress(choice.cpu) if self._waiting else None
+        before, tries = self._progress(choice.cpu) if self._waiting else None, runtime.counts.waits
         machine.run(*choice)
         if self._waiting and (len(blocked) < len(runnable) or self._progress(choice.cpu) != before):
             self._waiting.clear()
-        if runtime.is_blocked(choice.cpu):
+        if runtime.counts.waits != tries and runtime.is_blocked(choice.cpu):
             self._waiting.add(choice.cpu)
             if self._waiting.issuperset(runnable) and self._is_deadlock(runnable):
                 return "deadlock"

@@ -155,20 +155,25 @@ litmus_programs:
 """
 
 
-@pytest.mark.parametrize(("policy", "order", "both"), [
-    (Flags, "sc", False),
-    (Flags, "tso", True),
-    (AtomicFlags, "tso", False),
-    (Entries, "sc", False),
-    (Entries, "tso", True),
-])
+@pytest.mark.parametrize(
+    ("policy", "order", "both"),
+    [
+        (Flags, "sc", False),
+        (Flags, "tso", True),
+        (AtomicFlags, "tso", False),
+        (Entries, "sc", False),
+        (Entries, "tso", True),
+    ],
+)
 def test_a_policys_plain_stores_wait_in_the_buffer_too(
     policy: type[Policy], order: str, both: bool, tmp_path: Path
 ) -> None:
     toml = write_scenario(tmp_path, [(), ()])
     (tmp_path / "order.s").write_text(ASK)
     found = outcomes(toml, [parse("r x"), parse("r x")], order, policy)
-    assert {loaded for loaded, _ in found} == {((0,), (1,)), ((1,), (0,)), ((0,), (0,))} | ({((1,), (1,))} if both else set())
+    assert {loaded for loaded, _ in found} == {((0,), (1,)), ((1,), (0,)), ((0,), (0,))} | (
+        {((1,), (1,))} if both else set()
+    )
 
 
 def test_a_run_that_buffers_nothing_says_so() -> None:
@@ -177,10 +182,11 @@ def test_a_run_that_buffers_nothing_says_so() -> None:
 
 
 def test_dpor_says_that_it_cannot(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explore", "litmus-laight", "--policy", "fixed-16k", "--engine", "dpor", "--mode", "memory-order=tso"]) == 2
+    assert (
+        main(["explore", "litmus-laight", "--policy", "fixed-16k", "--engine", "dpor", "--mode", "memory-order=tso"])
+        == 2
+    )
     assert "take stateful or sample" in capsys.readouterr().err
-
-
 
 
 USE = """.text

@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|alarms [--policies a,b] [--jobs N] [--schedules N]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|seeded|alarms [--policies a,b] [--jobs N] [--schedules N]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
-from tests.nightly import alarms, mutation
+from tests.nightly import alarms, mutation, seeded
 from vm.stacks.registry import policies
 
 
 def main() -> None:
     """Run what is asked for; exit with 1 if an alarm was false."""
     parser = argparse.ArgumentParser(prog="python -m tests.nightly")
-    parser.add_argument("what", choices=("mutation", "alarms"))
+    parser.add_argument("what", choices=("mutation", "seeded", "alarms"))
     parser.add_argument("--policies", default="")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
@@ -26,6 +26,8 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs) as executor:
         if arguments.what == "mutation":
             wrong = _mutation(executor, chosen or list(policies()))
+        elif arguments.what == "seeded":
+            wrong = _seeded(executor, chosen)
         else:
             wrong = _alarms(executor, chosen or list(alarms.SAFE), arguments.schedules)
     print(f"{time.monotonic() - started:.0f} s with {arguments.jobs} processes", file=sys.stderr)
@@ -37,20 +39,32 @@ def _mutation(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     work = [(name, site, reached) for name in names for site, reached in sites[name]]
     fates = list(executor.map(mutation.fate, *zip(*work, strict=True), chunksize=1))
     killed = sum(fate.scenario is not None for fate in fates)
-    print(f"{killed} of {len(fates)} mutants found.\n")
+    same = sum(fate.equivalent is not None for fate in fates)
+    print(
+        f"{killed} of {len(fates)} mutants found, {same} are no different from the policy, {len(fates) - killed - same} survive.\n"
+    )
     print("| policy | step | change | found by | as |\n|---|---|---|---|---|")
     for fate in fates:
-        scenario, finding = fate.scenario or "**nobody**", (fate.finding or f"nothing in {fate.runs} runs")[:90]
+        scenario = fate.scenario or ("nobody" if fate.equivalent else "**nobody**")
+        finding = (fate.finding or f"{fate.equivalent or 'nothing'} ({fate.runs} runs)")[:160]
         print(f"| {fate.policy} | {fate.site} | {fate.change} | {scenario} | {finding} |", flush=True)
     return False
 
 
+def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
+    work = [one for one in seeded.seeds() if not names or one[0].policy in names]
+    found = list(executor.map(seeded.hunt, *zip(*work, strict=True), chunksize=1))
+    if not names:
+        found += executor.map(seeded.hunt_guest, range(len(seeded.GUEST)))
+    print(seeded.table(found))
+    return False
+
+
 def _alarms(executor: ProcessPoolExecutor, names: list[str], schedules: int) -> bool:
-    each = max(1, schedules // len(alarms.SCENARIOS))
     wrong = False
     print("| policy | scenario | schedules | stale-possible accesses | false alarms |\n|---|---|---|---|---|")
     for name in names:
-        for scenario in alarms.SCENARIOS:
+        for scenario, each in alarms.schedules_of(schedules).items():
             starts = range(0, each, alarms.BATCH)
             counts = [min(alarms.BATCH, each - start) for start in starts]
             found = list(executor.map(alarms.batch, repeat(name), repeat(scenario), starts, counts))

@@ -6,14 +6,25 @@ from typing import Final, NamedTuple
 
 from tests.nightly.mutation import MODES, booted
 from vm.judge import unexpected
-from vm.scenarios import find_scenario
+from vm.scenarios import find_scenario, scenarios
 from vm.schedule import RandomSchedule
 from vm.session import RunOptions
 from vm.stacks.registry import find_policy
 
 SAFE: Final = ("fixed-16k", "entry-keep", "switch-sp-ipi", "switch-sp-invlpgb", "switch-sp-deferred", "sleeper-gc")
-SCENARIOS: Final = ("laight", "quiet-then-deep", "wilcox", "migrate", "exit-reuse", "unwinder", "hotplug", "pressure")
+LARGE: Final = ("laight", "quiet-then-deep", "wilcox", "migrate", "exit-reuse", "unwinder", "hotplug", "pressure")
+LITMUS: Final = tuple(name for name in scenarios() if name.startswith("litmus-"))
+SCENARIOS: Final = (*LARGE, *LITMUS)
 BATCH: Final = 50
+
+
+def schedules_of(total: int) -> dict[str, int]:
+    """How many of a policy's schedules each scenario gets: three quarters go to the litmus ones, which are short."""
+    each = {name: total // 4 // len(LARGE) for name in LARGE}
+    rest = total - sum(each.values())
+    each |= {name: rest // len(LITMUS) for name in LITMUS}
+    each[LITMUS[0]] += total - sum(each.values())
+    return each
 
 
 class Batch(NamedTuple):
@@ -41,4 +52,4 @@ def batch(policy: str, scenario: str, first: int, count: int) -> Batch:
     return Batch(policy, scenario, count, exercised, None)
 
 
-__all__ = ["BATCH", "MODES", "SAFE", "SCENARIOS", "Batch", "batch"]
+__all__ = ["BATCH", "MODES", "SAFE", "SCENARIOS", "Batch", "batch", "schedules_of"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from tests.nightly.equivalent import why_equivalent
 from vm.explore.stateful import Bounds, Problem, search
 from vm.hw.modes import Modes
 from vm.judge import unexpected
@@ -20,12 +21,12 @@ from vm.testing.mutants import Site, Sites, mutants_of
 MODES: Final = Modes(tlb="adversarial", df_restart="exact")
 SEEDS: Final = 4
 LITMUS_SEEDS: Final = 60  # they take milliseconds
-EXPLORED: Final = 30.0  # seconds to explore a mutant in a litmus scenario
+EXPLORED: Final = 15.0  # seconds to explore a mutant in a litmus scenario
 SLOW: Final = ("pump", "futex-sleepers", "deep")  # asked last
 
 
 class Fate(NamedTuple):
-    """What became of a mutant: the scenario and the finding that killed it, or None."""
+    """What became of a mutant: the scenario and the finding that killed it, or None; or why nothing can."""
 
     policy: str
     site: Site
@@ -33,6 +34,7 @@ class Fate(NamedTuple):
     scenario: str | None
     finding: str | None
     runs: int
+    equivalent: str | None = None
 
 
 def order() -> list[str]:
@@ -103,6 +105,9 @@ def fate(policy: str, site: Site, names: tuple[str, ...]) -> Fate:
         runs += made
         if finding is not None and is_clean(policy, scenario):
             return Fate(policy, site, mutant.change, scenario, finding, runs)
+    why = why_equivalent(policy, site)
+    if why is not None:
+        return Fate(policy, site, mutant.change, None, None, runs, why)
     for scenario in (name for name in names if scenarios()[name].litmus):
         found = explored(mutant.policy, scenario)
         if found is not None and is_proved(policy, scenario):
@@ -111,7 +116,7 @@ def fate(policy: str, site: Site, names: tuple[str, ...]) -> Fate:
 
 
 def explored(policy: type[Policy], scenario: str) -> str | None:
-    """What exploring a scenario finds of a policy, within half a minute."""
+    """What exploring a scenario finds of a policy, within a quarter of a minute."""
     outcome = search(Problem(scenario, policy, Modes(df_restart="exact")), Bounds(budget=EXPLORED))
     if outcome.verdict != "unsafe":
         return None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 import time
 
+from vm.coherence import Finding
 from vm.explore.stateful import Bounds, Outcome, Progress
-from vm.explore.world import Grown, Move, World
+from vm.explore.world import Grown, Move, State, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
 from vm.stacks import Policy
@@ -46,38 +47,45 @@ def sample(
             continue
 
 
+def hits(scenario: str, policy: type[Policy], modes: Modes, executions: int) -> int:
+    """How many of the walks with seeds 0, 1, 2, ... end with a finding.
+
+    Args:
+        scenario: its id.
+        policy: the policy's class.
+        modes: architecture modes.
+        executions: how many walks.
+    """
+    visible = Visible()
+    while True:
+        try:
+            world = World(scenario, policy, modes, visible)
+            root = world.state()
+            return sum(_walk(world, root, seed, LONGEST)[1] is not None for seed in range(executions))
+        except Grown:
+            continue
+
+
 def _walks(world: World, executions: int, bounds: Bounds, progress: Progress) -> Outcome:
     root, made, cut = world.state(), 0, False
     started, longest = _CLOCK(), bounds.depth or LONGEST
     done = 0
     for seed in range(executions):
-        world.become(root)
-        rng = random.Random(seed)
-        style, starved = seed % 3, world.programs[rng.randrange(len(world.programs))]
-        path: list[Move] = []
-        while len(path) < longest:
-            moves = world.moves()
-            if not moves:
-                break
-            move = _choose(rng, style, starved, moves, path[-1].cpu if path else -1)
-            path.append(move)
-            finding = world.make(move)
-            made += 1
-            if world.visible.grown:
-                raise Grown(tuple(sorted(world.visible.pages)))
-            if finding is not None:
-                return Outcome(
-                    verdict="unsafe",
-                    complete=False,
-                    states=0,
-                    moves=made,
-                    exercised=world.exercised,
-                    depth=len(path),
-                    finding=finding,
-                    path=tuple(path),
-                    visible=world.visible,
-                    executions=done + 1,
-                )
+        path, finding = _walk(world, root, seed, longest)
+        made += len(path)
+        if finding is not None:
+            return Outcome(
+                verdict="unsafe",
+                complete=False,
+                states=0,
+                moves=made,
+                exercised=world.exercised,
+                depth=len(path),
+                finding=finding,
+                path=tuple(path),
+                visible=world.visible,
+                executions=done + 1,
+            )
         cut = cut or len(path) >= longest
         done += 1
         progress(done, 0, len(path))
@@ -87,6 +95,23 @@ def _walks(world: World, executions: int, bounds: Bounds, progress: Progress) ->
     return Outcome(
         "undecided", False, 0, made, world.exercised, longest, cut=reason, visible=world.visible, executions=done
     )
+
+
+def _walk(world: World, root: State, seed: int, longest: int) -> tuple[list[Move], Finding | None]:
+    """One walk from the root: its moves, and what the last of them found."""
+    world.become(root)
+    rng = random.Random(seed)
+    style, starved = seed % 3, world.programs[rng.randrange(len(world.programs))]
+    path: list[Move] = []
+    while len(path) < longest and (moves := world.moves()):
+        move = _choose(rng, style, starved, moves, path[-1].cpu if path else -1)
+        path.append(move)
+        finding = world.make(move)
+        if world.visible.grown:
+            raise Grown(tuple(sorted(world.visible.pages)))
+        if finding is not None:
+            return path, finding
+    return path, None
 
 
 def _choose(rng: random.Random, style: int, starved: int, moves: list[Move], last: int) -> Move:

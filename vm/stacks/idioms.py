@@ -181,7 +181,7 @@ def reclaim_sleepers(units: int, unaccessed: bool = False, spare: str = "", most
         now = yield ThreadAt(thread.bottom)
         kept = (yield Load(spare, thread.id)) if spare else None
         if not kept and now is not None and now.id == thread.id and now.since >= 0:
-            for page in thread.pages if unaccessed else thread.pages_below(thread.saved_rsp):
+            for page in now.pages if unaccessed else now.pages_below(now.saved_rsp):
                 pte = yield ReadPte(page)
                 if not pte.present or (unaccessed and pte.accessed):
                     continue

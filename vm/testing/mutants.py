@@ -37,6 +37,7 @@ from vm.stacks import (
 
 DROPPED: Final = (Invlpg, Invlpgb, Tlbsync, PostFlush, SendIpi, WaitForAck, ZeroPage, GiveBack, Lock, WritePte, Store)
 SPLIT: Final = (ExchangePte, SwapPte, Swap)
+SWAPPED: Final = (Invlpg, PostFlush, SendIpi, WaitForAck, WritePte, ZeroPage, GiveBack, Store)  # they answer nothing
 HOOKS: Final = (
     "create_thread",
     "exit_thread",
@@ -144,6 +145,40 @@ def mutants_of(policy: type[Policy], sites: Iterable[Site]) -> list[Mutant]:
     """
     kinds = {kind.__name__: kind for kind in DROPPED + SPLIT}
     return [_mutant(policy, site, kinds[site.step]) for site in sorted(sites)]
+
+
+def swaps_of(policy: type[Policy], sites: Iterable[Site]) -> list[Mutant]:
+    """The mutants of a policy in which the step of one of these sites is made after the one that follows it.
+
+    Args:
+        policy: its class.
+        sites: as `Sites` has found them; those of steps that answer something are left out.
+    """
+    names = {kind.__name__ for kind in SWAPPED}
+    return [_swapped(policy, site) for site in sorted(sites) if site.step in names]
+
+
+def _swapped(policy: type[Policy], site: Site) -> Mutant:
+    def mutate(hook: str, steps: _Hook) -> _Hook:
+        late: Step | None = None
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as end:
+                if late is not None:
+                    yield late
+                return end.value
+            if late is None and type(step).__name__ == site.step and _site(hook, steps, step) == site:
+                late, answer = step, None
+                continue
+            answer = yield step
+            if late is not None:
+                yield late
+                late = None
+
+    name = f"{policy.id}-swapped-{site.hook}-{site.step}-{site.line}"
+    return Mutant(site, "made after the next step", _changed(policy, mutate, name))
 
 
 def _mutant(policy: type[Policy], site: Site, kind: type[Step]) -> Mutant:
