@@ -3,7 +3,7 @@
 # make test          all tests;  make test ARGS="-k apic"
 # make check         style, types, layers, and the examples in the documentation
 # make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
-# make nightly       mutants of every policy, and the oracle's false alarms: an hour or two;  JOBS=2
+# make nightly       mutants of every policy, seeded bugs, the oracle's false alarms: two hours or so;  JOBS=2
 # make format        let ruff format and fix what it can
 # make setup-system  Debian packages that some tests compare with (root or sudo); without them these tests skip
 # make clean         remove everything that was made

@@ -84,11 +84,10 @@ class SwitchSpDeferred(SwitchSp):
                 yield WritePte(page, Pte.of(frame))
 
     def exit_thread(self, cpu: int, thread: Thread) -> Steps:
-        """Others get the address, so nothing can wait here."""
-        queued = yield from self._withdraw(cpu, thread)
+        """Others get the address, so nothing can wait here; a thread that has run has nothing in the list."""
         mapped = yield from unmap_pages(thread.pages)
         yield from shootdown(thread.pages)
-        yield from free((*mapped, *queued.values()))
+        yield from free(mapped)
 
     def tick(self, cpu: int) -> Steps:
         """Sweep, unless the tick has interrupted this CPU at the list."""

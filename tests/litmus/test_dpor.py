@@ -126,7 +126,7 @@ def source(programs: list[str]) -> str:
         text.append("jmp litmus_end")
     names = ", ".join(f"p{cpu}" for cpu in range(len(programs)))
     text += [".section .rodata", "scenario_name:", '.asciz "small"', ".p2align 3"]
-    text += ["litmus_stacks:", ".quad 2", "litmus_programs:", f".quad {names}, 0"]
+    text += ["scenario_pool:", ".quad 48", "litmus_stacks:", ".quad 2", "litmus_programs:", f".quad {names}, 0"]
     return "\n".join(text) + "\n"
 
 

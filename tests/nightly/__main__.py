@@ -37,17 +37,18 @@ def main() -> None:
 def _mutation(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     sites = dict(zip(names, executor.map(mutation.sites_of, names), strict=True))
     work = [(name, site, reached) for name in names for site, reached in sites[name]]
-    fates = list(executor.map(mutation.fate, *zip(*work, strict=True), chunksize=1))
-    killed = sum(fate.scenario is not None for fate in fates)
-    same = sum(fate.equivalent is not None for fate in fates)
-    print(
-        f"{killed} of {len(fates)} mutants found, {same} are no different from the policy, {len(fates) - killed - same} survive.\n"
-    )
     print("| policy | step | change | found by | as |\n|---|---|---|---|---|")
-    for fate in fates:
+    fates: list[mutation.Fate] = []
+    for one in executor.map(mutation.fate, *zip(*work, strict=True), chunksize=1):
+        fate = mutation.as_elsewhere(one, fates)
+        fates.append(fate)
         scenario = fate.scenario or ("nobody" if fate.equivalent else "**nobody**")
         finding = (fate.finding or f"{fate.equivalent or 'nothing'} ({fate.runs} runs)")[:160]
         print(f"| {fate.policy} | {fate.site} | {fate.change} | {scenario} | {finding} |", flush=True)
+    killed = sum(fate.scenario is not None for fate in fates)
+    same = sum(fate.equivalent is not None for fate in fates)
+    left = len(fates) - killed - same
+    print(f"\n{killed} of {len(fates)} mutants found, {same} are no different from the policy, {left} survive.")
     return False
 
 

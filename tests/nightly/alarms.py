@@ -11,7 +11,21 @@ from vm.schedule import RandomSchedule
 from vm.session import RunOptions
 from vm.stacks.registry import find_policy
 
-SAFE: Final = ("fixed-16k", "entry-keep", "switch-sp-ipi", "switch-sp-invlpgb", "switch-sp-deferred", "sleeper-gc")
+SAFE: Final = (
+    "fixed-16k",
+    "switch-sp-ipi",
+    "switch-sp-deferred",
+    "sleeper-gc",
+    "entry-keep",
+    "switch-sp-invlpgb",
+    "accessed-shrinker",
+    "request",
+    "user-sleep",
+    "fault-ist",
+    "fault-fred",
+    "probe",
+    "multiplex",
+)
 LARGE: Final = ("laight", "quiet-then-deep", "wilcox", "migrate", "exit-reuse", "unwinder", "hotplug", "pressure")
 LITMUS: Final = tuple(name for name in scenarios() if name.startswith("litmus-"))
 SCENARIOS: Final = (*LARGE, *LITMUS)
@@ -19,8 +33,8 @@ BATCH: Final = 50
 
 
 def schedules_of(total: int) -> dict[str, int]:
-    """How many of a policy's schedules each scenario gets: three quarters go to the litmus ones, which are short."""
-    each = {name: total // 4 // len(LARGE) for name in LARGE}
+    """How many of a policy's schedules each scenario gets: nine in ten go to the litmus ones, which are short."""
+    each = {name: total // 10 // len(LARGE) for name in LARGE}
     rest = total - sum(each.values())
     each |= {name: rest // len(LITMUS) for name in LITMUS}
     each[LITMUS[0]] += total - sum(each.values())

@@ -20,6 +20,8 @@ class Equivalent(NamedTuple):
     why: str
 
 
+_DIRTY: Final = "atomic for the sake of Dirty: below the saved SP nobody may write until the thread runs again"
+
 EQUIVALENT: Final = (
     Equivalent(
         (),
@@ -28,13 +30,23 @@ EQUIVALENT: Final = (
         "SwapPte",
         "atomic for the sake of Dirty: nobody may write to the stack of a thread that has exited",
     ),
+    Equivalent((), "switch_out", "unmap_pages", "SwapPte", _DIRTY),
+    Equivalent((), "memory_pressure", "reclaim_sleepers", "ExchangePte", f"{_DIRTY}; the shootdown covers Accessed"),
+    Equivalent((), "switch_out", "reclaim_sleepers", "ExchangePte", f"{_DIRTY}; the shootdown covers Accessed"),
     Equivalent(
-        (),
-        "switch_out",
-        "unmap_pages",
-        "SwapPte",
-        "atomic for the sake of Dirty: below the saved SP nobody may write until the thread runs again",
+        ("accessed-latch",), "exit_thread", "exit_thread", "Store", "a mark of a thread whose id nobody gets again"
     ),
+    Equivalent(
+        ("v1-as-posted",), "exit_thread", "exit_thread", "Store", "a count of a thread whose id nobody gets again"
+    ),
+    Equivalent(("v1-as-posted",), "exit_thread", "free", "ZeroPage", "what it gives to a pool it takes from none"),
+    Equivalent(
+        ("accessed-latch",), "switch_out", "switch_out", "Store", "the mark only saves looking at the entry again"
+    ),
+    Equivalent(("request",), "exit_kernel", "exit_kernel", "Store", "the mark, kept too long, only keeps pages"),
+    Equivalent(("sleeper-gc",), "switch_out", "switch_out", "Store", "the count only decides when to collect"),
+    Equivalent(("sleeper-gc",), "switch_out", "reclaim_sleepers", "Store", "the place only decides whose turn it is"),
+    Equivalent(("switch-sp-shared",), "switch_out", "switch_out", "Store", "the mark, kept too long, only sends IPIs"),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -19,8 +19,18 @@ from vm.stacks.registry import find_policy
 from vm.testing.mutants import Site, Sites, mutants_of
 
 MODES: Final = Modes(tlb="adversarial", df_restart="exact")
+SHARED: Final = ("reclaim_sleepers", "shootdown_everything", "free")  # the collection of sleepers' pages, as a whole
+SILENT: Final = MODES.with_option("speculation=keeps-accessed-clear")
 SEEDS: Final = 4
+MORE_SEEDS: Final = 16  # for what nothing has found
 LITMUS_SEEDS: Final = 60  # they take milliseconds
+SEEKING: Final = 8  # random schedules in which sites are looked for, of a litmus scenario
+EXPLORED_IN: Final = {  # what a hook's mutants are explored in, where sampling finds nothing
+    "memory_pressure": ("litmus-pressure",),
+    "switch_in": ("litmus-pressure", "litmus-laight"),
+    "exit_thread": ("litmus-reuse",),
+}
+USUALLY: Final = ("litmus-laight", "litmus-migrate")
 EXPLORED: Final = 15.0  # seconds to explore a mutant in a litmus scenario
 SLOW: Final = ("pump", "futex-sleepers", "deep")  # asked last
 
@@ -44,14 +54,17 @@ def order() -> list[str]:
 
 
 @lru_cache(maxsize=40)
-def booted(scenario: str, delivery: str) -> BootedScenario:
+def booted(scenario: str, delivery: str, modes: Modes = MODES) -> BootedScenario:
     """A booted scenario, for a policy's way of taking stack faults."""
-    return boot(find_scenario(scenario), modes=MODES.resolved(delivery))
+    return boot(find_scenario(scenario), modes=modes.resolved(delivery))
 
 
-def schedules(scenario: str) -> Iterator[tuple[int, Scheduler]]:
-    """Runs of a scenario, each with the adversary's seed."""
+def schedules(scenario: str, more: bool) -> Iterator[tuple[int, Scheduler]]:
+    """Runs of a scenario, each with the adversary's seed; or more random ones."""
     found = find_scenario(scenario)
+    if more:
+        yield from ((seed, RandomSchedule(seed)) for seed in range(SEEDS, SEEDS + MORE_SEEDS))
+        return
     if found.script:
         yield 0, ScriptedSchedule(script_of(found))
     yield 1, RoundRobin(100)
@@ -60,13 +73,15 @@ def schedules(scenario: str) -> Iterator[tuple[int, Scheduler]]:
         yield seed, RandomSchedule(seed)
 
 
-def first_finding(policy: type[Policy], scenario: str) -> tuple[str | None, int]:
+def first_finding(
+    policy: type[Policy], scenario: str, modes: Modes = MODES, more: bool = False
+) -> tuple[str | None, int]:
     """The first unexpected finding of a policy in a scenario, and after how many runs."""
     found = find_scenario(scenario)
     runs = 0
-    for seed, scheduler in schedules(scenario):
+    for seed, scheduler in schedules(scenario, more):
         options = RunOptions(found.max_instructions, stop_at_finding=not found.expects, adversary=seed)
-        result = booted(scenario, policy.delivery).session(policy(), scheduler, options).run()
+        result = booted(scenario, policy.delivery, modes).session(policy(), scheduler, options).run()
         runs += 1
         wrong = unexpected(found, result)
         if wrong:
@@ -77,9 +92,9 @@ def first_finding(policy: type[Policy], scenario: str) -> tuple[str | None, int]
 
 
 @lru_cache(maxsize=1000)
-def is_clean(policy: str, scenario: str) -> bool:
+def is_clean(policy: str, scenario: str, modes: Modes = MODES, more: bool = False) -> bool:
     """Whether the policy itself has no finding in the same runs."""
-    return first_finding(find_policy(policy), scenario)[0] is None
+    return first_finding(find_policy(policy), scenario, modes, more)[0] is None
 
 
 def sites_of(policy: str) -> list[tuple[Site, tuple[str, ...]]]:
@@ -88,9 +103,13 @@ def sites_of(policy: str) -> list[tuple[Site, tuple[str, ...]]]:
     for scenario in order():
         watched = Sites(find_policy(policy))
         found = find_scenario(scenario)
-        booted(scenario, watched.policy.delivery).session(
-            watched.policy(), RoundRobin(100), RunOptions(found.max_instructions)
-        ).run()
+        usual: list[Scheduler] = [RoundRobin(100)]
+        if scenario.startswith("litmus-"):  # what is reached depends on who comes first
+            usual += [RoundRobin(1), *map(RandomSchedule, range(SEEKING))]
+        for scheduler in usual:
+            booted(scenario, watched.policy.delivery).session(
+                watched.policy(), scheduler, RunOptions(found.max_instructions)
+            ).run()
         for site in watched.found:
             reached.setdefault(site, []).append(scenario)
     return [(site, tuple(names)) for site, names in sorted(reached.items())]
@@ -100,19 +119,35 @@ def fate(policy: str, site: Site, names: tuple[str, ...]) -> Fate:
     """Let a mutant meet the scenarios that reach its site, until one finds it."""
     mutant = mutants_of(find_policy(policy), [site])[0]
     runs = 0
-    for scenario in names:
-        finding, made = first_finding(mutant.policy, scenario)
-        runs += made
-        if finding is not None and is_clean(policy, scenario):
-            return Fate(policy, site, mutant.change, scenario, finding, runs)
-    why = why_equivalent(policy, site)
-    if why is not None:
-        return Fate(policy, site, mutant.change, None, None, runs, why)
-    for scenario in (name for name in names if scenarios()[name].litmus):
+    quick = [name for name in names if name not in SLOW]
+    silent = [name for name in quick if name.startswith("litmus-")]
+    for chosen, modes, more in ((names, MODES, False), (silent, SILENT, False), (quick, MODES, True)):
+        why = why_equivalent(policy, site)
+        if more and why is not None:
+            return Fate(policy, site, mutant.change, None, None, runs, why)
+        for scenario in chosen:
+            finding, made = first_finding(mutant.policy, scenario, modes, more)
+            runs += made
+            if finding is not None and is_clean(policy, scenario, modes, more):
+                return Fate(policy, site, mutant.change, scenario, finding, runs)
+    for scenario in EXPLORED_IN.get(site.hook, USUALLY):
+        if scenario not in names:
+            continue
         found = explored(mutant.policy, scenario)
         if found is not None and is_proved(policy, scenario):
             return Fate(policy, site, mutant.change, scenario, f"explored: {found}", runs)
     return Fate(policy, site, mutant.change, None, None, runs)
+
+
+def as_elsewhere(fate: Fate, found: Iterable[Fate]) -> Fate:
+    """A survivor as found, if the same line of a sequence that its policy's hooks share was found in another hook."""
+    place = fate.site._replace(hook="")
+    for other in found if fate.scenario is None and place.function in SHARED else ():
+        if other.policy == fate.policy and other.scenario and other.site._replace(hook="") == place:
+            return fate._replace(
+                scenario=other.scenario, finding=f"the same line, in {other.site.hook}", equivalent=None
+            )
+    return fate
 
 
 def explored(policy: type[Policy], scenario: str) -> str | None:
