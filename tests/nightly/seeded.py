@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from guest.scenario import FOLDER
+from vm.errors import KstackError
 from vm.explore.sample import hits
 from vm.explore.stateful import Bounds, Problem, search
 from vm.hw.modes import Modes
@@ -113,7 +114,10 @@ def hunt_guest(place: int) -> Found:
 
 
 def _hunt(seed: Seed, policy: type[Policy], scenario: str) -> Found:
-    outcome = search(Problem(scenario, policy, Modes()), Bounds(budget=BUDGET))
+    try:
+        outcome = search(Problem(scenario, policy, Modes()), Bounds(budget=BUDGET))
+    except KstackError as error:  # it shows before there is anything to explore
+        return Found(seed, "broken", str(error), 0, 0, 0)
     how = outcome.finding.kind.value if outcome.finding else ("no end" if outcome.stuck else outcome.cut)
     sampled = hits(scenario, policy, Modes(), EXECUTIONS) if outcome.finding else 0
     return Found(seed, outcome.verdict, how, len(outcome.path), outcome.states, sampled)
