@@ -64,6 +64,74 @@
 .macro L_SHARE n
     L_CALL HYPER_SHARE, \n
 .endm
+# thread `n` runs in a system call that has asked for LITMUS_DEEP
+.macro L_DEEP n
+    L_SWITCH_IN \n
+    L_ENTER \n
+    L_REQUEST \n, LITMUS_DEEP
+.endm
+# write the item at rbx, on stack `n`, and hand out its address (word 0)
+.macro L_PUBLISH n, value
+    mov qword ptr [rbx], \value
+    L_SHARE \n
+    mov [r15], rbx
+.endm
+# write it anew, where others have its address already (word 16)
+.macro L_PUBLISH_AGAIN n, value
+    mov qword ptr [rbx], \value
+    L_SHARE \n
+    mov qword ptr [r15+16], 1
+.endm
+# another thread takes what is free now, and sleeps deep
+.macro L_TAKE_FRAMES n
+    L_DEEP \n
+    L_ADDRESS rcx, \n, LITMUS_DEEP
+    mov [rcx], rcx
+    L_SWITCH_OUT \n, 0x3800
+.endm
+.macro L_AWAIT word, value
+.Lawait\@:
+    cmp qword ptr [r15+\word], \value
+    jne .Lawait\@
+.endm
+# read the item that is published first, and say so (word 8); its address stays in rbx
+.macro L_READ_FIRST value
+.Lfirst\@:
+    mov rbx, [r15]
+    test rbx, rbx
+    jz .Lfirst\@
+    mov rax, [rbx]
+    mov qword ptr [r15+8], 1
+    cmp rax, \value
+    jne litmus_wrong
+.endm
+# thread `n` on a stack `offset` bytes above stack 0; the program ends, not wrong, if there is no memory
+.macro L_CREATE n, offset
+    L_ADDRESS rsi, 0, STACK_BYTES
+    .if \offset
+    add rsi, \offset
+    .endif
+    mov edx, STACK_BYTES
+    mov ecx, 1
+    L_CALL HYPER_CREATE_THREAD, \n
+    test eax, eax
+    jz litmus_end
+.endm
+# L_AWAIT with interrupts off for a while, and on again in between; they are off behind it
+.macro L_AWAIT_OFF word, value
+.Lsection\@:
+    cli
+    mov edx, 200                        # turns
+.Lturn\@:
+    cmp qword ptr [r15+\word], \value
+    je .Lcame\@
+    dec edx
+    jnz .Lturn\@
+    sti
+    nop                                 # STI holds interrupts off for one instruction
+    jmp .Lsection\@
+.Lcame\@:
+.endm
 
 .text
 # u64 scenario_main(void)

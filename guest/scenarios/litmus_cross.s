@@ -21,20 +21,14 @@ litmus_a:                               # CPU 0
     mov [rcx], rcx                      # accessed: nothing is left to be chosen about its entry
     L_SHARE 0
     mov [r15], rbx                      # published
-.La_wait:
-    cmp qword ptr [r15+8], 1
-    jne .La_wait
+    L_AWAIT 8, 1
     L_EXIT 0
-    L_SWITCH_OUT 0, 0x1800           # against B's
+    L_SWITCH_OUT 0, 0x1800              # against B's
     L_SWITCH_IN 0
     L_ENTER 0
     L_REQUEST 0, STACK_BYTES
-    mov qword ptr [rbx], SECOND
-    L_SHARE 0
-    mov qword ptr [r15+16], 1           # published again
-.La_stay:                               # it answers shootdowns to the end
-    cmp qword ptr [r15+24], 1
-    jne .La_stay
+    L_PUBLISH_AGAIN 0, SECOND
+    L_AWAIT 24, 1                       # it answers shootdowns to the end
     jmp litmus_end
 
 litmus_b:                               # CPU 1
@@ -50,11 +44,9 @@ litmus_b:                               # CPU 1
     cmp qword ptr [rbx], FIRST
     jne litmus_wrong
     mov qword ptr [r15+8], 1
-    L_SWITCH_OUT 1, 0x2800           # against A's
+    L_SWITCH_OUT 1, 0x2800              # against A's
     mov qword ptr [r15+24], 1
-.Lb_second:
-    cmp qword ptr [r15+16], 1
-    jne .Lb_second
+    L_AWAIT 16, 1
     cmp qword ptr [rbx], SECOND         # the access in question
     jne litmus_wrong
     jmp litmus_end

@@ -7,43 +7,20 @@
 
 .text
 litmus_a:                               # CPU 0
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_DEEP 0
     L_ADDRESS rbx, 0, LITMUS_DEEP
-    mov qword ptr [rbx], FIRST
-    L_SHARE 0
-    mov [r15], rbx                      # published
-.La_wait:
-    cmp qword ptr [r15+8], 1            # B has read it: it comes off the list
-    jne .La_wait
+    L_PUBLISH 0, FIRST
+    L_AWAIT 8, 1                        # B has read it: it comes off the list
     L_EXIT 0
     L_SWITCH_OUT 0, 256
-    L_SWITCH_IN 1                       # C takes what is free now, and sleeps deep
-    L_ENTER 1
-    L_REQUEST 1, LITMUS_DEEP
-    L_ADDRESS rcx, 1, LITMUS_DEEP
-    mov [rcx], rcx
-    L_SWITCH_OUT 1, 0x3800
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
-    mov qword ptr [rbx], SECOND
-    L_SHARE 0
-    mov qword ptr [r15+16], 1           # published again
+    L_TAKE_FRAMES 1
+    L_DEEP 0
+    L_PUBLISH_AGAIN 0, SECOND
     jmp litmus_end
 
 litmus_b:                               # CPU 1
-    mov rbx, [r15]
-    test rbx, rbx
-    jz litmus_b
-    mov rax, [rbx]
-    mov qword ptr [r15+8], 1
-    cmp rax, FIRST
-    jne litmus_wrong
-.Lb_wait:
-    cmp qword ptr [r15+16], 1
-    jne .Lb_wait
+    L_READ_FIRST FIRST
+    L_AWAIT 16, 1
     cmp qword ptr [rbx], SECOND         # the access in question
     jne litmus_wrong
     jmp litmus_end

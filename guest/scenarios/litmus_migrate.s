@@ -9,19 +9,13 @@
 
 .text
 litmus_home:                            # CPU 0
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_DEEP 0
     L_ADDRESS rbx, 0, LITMUS_DEEP
     mov qword ptr [rbx], FIRST
     L_SWITCH_OUT 0, LITMUS_DEEP+256     # it sleeps deep
     mov qword ptr [r15], 1
-.Lhome_wait:
-    cmp qword ptr [r15+8], 1
-    jne .Lhome_wait
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_AWAIT 8, 1
+    L_DEEP 0
     mov qword ptr [rbx], THIRD          # the accesses in question
     cmp qword ptr [rbx], THIRD
     jne litmus_wrong
@@ -36,9 +30,7 @@ litmus_away:                            # CPU 1
     jne litmus_wrong
     L_EXIT 0
     L_SWITCH_OUT 0, 256
-    L_SWITCH_IN 1                       # C takes what is free now, and sleeps deep
-    L_ENTER 1
-    L_REQUEST 1, LITMUS_DEEP
+    L_DEEP 1                            # C takes what is free now, and sleeps deep
     L_ADDRESS rcx, 1, LITMUS_DEEP
     mov qword ptr [rcx], SECOND
     L_SWITCH_OUT 1, 0x3800

@@ -9,9 +9,7 @@
 
 .text
 litmus_a:                               # CPU 0
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_DEEP 0
     L_ADDRESS rbx, 0, LITMUS_DEEP
     L_ADDRESS rcx, 0, LIVE
     mov qword ptr [rbx], FIRST
@@ -24,16 +22,12 @@ litmus_a:                               # CPU 0
     dec edx
     jnz .La_sleep
     mov rax, [r15+16]                   # an interrupt can be taken here, and not after it for a while
-    L_SWITCH_IN 0                       # it is woken
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_DEEP 0                            # it is woken
     cmp qword ptr [rcx], FIRST
     jne litmus_wrong
     mov qword ptr [rbx], SECOND         # the accesses in question
     mov qword ptr [r15+8], 1
-.La_wait:                               # it answers shootdowns to the end
-    cmp qword ptr [r15+16], 1
-    jne .La_wait
+    L_AWAIT 16, 1                       # it answers shootdowns to the end
     cmp qword ptr [rbx], SECOND
     jne litmus_wrong
     jmp litmus_end
@@ -45,9 +39,7 @@ litmus_b:                               # CPU 1
     mov eax, HYPER_PRESSURE
     out PORT_HYPERCALL, eax
     mov qword ptr [r15+16], 1
-.Lb_wait:
-    cmp qword ptr [r15+8], 1
-    jne .Lb_wait
+    L_AWAIT 8, 1
     jmp litmus_end
 
 .section .rodata

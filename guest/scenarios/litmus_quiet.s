@@ -8,24 +8,13 @@
 
 .text
 litmus_a:                               # CPU 0
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_DEEP 0
     L_ADDRESS rbx, 0, LITMUS_DEEP
     L_EXIT 0
     L_SWITCH_OUT 0, 256
-    L_SWITCH_IN 1                       # C takes what is free now, and sleeps deep
-    L_ENTER 1
-    L_REQUEST 1, LITMUS_DEEP
-    L_ADDRESS rcx, 1, LITMUS_DEEP
-    mov [rcx], rcx
-    L_SWITCH_OUT 1, 0x3800
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
-    mov qword ptr [rbx], SECOND
-    L_SHARE 0
-    mov [r15], rbx                      # published
+    L_TAKE_FRAMES 1
+    L_DEEP 0
+    L_PUBLISH 0, SECOND
     jmp litmus_end
 
 litmus_b:                               # CPU 1

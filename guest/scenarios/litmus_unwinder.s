@@ -9,17 +9,13 @@
 
 .text
 litmus_a:                               # CPU 0
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_DEEP 0
     L_ADDRESS rbx, 0, LITMUS_DEEP
     mov qword ptr [rbx], FIRST
     mov [r15], rbx
     L_EXIT 0
     L_SWITCH_OUT 0, 256
-    L_SWITCH_IN 1                       # C takes what is free now, and writes there
-    L_ENTER 1
-    L_REQUEST 1, LITMUS_DEEP
+    L_DEEP 1                            # C takes what is free now, and writes there
     L_ADDRESS rcx, 1, LITMUS_DEEP
     mov [rcx], rcx
     mov qword ptr [r15+8], 1
@@ -32,9 +28,7 @@ litmus_b:                               # CPU 1
     lea rdi, [rip+litmus_walk]
     mov rsi, rbx
     call try_call
-.Lb_wait:                               # it answers shootdowns to the end
-    cmp qword ptr [r15+8], 1
-    jne .Lb_wait
+    L_AWAIT 8, 1                        # it answers shootdowns to the end
     jmp litmus_end
 
 # void litmus_walk(u64 *word)

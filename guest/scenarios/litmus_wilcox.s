@@ -8,35 +8,18 @@
 
 .text
 litmus_a:                               # CPU 0
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
+    L_DEEP 0
     L_ADDRESS rbx, 0, LITMUS_DEEP
-    mov qword ptr [rbx], FIRST
-    L_SHARE 0
-    mov [r15], rbx                      # published
-.La_first:
-    cmp qword ptr [r15+8], 1
-    jne .La_first
+    L_PUBLISH 0, FIRST
+    L_AWAIT 8, 1
     cmp qword ptr [rbx+8], FIRST+ANSWER
     jne litmus_wrong
     L_EXIT 0
     L_SWITCH_OUT 0, 256
-    L_SWITCH_IN 1                       # C takes what is free now, and sleeps deep
-    L_ENTER 1
-    L_REQUEST 1, LITMUS_DEEP
-    L_ADDRESS rcx, 1, LITMUS_DEEP
-    mov [rcx], rcx
-    L_SWITCH_OUT 1, 0x3800
-    L_SWITCH_IN 0
-    L_ENTER 0
-    L_REQUEST 0, LITMUS_DEEP
-    mov qword ptr [rbx], SECOND
-    L_SHARE 0
-    mov qword ptr [r15+16], 1           # published again
-.La_second:
-    cmp qword ptr [r15+24], 1
-    jne .La_second
+    L_TAKE_FRAMES 1
+    L_DEEP 0
+    L_PUBLISH_AGAIN 0, SECOND
+    L_AWAIT 24, 1
     cmp qword ptr [rbx+8], SECOND+ANSWER
     jne litmus_wrong                    # B's write went elsewhere
     jmp litmus_end
@@ -49,9 +32,7 @@ litmus_b:                               # CPU 1
     add rax, ANSWER
     mov [rbx+8], rax
     mov qword ptr [r15+8], 1
-.Lb_wait:
-    cmp qword ptr [r15+16], 1
-    jne .Lb_wait
+    L_AWAIT 16, 1
     mov qword ptr [rbx+8], SECOND+ANSWER # the access in question
     mov qword ptr [r15+24], 1
     jmp litmus_end

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.memory_order import parse, write_scenario
+from vm.cli.compare import _pairs
+from vm.hw.modes import Modes
+from vm.judge import Portfolio
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,3 +57,9 @@ def test_what_is_wrong_with_it_is_named(change: object, says: str, toml: Path) -
         failed = kstack(*words)
         assert (failed.returncode, says in failed.stderr) == (2, True), failed.stderr
         assert "Traceback" not in failed.stderr
+
+
+def test_a_long_scenario_is_judged_only_where_it_is_named() -> None:
+    usual = {pair.scenario for pair in _pairs("fixed-16k", None, Portfolio(), Modes())}
+    named = {pair.scenario for pair in _pairs("fixed-16k", "pump-long", Portfolio(), Modes())}
+    assert ("pump" in usual, "pump-long" in usual, named) == (True, False, {"pump-long"})

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.memory_order import Operation, Outcome, abstract, outcomes, parse, write_scenario
+from tests.support.memory_order import Operation, Outcome, abstract, outcomes, parse, write_guest, write_scenario
 from vm.cli.explore import explore
 from vm.coherence import Kind
 from vm.errors import ConfigError
@@ -20,6 +20,7 @@ from vm.stacks import (
     AllocPage,
     Decision,
     Load,
+    Lock,
     Policy,
     Pte,
     ReadPte,
@@ -27,6 +28,7 @@ from vm.stacks import (
     Swap,
     Thread,
     ThreadAt,
+    Unlock,
     WritePte,
     map_pages,
 )
@@ -132,6 +134,20 @@ class AtomicFlags(Flags):
     atomic = True
 
 
+class LockedFlags(Flags):
+    """With a lock of its own in between."""
+
+    id = "locked-flags"
+
+    def request(self, cpu: int, thread: Thread, size: int) -> Decision:
+        """Whether nobody else is here."""
+        yield Store("flag", 1, cpu)
+        yield Lock(f"of CPU {cpu}")
+        other = yield Load("flag", 1 - cpu)
+        yield Unlock(f"of CPU {cpu}")
+        return other is None
+
+
 class Entries(Flags):
     """Each CPU maps its stack's lowest page and answers whether the other's is not mapped yet."""
 
@@ -159,16 +175,6 @@ program_1:
     L_REQUEST 1, 64
     mov r8d, 1
     jmp litmus_end
-.section .rodata
-scenario_name:
-    .asciz "order"
-.p2align 3
-scenario_pool:
-    .quad 48
-litmus_stacks:
-    .quad 2
-litmus_programs:
-    .quad program_0, program_1, 0
 """
 
 
@@ -178,6 +184,7 @@ litmus_programs:
         (Flags, "sc", False),
         (Flags, "tso", True),
         (AtomicFlags, "tso", False),
+        (LockedFlags, "tso", False),
         (Entries, "sc", False),
         (Entries, "tso", True),
     ],
@@ -185,8 +192,7 @@ litmus_programs:
 def test_a_policys_plain_stores_wait_in_the_buffer_too(
     policy: type[Policy], order: str, both: bool, tmp_path: Path
 ) -> None:
-    toml = write_scenario(tmp_path, [(), ()])
-    (tmp_path / "order.s").write_text(ASK)
+    toml = write_guest(tmp_path, ASK, 2, 2)
     found = outcomes(toml, [parse("r x"), parse("r x")], order, policy)
     assert {loaded for loaded, _ in found} == {((0,), (1,)), ((1,), (0,)), ((0,), (0,))} | (
         {((1,), (1,))} if both else set()
@@ -210,23 +216,12 @@ program_0:
     L_ADDRESS rbx, 0, 0x3800
     mov [rbx], rbx
     jmp litmus_end
-.section .rodata
-scenario_name:
-    .asciz "order"
-.p2align 3
-scenario_pool:
-    .quad 48
-litmus_stacks:
-    .quad 1
-litmus_programs:
-    .quad program_0, 0
 """
 
 
 @pytest.mark.parametrize(("order", "verdict"), [("sc", "safe"), ("tso", "safe"), ("tso-walks-memory", "unsafe")])
 def test_that_a_walk_finds_what_its_cpu_has_stored_is_relied_on(order: str, verdict: str, tmp_path: Path) -> None:
-    toml = write_scenario(tmp_path, [()])
-    (tmp_path / "order.s").write_text(USE)
+    toml = write_guest(tmp_path, USE, 1, 1)
     found = search(Problem(str(toml), "request", Modes(memory_order=order)))
     assert found.verdict == verdict
     assert verdict == "safe" or (found.finding is not None and found.finding.kind is Kind.UNHANDLED_FAULT)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
+from policies import switch_sp_deferred
+from policies.switch_sp import SwitchSp
 from vm.coherence import Kind
 from vm.hw.modes import Modes
 from vm.judge import Judgement, Portfolio, judge
 from vm.scenarios import find_scenario
-from vm.session import BootedScenario
+from vm.schedule import RoundRobin
+from vm.session import BootedScenario, RunOptions
 from vm.setup import boot
+from vm.stacks import Sleepers, Steps, Thread
 from vm.stacks.registry import find_policy, policies
+from vm.testing import without
 
 STALE = {Kind.STALE_TRANSLATION, Kind.USE_AFTER_FREE}
 NO_STACK = {Kind.DOUBLE_FAULT, Kind.UNHANDLED_FAULT}
@@ -79,6 +86,55 @@ def test_less_memory_is_mapped_than_by_full_stacks(booted: dict[str, BootedScena
     assert kib["fixed-4k"] == pytest.approx(4, rel=0.01)
     assert kib["fixed-8k"] == pytest.approx(8, rel=0.01)
     assert all(kib[policy] < kib["fixed-16k"] for policy in kib if policy != "fixed-16k")
+
+
+def test_pages_are_collected_below_the_stack_pointer_that_a_thread_sleeps_with_now() -> None:
+    """It may have run and gone to sleep deeper between the list of sleepers and its lock."""
+    booted = boot(find_scenario("futex-sleepers"), modes=Modes(tlb="adversarial"))
+    result = booted.session(find_policy("sleeper-gc")(), RoundRobin(100), RunOptions()).run()
+    assert (result.ended, result.exit_value) == ("exit", 0x10)
+
+
+class Asking(SwitchSp):
+    """Asks for sleepers in parts at each switch."""
+
+    id = "asking"
+    asked: ClassVar[list[tuple[list[int], list[int]]]] = []
+
+    def switch_out(self, cpu: int, thread: Thread) -> Steps:
+        """All of them, two at a time, and all again: only where nobody has come or gone is the answer clear."""
+        before = yield Sleepers(0)
+        parts: list[int] = []
+        while part := (yield Sleepers(0, parts[-1] if parts else 0, 2)):
+            assert len(part) <= 2
+            parts += [one.id for one in part]
+        after = yield Sleepers(0)
+        if before == after:
+            self.asked.append(([one.id for one in before], parts))
+
+
+def test_sleepers_are_answered_in_parts_by_id() -> None:
+    Asking.asked.clear()
+    booted = boot(find_scenario("futex-sleepers"))
+    booted.session(Asking(), RoundRobin(100_000), RunOptions(2_000_000)).run()
+    assert max(len(everybody) for everybody, _ in Asking.asked) > 10
+    assert all(parts == everybody for everybody, parts in Asking.asked)
+
+
+@pytest.mark.parametrize("dropped", [None, "WaitForAck", "PostFlush", "Invlpg"])
+def test_a_full_list_of_deferred_invalidations_falls_back_to_a_shootdown(
+    dropped: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch_sp_deferred, "ENTRIES", 0)
+    policy = switch_sp_deferred.SwitchSpDeferred
+    if dropped is not None:
+        policy = without(policy, [dropped], "switch_out")
+    found = {
+        judge(policy, find_scenario(name), boot(find_scenario(name), modes=modes), Portfolio(schedules=60), modes).safe
+        for name in ("litmus-laight", "litmus-migrate", "crowd")
+        for modes in (Modes(tlb="adversarial"),)
+    }
+    assert found == {True} if dropped is None else False in found
 
 
 def test_every_policy_is_one_class_with_its_source() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
+from tests.support.memory_order import write_guest
 from vm.explore.stateful import Problem
 from vm.explore.world import Grown, State, World
 from vm.hw.modes import Modes
@@ -37,6 +39,23 @@ def whole(world: World) -> tuple[object, ...]:
     return snapshot.memory, snapshot.cpus, snapshot.devices, snapshot.ipis, snapshot.broadcast, world.runtime.snapshot()
 
 
+PORTS = """.text
+program_0:
+    mov edx, 0x70                       # the CMOS index register
+    mov eax, 1
+    out dx, al
+    mov qword ptr [r15], 1
+    mov eax, 2
+    out dx, al
+    mov qword ptr [r15], 2
+    jmp litmus_end
+program_1:
+    mov rax, [r15]
+    mov rax, [r15]
+    jmp litmus_end
+"""
+
+
 @pytest.mark.parametrize(
     ("scenario", "policy", "order"),
     [
@@ -47,14 +66,25 @@ def whole(world: World) -> tuple[object, ...]:
     ],
 )
 def test_a_state_reached_by_jumps_is_the_state_reached_by_moves(scenario: str, policy: str, order: str) -> None:
-    world, rng = world_of(Problem(scenario, policy, Modes(memory_order=order))), random.Random(2)
+    wander(world_of(Problem(scenario, policy, Modes(memory_order=order))))
+
+
+def test_devices_are_part_of_a_state(tmp_path: Path) -> None:
+    wander(world_of(Problem(str(write_guest(tmp_path, PORTS, 2, 0)), "fixed-16k", Modes())))
+
+
+def wander(world: World) -> None:
+    """Move, and jump to where it has been, and hold each state to what it was."""
+    rng = random.Random(2)
     seen: list[tuple[State, tuple[object, ...], bytes]] = []
     state = world.state()
-    for _ in range(300):
+    for _ in range(500):
         moves = world.moves()
-        if moves and (not seen or rng.random() < 0.8):
+        if moves and (not seen or rng.random() < 0.9):
             world.make(rng.choice(moves))
             state = world.state()
+            fresh = world.machine.snapshot()
+            assert (state.rest.cpus, state.rest.devices) == (fresh.cpus, fresh.devices), "what it shares is not stale"
             seen.append((state, whole(world), world.key(state)))
         else:
             state, everything, key = rng.choice(seen)

@@ -22,7 +22,10 @@ SEEDS = 6
 
 
 def schedules(scenario: Scenario) -> Iterator[Scheduler]:
-    """A few of each kind, the script first."""
+    """A few of each kind, the script first; of one that takes minutes a single one."""
+    if scenario.long:
+        yield RoundRobin(1000)
+        return
     if scenario.script:
         yield ScriptedSchedule(script_of(scenario))
     yield RoundRobin(100)

@@ -106,20 +106,20 @@ def write_scenario(folder: Path, programs: list[tuple[Operation, ...]]) -> Path:
                 lines.append("    mfence" if what == "fence" else "    lock inc qword ptr [rsp-8]")
             loads += what in ("load", "exchange")
         lines.append("    jmp litmus_end")
-    entries = ", ".join(f"program_{cpu}" for cpu in range(len(programs)))
-    lines += [
-        ".section .rodata",
-        'scenario_name:\n    .asciz "order"',
-        ".p2align 3",
-        "scenario_pool:\n    .quad 48",
-        "litmus_stacks:\n    .quad 0",
-        f"litmus_programs:\n    .quad {entries}, 0",
-    ]
-    (folder / "order.s").write_text("\n".join(lines) + "\n")
+    return write_guest(folder, "\n".join(lines) + "\n", len(programs), 0)
+
+
+def write_guest(folder: Path, text: str, programs: int, stacks: int) -> Path:
+    """A litmus scenario of so many programs, `program_0` and so on, and stacks: its TOML."""
+    names = ", ".join(f"program_{cpu}" for cpu in range(programs))
+    (folder / "order.s").write_text(
+        f'{text}.section .rodata\nscenario_name:\n    .asciz "order"\n.p2align 3\nscenario_pool:\n    .quad 48\n'
+        f"litmus_stacks:\n    .quad {stacks}\nlitmus_programs:\n    .quad {names}, 0\n"
+    )
     toml = folder / "order.toml"
     toml.write_text(
         'id = "order"\ntitle = "memory order"\nquestion = "which outcomes are there?"\nsource = "x86-TSO"\n'
-        f'cpus = {len(programs)}\nsources = ["lib_litmus.s", "order.s"]\nsuccess = ""\n'
+        f'cpus = {programs}\nsources = ["lib_litmus.s", "order.s"]\nsuccess = ""\n'
         'events = ["ready", "done", "wrong"]\nlitmus = true\n[mutant]\npolicy = "fixed-16k"\n'
     )
     return toml

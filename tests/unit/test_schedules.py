@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from vm.errors import ConfigError, RecordingError
@@ -107,3 +109,14 @@ def test_schedules_have_names_on_the_command_line(text: str, kind: type) -> None
 def test_a_schedule_that_does_not_exist_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         parse(text)
+
+
+def test_a_random_schedule_draws_what_randrange_draws() -> None:
+    """So that recordings and seeds of before mean the same."""
+    for seed in range(20):
+        schedule, rng = RandomSchedule(seed), random.Random(seed)
+        for turn in range(100):
+            cpus = 1 + turn % 3
+            choice = schedule.choose(View(tuple(range(cpus)), frozenset(), 0))
+            cpu, scale = rng.randrange(cpus), 1 << rng.randrange(7)
+            assert choice == (cpu, min(64, rng.randrange(scale, 2 * scale)))

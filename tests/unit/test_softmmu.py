@@ -100,6 +100,11 @@ class Bench:
             self._invalidate(random)
         else:
             self._load_a_register(random)
+        for cpu in self.guest.machine.cpus:
+            for tlb in (cpu.mmu.data, cpu.mmu.code):
+                kept = tlb.state()
+                tlb.changed()
+                assert tlb.state() == kept, "a TLB that remembers its state notices each change"
 
     def _access(self, random: Random) -> None:
         page, cpu = random.choice(PAGES), random.choice((0, 0, 0, 1))

@@ -10,6 +10,7 @@ from guest.scenario import ScenarioFileError, read_scenario
 from vm.errors import ConfigError, PolicyError
 from vm.hw.modes import Modes
 from vm.stacks import Pte, Thread
+from vm.stacks.area import Areas
 from vm.stacks.pool import PoolConfig, Pools
 from vm.stacks.registry import find_policy, policies
 
@@ -45,6 +46,29 @@ def test_pages_are_counted_from_the_top() -> None:
 )
 def test_only_pages_wholly_below_the_stack_pointer_are_unused(below: int, unused: list[int]) -> None:
     assert [page.index for page in thread().pages_below(below)] == unused
+
+
+def test_an_address_is_found_in_the_stack_of_the_thread_that_has_it_now() -> None:
+    areas, first, other = Areas(), Thread(1, 0x10000, 0x4000), Thread(2, 0x20000, 0x4000)
+    for thread in (first, other):
+        areas.add(thread)
+    living = {1: first, 2: other}
+    assert [areas.find(living, address) for address in (0xFFFF, 0x10000, 0x13FFF, 0x14000, 0x23FFF, 0x24000)] == [
+        None,
+        first,
+        first,
+        None,
+        other,
+        None,
+    ]
+    again = Thread(3, 0x10000, 0x4000)  # in the same place, after the first has gone
+    areas.add(again)
+    assert areas.find({2: other}, 0x11000) is None
+    assert areas.find({2: other, 3: again}, 0x11000) is again
+    moved = Thread(3, 0x30000, 0x4000)  # the same id in another place
+    areas.add(moved)
+    assert areas.find({3: moved}, 0x11000) is None
+    assert areas.find(living, 0x11000) is first, "a state of before the third thread is looked at again"
 
 
 def test_an_entry_is_made_present_writable_global_and_without_accessed_or_dirty() -> None:

@@ -173,6 +173,36 @@ def test_a_restored_mmu_hits_and_misses_as_the_first_did(elsewhere: bool) -> Non
     assert hits() == first
 
 
+def test_a_cpu_that_a_restore_leaves_alone_forgets_what_rests_on_a_changed_table() -> None:
+    guest = LongModeGuest(cpus=2)
+    machine, leaf, other = guest.machine, guest.map(page(0), guest.frame(OLD)), guest.frame(NEW)
+    stale: list[int] = []
+    machine.cpus[1].mmu.observer = Stale(stale)
+    assert guest.load(page(0), 1) == OLD
+    machine.memory.patch(leaf, (other | PLAIN).to_bytes(8, "little"))  # as a restore replaces frames: no store event
+    assert guest.load(page(0), 1) == OLD
+    assert not stale, "it was entered when it was right, and runs at full speed"
+    machine.tracker.replaced([leaf >> 12], all_start_empty=False)
+    assert guest.load(page(0), 1) == OLD, "through what it has cached"
+    assert stale == [page(0)]
+
+
+class Stale:
+    """Notes stale uses."""
+
+    def __init__(self, found: list[int]) -> None:
+        self.found = found
+
+    def filled(self, cpu: int, address: int, translation: object) -> None:
+        """No matter."""
+
+    speculated = filled
+
+    def stale_use(self, cpu: int, address: int, *rest: object) -> None:
+        """Note it."""
+        self.found.append(address)
+
+
 def test_structure_caches_are_restored() -> None:
     guest = LongModeGuest()
     guest.map(page(0), guest.frame())
