@@ -49,6 +49,7 @@ bench: setup
 	$(BIN)/python -m bench $(ARGS)
 
 nightly: setup
+	KSTACK_LONG=1 $(BIN)/python -m pytest -q tests/quality/test_scenarios_earn_their_place.py
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
 	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md

@@ -294,7 +294,7 @@ class Oracle:
         del self.threads[thread.id]
         mmu, memory = self.machine.cpus[0].mmu, self.machine.memory
         leaves = [leaf for page in thread.pages if (leaf := mmu.leaf_address(page.address)) is not None]
-        for frame in sorted(Pte(memory.read64(leaf)).frame for leaf in leaves):
+        for frame in sorted({Pte(memory.read64(leaf)).frame for leaf in leaves}):
             life = self.frames.get(frame)
             if life is not None and life.owner is not None and life.owner.thread == thread.id:
                 text = f"{_owner(life.owner)} is still mapped to frame {frame:#x} after the thread has exited"

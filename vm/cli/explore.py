@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +23,7 @@ from vm.explore.workers import executor_of
 from vm.hw.modes import Modes
 from vm.stacks.registry import find_policy
 
+Engine = Literal["stateful", "dpor", "sample"]
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
 ORDERS = {
     "sc": "sequentially consistent",
@@ -29,20 +32,59 @@ ORDERS = {
 }
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Limits:
+    """Where a search stops.
+
+    Attributes:
+        preemptions: the engine dpor's bound.
+        depth: visible operations from the beginning.
+        states: states kept at the most.
+        budget: seconds.
+        executions: walks of the engine sample.
+    """
+
+    preemptions: Annotated[int | None, Parameter(help="The engine dpor's bound (default: none).")] = None
+    depth: Annotated[int | None, Parameter(help="Visible operations from the beginning (default: no bound).")] = None
+    states: Annotated[int, Parameter(help="States kept at the most.")] = 2_000_000
+    budget: Annotated[float | None, Parameter(help="Seconds (default: no bound).")] = None
+    executions: Annotated[int, Parameter(help="Walks of the engine sample.")] = 1000
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the engines take."""
+        return Bounds(self.depth, self.states, self.budget)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Workers:
+    """Who expands states, and where the search is kept.
+
+    Attributes:
+        jobs: processes.
+        dask: address of a scheduler.
+        checkpoint: file.
+    """
+
+    jobs: Annotated[int, Parameter(help="Processes that expand states; the outcome does not depend on it.")] = 1
+    dask: Annotated[
+        str | None, Parameter(help="Address of a dask.distributed scheduler whose workers expand states instead.")
+    ] = None
+    checkpoint: Annotated[
+        Path | None, Parameter(help="File to save the search in from time to time, and to go on from if it exists.")
+    ] = None
+
+
 def explore(
     scenario: str,
     /,
     *,
     policy: str,
-    engine: Literal["stateful", "dpor", "sample"] = "stateful",
-    preemptions: int | None = None,
-    depth: int | None = None,
-    states: int = 2_000_000,
-    budget: float | None = None,
-    executions: int = 1000,
-    jobs: int = 1,
-    dask: str | None = None,
-    checkpoint: Path | None = None,
+    engine: Engine = "stateful",
+    limits: Limits = Limits(),
+    workers: Workers = Workers(),
     mode: ModeList = None,
     json: Json = False,
 ) -> int:
@@ -50,49 +92,50 @@ def explore(
 
     Parameters
     ----------
-    scenario: one of the litmus-... scenarios
+    scenario: one of the litmus-... scenarios, or the TOML of one of your own
     policy: stack policy by id, or a Python file with one
-    engine: stateful (breadth first over all states), dpor (all executions, up to the order of what does not
-        depend) or sample (random walks by seed)
-    preemptions: the engine dpor's bound (default: none)
-    depth: visible operations from the beginning (default: no bound)
-    states: states kept at the most
-    budget: seconds (default: no bound)
-    executions: walks of the engine sample
-    jobs: processes that expand states; the outcome does not depend on it
-    dask: address of a dask.distributed scheduler whose workers expand states instead
-    checkpoint: file to save the search in from time to time, and to go on from if it exists
+    engine: all states breadth first, all executions up to the order of what does not depend, or random walks
     """
-    limits = (("depth", depth), ("states", states), ("budget", budget), ("executions", executions), ("jobs", jobs))
-    for name, value in limits:
-        if value is not None and value <= 0:
-            raise ConfigError(f"--{name} {value}: give more than 0")
     chosen, modes = find_policy(policy), modes_of(mode, Modes())
-    bounds = Bounds(depth, states, budget)
+    _check(engine, limits, workers, modes)
     started = time.monotonic()
     if engine == "stateful":
-        with executor_of(jobs, dask) as executor:
-            outcome = search(Problem(scenario, policy, modes), bounds, _progress, executor, checkpoint)
-    elif jobs > 1 or dask is not None or checkpoint is not None:
-        raise ConfigError("--jobs, --dask and --checkpoint are for the engine stateful")
-    elif engine == "dpor" and modes.memory_order != "sc":
-        raise ConfigError("the engine dpor is for memory-order=sc; take stateful or sample")
+        with executor_of(workers.jobs, workers.dask) as executor:
+            problem = Problem(scenario, policy, modes)
+            outcome = search(problem, limits.bounds, _progress, executor, workers.checkpoint)
     elif engine == "dpor":
-        outcome = dpor(scenario, chosen, modes, bounds, preemptions, _progress)
+        outcome = dpor(scenario, chosen, modes, limits.bounds, limits.preemptions, _progress)
     else:
-        outcome = sample(scenario, chosen, modes, executions, bounds, _progress)
-    if preemptions is not None and engine != "dpor":
-        raise ConfigError("--preemptions is for the engine dpor")
+        outcome = sample(scenario, chosen, modes, limits.executions, limits.bounds, _progress)
     seconds = time.monotonic() - started
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     found = witness(scenario, chosen, modes, outcome.visible, outcome.path) if outcome.path else None
     if json:
-        bound = {"depth": depth, "states": states, "budget": budget, "cut": outcome.cut, "timers": "off"}
+        bound = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
+        bound |= {"cut": outcome.cut, "timers": "off"}
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
     else:
         _show(scenario, policy, outcome, found, modes)
     return CODES[outcome.verdict]
+
+
+def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> None:
+    """Find out what does not go together before anything is done.
+
+    Raises:
+        ConfigError: an option is out of range, or of another engine.
+    """
+    positive: dict[str, Any] = {**vars(limits), "preemptions": None, "jobs": workers.jobs}
+    for name, value in positive.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name} {value}: give more than 0")
+    if engine != "stateful" and (workers.jobs > 1 or workers.dask is not None or workers.checkpoint is not None):
+        raise ConfigError("--jobs, --dask and --checkpoint are for the engine stateful")
+    if engine != "dpor" and limits.preemptions is not None:
+        raise ConfigError("--preemptions is for the engine dpor")
+    if engine == "dpor" and modes.memory_order != "sc":
+        raise ConfigError("the engine dpor is for memory-order=sc; take stateful or sample")
 
 
 def _progress(states: int, frontier: int, depth: int) -> None:

@@ -15,7 +15,10 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from vm.hw.decode import Instruction, decode
-from vm.hw.memory import PAGE, PhysicalMemory
+from vm.hw.lazy import How, LazyTlb, Option
+from vm.hw.memory import PAGE
+from vm.hw.paging import FRAME_MASK
+from vm.machine import Machine
 from vm.stacks import steps
 from vm.stacks.execute import Executor, Pending
 
@@ -88,19 +91,29 @@ def passes(step: steps.Step) -> bool:
 
 
 class StoreBuffers:
-    """The store buffers of all CPUs of a machine.
+    """The store buffers of all CPUs of a machine; always empty where memory is sequentially consistent.
 
     Args:
-        cpus: how many.
-        memory: the machine's.
+        machine: whose.
         executor: what carries the policy's steps out; its plain stores come here.
+        lazy: says which pages have translations that can be told apart.
+        order: the mode `memory-order`.
+
+    Attributes:
+        on: stores are buffered.
+        stores: by CPU, the oldest first.
     """
 
-    def __init__(self, cpus: int, memory: PhysicalMemory, executor: Executor) -> None:
-        self._memory = memory
+    def __init__(self, machine: Machine, executor: Executor, lazy: LazyTlb, order: str) -> None:
+        self._machine = machine
+        self._memory = machine.memory
         self._executor = executor
-        self.stores: list[tuple[Pending, ...]] = [()] * cpus
-        executor.put = self.put
+        self._lazy = lazy
+        self._walks_memory = order == "tso-walks-memory"
+        self.on = order != "sc"
+        self.stores: list[tuple[Pending, ...]] = [()] * len(machine.cpus)
+        if self.on:
+            executor.put = self.put
 
     def put(self, cpu: int, pending: Pending) -> None:
         """A CPU makes a store."""
@@ -115,12 +128,67 @@ class StoreBuffers:
         else:
             self._executor.commit(oldest)
 
-    def has_entry(self, cpu: int, leaf: int | None) -> bool:
-        """Whether a store to the page-table entry at a physical address is among a CPU's own."""
+    # --- what waits
+
+    def code(self, cpu: int) -> bytes:
+        """The instruction before which a CPU stands, and what follows."""
+        core = self._machine.cpus[cpu]
+        return core.linear.code(core.registers.rip, 15)
+
+    def has_entry(self, cpu: int, address: int) -> bool:
+        """Whether a CPU's own store to the entry of a linear address is not visible yet."""
+        if not self.stores[cpu]:
+            return False
+        leaf = self._machine.cpus[cpu].mmu.leaf_address(address)
         return any(one.kind == "pte" and one.where[1] == leaf for one in self.stores[cpu])
 
-    def show(self, cpu: int, entries: bool) -> list[Pending]:
-        """Let a CPU see its own stores for a moment: what to `hide` again.
+    def holds_back(self, cpu: int, address: int) -> bool:
+        """Whether an access to a linear address waits for the entry that its own CPU has stored."""
+        return self._lazy.manages(address) and not self._walks_memory and self.has_entry(cpu, address)
+
+    def plain(self, cpu: int, address: int) -> Plain | None:
+        """The access before which a CPU stands as a plain load or store of RAM (device registers are uncached)."""
+        physical = self._machine.cpus[cpu].mmu.resolve(address)
+        if physical is not None and not self._memory.is_ram(physical):
+            return None
+        return plain(self.code(cpu), address)
+
+    # --- what a CPU does
+
+    def step(self, cpu: int) -> None:
+        """Let a CPU make what is no access; it sees its own stores, to entries too."""
+        hidden = self._show(cpu, entries=True)
+        self._machine.run(cpu, 1)
+        self._hide(hidden)
+
+    def access(self, cpu: int, address: int) -> None:
+        """Let a CPU make its access to a linear address: it sees its own stores; what it stores waits."""
+        access = self.plain(cpu, address) if self.on else None
+        if access is None:
+            self._machine.run(cpu, 1)
+            return
+        core, memory = self._machine.cpus[cpu], self._memory
+        assert core.gate is not None
+        option, start, where = core.gate.option or Option(How.WALK), core.registers.rip, 0
+        if option.how is How.CACHED:
+            where = (option.value & FRAME_MASK) + (address & PAGE - 1)
+        elif access.stores:
+            where = core.mmu.resolve(address) or 0
+        hidden = self._show(cpu, entries=False)
+        old = memory.read(where, access.width)
+        self._machine.run(cpu, 1)
+        went_on = core.registers.rip == start + access.length
+        if access.stores and went_on:
+            new = memory.patch(where, old)
+            self._hide(hidden)
+            self.put(cpu, Pending("memory", where, new))
+            return
+        self._hide(hidden)
+        while not went_on and self.stores[cpu]:  # a fault: all becomes visible before the handler runs
+            self.commit(cpu)
+
+    def _show(self, cpu: int, entries: bool) -> list[Pending]:
+        """Let a CPU see its own stores for a moment: what to `_hide` again.
 
         Args:
             cpu: which.
@@ -139,8 +207,8 @@ class StoreBuffers:
                 _set(variables, where, value)
         return hidden
 
-    def hide(self, hidden: list[Pending]) -> None:
-        """Undo `show`."""
+    def _hide(self, hidden: list[Pending]) -> None:
+        """Undo `_show`."""
         for kind, where, value in reversed(hidden):
             if kind == "memory":
                 self._memory.patch(where, value)

@@ -130,7 +130,6 @@ def describe(world: World, move: Move) -> str:
     if move.kind == "interrupt":
         return f"takes interrupt {world.machine.ipis[move.choice].vector:#x}"
     if move.kind == "store":
-        assert world.buffers is not None
         return f"its store to {_place(world, world.buffers.stores[move.cpu][0])} becomes visible"
     held = world.held[move.cpu]
     assert held is not None

@@ -16,14 +16,12 @@ from typing import Any, Final, NamedTuple
 
 from vm.coherence import Finding, Frame, Oracle
 from vm.errors import ScenarioError
-from vm.explore.buffers import Plain, StoreBuffers, drains, passes, plain
+from vm.explore.buffers import StoreBuffers, drains, passes
 from vm.hw.cpu import CpuState
 from vm.hw.engine import Registers
 from vm.hw.gate import Gate, Held, Visible
 from vm.hw.lazy import How, LazyTlb, Option
-from vm.hw.memory import PAGE
 from vm.hw.modes import Modes
-from vm.hw.paging import FRAME_MASK
 from vm.machine import End, MachineSnapshot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
@@ -125,10 +123,7 @@ class World:
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
         self.visible = visible
         visible.grown = False
-        self.buffers: StoreBuffers | None = None
-        self._walks_memory = modes.memory_order == "tso-walks-memory"
-        if modes.memory_order != "sc":
-            self.buffers = StoreBuffers(len(self.machine.cpus), self.machine.memory, self.runtime.executor)
+        self.buffers = StoreBuffers(self.machine, self.runtime.executor, self.lazy, modes.memory_order)
         self._close(pages)
         self.held: list[Held | None] = [None] * len(self.machine.cpus)
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
@@ -183,7 +178,7 @@ class World:
         """All that can happen next."""
         found: list[Move] = []
         for cpu in self.programs:
-            held, waiting = self.held[cpu], self._has_stores(cpu)
+            held, waiting = self.held[cpu], self.buffers.stores[cpu]
             if held is not None and not (waiting and self._waits_for_stores(cpu, held)):
                 found += self._moves_of(cpu, held)
             if waiting:
@@ -195,7 +190,7 @@ class World:
             if (
                 open_to
                 and first
-                and not self._has_stores(ipi.target)
+                and not self.buffers.stores[ipi.target]
                 and target.state in (CpuState.RUNNING, CpuState.HALTED)
             ):
                 found.append(Move(ipi.target, "interrupt", index))
@@ -214,75 +209,26 @@ class World:
         executor, step = self.runtime.executor, calls[-1].step
         if executor.waits(cpu, calls[-1], step):
             return []
-        pending = executor.pending(cpu, step) and not self._has_entry(cpu, step.page.address)
+        pending = executor.pending(cpu, step) and not self.buffers.has_entry(cpu, step.page.address)
         return [Move(cpu, "step", choice) for choice in range(2 if pending else 1)]
 
     # --- store buffers
 
-    def _has_stores(self, cpu: int) -> bool:
-        return self.buffers is not None and bool(self.buffers.stores[cpu])
-
-    def _has_entry(self, cpu: int, address: int) -> bool:
-        """Whether a CPU's own store to the entry of a linear address is not visible yet."""
-        if not self._has_stores(cpu):
-            return False
-        assert self.buffers is not None
-        return self.buffers.has_entry(cpu, self.machine.cpus[cpu].mmu.leaf_address(address))
-
-    def _code(self, cpu: int) -> bytes:
-        core = self.machine.cpus[cpu]
-        return core.linear.code(core.registers.rip, 15)
-
     def _waits_for_stores(self, cpu: int, held: Held) -> bool:
         """Whether a CPU's operation waits until all can see what it has stored."""
+        buffers = self.buffers
         if held.what == "access":
-            if self.lazy.manages(held.address) and not self._walks_memory and self._has_entry(cpu, held.address):
-                return True
-            return self._plain(cpu, held) is None
+            return buffers.plain(cpu, held.address) is None or buffers.holds_back(cpu, held.address)
         if held.what == "out":
             calls = self.runtime.calls[cpu]
             return not calls or not self._is_begun(cpu) or not passes(calls[-1].step)
         return held.what != "window"
 
-    def _plain(self, cpu: int, held: Held) -> Plain | None:
-        """The access before which a CPU stands as a plain load or store of RAM (device registers are uncached)."""
-        physical = self.machine.cpus[cpu].mmu.resolve(held.address)
-        if physical is not None and not self.machine.memory.is_ram(physical):
-            return None
-        return plain(self._code(cpu), held.address)
-
-    def _make_access(self, cpu: int, held: Held) -> None:
-        """An access where stores are buffered: it sees its CPU's own; what it stores waits."""
-        buffers, core, memory = self.buffers, self.machine.cpus[cpu], self.machine.memory
-        assert buffers is not None and core.gate is not None
-        access, start = self._plain(cpu, held), core.registers.rip
-        if access is None:
-            self.machine.run(cpu, 1)
-            return
-        option, where = core.gate.option or Option(How.WALK), 0
-        if option.how is How.CACHED:
-            where = (option.value & FRAME_MASK) + (held.address & PAGE - 1)
-        elif access.stores:
-            where = core.mmu.resolve(held.address) or 0
-        hidden = buffers.show(cpu, entries=False)
-        old = memory.read(where, access.width)
-        self.machine.run(cpu, 1)
-        went_on = core.registers.rip == start + access.length
-        if access.stores and went_on:
-            new = memory.patch(where, old)
-            buffers.hide(hidden)
-            buffers.put(cpu, Pending("memory", where, new))
-            return
-        buffers.hide(hidden)
-        while not went_on and self._has_stores(cpu):  # a fault: all becomes visible before the handler runs
-            buffers.commit(cpu)
-
     def _make_visible(self, cpu: int) -> None:
         """A CPU's oldest store becomes visible; what has waited for the last one goes on."""
-        assert self.buffers is not None
         self.buffers.commit(cpu)
         held = self.held[cpu]
-        if held is not None and held.what == FENCE and not self._has_stores(cpu):
+        if held is not None and held.what == FENCE and not self.buffers.stores[cpu]:
             self.held[cpu] = None
             self._run_on(cpu)
 
@@ -324,14 +270,10 @@ class World:
             elif move.kind == "step" and move.choice:
                 self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
             gate.granted = True
-            if self.buffers is None:
-                machine.run(cpu, 1)
-            elif move.kind == "access":
-                self._make_access(cpu, held)
+            if move.kind == "access":
+                self.buffers.access(cpu, held.address)
             else:
-                hidden = self.buffers.show(cpu, entries=True)
-                machine.run(cpu, 1)
-                self.buffers.hide(hidden)
+                self.buffers.step(cpu)
             gate.granted, gate.option = False, None
         self._run_on(cpu)
         return self._first_finding(before)
@@ -361,8 +303,8 @@ class World:
         while left > 0 and not self._rests(cpu):
             gate.held = None
             events = len(self.session.events)
-            watched = self._has_stores(cpu)
-            if watched and drains(self._code(cpu)):
+            watched = bool(self.buffers.stores[cpu])
+            if watched and drains(self.buffers.code(cpu)):
                 self.held[cpu] = Held(FENCE)
                 return
             left -= max(1, machine.run(cpu, 1 if self.done[cpu] or watched else left).elapsed)
@@ -416,7 +358,7 @@ class World:
     @property
     def finished(self) -> bool:
         """All programs have come to their end."""
-        return all(self.done) and not any(self._has_stores(cpu) for cpu in self.programs)
+        return all(self.done) and not any(self.buffers.stores)
 
     # --- states
 
@@ -435,9 +377,7 @@ class World:
         changed = tuple(
             (frame, pages.get(frame))
             for frame in sorted(touched)
-            if (
-                base.get(frame) is not pages.get(frame) if self.buffers is None else base.get(frame) != pages.get(frame)
-            )
+            if (base.get(frame) is not pages.get(frame) if not self.buffers.on else base.get(frame) != pages.get(frame))
         )
         self._changed = [frame for frame, _ in changed]
         lives = self._lives
@@ -452,7 +392,7 @@ class World:
             tuple(self.held),
             tuple(self.done),
             tuple(sorted(oracle.double_faults.items())),
-            () if self.buffers is None else tuple(self.buffers.stores),
+            tuple(self.buffers.stores) if self.buffers.on else (),
         )
 
     def _known_devices(self) -> Any:
@@ -487,7 +427,7 @@ class World:
         oracle.drift.clear()
         self.session.events.clear()
         self.held, self.done = list(state.held), list(state.done)
-        if self.buffers is not None:
+        if self.buffers.on:
             self.buffers.stores = list(state.stores)
 
     def key(self, state: State) -> bytes:
