@@ -112,7 +112,7 @@ def explore(
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     found = witness(scenario, chosen, modes, outcome.visible, outcome.path) if outcome.path else None
     if json:
-        bound = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
+        bound: dict[str, Any] = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
         bound |= {"cut": outcome.cut, "timers": "off"}
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
     else:
