@@ -275,7 +275,7 @@ class Machine:
         """Whether a vector is deliverable to `cpu`, by its APIC or the 8259s."""
         if self.apics[cpu].pending() is not None:
             return True
-        return cpu == 0 and self.pics.pending() is not None and self.apics[0].passes_pic
+        return cpu == 0 and self.apics[0].passes_pic and self.pics.pending() is not None
 
     def external_vector(self, cpu: int) -> int | None:
         """Acknowledge the vector that is deliverable to `cpu`."""

@@ -161,6 +161,7 @@ class Cpu:
         self.recent: deque[int] = deque(maxlen=16)  # RIPs (linear) at the engine's last stops, newest last
         self.in_engine = False
         self._location = 0  # of the access that the engine reported last, in its present run
+        self._stopped_at: int | None = None  # linear RIP of what was not completed, and nothing has run since
         self.reset()
 
     # --- reset, INIT, SIPI (SDM 9.1)
@@ -168,6 +169,7 @@ class Cpu:
     def reset(self) -> None:
         """Power-up state (SDM table 9-1), real-address mode at F000:FFF0."""
         registers = self.registers
+        self._stopped_at = None
         for gpr in range(16):
             registers.gpr[gpr] = 0
         registers.gpr[Gpr.RDX] = SIGNATURE
@@ -292,6 +294,8 @@ class Cpu:
 
     def _engine(self, limit: int) -> int:
         self._apply_stored_code()
+        if self._stopped_at is not None and self._stops_again():
+            return self._emulate()
         wants_window = self._board.has_external(self.index)
         if self.gate is not None and not self.gate.granted and not self.registers.interrupt_flag:
             wants_window = True  # that interrupts can be taken now is something others can tell
@@ -308,12 +312,27 @@ class Cpu:
         self.recent.append(self._linear_rip())
         return stop.instructions + self._handle(stop)
 
+    def _stops_again(self) -> bool:
+        """Whether the engine would stop at the next instruction at once, as it did before: it need not be asked."""
+        at, self._stopped_at = self._stopped_at, None
+        if at != self._linear_rip() or not self.mmu.still_fetches(at):
+            return False
+        self.recent.append(at)
+        return True
+
+    def _stop_here_again(self) -> None:
+        """The instruction at RIP was not completed; the engine would hand it out again."""
+        registers = self.registers
+        if not registers.shadow and not registers.trap_flag:
+            self._stopped_at = self._linear_rip()
+
     def _linear_rip(self) -> int:
         base = self.registers.segment(Seg.CS).base if self.registers.bits != 64 else 0
         return base + self.registers.rip & _MASK64
 
     def _apply_stored_code(self) -> None:
         if self.mmu.stored_code:
+            self._stopped_at = None
             for address, size in sorted(self.mmu.stored_code):
                 self.engine.drop_code(address, size)
             self.mmu.stored_code.clear()
@@ -385,6 +404,7 @@ class Cpu:
 
     def deliver(self, event: Event) -> None:
         """Deliver an event, which takes one unit of time."""
+        self._stopped_at = None
         outcome, begun = self.events.deliver(event)
         if event.kind is EventKind.EXCEPTION:
             self.counts.exceptions += 1
@@ -485,6 +505,7 @@ class Cpu:
             return 1
         if self.gate is not None and self.gate.stops_instruction(instruction.name):
             self.yielded = True
+            self._stop_here_again()
             return 0
         try:
             result = handler(self, instruction)
@@ -495,9 +516,10 @@ class Cpu:
             return 1
         if result is Result.WAITING:
             self.yielded = True
+            self._stop_here_again()
             self._spend(1)
             return 1
-        stepping = bool(registers.rflags & Flags.TF)
+        stepping = registers.trap_flag
         registers.shadow = result is Result.SHADOWED
         if result is Result.DONE:
             self._advance(instruction)
@@ -530,6 +552,7 @@ class Cpu:
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned."""
         registers, mmu, msrs, apic, counts, (name, self.nmi_pending, blocked, self.unsupported), recent = state
+        self._stopped_at = None
         self.registers.load(registers)
         self.mmu.restore(mmu)
         self.msrs.restore(msrs)

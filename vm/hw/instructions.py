@@ -46,6 +46,9 @@ class Result(enum.Enum):
     DELIVERED = "it was an event, which has been delivered"
 
 
+_PE: Final = int(Cr0.PE)
+
+
 class PortWaiting(Exception):
     """Raised by a claimed port whose access does not complete yet."""
 
@@ -293,7 +296,7 @@ def _port(cpu: Cpu, instruction: Instruction) -> Result:
 def _check_port(cpu: Cpu, port: int, width: int) -> None:
     """IOPL and the TSS's permission bitmap (SDM vol. 1, 18.5)."""
     registers = cpu.registers
-    if not registers.cr[0] & Cr0.PE or registers.cpl <= registers.rflags >> 12 & 3:
+    if not registers.cr[0] & _PE or registers.cpl <= registers.rflags >> 12 & 3:
         return
     tss = registers.segment(Seg.TR)
     if tss.limit < 0x67:

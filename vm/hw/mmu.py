@@ -389,6 +389,13 @@ class Mmu:
         found = (self.code if fetch else self.data).lookup(address, self.pcid) or self.peek(address)
         return None if found is None else found.frame + (address & (1 << found.shift) - 1)
 
+    def still_fetches(self, address: int) -> bool:
+        """Whether code at linear `address` can be fetched with nothing to be told: it is cached here as in the softmmu."""
+        if not self._paging or not self._survives or self._sets_again:
+            return False
+        found = self.code.lookup(address, self.pcid)
+        return found is not None and address & ~0xFFF in self._entered.get(found.leaf, ())
+
     # --- accesses that the CPU makes by itself (descriptor tables, event frames)
 
     def access(self, address: int, attempt: Attempt) -> int | None:

@@ -53,6 +53,10 @@ class MmuIndex(enum.IntEnum):
     KERNEL = 2
 
 
+_ACCESSES: Final = tuple(Access)  # by their values, which is cheaper than asking the class
+_MMU_INDICES: Final = tuple(MmuIndex)
+
+
 class StopKind(enum.Enum):
     """Why the engine stopped."""
 
@@ -375,7 +379,7 @@ class Engine:
 
     def _fill(self, _cs: int, address: int, _size: int, access: int, mmu: int, probe: int, location: int) -> bool:
         try:
-            if self._host.fill(address, Access(access), MmuIndex(mmu), bool(probe), location):
+            if self._host.fill(address, _ACCESSES[access], _MMU_INDICES[mmu], bool(probe), location):
                 return True
         except BaseException as error:  # noqa: BLE001 - a callback cannot raise: kept, raised after the run
             self._fail(error)

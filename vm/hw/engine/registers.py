@@ -103,6 +103,7 @@ class Segment(NamedTuple):
 CC_FLAGS = Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF
 # Plain integers for the hot paths: an operation on an enum.IntFlag costs a microsecond.
 _CC, _DF, _IF, _FIXED = int(CC_FLAGS), int(Flags.DF), int(Flags.IF), int(Flags.FIXED)
+_TF = int(Flags.TF)
 _OTHER = ~(_CC | _DF)
 _IN_HFLAGS = int(Flags.TF | Flags.VM | Flags.IOPL)
 _VM = int(Flags.VM)
@@ -178,6 +179,11 @@ class Registers:
     def interrupt_flag(self) -> bool:
         """RFLAGS.IF, cheaply."""
         return bool(self._eflags.value & _IF)
+
+    @property
+    def trap_flag(self) -> bool:
+        """RFLAGS.TF, cheaply."""
+        return bool(self._eflags.value & _TF)
 
     @property
     def cpl(self) -> int:
