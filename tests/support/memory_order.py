@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from vm.explore.memo import Memo
 from vm.explore.stateful import expand
 from vm.explore.world import Grown, World
 from vm.hw.engine import Gpr
@@ -140,16 +141,16 @@ def outcomes(
 
 
 def _ends(world: World, programs: list[tuple[Operation, ...]]) -> set[Outcome]:
-    root = world.state()
-    seen, work, ends = {world.key(root)}, [root], set()
+    memo = Memo(world)
+    seen, work, ends = {memo.root.key}, [memo.root], set()
     words = world.machine.cpus[0].mmu.resolve(world.session.symbols.address("litmus_words") or 0)
     assert words is not None
     while work:
-        state = work.pop()
-        expansion = expand(world, state)
+        node = work.pop()
+        expansion = expand(memo, node)
         assert expansion.finding is None
         if expansion.finished:
-            world.become(state)
+            world.become(memo.cells.state(node))
             loaded = tuple(
                 tuple(
                     world.machine.cpus[cpu].registers.gpr[register]
@@ -160,8 +161,7 @@ def _ends(world: World, programs: list[tuple[Operation, ...]]) -> set[Outcome]:
             memory = tuple(world.machine.memory.read64(words + place * STRIDE) for place in range(len(LOCATIONS)))
             ends.add((loaded, memory))
         for successor in expansion.successors:
-            assert successor.state is not None
-            if successor.key not in seen:
-                seen.add(successor.key)
-                work.append(successor.state)
+            if successor.node.key not in seen:
+                seen.add(successor.node.key)
+                work.append(successor.node)
     return ends

@@ -14,14 +14,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from vm.coherence import Finding
 from vm.errors import ConfigError
+from vm.explore.cells import Export, Node
 from vm.explore.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from vm.explore.world import Grown, Move, State, World
+from vm.explore.memo import Memo
+from vm.explore.world import Grown, Move, World, boot_litmus
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
+from vm.session import BootedScenario
 from vm.stacks import Policy
 from vm.stacks.registry import find_policy
 
@@ -77,7 +80,8 @@ class Outcome:
 Progress = Callable[[int, int, int], None]  # states, frontier, depth
 
 
-BATCH = 50  # states a task of another process, at least
+BATCH = 500  # states a task of another process
+KEY_BYTES: Final = 16
 SAVE_SECONDS = 2.0  # between two checkpoints, at least
 
 
@@ -97,18 +101,24 @@ class Problem:
     modes: Modes
     visible: tuple[int, ...] = ()
 
-    def world(self) -> World:
-        """A world of it, at the root."""
-        policy = find_policy(self.policy) if isinstance(self.policy, str) else self.policy
-        return World(self.scenario, policy, self.modes, Visible(self.visible))
+    def world(self, booted: BootedScenario | None = None) -> World:
+        """A world of it, at the root; with the guest of an earlier world, which ends, or with a fresh one."""
+        return World(self.scenario, self._policy, self.modes, Visible(self.visible), booted)
+
+    def boot(self) -> BootedScenario:
+        """A guest for worlds of it, one after the other."""
+        return boot_litmus(self.scenario, self._policy, self.modes)
+
+    @property
+    def _policy(self) -> type[Policy]:
+        return find_policy(self.policy) if isinstance(self.policy, str) else self.policy
 
 
 class Successor(NamedTuple):
-    """Where a move leads; `state` is None where this process has sent the same before."""
+    """Where a move leads."""
 
     move: Move
-    key: bytes
-    state: State | None
+    node: Node
 
 
 class Expansion(NamedTuple):
@@ -120,66 +130,76 @@ class Expansion(NamedTuple):
     exercised: int
 
 
-def expand(world: World, state: State) -> Expansion:
+def expand(memo: Memo, node: Node) -> Expansion:
     """Make every move out of a state.
 
     Raises:
         Grown: more is visible than the world knew.
     """
-    world.become(state)
-    before, moves, finished = world.exercised, world.moves(), world.finished
     found: list[Successor] = []
-    for index, move in enumerate(moves):
-        if index:
-            world.become(state)
-        finding = world.make(move)
-        if world.visible.grown:
-            raise Grown(tuple(sorted(world.visible.pages)))
-        if finding is not None:
-            return Expansion(found, (move, finding), finished, world.exercised - before)
-        new = world.state()
-        found.append(Successor(move, world.key(new), new))
-    return Expansion(found, None, finished, world.exercised - before)
+    exercised, finished = 0, memo.finished(node)
+    for move in memo.moves(node):
+        outcome = memo.make(node, move)
+        exercised += outcome.exercised
+        if outcome.finding is not None:
+            return Expansion(found, (move, outcome.finding), finished, exercised)
+        found.append(Successor(move, outcome.node))
+    return Expansion(found, None, finished, exercised)
 
 
 @lru_cache(maxsize=2)
-def _worker(problem: Problem) -> tuple[World, set[bytes]]:
-    """This process's world of a problem, and the keys of the states it has sent (asked for membership only)."""
-    return problem.world(), set()
+def _worker(problem: Problem) -> Memo:
+    """This process's memo of a problem."""
+    return Memo(problem.world())
 
 
-def expand_all(packed: bytes) -> bytes:
-    """Expand states in another process: (problem, states) to a `Batch`, both pickled.
+class _Batch(NamedTuple):
+    """States to be expanded by another process: keys, and names of cells that differ from the root's."""
 
-    Pickled here and not by the executor, since dask looks into tuples and takes some for tasks.
+    problem: Problem
+    nodes: list[tuple[int, tuple[bytes, ...]]]
+    cells: dict[bytes, Export]
+
+
+class _Answer(NamedTuple):
+    """What a process answers.
+
+    Attributes:
+        expansions: with successors as moves, keys, and names of cells that differ from the state's.
+        cells: those that the question did not have.
+        touched: which CPU has touched which page there: two processes can each have seen one CPU only.
+        grown: the visible pages, where more is visible than was known.
     """
-    problem, states = pickle.loads(packed)
-    return pickle.dumps(_expand_all(problem, states), pickle.HIGHEST_PROTOCOL)
 
-
-class Batch(NamedTuple):
-    """What a process answers: expansions, or, where more is visible than was known, the visible pages.
-
-    `touched` says which CPU has touched which page there: two processes can each have seen one CPU only.
-    """
-
-    expansions: list[Expansion]
+    expansions: list[tuple[list[tuple[Move, int, tuple[bytes, ...]]], tuple[Move, Finding] | None, bool, int]]
+    cells: dict[bytes, Export]
     touched: dict[int, int]
     grown: tuple[int, ...] = ()
 
 
-def _expand_all(problem: Problem, states: list[State]) -> Batch:
+def expand_all(packed: bytes) -> bytes:
+    """Expand states in another process: a `_Batch` to an `_Answer`, both pickled.
+
+    Pickled here and not by the executor, since dask looks into tuples and takes some for tasks.
+    """
+    return pickle.dumps(_expand_all(pickle.loads(packed)), pickle.HIGHEST_PROTOCOL)
+
+
+def _expand_all(batch: _Batch) -> _Answer:
+    expansions = []
+    new: dict[bytes, None] = {}
     try:
-        world, sent = _worker(problem)
-        found = []
-        for state in states:
-            one = expand(world, state)
-            slim = [new if new.key not in sent else new._replace(state=None) for new in one.successors]
-            sent.update(new.key for new in slim)
-            found.append(one._replace(successors=slim))
-        return Batch(found, dict(world.visible.toucher))
+        memo = _worker(batch.problem)
+        memo.cells.learn(batch.cells)
+        for key, names in batch.nodes:
+            node = memo.cells.with_cells(key, memo.root, names)
+            found, finding, finished, exercised = expand(memo, node)
+            successors = [(move, after.key, memo.cells.difference(after, node)) for move, after in found]
+            new.update((name, None) for _, _, changed in successors for name in changed if name not in batch.cells)
+            expansions.append((successors, finding, finished, exercised))
     except Grown as grown:
-        return Batch([], {}, grown.pages)
+        return _Answer([], {}, {}, grown.pages)
+    return _Answer(expansions, memo.cells.export(new), dict(memo.world.visible.toucher))
 
 
 def search(
@@ -206,9 +226,10 @@ def search(
     saved = read_checkpoint(checkpoint, problem) if checkpoint is not None and checkpoint.exists() else None
     if saved is not None:
         problem = Problem(problem.scenario, problem.policy, problem.modes, tuple(saved.visible))
+    booted = problem.boot()
     while True:
         try:
-            return _Search(problem, bounds, progress, executor, checkpoint).run(saved)
+            return _Search(problem, problem.world(booted), bounds, progress, executor, checkpoint).run(saved)
         except Grown as grown:
             problem = Problem(problem.scenario, problem.policy, problem.modes, grown.pages)
             saved = None
@@ -224,18 +245,19 @@ class _Search:
     def __init__(
         self,
         problem: Problem,
+        world: World,
         bounds: Bounds,
         progress: Progress,
         executor: Executor | None,
         checkpoint: Path | None,
     ) -> None:
         self._problem = problem
-        self._world = problem.world()
+        self._memo = Memo(world)
         self._bounds = bounds
         self._progress = progress
         self._executor = executor
         self._checkpoint = checkpoint
-        self._numbers: dict[bytes, int] = {}
+        self._numbers: dict[int, int] = {}  # by key
         self._parents: list[tuple[int, Move] | None] = []
         self._switches: list[tuple[int, int]] = []  # CPU that moved last, switches so far
         self._predecessors: list[list[int]] = []
@@ -251,7 +273,7 @@ class _Search:
             if self._bounds.depth is not None and self._depth >= self._bounds.depth:
                 cut = f"depth {self._bounds.depth}"
                 break
-            following: dict[int, State] = {}
+            following: dict[int, Node] = {}
             for number, expansion in self._expand(layer):
                 finding = self._merge(number, expansion, following)
                 if finding is not None:
@@ -277,68 +299,76 @@ class _Search:
             return self._outcome("unsafe", path=self._path(stuck[0]), stuck=len(stuck))
         return self._outcome("safe")
 
-    def _begin(self) -> list[tuple[int, State]]:
-        root = self._world.state()
-        self._number(self._world.key(root), None, (-1, 0))
+    def _begin(self) -> list[tuple[int, Node]]:
+        root = self._memo.root
+        self._number(root.key, None, (-1, 0))
         return [(0, root)]
 
-    def _number(self, key: bytes, parent: tuple[int, Move] | None, switches: tuple[int, int]) -> int:
+    def _number(self, key: int, parent: tuple[int, Move] | None, switches: tuple[int, int]) -> int:
         number = self._numbers[key] = len(self._parents)
         self._parents.append(parent)
         self._switches.append(switches)
         self._predecessors.append([])
         return number
 
-    def _expand(self, layer: list[tuple[int, State]]) -> Iterator[tuple[int, Expansion]]:
+    def _expand(self, layer: list[tuple[int, Node]]) -> Iterator[tuple[int, Expansion]]:
         """Expand a layer's states, in order."""
         if self._executor is None or len(layer) < 2 * BATCH:
-            for number, state in layer:
-                yield number, expand(self._world, state)
+            for number, node in layer:
+                yield number, expand(self._memo, node)
             return
         batches = [layer[at : at + BATCH] for at in range(0, len(layer), BATCH)]
-        packed = (
-            pickle.dumps((self._problem, [state for _, state in one]), pickle.HIGHEST_PROTOCOL) for one in batches
-        )
-        futures = [self._executor.submit(expand_all, one) for one in packed]
+        futures = [self._executor.submit(expand_all, self._packed([node for _, node in one])) for one in batches]
         for batch, future in zip(batches, futures, strict=True):
-            found: Batch = pickle.loads(future.result())
-            if found.grown:
-                raise Grown(found.grown)
-            visible = self._world.visible
-            for page, cpu in found.touched.items():
-                visible.touched(cpu, page)
-            if visible.grown:
-                raise Grown(tuple(sorted(visible.pages)))
-            yield from zip((number for number, _ in batch), found.expansions, strict=True)
+            answer: _Answer = pickle.loads(future.result())
+            self._take_over(answer)
+            for (number, node), (successors, finding, finished, exercised) in zip(
+                batch, answer.expansions, strict=True
+            ):
+                found = [
+                    Successor(move, self._memo.cells.with_cells(key, node, names)) for move, key, names in successors
+                ]
+                yield number, Expansion(found, finding, finished, exercised)
 
-    def _merge(self, here: int, found: Expansion, following: dict[int, State]) -> tuple[Move, Finding] | None:
+    def _packed(self, nodes: list[Node]) -> bytes:
+        """States for another process."""
+        memo = self._memo
+        plain = [(node.key, memo.cells.difference(node, memo.root)) for node in nodes]
+        cells = memo.cells.export(dict.fromkeys(name for _, names in plain for name in names))
+        return pickle.dumps(_Batch(self._problem, plain, cells), pickle.HIGHEST_PROTOCOL)
+
+    def _take_over(self, answer: _Answer) -> None:
+        """What another process knows is known here too."""
+        if answer.grown:
+            raise Grown(answer.grown)
+        visible = self._memo.world.visible
+        for page, cpu in answer.touched.items():
+            visible.touched(cpu, page)
+        if visible.grown:
+            raise Grown(tuple(sorted(visible.pages)))
+        self._memo.cells.learn(answer.cells)
+
+    def _merge(self, here: int, found: Expansion, following: dict[int, Node]) -> tuple[Move, Finding] | None:
         """Take a state's successors in."""
         self._moves += len(found.successors) + (found.finding is not None)
         self._exercised += found.exercised
         if found.finished:
             self._ends.append(here)
         last, switches = self._switches[here]
-        for move, key, state in found.successors:
+        for move, node in found.successors:
             cost = switches + (last not in (-1, move.cpu))
-            number = self._numbers.get(key)
+            number = self._numbers.get(node.key)
             if number is None:
-                number = self._number(key, (here, move), (move.cpu, cost))
-                following[number] = self._state_of(number) if state is None else state
+                number = self._number(node.key, (here, move), (move.cpu, cost))
+                following[number] = node
             elif number in following and cost < self._switches[number][1]:
                 self._parents[number], self._switches[number] = (here, move), (move.cpu, cost)
             self._predecessors[number].append(here)
         return found.finding
 
-    def _state_of(self, number: int) -> State:
-        """Make a state again by the moves that lead to it."""
-        world = self._problem.world()
-        for move in self._path(number):
-            world.make(move)
-        return world.state()
-
     def _found_by(self, path: tuple[Move, ...]) -> Finding:
         """The finding that a path ends with, with the history of that path alone."""
-        world = self._problem.world()
+        world = self._problem.world(self._memo.world.booted)
         findings = [world.make(move) for move in path]
         assert findings[-1] is not None
         return findings[-1]
@@ -366,14 +396,14 @@ class _Search:
 
     # --- checkpoints
 
-    def _save(self, layer: list[tuple[int, State]]) -> None:
+    def _save(self, layer: list[tuple[int, Node]]) -> None:
         assert self._checkpoint is not None
         write_checkpoint(
             self._checkpoint,
             self._problem,
             Checkpoint(
                 visible=list(self._problem.visible),
-                keys=list(self._numbers),
+                keys=[key.to_bytes(KEY_BYTES, "little") for key in self._numbers],
                 parents=[None if one is None else (one[0], *one[1]) for one in self._parents],
                 switches=self._switches,
                 predecessors=self._predecessors,
@@ -385,24 +415,22 @@ class _Search:
             ),
         )
 
-    def _go_on(self, saved: Checkpoint) -> list[tuple[int, State]]:
+    def _go_on(self, saved: Checkpoint) -> list[tuple[int, Node]]:
         """Become what was saved; the states to be expanded are made again by their moves."""
-        self._numbers = {key: number for number, key in enumerate(saved.keys)}
+        self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
         self._parents = [None if one is None else (one[0], Move(*one[1:])) for one in saved.parents]
         self._switches = [(cpu, count) for cpu, count in saved.switches]
         self._predecessors = [list(one) for one in saved.predecessors]
         self._ends, self._moves, self._depth = list(saved.ends), saved.moves, saved.depth
         self._exercised = saved.exercised
-        world, root = self._world, self._world.state()
         layer = []
         for number in saved.layer:
-            world.become(root)
+            node = self._memo.root
             for move in self._path(number):
-                world.make(move)
-            state = world.state()
-            if world.key(state) != saved.keys[number]:
+                node = self._memo.make(node, move).node
+            if node.key.to_bytes(KEY_BYTES, "little") != saved.keys[number]:
                 raise ConfigError(f"checkpoint {self._checkpoint} does not lead where it led; it is of another kstack")
-            layer.append((number, state))
+            layer.append((number, node))
         return layer
 
     def _outcome(self, verdict: str, **more: object) -> Outcome:

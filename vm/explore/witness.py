@@ -128,7 +128,9 @@ def _symbol(world: World, cpu: int) -> str:
 def describe(world: World, move: Move) -> str:
     """What a move will do."""
     if move.kind == "interrupt":
-        return f"takes interrupt {world.machine.ipis[move.choice].vector:#x}"
+        arriving = world.next_ipi(move.cpu)
+        assert arriving is not None
+        return f"takes interrupt {world.machine.ipis[arriving].vector:#x}"
     if move.kind == "store":
         return f"its store to {_place(world, world.buffers.stores[move.cpu][0])} becomes visible"
     held = world.held[move.cpu]

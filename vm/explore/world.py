@@ -22,10 +22,10 @@ from vm.hw.engine import Registers
 from vm.hw.gate import Gate, Held, Visible
 from vm.hw.lazy import How, LazyTlb, Option
 from vm.hw.modes import Modes
-from vm.machine import End, MachineSnapshot
+from vm.machine import End, Machine, MachineSnapshot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
-from vm.session import GUEST_PANICKED, RunOptions, Session
+from vm.session import GUEST_PANICKED, BootedScenario, RunOptions, Session
 from vm.setup import boot
 from vm.stacks import Invlpgb, Policy, Tlbsync
 from vm.stacks.execute import Pending
@@ -60,7 +60,7 @@ class Move(NamedTuple):
         cpu: whose.
         kind: `access`, `step`, `instruction`, `interrupt`, or `store` for the moment at which the oldest store
             in its buffer becomes visible.
-        choice: which of its outcomes, 0 for the first (the tables; A as it is; the oldest IPI).
+        choice: which of its outcomes, 0 for the first (the tables; A as it is).
     """
 
     cpu: int
@@ -87,6 +87,18 @@ class State(NamedTuple):
     stores: tuple[tuple[Pending, ...], ...] = ()
 
 
+def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScenario:
+    """Boot the guest of a world.
+
+    Raises:
+        ScenarioError: the scenario is no litmus scenario.
+    """
+    found = find_scenario(scenario)
+    if not found.litmus:
+        raise ScenarioError(f"scenario {scenario} is too large to be explored; take one of the litmus-... scenarios")
+    return boot(found, modes=replace(modes.resolved(policy.delivery), tlb="retain", memory_order="sc"))
+
+
 class World:
     """A litmus scenario under a policy, explored from the moment at which all its programs are ready.
 
@@ -95,20 +107,24 @@ class World:
         policy: the policy's class.
         modes: architecture modes.
         visible: what is known to be visible from an earlier attempt.
+        booted: its guest, from an earlier world, which ends; None boots it.
 
     Raises:
         ScenarioError: the scenario is no litmus scenario, or its programs do not get ready.
     """
 
-    def __init__(self, scenario: str, policy: type[Policy], modes: Modes, visible: Visible) -> None:
-        found = find_scenario(scenario)
-        if not found.litmus:
-            raise ScenarioError(
-                f"scenario {scenario} is too large to be explored; take one of the litmus-... scenarios"
-            )
-        modes = modes.resolved(policy.delivery)
-        booted = boot(found, modes=replace(modes, tlb="retain", memory_order="sc"))
-        self.session: Session = booted.session(policy(), RoundRobin(1), RunOptions(pool=PoolConfig()))
+    def __init__(
+        self,
+        scenario: str,
+        policy: type[Policy],
+        modes: Modes,
+        visible: Visible,
+        booted: BootedScenario | None = None,
+    ) -> None:
+        found, modes = find_scenario(scenario), modes.resolved(policy.delivery)
+        self.booted = booted or boot_litmus(scenario, policy, modes)
+        self._open(self.booted.machine)
+        self.session: Session = self.booted.session(policy(), RoundRobin(1), RunOptions(pool=PoolConfig()))
         self.machine, self.runtime = self.session.machine, self.session.runtime
         assert self.session.oracle is not None
         self.oracle: Oracle = self.session.oracle
@@ -120,6 +136,7 @@ class World:
             if thread.id >= FIRST_THREAD
             for page in thread.pages
         )
+        self.managed = pages  # linear page numbers; asked for membership, or sorted
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
         self.visible = visible
         visible.grown = False
@@ -157,6 +174,13 @@ class World:
             raise ScenarioError(f"scenario {scenario}: its programs do not get ready")
         return sorted(ready)
 
+    @staticmethod
+    def _open(machine: Machine) -> None:
+        """Take the gates of an earlier world down."""
+        machine.hold_ipis = False
+        for cpu in machine.cpus:
+            cpu.mmu.gate = None
+
     def _close(self, pages: frozenset[int]) -> None:
         """Put up the gates."""
         machine = self.machine
@@ -176,25 +200,31 @@ class World:
 
     def moves(self) -> list[Move]:
         """All that can happen next."""
+        found = [move for cpu in self.programs for move in self.moves_of(cpu)]
+        return found + [move for cpu in range(len(self.machine.cpus)) for move in self.interrupts_of(cpu)]
+
+    def moves_of(self, cpu: int) -> list[Move]:
+        """All that a CPU's program can do next."""
         found: list[Move] = []
-        for cpu in self.programs:
-            held, waiting = self.held[cpu], self.buffers.stores[cpu]
-            if held is not None and not (waiting and self._waits_for_stores(cpu, held)):
-                found += self._moves_of(cpu, held)
-            if waiting:
-                found.append(Move(cpu, "store"))
-        for index, ipi in enumerate(self.machine.ipis):
-            target = self.machine.cpus[ipi.target]
-            open_to = target.registers.interrupt_flag and not target.registers.shadow
-            first = all(other.target != ipi.target for other in self.machine.ipis[:index])
-            if (
-                open_to
-                and first
-                and not self.buffers.stores[ipi.target]
-                and target.state in (CpuState.RUNNING, CpuState.HALTED)
-            ):
-                found.append(Move(ipi.target, "interrupt", index))
+        held, waiting = self.held[cpu], self.buffers.stores[cpu]
+        if held is not None and not (waiting and self._waits_for_stores(cpu, held)):
+            found += self._moves_of(cpu, held)
+        if waiting:
+            found.append(Move(cpu, "store"))
         return found
+
+    def interrupts_of(self, cpu: int) -> list[Move]:
+        """The arrival at a CPU of the first IPI that is on its way there, if it can be taken."""
+        core, registers = self.machine.cpus[cpu], self.machine.cpus[cpu].registers
+        if not registers.interrupt_flag or registers.shadow or self.buffers.stores[cpu]:
+            return []
+        if core.state not in (CpuState.RUNNING, CpuState.HALTED):
+            return []
+        return [] if self.next_ipi(cpu) is None else [Move(cpu, "interrupt")]
+
+    def next_ipi(self, cpu: int) -> int | None:
+        """Which of the machine's IPIs arrives next at a CPU, None if none is on its way there."""
+        return next((index for index, ipi in enumerate(self.machine.ipis) if ipi.target == cpu), None)
 
     def _moves_of(self, cpu: int, held: Held) -> list[Move]:
         if held.what == "access":
@@ -259,7 +289,9 @@ class World:
             return self._first_finding(before)
         held, self.held[cpu] = self.held[cpu], None
         if move.kind == "interrupt":
-            machine.deliver_ipi(move.choice)
+            arriving = self.next_ipi(cpu)
+            assert arriving is not None
+            machine.deliver_ipi(arriving)
             machine.run(cpu, 1)
         else:
             assert held is not None and core.gate is not None
@@ -276,6 +308,8 @@ class World:
                 self.buffers.step(cpu)
             gate.granted, gate.option = False, None
         self._run_on(cpu)
+        for thread in self.runtime.threads.values():
+            thread.since = min(thread.since, 0)  # asleep for ever, or awake
         return self._first_finding(before)
 
     def _forget(self, move: Move) -> None:

@@ -11,7 +11,7 @@ is an instruction that accesses several visible pages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from vm.hw.engine import Access
@@ -78,6 +78,7 @@ class Gate:
         self.granted = False
         self.option: Option | None = None
         self.held: Held | None = None
+        self.on_enter: Callable[[int, bool], None] | None = None  # told where in RAM its CPU goes, if set
 
     def stops_access(self, address: int, access: Access) -> bool:
         """A data access is about to be translated: whether to stop before it."""

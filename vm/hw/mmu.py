@@ -469,6 +469,8 @@ class Mmu:
         if stale and access == Access.FETCH:
             protection &= EXECUTE  # loads and stores through it come back
         size = 1 if stale and access != Access.FETCH else 4096
+        if self.gate is not None and self.gate.on_enter is not None:
+            self.gate.on_enter(physical | address & 0xFFF, size == 1)
         self.engine.enter(page, physical, protection, mmu, size)
         self._entered.setdefault(found.leaf, set()).add(page)
         return True

@@ -72,7 +72,7 @@ class Executor:
         self.variables: dict[tuple[str, steps.Key], steps.Value] = {}
         self.dry: dict[int, bool] = {}  # threads for which there was no page when one was wanted last
         self._given: frozenset[int] = frozenset()
-        self._locks: dict[str, int] = {}
+        self.locks: dict[str, int] = {}  # name -> the CPU that holds it
         self._leaves: dict[tuple[int, int], int] = {}
         self.lazy: LazyTlb | None = None  # told of stores to entries, while exploring
         self.put: Callable[[int, Pending], None] | None = None  # takes plain stores, while exploring x86-TSO
@@ -163,7 +163,7 @@ class Executor:
             self._machine.memory.write64(leaf, pending.value)
             self._entry_stored(page, old, pending.value, True)
         elif pending.kind == "unlock":
-            del self._locks[pending.where]
+            del self.locks[pending.where]
         else:
             self._set(pending.where, pending.value)
 
@@ -172,7 +172,7 @@ class Executor:
     def waits(self, cpu: int, call: HookCall, step: steps.Step) -> bool:
         """Whether a step would have to wait now."""
         if isinstance(step, steps.Lock):
-            return step.name in self._locks
+            return step.name in self.locks
         return isinstance(step, steps.WaitForAck) and self._wait(cpu, call, step) is WAITING
 
     def pending(self, cpu: int, step: steps.Step) -> bool:
@@ -360,17 +360,17 @@ class Executor:
         return None if acknowledged >= request else WAITING
 
     def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Any:
-        if step.name in self._locks:
+        if step.name in self.locks:
             self.counts.lock_waits += 1
             return WAITING
         self.counts.locks += 1
-        self._locks[step.name] = cpu
+        self.locks[step.name] = cpu
         call.held.append(step.name)
         return None
 
     def _unlock(self, cpu: int, call: HookCall, step: steps.Unlock) -> None:
         self._release(call, step)
-        del self._locks[step.name]
+        del self.locks[step.name]
 
     def _release(self, call: HookCall, step: steps.Unlock) -> None:
         if step.name not in call.held:
@@ -386,7 +386,7 @@ class Executor:
             None if self.pools is None else self.pools.snapshot(),
             (tuple(self.online), self.mailboxes, tuple(self.frames)),
             tuple(sorted(self.variables.items(), key=repr)),
-            tuple(sorted(self._locks.items())),
+            tuple(sorted(self.locks.items())),
             tuple(sorted(self.dry.items())),
         )
 
@@ -400,7 +400,7 @@ class Executor:
         else:
             self.pools = self.pools or Pools(self._pool_config, len(self._machine.cpus), [])
             self.pools.restore(pools)
-        self.variables, self._locks, self.dry = dict(variables), dict(locks), dict(dry)
+        self.variables, self.locks, self.dry = dict(variables), dict(locks), dict(dry)
         self._leaves.clear()
 
 

@@ -16,7 +16,7 @@ import ctypes
 import enum
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from unicorn import UC_ARCH_X86, UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_TLB_FILL, UC_MODE_64, UC_PROT_ALL, Uc
 from unicorn import unicorn_const as const

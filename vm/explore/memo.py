@@ -1,0 +1,246 @@
+"""What a move did once, it does again wherever all that it touched is the same.
+
+A move is made on the machine once, and all that it reads or writes on the way is noted. Where a later state has the
+same there, the move is not made again: its outcome is looked up, and the cells it changed are put in place. Two or
+three CPUs that interleave meet the same few hundred situations in every one of their many thousand states.
+
+What is known is kept as trees of questions, in the order in which a move asked them: the moving CPU's cell first,
+then a cell or a word of a frame at a time, each answer leading to the next question. A move that changes more than one
+CPU (a broadcast invalidation) is always made. `tests/litmus/test_memo.py` makes every move that was looked up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from vm.coherence import Finding
+from vm.explore.cells import Cell, Cells, Node
+from vm.explore.touched import WHOLE, WORD, Touched, watching
+from vm.explore.world import Grown, Move, State, World
+from vm.hw.memory import PAGE
+
+_WORDS: Final = range(0, PAGE, WORD)
+Words = tuple[tuple[int, bytes], ...]
+"""Words stored in a frame: offsets, and 8 bytes each."""
+
+
+class Outcome(NamedTuple):
+    """What a move comes to: where it leads, what it finds, accesses that could have gone two ways."""
+
+    node: Node
+    finding: Finding | None
+    exercised: int
+
+
+class _Ask:
+    """A place at which an outcome depends on the cell, or on a word of the frame, that is there."""
+
+    __slots__ = ("answers", "offset", "place")
+
+    def __init__(self, place: int, offset: int) -> None:
+        self.place = place
+        self.offset = offset
+        self.answers: dict[Any, Any] = {}
+
+
+class _Deed(NamedTuple):
+    """What a move did: cells put in place, words stored in frames, what came of it."""
+
+    cells: tuple[tuple[int, Cell], ...]
+    words: tuple[tuple[int, Words], ...]
+    finding: Finding | None
+    exercised: int
+
+
+class Memo:
+    """The states of a world, and what moves out of them have done.
+
+    Args:
+        world: at its root.
+
+    Attributes:
+        cells: of all its states.
+        made: moves made on the machine.
+        recalled: moves whose outcome was known.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.cells = Cells(world)
+        self.made = self.recalled = 0
+        self._deeds: dict[Any, Any] = {}
+        self._ways: dict[Any, Any] = {}
+        self._interrupts: dict[Any, list[Move]] = {}
+        self._patched: dict[tuple[Cell, Words], Cell] = {}
+        self._blind: dict[int, dict[Any, dict[Any, Any]]] = {}  # frames that are no parts -> what has touched them
+        self._parts = 0  # of the states' parts, how many are known to be none of these frames
+        places = [self.cells.known((name,)) for name in ("threads", "asleep", "ipis", "broadcast", "ended")]
+        self._threads, self._asleep, self._ipis, self._broadcast, self._ended = (place or 0 for place in places)
+        self._first = self.cells.first_cpu
+
+    @property
+    def root(self) -> Node:
+        """The state in which all programs are ready."""
+        return self.cells.root
+
+    # --- what can happen
+
+    def finished(self, node: Node) -> bool:
+        """Whether all programs have come to their end."""
+        return all(
+            cell.data.done and not cell.data.stores for cell in node.cells[self._first : self._first + self.cells.cpus]
+        )
+
+    def moves(self, node: Node) -> list[Move]:
+        """All that can happen next."""
+        node = self._whole(node)
+        cells = node.cells
+        found: list[Move] = []
+        for cpu in self.world.programs:
+            root = (cpu, cells[self._first + cpu], cells[self._threads])
+            moves = _look_up(self._ways.get(root), cells)
+            found += self._find_moves(root, node, cpu) if moves is None else moves
+        for cpu in range(self.cells.cpus if cells[self._ipis].data else 0):
+            found += self._interrupts_of(node, cpu)
+        return found
+
+    def _find_moves(self, root: Any, node: Node, cpu: int) -> tuple[Move, ...]:
+        self.world.become(self.cells.state(node))
+        with watching(self.world, cpu, self.cells) as touched:
+            moves = tuple(self.world.moves_of(cpu))
+        self._store(self._ways, root, node, touched, moves)
+        return moves
+
+    def _interrupts_of(self, node: Node, cpu: int) -> list[Move]:
+        root = (node.cells[self._ipis], node.cells[self._first + cpu])
+        moves = self._interrupts.get(root)
+        if moves is None:
+            self.world.become(self.cells.state(node))
+            moves = self._interrupts[root] = self.world.interrupts_of(cpu)
+        return moves
+
+    # --- what it comes to
+
+    def make(self, node: Node, move: Move) -> Outcome:
+        """What a move comes to.
+
+        Raises:
+            Grown: more is visible than the world knew.
+        """
+        node = self._whole(node)
+        cells = node.cells
+        root = (move, cells[self._first + move.cpu], cells[self._threads], cells[self._ended])
+        deed: _Deed | None = _look_up(self._deeds.get(root), cells)
+        if deed is None:
+            return self._make(root, node, move)
+        self.recalled += 1
+        key, changed = node.key, list(cells)
+        for place, cell in deed.cells:
+            key ^= changed[place].hash ^ cell.hash
+            changed[place] = cell
+        for place, words in deed.words:
+            old = changed[place]
+            new = changed[place] = self._patched.get((old, words)) or self._patch(place, old, words)
+            key ^= old.hash ^ new.hash
+        return Outcome(Node(key, tuple(changed)), deed.finding, deed.exercised)
+
+    def _patch(self, place: int, cell: Cell, words: Words) -> Cell:
+        """A frame's cell with some words stored."""
+        data = bytearray(cell.data)
+        for offset, word in words:
+            data[offset : offset + WORD] = word
+        whole = bytes(data)
+        found = self._patched[cell, words] = self.cells.cell(place, whole, whole)
+        return found
+
+    def _make(self, root: Any, node: Node, move: Move) -> Outcome:
+        """Make a move on the machine, and remember it."""
+        self.made += 1
+        world, before = self.world, self.cells.state(node)
+        world.become(before)
+        counts, exercised = tuple(vars(world.runtime.counts).values()), world.exercised
+        with watching(world, move.cpu, self.cells) as touched:
+            finding = world.make(move)
+        if world.visible.grown:
+            raise Grown(tuple(sorted(world.visible.pages)))
+        state = world.state()
+        after = self.cells.node(state)
+        node = self.cells.whole(node)
+        outcome = Outcome(after, finding, world.exercised - exercised)
+        changed = [place for place, cell in enumerate(after.cells) if cell is not node.cells[place]]
+        if move.kind == "interrupt" or self._ipis in changed:
+            touched.part("ipis")
+        misused = world.machine.cpus[move.cpu].unsupported is not None
+        if misused or counts != tuple(vars(world.runtime.counts).values()):
+            touched.part("asleep")  # a hook may have asked for any thread's stack pointer
+        if not self._is_common(move.cpu, before, state, changed):
+            self._remember(root, node, touched, changed, outcome)
+        return outcome
+
+    def _is_common(self, cpu: int, before: State, after: State, changed: list[int]) -> bool:
+        """Whether a move has to do with all CPUs: it changes others, or depends on whether one has shut down."""
+        others = [other for other in range(self.cells.cpus) if other != cpu]
+        if any(after.rest.cpus[other] is not before.rest.cpus[other] for other in others):
+            return True
+        return self._broadcast in changed or self._ended in changed
+
+    def _remember(self, root: Any, node: Node, touched: Touched, changed: list[int], outcome: Outcome) -> None:
+        self._place_frames(touched, self._deeds, root)
+        wholly = {place for place, offset in touched.places if offset == WHOLE}  # asked for membership only
+        cells: list[tuple[int, Cell]] = []
+        words: list[tuple[int, Words]] = []
+        for place in changed:
+            cell = outcome.node.cells[place]
+            if self.cells.parts[place][0] != "frame" or place in wholly:
+                cells.append((place, cell))
+                continue
+            old, new = node.cells[place].data, cell.data
+            stored = [at for at in _WORDS if old[at : at + WORD] != new[at : at + WORD]]
+            touched.places.update(dict.fromkeys((place, at) for at in stored))
+            words.append((place, tuple((at, new[at : at + WORD]) for at in stored)))
+        deed = _Deed(tuple(cells), tuple(words), outcome.finding, outcome.exercised)
+        self._store(self._deeds, root, node, touched, deed)
+
+    # --- trees of questions
+
+    def _store(self, table: dict[Any, Any], root: Any, node: Node, touched: Touched, result: Any) -> None:
+        """Remember a result under all that was touched on the way to it."""
+        self._place_frames(touched, table, root)
+        cells = self.cells.whole(node).cells
+        where, key = table, root
+        for place, offset in touched.places:
+            ask = where.get(key)
+            if type(ask) is not _Ask or (ask.place, ask.offset) != (place, offset):
+                ask = where[key] = _Ask(place, offset)
+            where = ask.answers
+            cell = cells[place]
+            key = cell if offset == WHOLE else cell.data[offset : offset + WORD]
+        where[key] = result
+
+    def _place_frames(self, touched: Touched, table: dict[Any, Any], root: Any) -> None:
+        """Frames that were no parts when they were touched may be now; what touched the others is kept in mind."""
+        for number, offset in touched.frames:
+            place = self.cells.known(("frame", number))
+            if place is None:
+                self._blind.setdefault(number, {})[root] = table
+            else:
+                touched.places[place, offset] = None
+        touched.frames.clear()
+
+    def _whole(self, node: Node) -> Node:
+        """A node with all parts; what was known without asking for one of them is forgotten."""
+        parts = self.cells.parts
+        for part in parts[self._parts :]:
+            for root, table in self._blind.pop(part[1], {}).items() if part[0] == "frame" else ():
+                table.pop(root, None)
+        self._parts = len(parts)
+        return self.cells.whole(node)
+
+
+def _look_up(at: Any, cells: tuple[Cell, ...]) -> Any:
+    """Follow the questions down to what is known, or None."""
+    while type(at) is _Ask:
+        cell = cells[at.place]
+        offset = at.offset
+        at = at.answers.get(cell if offset == WHOLE else cell.data[offset : offset + WORD])
+    return at
