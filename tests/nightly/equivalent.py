@@ -46,6 +46,24 @@ EQUIVALENT: Final = (
     Equivalent(("request",), "exit_kernel", "exit_kernel", "Store", "the mark, kept too long, only keeps pages"),
     Equivalent(("sleeper-gc",), "switch_out", "switch_out", "Store", "the count only decides when to collect"),
     Equivalent(("sleeper-gc",), "switch_out", "reclaim_sleepers", "Store", "the place only decides whose turn it is"),
+    *(
+        Equivalent(
+            ("switch-sp-deferred",),
+            hook,
+            function,
+            "Store",
+            "the mark is for ticks, and interrupts are off in this hook",
+        )
+        for hook in ("switch_in", "tick")
+        for function in ("_lock", "_unlock")
+    ),
+    Equivalent(
+        ("switch-sp-deferred",),
+        "switch_out",
+        "_unlock",
+        "Store",
+        "the mark, kept too long, only leaves sweeps to switches",
+    ),
     Equivalent(("switch-sp-shared",), "switch_out", "switch_out", "Store", "the mark, kept too long, only sends IPIs"),
 )
 

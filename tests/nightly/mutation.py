@@ -26,8 +26,8 @@ MORE_SEEDS: Final = 16  # for what nothing has found
 LITMUS_SEEDS: Final = 60  # they take milliseconds
 SEEKING: Final = 8  # random schedules in which sites are looked for, of a litmus scenario
 EXPLORED_IN: Final = {  # what a hook's mutants are explored in, where sampling finds nothing
-    "memory_pressure": ("litmus-pressure",),
-    "switch_in": ("litmus-pressure", "litmus-laight"),
+    "memory_pressure": ("litmus-pressure", "litmus-cold"),
+    "switch_in": ("litmus-pressure", "litmus-cold", "litmus-laight"),
     "exit_thread": ("litmus-reuse",),
 }
 USUALLY: Final = ("litmus-laight", "litmus-migrate")
@@ -131,11 +131,12 @@ def fate(policy: str, site: Site, names: tuple[str, ...]) -> Fate:
             if finding is not None and is_clean(policy, scenario, modes, more):
                 return Fate(policy, site, mutant.change, scenario, finding, runs)
     for scenario in EXPLORED_IN.get(site.hook, USUALLY):
-        if scenario not in names:
-            continue
-        found = explored(mutant.policy, scenario)
-        if found is not None and is_proved(policy, scenario):
-            return Fate(policy, site, mutant.change, scenario, f"explored: {found}", runs)
+        for speculation in ("sets-accessed", "keeps-accessed-clear"):
+            found = explored(mutant.policy, scenario, speculation)
+            if found is not None and is_proved(policy, scenario, speculation):
+                return Fate(
+                    policy, site, mutant.change, scenario, f"explored, speculation={speculation}: {found}", runs
+                )
     return Fate(policy, site, mutant.change, None, None, runs)
 
 
@@ -150,16 +151,19 @@ def as_elsewhere(fate: Fate, found: Iterable[Fate]) -> Fate:
     return fate
 
 
-def explored(policy: type[Policy], scenario: str) -> str | None:
+def explored(policy: type[Policy], scenario: str, speculation: str) -> str | None:
     """What exploring a scenario finds of a policy, within a quarter of a minute."""
-    outcome = search(Problem(scenario, policy, Modes(df_restart="exact")), Bounds(budget=EXPLORED))
+    outcome = search(_problem(policy, scenario, speculation), Bounds(budget=EXPLORED))
     if outcome.verdict != "unsafe":
         return None
     return outcome.finding.text if outcome.finding else f"no end from {outcome.stuck} states"
 
 
 @lru_cache(maxsize=1000)
-def is_proved(policy: str, scenario: str) -> bool:
+def is_proved(policy: str, scenario: str, speculation: str) -> bool:
     """Whether the policy itself is proved safe there."""
-    outcome = search(Problem(scenario, policy, Modes(df_restart="exact")), Bounds(budget=2 * EXPLORED))
-    return outcome.verdict == "safe"
+    return search(_problem(policy, scenario, speculation), Bounds(budget=2 * EXPLORED)).verdict == "safe"
+
+
+def _problem(policy: str | type[Policy], scenario: str, speculation: str) -> Problem:
+    return Problem(scenario, policy, Modes(df_restart="exact", speculation=speculation))
