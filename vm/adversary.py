@@ -13,6 +13,7 @@ import random
 from typing import Final
 
 from vm.machine import Machine
+from vm.schedule.randomised import below
 from vm.stacks.runtime import StackRuntime
 
 STYLES: Final = ((4, False), (4, True), (64, False), (2, True))  # (one slice in so many, at steps only)
@@ -31,19 +32,19 @@ class Adversary:
     def __init__(self, machine: Machine, runtime: StackRuntime, seed: int) -> None:
         self._machine = machine
         self._runtime = runtime
-        self._random = random.Random(seed)
+        self._draw = random.Random(seed).getrandbits
         self._odds, self._at_steps = STYLES[seed % len(STYLES)]
 
     def act(self) -> None:
         """Perhaps do something."""
-        if self._random.randrange(self._odds):
+        if below(self._draw, self._odds):
             return
         cpus = [cpu for cpu in self._machine.cpus if cpu.paging_enabled()]
         address = self._address()
         if not cpus or address is None:
             return
-        mmu = cpus[self._random.randrange(len(cpus))].mmu
-        if self._random.randrange(EVICTIONS) == 0:
+        mmu = cpus[below(self._draw, len(cpus))].mmu
+        if below(self._draw, EVICTIONS) == 0:
             mmu.evict(address)
         else:
             mmu.prefetch(address)
@@ -52,13 +53,13 @@ class Adversary:
         """A page of some living thread's stack."""
         steps = [calls[-1].step for calls in self._runtime.calls if calls]
         pages = [step.page for step in steps if hasattr(step, "page")]
-        if pages and (self._at_steps or self._random.randrange(2)):
-            address: int = pages[self._random.randrange(len(pages))].address
+        if pages and (self._at_steps or below(self._draw, 2)):
+            address: int = pages[below(self._draw, len(pages))].address
             return address
         if self._at_steps:
             return None
         threads = list(self._runtime.threads.values())
         if not threads:
             return None
-        pages_of = threads[self._random.randrange(len(threads))].pages
-        return pages_of[self._random.randrange(len(pages_of))].address
+        pages_of = threads[below(self._draw, len(threads))].pages
+        return pages_of[below(self._draw, len(pages_of))].address

@@ -154,7 +154,7 @@ class Machine:
         self.port_accesses = 0  # of devices
         self._running: Cpu | None = None
         self.memory = PhysicalMemory(config.ram)
-        self.tracker = FrameTracker()
+        self.tracker = FrameTracker(self.memory.read64)
         self.memory.on_store = self.tracker.store
         self.memory.on_settle = self.tracker.flush
         self.broadcast = Broadcast([], config.rules)

@@ -277,10 +277,11 @@ class Cpu:
             if self.state is not CpuState.RUNNING and not self._wakes():
                 end = SliceEnd.SHUTDOWN if self.state is CpuState.SHUTDOWN else SliceEnd.HALTED
                 return Slice(end, done)
-            if self._take_pending():
+            external = self._board.has_external(self.index)
+            if (external or self.nmi_pending) and self._take_pending(external):
                 spent = 1
             else:
-                spent = self._engine(limit)
+                spent = self._engine(limit, external)
             done += spent
             if self.yielded:
                 return Slice(SliceEnd.YIELDED, done)
@@ -292,11 +293,10 @@ class Cpu:
         self.counts.instructions += units
         self._board.elapse(units)
 
-    def _engine(self, limit: int) -> int:
+    def _engine(self, limit: int, wants_window: bool) -> int:
         self._apply_stored_code()
         if self._stopped_at is not None and self._stops_again():
             return self._emulate()
-        wants_window = self._board.has_external(self.index)
         if self.gate is not None and not self.gate.granted and not self.registers.interrupt_flag:
             wants_window = True  # that interrupts can be taken now is something others can tell
         self.engine.set_interrupt_window(wants_window)
@@ -369,8 +369,8 @@ class Cpu:
         after_sti = self.linear.code(cs + self.registers.rip - 1, 1) == bytes([_STI])
         return (Rule.STI_SHADOW if after_sti else Rule.MOV_SS_SHADOW) in rules
 
-    def _take_pending(self) -> bool:
-        """Deliver an NMI or an interrupt if one can be taken here."""
+    def _take_pending(self, external: bool) -> bool:
+        """Deliver an NMI, or an interrupt where an `external` one is deliverable, if one can be taken here."""
         if self._shadowed():
             return False
         if self._nmi_waits():
@@ -379,7 +379,7 @@ class Cpu:
             self.counts.nmis += 1
             self.deliver(Event(NMI, EventKind.NMI))
             return True
-        if not self.registers.interrupt_flag or not self._board.has_external(self.index):
+        if not external or not self.registers.interrupt_flag:
             return False
         vector = self._board.external_vector(self.index)
         if vector is None:

@@ -7,7 +7,10 @@ that each store to it comes back (SDM 11.6 and 8.1.3 for code; 4.10 for tables).
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
+
+_P: Final = 1
 
 
 class TrackedMmu(Protocol):
@@ -31,9 +34,14 @@ class TrackedMmu(Protocol):
 
 
 class FrameTracker:
-    """Code and table frames of one machine, shared by the MMUs of all its CPUs."""
+    """Code and table frames of one machine, shared by the MMUs of all its CPUs.
 
-    def __init__(self) -> None:
+    Args:
+        read64: the 64-bit word at a physical address.
+    """
+
+    def __init__(self, read64: Callable[[int], int]) -> None:
+        self._read64 = read64
         self.mmus: list[TrackedMmu] = []
         self.code: dict[int, int] = {}  # frame number -> bit mask of CPUs that executed from it
         self.tables: dict[int, int] = {}  # frame number -> log2 of what one of its entries maps
@@ -72,11 +80,14 @@ class FrameTracker:
 
     def _table_stored(self, address: int, size: int, shift: int) -> None:
         self.generation += 1
+        entries = range(address & ~7, address + size, 8)
         if shift != 12 or size > 64:
-            for mmu in self.mmus:
-                mmu.flush_softmmu()
+            # What the softmmus hold came by entries that were present, and are so still, or each access comes back.
+            if any(self._read64(entry) & _P for entry in entries):
+                for mmu in self.mmus:
+                    mmu.flush_softmmu()
             return
-        for leaf in range(address & ~7, address + size, 8):
+        for leaf in entries:
             for mmu in self.mmus:
                 mmu.forget_leaf(leaf)
 

@@ -7,8 +7,23 @@ uniform draw would hardly ever switch twice within a few instructions.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from vm.schedule.base import Choice, View
+
+
+def below(draw: Callable[[int], int], bound: int) -> int:
+    """A number from 0 to `bound` - 1: what `randrange` draws, without its checks (several a slice).
+
+    Args:
+        draw: `getrandbits` of a random.Random.
+        bound: at least 1.
+    """
+    bits = bound.bit_length()
+    number = draw(bits)
+    while number >= bound:
+        number = draw(bits)
+    return number
 
 
 class RandomSchedule:
@@ -27,17 +42,10 @@ class RandomSchedule:
 
     def choose(self, view: View) -> Choice:
         """Draw."""
-        cpu = view.runnable[self._below(len(view.runnable))]
-        scale = 1 << self._below(self._doublings + 1)
-        return Choice(cpu, min(self._longest, scale + self._below(scale)))
-
-    def _below(self, bound: int) -> int:
-        """A number from 0 to `bound` - 1: what `randrange` draws, without its checks (three a slice)."""
-        draw, bits = self._random.getrandbits, bound.bit_length()
-        number = draw(bits)
-        while number >= bound:
-            number = draw(bits)
-        return number
+        draw = self._random.getrandbits
+        cpu = view.runnable[below(draw, len(view.runnable))]
+        scale = 1 << below(draw, self._doublings + 1)
+        return Choice(cpu, min(self._longest, scale + below(draw, scale)))
 
     def event(self, cpu: int, name: str) -> None:
         """Makes no difference."""

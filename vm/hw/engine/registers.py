@@ -103,7 +103,7 @@ class Segment(NamedTuple):
 CC_FLAGS = Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF
 # Plain integers for the hot paths: an operation on an enum.IntFlag costs a microsecond.
 _CC, _DF, _IF, _FIXED = int(CC_FLAGS), int(Flags.DF), int(Flags.IF), int(Flags.FIXED)
-_TF = int(Flags.TF)
+_TF, _NO_RF = int(Flags.TF), ~int(Flags.RF)
 _OTHER = ~(_CC | _DF)
 _IN_HFLAGS = int(Flags.TF | Flags.VM | Flags.IOPL)
 _VM = int(Flags.VM)
@@ -173,7 +173,7 @@ class Registers:
         Only breakpoints need it, which are not modelled. QEMU keeps it up to the end of a block and
         not for one instruction, so that PUSHF and frames would show where blocks end.
         """
-        self._eflags.value &= ~int(Flags.RF)
+        self._eflags.value &= _NO_RF
 
     @property
     def interrupt_flag(self) -> bool:
