@@ -14,7 +14,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ from vm.schedule.base import Choice
 VERSION: Final = 2
 MAX_BYTES: Final = 256 << 20
 PIECE: Final = 1 << 16
+Document = TypeVar("Document")
 
 
 class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,18 +118,39 @@ def unpack(text: str) -> Iterator[Choice]:
         raise ValueError("it ends in the middle of a choice")
 
 
-def _digest(document: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def write_recording(path: Path, recording: Recording) -> None:
     """Write a recording, whole or not at all.
 
     Raises:
         RecordingError: the file cannot be written.
     """
-    document = msgspec.to_builtins(recording)
-    text = json.dumps({"kstack": "recording", **document, "digest": _digest(document)}, indent=1) + "\n"
+    write_document(path, "recording", msgspec.to_builtins(recording))
+
+
+def read_recording(path: Path) -> Recording:
+    """Read and check a recording.
+
+    Raises:
+        RecordingError: it cannot be read, is damaged, or is of another version.
+    """
+    _, document = read_document(path, {"recording": VERSION})
+    return parsed(path, document, Recording)
+
+
+# --- documents with a digest, of which a recording is one kind
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
+    """Write a document with its kind and digest, whole or not at all.
+
+    Raises:
+        RecordingError: the file cannot be written.
+    """
+    text = json.dumps({"kstack": kind, **document, "digest": _digest(document)}, indent=1) + "\n"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         temporary.write_text(text)
@@ -138,11 +160,18 @@ def write_recording(path: Path, recording: Recording) -> None:
         raise RecordingError(f"recording {path} cannot be written: {error.strerror}") from error
 
 
-def read_recording(path: Path) -> Recording:
-    """Read and check a recording.
+def read_document(path: Path, versions: dict[str, int]) -> tuple[str, dict[str, Any]]:
+    """Read and check a document.
+
+    Args:
+        path: the file.
+        versions: the kinds it may be of, each with the version that can be read.
+
+    Returns:
+        Its kind, and its content.
 
     Raises:
-        RecordingError: it cannot be read, is damaged, or is of another version.
+        RecordingError: it cannot be read, is damaged, or is of another kind or version.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -152,14 +181,25 @@ def read_recording(path: Path) -> Recording:
         raise RecordingError(f"recording {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise RecordingError(f"{path} is no recording: {error}") from error
-    if not isinstance(document, dict) or document.pop("kstack", None) != "recording":
+    kind = document.pop("kstack", None) if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in versions:
         raise RecordingError(f"{path} is no recording of kstack")
-    if document.get("version") != VERSION:
-        raise RecordingError(f"recording {path} has version {document.get('version')!r}; this kstack reads {VERSION}")
+    if document.get("version") != versions[kind]:
+        found = document.get("version")
+        raise RecordingError(f"recording {path} has version {found!r}; this kstack reads {versions[kind]}")
     digest = document.pop("digest", None)
     if digest != _digest(document):
         raise RecordingError(f"recording {path} is damaged: its digest does not fit; record it again")
+    return kind, document
+
+
+def parsed(path: Path, document: dict[str, Any], kind: type[Document]) -> Document:
+    """A document's content by its fields.
+
+    Raises:
+        RecordingError: they are not what they should be.
+    """
     try:
-        return msgspec.convert(document, Recording)
+        return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         raise RecordingError(f"recording {path}: {error}") from error

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import kstack
 from tests.support.memory_order import parse, write_scenario
 from vm.cli.compare import _pairs
 from vm.hw.modes import Modes
 from vm.judge import Portfolio
-
-ROOT = Path(__file__).parents[2]
-
-
-def kstack(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
-    command = [sys.executable, "-c", "from vm.cli import main; main()", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)
 
 
 @pytest.fixture

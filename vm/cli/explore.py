@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.markup import escape
-from rich.table import Table
 
 from vm.cli.options import Json, ModeList, modes_of
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.explore.dpor import dpor
+from vm.explore.memo import Memo
+from vm.explore.minimise import minimised
+from vm.explore.path import write_path
 from vm.explore.sample import sample
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.explore.witness import Line, Witness, witness
 from vm.explore.workers import executor_of
 from vm.hw.modes import Modes
+from vm.report.table import path_lanes
 from vm.stacks.registry import find_policy
 
 Engine = Literal["stateful", "dpor", "sample"]
@@ -85,6 +88,9 @@ def explore(
     engine: Engine = "stateful",
     limits: Limits = Limits(),
     workers: Workers = Workers(),
+    witness_file: Annotated[
+        Path | None, Parameter(name="--witness", help="File to write the witness to, for kstack replay.")
+    ] = None,
     mode: ModeList = None,
     json: Json = False,
 ) -> int:
@@ -110,7 +116,15 @@ def explore(
     seconds = time.monotonic() - started
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    found = witness(scenario, chosen, modes, outcome.visible, outcome.path) if outcome.path else None
+    path = outcome.path
+    if engine != "stateful" and outcome.finding is not None and path:
+        problem = Problem(scenario, policy, modes, tuple(sorted(outcome.visible.pages)))
+        path = minimised(Memo(problem.world()), path, outcome.finding.kind)
+    found = witness(scenario, chosen, modes, outcome.visible, path) if path else None
+    if found is not None and found.finding is not None:
+        outcome = replace(outcome, finding=found.finding)
+    if found is not None and witness_file is not None:
+        write_path(witness_file, scenario, policy, modes, outcome.visible, found)
     if json:
         bound: dict[str, Any] = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
         bound |= {"cut": outcome.cut, "timers": "off"}
@@ -194,20 +208,10 @@ def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, m
     out.print(f"unsafe: {escape(what)}")
     if found is None:
         return  # it cannot even begin to end
-    out.print(f"shortest way: {len(found.path)} visible operations, {found.switches} switches of CPU; replays the same")
-    out.print(_lanes(found))
+    way = "shortest way" if len(found.path) == len(outcome.path) and not outcome.executions else "minimised"
+    out.print(f"{way}: {len(found.path)} visible operations, {found.switches} switches of CPU; replays the same")
+    out.print(path_lanes(found.lines))
     if found.pair is not None:
         out.print(
             f"line {found.pair.store.number} against line {found.pair.access.number}: {found.pair.flip}, and it passes"
         )
-
-
-def _lanes(found: Witness) -> Table:
-    cpus = sorted({line.cpu for line in found.lines})
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", justify="right")
-    for cpu in cpus:
-        table.add_column(f"CPU {cpu}", overflow="fold")
-    for line in found.lines:
-        table.add_row(str(line.number), *(escape(line.what) if cpu == line.cpu else "" for cpu in cpus))
-    return table

@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
+from rich.text import Text
 
 from vm.cli.options import Json
 from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError
+from vm.explore.path import follow, is_path, read_path
 from vm.recording import read_recording
 from vm.report.panic import panic_report
-from vm.report.table import finding_text, lanes
+from vm.report.table import finding_text, lanes, path_lanes
 from vm.scenarios import find_scenario
 from vm.setup import replay_session
 
@@ -29,10 +32,14 @@ def replay(
 
     Parameters
     ----------
-    file: written by `kstack run --record` or `kstack compare --witnesses`
+    file: written by `kstack run --record`, `kstack compare --witnesses` or `kstack explore --witness`
     """
     if to is not None and to < 1:
         raise ConfigError("--to: give a virtual time of 1 or more")
+    if is_path(file):
+        if to is not None:
+            raise ConfigError(f"--to: {file} is a witness of kstack explore, in which there is no time")
+        return _follow(file, json)
     recording = read_recording(file)
     session = replay_session(recording)
     if to is not None:
@@ -62,3 +69,25 @@ def replay(
         word = "identical" if identical else f"NOT identical: recorded {recording.state_hash}"
         print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}, {word}", file=sys.stderr)
     return result.code if identical else 1
+
+
+def _follow(file: Path, json: bool) -> int:
+    """Make the moves of a witness of `kstack explore` again."""
+    saved = read_path(file)
+    lines, divergence = follow(saved)
+    if json:
+        found = None if divergence is None else msgspec.to_builtins(divergence)
+        finding = saved.finding if divergence is None else None
+        print_json({"version": 1, "moves": len(lines), "finding": finding, "divergence": found})
+    else:
+        console().print(path_lanes(lines))
+        if divergence is None:
+            what = ": ".join(saved.finding) if saved.finding else "from here no end can be reached"
+            console().print(Text(what), soft_wrap=True)
+            print(f"{len(lines)} moves, identical", file=sys.stderr)
+        else:
+            text = (
+                f"move {divergence.number} is not what it was.\nrecorded: {divergence.recorded}\nnow: {divergence.now}"
+            )
+            console().print(Text(text), soft_wrap=True)
+    return 1

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 import time
+from typing import NamedTuple
 
 from vm.coherence import Finding
+from vm.explore.memo import Memo
 from vm.explore.stateful import Bounds, Outcome, Progress
-from vm.explore.world import Grown, Move, State, World
+from vm.explore.world import Grown, Move, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
 from vm.stacks import Policy
@@ -42,7 +44,7 @@ def sample(
     visible = Visible()
     while True:
         try:
-            return _walks(World(scenario, policy, modes, visible), executions, bounds, progress)
+            return _walks(Memo(World(scenario, policy, modes, visible)), executions, bounds, progress)
         except Grown:
             continue
 
@@ -59,59 +61,63 @@ def hits(scenario: str, policy: type[Policy], modes: Modes, executions: int) -> 
     visible = Visible()
     while True:
         try:
-            world = World(scenario, policy, modes, visible)
-            root = world.state()
-            return sum(_walk(world, root, seed, LONGEST)[1] is not None for seed in range(executions))
+            memo = Memo(World(scenario, policy, modes, visible))
+            return sum(_walk(memo, seed, LONGEST).finding is not None for seed in range(executions))
         except Grown:
             continue
 
 
-def _walks(world: World, executions: int, bounds: Bounds, progress: Progress) -> Outcome:
-    root, made, cut = world.state(), 0, False
-    started, longest = _CLOCK(), bounds.depth or LONGEST
-    done = 0
+def _walks(memo: Memo, executions: int, bounds: Bounds, progress: Progress) -> Outcome:
+    made = exercised = done = 0
+    cut = False
+    started, longest, visible = _CLOCK(), bounds.depth or LONGEST, memo.world.visible
     for seed in range(executions):
-        path, finding = _walk(world, root, seed, longest)
-        made += len(path)
-        if finding is not None:
+        walk = _walk(memo, seed, longest)
+        made += len(walk.path)
+        exercised += walk.exercised
+        if walk.finding is not None:
             return Outcome(
                 verdict="unsafe",
                 complete=False,
                 states=0,
                 moves=made,
-                exercised=world.exercised,
-                depth=len(path),
-                finding=finding,
-                path=tuple(path),
-                visible=world.visible,
+                exercised=exercised,
+                depth=len(walk.path),
+                finding=walk.finding,
+                path=tuple(walk.path),
+                visible=visible,
                 executions=done + 1,
             )
-        cut = cut or len(path) >= longest
+        cut = cut or len(walk.path) >= longest
         done += 1
-        progress(done, 0, len(path))
+        progress(done, 0, len(walk.path))
         if bounds.budget is not None and _CLOCK() - started > bounds.budget:
             break
     reason = f"{done} executions" + (", some cut" if cut else "")
-    return Outcome(
-        "undecided", False, 0, made, world.exercised, longest, cut=reason, visible=world.visible, executions=done
-    )
+    return Outcome("undecided", False, 0, made, exercised, longest, cut=reason, visible=visible, executions=done)
 
 
-def _walk(world: World, root: State, seed: int, longest: int) -> tuple[list[Move], Finding | None]:
-    """One walk from the root: its moves, and what the last of them found."""
-    world.become(root)
-    rng = random.Random(seed)
-    style, starved = seed % 3, world.programs[rng.randrange(len(world.programs))]
+class _Walk(NamedTuple):
+    """One walk from the root: its moves, what the last of them found, accesses that could have gone two ways."""
+
+    path: list[Move]
+    finding: Finding | None
+    exercised: int
+
+
+def _walk(memo: Memo, seed: int, longest: int) -> _Walk:
+    rng, programs = random.Random(seed), memo.world.programs
+    style, starved = seed % 3, programs[rng.randrange(len(programs))]
     path: list[Move] = []
-    while len(path) < longest and (moves := world.moves()):
+    node, exercised = memo.root, 0
+    while len(path) < longest and (moves := memo.moves(node)):
         move = _choose(rng, style, starved, moves, path[-1].cpu if path else -1)
         path.append(move)
-        finding = world.make(move)
-        if world.visible.grown:
-            raise Grown(tuple(sorted(world.visible.pages)))
-        if finding is not None:
-            return path, finding
-    return path, None
+        outcome = memo.make(node, move)
+        node, exercised = outcome.node, exercised + outcome.exercised
+        if outcome.finding is not None:
+            return _Walk(path, outcome.finding, exercised)
+    return _Walk(path, None, exercised)
 
 
 def _choose(rng: random.Random, style: int, starved: int, moves: list[Move], last: int) -> Move:

@@ -90,7 +90,7 @@ def _follow(world: World, path: Sequence[Move]) -> tuple[list[Line], Finding | N
     stores: dict[int, int] = {}
     finding = None
     for number, move in enumerate(path, 1):
-        lines.append(Line(number, move.cpu, describe(world, move), _symbol(world, move.cpu)))
+        lines.append(line_of(world, number, move))
         step = world.runtime.calls[move.cpu][-1].step if move.kind == "step" and world.runtime.calls[move.cpu] else None
         if isinstance(step, PteStore):
             stores[step.page.address >> 12] = number
@@ -121,8 +121,10 @@ def _pair(
     return Pair(lines[number - 1], lines[-1], flip)
 
 
-def _symbol(world: World, cpu: int) -> str:
-    return world.session.symbols.name(world.machine.cpus[cpu].registers.rip)
+def line_of(world: World, number: int, move: Move) -> Line:
+    """A move that is about to be made, in words."""
+    symbol = world.session.symbols.name(world.machine.cpus[move.cpu].registers.rip)
+    return Line(number, move.cpu, describe(world, move), symbol)
 
 
 def describe(world: World, move: Move) -> str:

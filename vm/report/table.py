@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from vm.coherence import Finding
 from vm.counts import totals_of
+from vm.explore.witness import Line
 from vm.judge import Judgement
 from vm.report.comparison import Comparison
 from vm.report.fleet import FleetEstimate, Range
@@ -134,6 +136,18 @@ def lanes(finding: Finding) -> Table:
         wrong = moment.time == finding.time and moment.cpu == finding.cpu
         style = "bold red" if wrong else "dim" if moment.what.startswith("guest:") else ""
         table.add_row(str(moment.time), *(Text(moment.what if moment.cpu == cpu else "", style) for cpu in cpus))
+    return table
+
+
+def path_lanes(lines: Sequence[Line]) -> Table:
+    """The moves of a path: a lane a CPU, in order."""
+    cpus = sorted({line.cpu for line in lines})
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", justify="right")
+    for cpu in cpus:
+        table.add_column(f"CPU {cpu}", overflow="fold")
+    for line in lines:
+        table.add_row(str(line.number), *(Text(line.what if cpu == line.cpu else "") for cpu in cpus))
     return table
 
 

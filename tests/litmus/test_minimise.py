@@ -1,0 +1,65 @@
+"""A minimised path still ends with the finding, no move can be left out of it, and it is in a few stretches."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from vm.coherence import Kind
+from vm.explore.memo import Memo
+from vm.explore.minimise import minimised
+from vm.explore.stateful import Problem, search
+from vm.explore.world import Grown, Move
+from vm.hw.modes import Modes
+
+
+def walk(problem: Problem, seed: int) -> tuple[Memo, list[Move], Kind]:
+    """A random walk to a finding, after those that found none, with all that is visible on it."""
+    while True:
+        try:
+            memo = Memo(problem.world())
+            while True:
+                rng, node, path = random.Random(seed), memo.root, list[Move]()
+                while (moves := memo.moves(node)) and len(path) < 3000:
+                    path.append(rng.choice(moves))
+                    outcome = memo.make(node, path[-1])
+                    node = outcome.node
+                    if outcome.finding is not None:
+                        return memo, path, outcome.finding.kind
+                seed += 1000
+        except Grown as grown:
+            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.pages)
+
+
+def ends(memo: Memo, path: tuple[Move, ...]) -> Kind | None:
+    """What the last move of a path finds; None if it cannot be made, or finds nothing."""
+    node, finding = memo.root, None
+    for move in path:
+        if finding is not None or move not in memo.moves(node):
+            return None
+        outcome = memo.make(node, move)
+        node, finding = outcome.node, outcome.finding
+    return None if finding is None else finding.kind
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("scenario", "policy"), [("litmus-laight", "entry-exit"), ("litmus-cross", "switch-sp-local")])
+def test_nothing_can_be_left_out(scenario: str, policy: str, seed: int) -> None:
+    problem = Problem(scenario, policy, Modes())
+    memo, path, kind = walk(problem, seed)
+    found = minimised(memo, path, kind)
+    assert ends(memo, found) is kind
+    assert len(found) <= len(path)
+    for left_out in range(len(found)):
+        assert ends(memo, found[:left_out] + found[left_out + 1 :]) is not kind
+    shortest = search(problem)
+    assert len(found) >= len(shortest.path)
+
+
+def test_a_shortest_way_stays_as_it_is() -> None:
+    problem = Problem("litmus-laight", "entry-exit", Modes())
+    outcome = search(problem)
+    assert outcome.finding is not None
+    memo = Memo(Problem("litmus-laight", "entry-exit", Modes(), tuple(outcome.visible.pages)).world())
+    assert minimised(memo, outcome.path, outcome.finding.kind) == outcome.path

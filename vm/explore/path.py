@@ -1,0 +1,146 @@
+"""Witnesses in files: the moves of a path, each named by CPU, kind and place, and what the last one finds.
+
+They are made again by `kstack replay`, also under a policy or a guest that has been changed since: then the first
+move that is not what it was says where the two part.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+
+from vm.explore.witness import Line, Witness, line_of
+from vm.explore.world import Grown, Move, World
+from vm.hw.gate import Visible
+from vm.hw.modes import Modes
+from vm.recording import VERSION as RECORDING_VERSION
+from vm.recording import image_hash, parsed, read_document, write_document
+from vm.scenarios import find_image
+from vm.stacks.registry import find_policy, policy_hash
+
+VERSION: Final = 1
+KIND: Final = "witness"
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One move: its CPU, kind and choice, and where and what it was."""
+
+    cpu: int
+    kind: str
+    choice: int
+    symbol: str
+    what: str
+
+
+class PathFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A witness.
+
+    Attributes:
+        version: of this format.
+        scenario, image_hash: its id or path, and BLAKE2b of its image (hex).
+        policy, policy_hash: id or path, and BLAKE2b of its source file (hex).
+        modes: the machine's.
+        visible: linear page numbers that were known to be visible.
+        steps: the moves.
+        finding: kind and text of what the last one, at least one, finds; None for a state from which no end can be reached.
+    """
+
+    version: int
+    scenario: str
+    image_hash: str
+    policy: str
+    policy_hash: str
+    modes: dict[str, str]
+    visible: list[int]
+    steps: Annotated[list[Step], msgspec.Meta(min_length=1)]
+    finding: tuple[str, str] | None
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """Where a path is no longer what it was: the number of the move (from 1), what it was, and what there is now."""
+
+    number: int
+    recorded: str
+    now: str
+
+
+def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Visible, found: Witness) -> None:
+    """Write a witness to a file, whole or not at all.
+
+    Raises:
+        RecordingError: it cannot be written.
+    """
+    finding = found.finding
+    document = PathFile(
+        version=VERSION,
+        scenario=scenario,
+        image_hash=image_hash(find_image(scenario)),
+        policy=policy,
+        policy_hash=policy_hash(policy),
+        modes=modes.as_dict(),
+        visible=sorted(visible.pages),
+        steps=[Step(*move, line.symbol, line.what) for move, line in zip(found.path, found.lines, strict=True)],
+        finding=None if finding is None else (finding.kind.value, finding.text),
+    )
+    write_document(path, KIND, msgspec.to_builtins(document))
+
+
+def is_path(path: Path) -> bool:
+    """Whether a file is a witness and no recording of a run.
+
+    Raises:
+        RecordingError: it is neither.
+    """
+    return read_document(path, {KIND: VERSION, "recording": RECORDING_VERSION})[0] == KIND
+
+
+def read_path(path: Path) -> PathFile:
+    """Read and check a witness.
+
+    Raises:
+        RecordingError: it cannot be read, is damaged, or of another version.
+    """
+    _, document = read_document(path, {KIND: VERSION})
+    return parsed(path, document, PathFile)
+
+
+def follow(saved: PathFile) -> tuple[list[Line], Divergence | None]:
+    """Make a witness's moves again: the lines so far, and where it is not what it was.
+
+    Raises:
+        KstackError: the scenario, the policy or a mode does not exist any more.
+    """
+    lines: list[Line] = []
+    modes = Modes()
+    for name, value in saved.modes.items():
+        modes = modes.with_option(f"{name}={value}")
+    try:
+        world = World(saved.scenario, find_policy(saved.policy), modes, Visible(saved.visible))
+        for number, step in enumerate(saved.steps, 1):
+            divergence = _compare(world, number, step)
+            if divergence is not None:
+                return lines, divergence
+            move = Move(step.cpu, step.kind, step.choice)
+            lines.append(line_of(world, number, move))
+            finding = world.make(move)
+            if world.visible.grown:
+                raise Grown
+    except Grown:
+        return lines, Divergence(len(lines), "visible pages as recorded", "more pages are visible")
+    now = None if finding is None else (finding.kind.value, finding.text)
+    return lines, None if now == saved.finding else Divergence(len(lines), _said(saved.finding), _said(now))
+
+
+def _compare(world: World, number: int, step: Step) -> Divergence | None:
+    """Whether a move can be made and is what it was."""
+    recorded, move = f"CPU {step.cpu} at {step.symbol}: {step.what}", Move(step.cpu, step.kind, step.choice)
+    possible = world.moves()
+    lines = [line_of(world, number, one) for one in ([move] if move in possible else possible)]
+    now = "; ".join(f"CPU {line.cpu} at {line.symbol}: {line.what}" for line in lines) or "nothing can happen"
+    return None if move in possible and now == recorded else Divergence(number, recorded, now)
+
+
+def _said(finding: tuple[str, str] | None) -> str:
+    return "no finding" if finding is None else f"{finding[0]}: {finding[1]}"
