@@ -1,0 +1,35 @@
+"""Bugs of this kind that Linux has had are found, and their fixes are clean (tests/support/linux_bugs.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.linux_bugs import BUGS, Kernel, write_guest
+from vm.explore.stateful import Outcome, Problem, search
+from vm.hw.modes import Modes
+
+KINDS = {"Mremap": "use-after-free", "BatchedReclaim": "stale-translation", "CollectForMigration": "use-after-free"}
+
+
+def explored(folder: Path, bug: type[Kernel], fixed: bool) -> Outcome:
+    """All interleavings of the two system calls."""
+    policy = type(bug.__name__, (bug,), {"fixed": fixed})
+    return search(Problem(str(write_guest(folder)), policy, Modes()))
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_is_found(bug: type[Kernel], tmp_path: Path) -> None:
+    outcome = explored(tmp_path, bug, fixed=False)
+    assert outcome.verdict == "unsafe"
+    assert outcome.finding is not None
+    assert outcome.finding.kind.value == KINDS[bug.__name__]
+    assert outcome.finding.cpu == 1
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_its_fix_is_clean(bug: type[Kernel], tmp_path: Path) -> None:
+    outcome = explored(tmp_path, bug, fixed=True)
+    assert (outcome.verdict, outcome.complete) == ("safe", True)
+    assert outcome.exercised > 0
