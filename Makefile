@@ -3,7 +3,7 @@
 # make test          all tests;  make test ARGS="-k apic"
 # make check         style, types, layers, and the examples in the documentation
 # make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
-# make nightly       mutants of every policy, seeded bugs, the oracle's false alarms: two hours or so;  JOBS=2
+# make nightly       mutants, seeded bugs, what exploring decides, false alarms: two hours or so;  JOBS=2
 # make format        let ruff format and fix what it can
 # make setup-system  Debian packages that some tests compare with (root or sudo); without them these tests skip
 # make clean         remove everything that was made
@@ -52,6 +52,7 @@ nightly: setup
 	KSTACK_LONG=1 $(BIN)/python -m pytest -q tests/quality/test_scenarios_earn_their_place.py
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
+	$(BIN)/python -m tests.nightly decisions --jobs $(JOBS) > decisions.md
 	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md
 
 format: setup

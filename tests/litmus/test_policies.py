@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from policies import switch_sp_deferred
 from policies.switch_sp import SwitchSp
+from tests.support.memory_order import write_guest
 from vm.coherence import Kind
 from vm.hw.modes import Modes
 from vm.judge import Judgement, Portfolio, judge
@@ -139,3 +141,31 @@ def test_a_full_list_of_deferred_invalidations_falls_back_to_a_shootdown(
 
 def test_every_policy_is_one_class_with_its_source() -> None:
     assert len(policies()) >= 12
+
+
+MIGRATES = """.text
+program_0:
+    L_ENTER 0
+    mov qword ptr [r15], 1
+    L_AWAIT 8, 1
+    jmp litmus_end
+program_1:
+    cmp qword ptr [r15], 1
+    jne program_1
+    L_EXIT 0
+    mov qword ptr [r15+8], 1
+    jmp litmus_end
+"""
+
+
+def test_pages_go_home_from_wherever_a_thread_leaves_the_kernel(tmp_path: Path) -> None:
+    """It enters on CPU 0 and leaves on CPU 1; without its note of where a page came from they stay there."""
+    scenario = find_scenario(str(write_guest(tmp_path, MIGRATES, 2, 1)))
+    right = find_policy("entry-exit-home")
+    gained = []
+    for policy in (right, without(right, ["Store"], "enter_kernel"), find_policy("entry-exit")):
+        session = boot(scenario).session(policy(), RoundRobin(10))
+        assert session.run().ended == "exit"
+        assert session.oracle is not None
+        gained.append(session.oracle.drift.get(1, 0))
+    assert gained == [0, 3, 3]

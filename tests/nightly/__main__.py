@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|seeded|alarms [--policies a,b] [--jobs N] [--schedules N]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|seeded|decisions|alarms [--policies a,b] [--jobs N] [--schedules N]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
-from tests.nightly import alarms, mutation, seeded
+from tests.nightly import alarms, decisions, mutation, seeded
 from vm.stacks.registry import policies
 
 
 def main() -> None:
     """Run what is asked for; exit with 1 if an alarm was false."""
     parser = argparse.ArgumentParser(prog="python -m tests.nightly")
-    parser.add_argument("what", choices=("mutation", "seeded", "alarms"))
+    parser.add_argument("what", choices=("mutation", "seeded", "decisions", "alarms"))
     parser.add_argument("--policies", default="")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
@@ -28,6 +28,8 @@ def main() -> None:
             wrong = _mutation(executor, chosen or list(policies()))
         elif arguments.what == "seeded":
             wrong = _seeded(executor, chosen)
+        elif arguments.what == "decisions":
+            wrong = _decisions(executor, chosen)
         else:
             wrong = _alarms(executor, chosen or list(alarms.SAFE), arguments.schedules)
     print(f"{time.monotonic() - started:.0f} s with {arguments.jobs} processes", file=sys.stderr)
@@ -58,6 +60,14 @@ def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     if not names:
         found += executor.map(seeded.hunt_guest, range(len(seeded.GUEST)))
     print(seeded.table(found))
+    return False
+
+
+def _decisions(executor: ProcessPoolExecutor, names: list[str]) -> bool:
+    work = decisions.pairs(names)
+    for speculation in ("sets-accessed", "keeps-accessed-clear"):
+        found = list(executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1))
+        print(f"speculation={speculation}: {decisions.table(found)}\n", flush=True)
     return False
 
 

@@ -31,6 +31,11 @@ EQUIVALENT: Final = (
         "atomic for the sake of Dirty: nobody may write to the stack of a thread that has exited",
     ),
     Equivalent((), "switch_out", "unmap_pages", "SwapPte", _DIRTY),
+    Equivalent(("request-hybrid",), "exit_kernel", "unmap_pages", "SwapPte", _DIRTY),
+    Equivalent(("entry-exit-home",), "exit_kernel", "exit_kernel", "SwapPte", _DIRTY),
+    Equivalent(
+        ("entry-exit-home",), "exit_kernel", "exit_kernel", "Lock", "giving a page back is one step by itself here"
+    ),
     Equivalent((), "memory_pressure", "reclaim_sleepers", "ExchangePte", f"{_DIRTY}; the shootdown covers Accessed"),
     Equivalent((), "switch_out", "reclaim_sleepers", "ExchangePte", f"{_DIRTY}; the shootdown covers Accessed"),
     Equivalent(
@@ -38,6 +43,9 @@ EQUIVALENT: Final = (
     ),
     Equivalent(
         ("v1-as-posted",), "exit_thread", "exit_thread", "Store", "a count of a thread whose id nobody gets again"
+    ),
+    Equivalent(
+        ("v1-as-posted",), "switch_in", "switch_in", "Store", "the flag, kept too long, only looks at the slots again"
     ),
     Equivalent(("v1-as-posted",), "exit_thread", "free", "ZeroPage", "what it gives to a pool it takes from none"),
     Equivalent(

@@ -28,7 +28,7 @@ PAIRS: Final = (
     ("switch-sp-deferred", "litmus-laight"),
     ("accessed-atomic", "litmus-quiet"),
     ("sleeper-gc", "litmus-pressure"),
-    ("accessed-shrinker", "litmus-pressure"),
+    ("accessed-shrinker", "litmus-cold"),
     ("request", "litmus-pressure"),
     ("fixed-16k", "litmus-reuse"),
 )
