@@ -95,6 +95,17 @@ class Kernel(Policy):
             yield GiveBack(frame)
         return True
 
+    def _take_out(self, page: Page, note: str) -> Steps:
+        """Clear an entry under the page-table lock and note its frame; the fix is to flush before the lock is dropped."""
+        yield Lock("ptl")
+        pte = yield SwapPte(page, EMPTY)
+        yield Store(note, pte.frame if pte.present else None)
+        if self.fixed:
+            yield from _flush(page)
+        yield Unlock("ptl")
+        if not self.fixed:
+            yield from _flush(page)
+
 
 def _populate(page: Page) -> Steps:
     frame = yield TakePage()
@@ -115,14 +126,7 @@ class Mremap(Kernel):
 
     def request(self, cpu: int, thread: Thread, size: int) -> Decision:
         """mremap: the new address is a note of the frame."""
-        yield Lock("ptl")
-        pte = yield SwapPte(thread.top, EMPTY)
-        yield Store("new address", pte.frame if pte.present else None)
-        if self.fixed:
-            yield from _flush(thread.top)
-        yield Unlock("ptl")
-        if not self.fixed:
-            yield from _flush(thread.top)
+        yield from self._take_out(thread.top, "new address")
         return True
 
     def share(self, cpu: int, thread: Thread) -> Steps:
@@ -181,14 +185,7 @@ class CollectForMigration(Kernel):
 
     def request(self, cpu: int, thread: Thread, size: int) -> Decision:
         """Collect the page: the entry is a note of its frame."""
-        yield Lock("ptl")
-        pte = yield SwapPte(thread.top, EMPTY)
-        yield Store("migrating", pte.frame if pte.present else None)
-        if self.fixed:
-            yield from _flush(thread.top)
-        yield Unlock("ptl")
-        if not self.fixed:
-            yield from _flush(thread.top)
+        yield from self._take_out(thread.top, "migrating")
         return True
 
     def share(self, cpu: int, thread: Thread) -> Steps:
