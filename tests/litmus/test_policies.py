@@ -11,6 +11,7 @@ from policies import switch_sp_deferred
 from policies.switch_sp import SwitchSp
 from tests.support.memory_order import write_guest
 from vm.coherence import Kind
+from vm.explore.stateful import Problem, search
 from vm.hw.modes import Modes
 from vm.judge import Judgement, Portfolio, judge
 from vm.scenarios import find_scenario
@@ -20,6 +21,7 @@ from vm.setup import boot
 from vm.stacks import Sleepers, Steps, Thread
 from vm.stacks.registry import find_policy, policies
 from vm.testing import without
+from vm.testing.mutants import Sites, mutants_of
 
 STALE = {Kind.STALE_TRANSLATION, Kind.USE_AFTER_FREE}
 NO_STACK = {Kind.DOUBLE_FAULT, Kind.UNHANDLED_FAULT}
@@ -169,3 +171,36 @@ def test_pages_go_home_from_wherever_a_thread_leaves_the_kernel(tmp_path: Path) 
         assert session.oracle is not None
         gained.append(session.oracle.drift.get(1, 0))
     assert gained == [0, 3, 3]
+
+
+COLLECTS_WHILE_ONE_EXITS = """.text
+program_0:
+    L_SWITCH_OUT 0, 256
+    mov edi, 3
+    mov eax, HYPER_PRESSURE
+    out PORT_HYPERCALL, eax
+    L_SWITCH_IN 0
+    mov qword ptr [r15], 1
+    jmp litmus_end
+program_1:
+    cmp qword ptr [r15], 1
+    jne program_1
+    L_ADDRESS rbx, 0, 0x1800
+    mov rax, [rbx]                      # never accessed before: cached by speculation alone, if at all
+    jmp litmus_end
+program_2:
+    L_CALL HYPER_EXIT_THREAD, 1
+    jmp litmus_end
+"""
+
+
+def test_a_collection_and_an_exit_do_not_take_each_other_s_request(tmp_path: Path) -> None:
+    """CPU 1 has to hear of both; without the lock around the batch's shootdown the exit's request replaces it."""
+    toml, right = str(write_guest(tmp_path, COLLECTS_WHILE_ONE_EXITS, 3, 2)), find_policy("accessed-shrinker")
+    modes, watched = Modes(speculation="keeps-accessed-clear"), Sites(right)
+    boot(find_scenario(toml)).session(watched.policy(), RoundRobin(100), RunOptions(2_000_000)).run()
+    lock = [site for site in watched.found if (site.function, site.step) == ("shootdown_everything", "Lock")]
+    outcome = search(Problem(toml, mutants_of(right, lock)[0].policy, modes))
+    assert outcome.finding is not None
+    assert outcome.finding.kind in STALE
+    assert search(Problem(toml, right, modes)).verdict == "safe"
