@@ -12,6 +12,7 @@ from tests.support.memory_order import Operation, Outcome, abstract, outcomes, p
 from vm.cli.explore import explore
 from vm.coherence import Kind
 from vm.errors import ConfigError
+from vm.explore.locality import Locality
 from vm.explore.stateful import Problem, search
 from vm.hw.modes import Modes
 from vm.scenarios import find_scenario
@@ -98,8 +99,18 @@ def draw(rng: random.Random) -> list[tuple[Operation, ...]]:
 def test_a_random_program_has_exactly_the_allowed_outcomes(seed: int, tmp_path: Path) -> None:
     programs = draw(random.Random(seed))
     toml = write_scenario(tmp_path, programs)
-    assert outcomes(toml, programs, "tso") == abstract(programs, buffered=True)
-    assert outcomes(toml, programs, "sc") == abstract(programs, buffered=False)
+    for order in ("tso", "sc"):
+        allowed = abstract(programs, buffered=order == "tso")
+        assert outcomes(toml, programs, order) == allowed
+        assert outcomes(toml, programs, order, known=Locality()) == allowed
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_what_commutes_needs_one_order(name: str, tmp_path: Path) -> None:
+    programs = [parse(text) for text in CLASSIC[name][0]]
+    toml = write_scenario(tmp_path, programs)
+    assert outcomes(toml, programs, "tso", known=Locality()) == abstract(programs, buffered=True)
+    assert outcomes(toml, programs, "sc", known=Locality()) == abstract(programs, buffered=False)
 
 
 class Flags(Policy):

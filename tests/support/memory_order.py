@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from vm.explore.locality import Locality
 from vm.explore.memo import Memo
-from vm.explore.stateful import expand
+from vm.explore.reduction import Reduction, Shared, expand
 from vm.explore.world import Grown, World
 from vm.hw.engine import Gpr
 from vm.hw.gate import Visible
@@ -127,27 +128,38 @@ def write_guest(folder: Path, text: str, programs: int, stacks: int) -> Path:
 
 
 def outcomes(
-    toml: Path, programs: list[tuple[Operation, ...]], order: str, policy: type[Policy] | None = None
+    toml: Path,
+    programs: list[tuple[Operation, ...]],
+    order: str,
+    policy: type[Policy] | None = None,
+    known: Locality | None = None,
 ) -> set[Outcome]:
-    """All outcomes on the machine, over all its states."""
+    """All outcomes on the machine, over all its states; or, by what is `known`, with what commutes in one order."""
     chosen = policy or find_policy("fixed-16k")
     visible = Visible()
     while True:
         world = World(str(toml), chosen, Modes(memory_order=order), visible)
         try:
-            return _ends(world, programs)
+            return _ends(world, programs, known)
         except Grown as grown:
             visible = Visible(grown.pages)
+        except Shared:
+            assert known is not None
+            known.relied.clear()
 
 
-def _ends(world: World, programs: list[tuple[Operation, ...]]) -> set[Outcome]:
-    memo = Memo(world)
+def _ends(world: World, programs: list[tuple[Operation, ...]], known: Locality | None) -> set[Outcome]:
+    memo, reduction = Memo(world), None if known is None else Reduction(known)
     seen, work, ends = {memo.root.key}, [memo.root], set()
     words = world.machine.cpus[0].mmu.resolve(world.session.symbols.address("litmus_words") or 0)
     assert words is not None
     while work:
         node = work.pop()
-        expansion = expand(memo, node)
+        expansion = expand(memo, node, reduction, whole=False)
+        if expansion.left and all(successor.node.key in seen for successor in expansion.successors):
+            expansion = expand(memo, node, reduction)
+        if reduction is not None:
+            reduction.take_in()
         assert expansion.finding is None
         if expansion.finished:
             world.become(memo.cells.state(node))

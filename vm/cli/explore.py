@@ -46,6 +46,7 @@ class Limits:
         states: states kept at the most.
         budget: seconds.
         executions: walks of the engine sample.
+        every_move: leave no move out that commutes with what others do.
     """
 
     preemptions: Annotated[int | None, Parameter(help="The engine dpor's bound (default: none).")] = None
@@ -53,11 +54,19 @@ class Limits:
     states: Annotated[int, Parameter(help="States kept at the most.")] = 2_000_000
     budget: Annotated[float | None, Parameter(help="Seconds (default: no bound).")] = None
     executions: Annotated[int, Parameter(help="Walks of the engine sample.")] = 1000
+    every_move: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Make every move from every state, also those that commute with all that other CPUs can do "
+            "(stateful; so it is with --depth).",
+        ),
+    ] = False
 
     @property
     def bounds(self) -> Bounds:
         """What the engines take."""
-        return Bounds(self.depth, self.states, self.budget)
+        return Bounds(self.depth, self.states, self.budget, self.every_move)
 
 
 @Parameter(name="*")
@@ -128,9 +137,10 @@ def explore(
     if json:
         bound: dict[str, Any] = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
         bound |= {"cut": outcome.cut, "timers": "off"}
+        bound["every_move"] = engine == "stateful" and not limits.bounds.reduces
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
     else:
-        _show(scenario, policy, outcome, found, modes)
+        _show(scenario, policy, outcome, found, modes, engine == "stateful" and limits.bounds.reduces)
     return CODES[outcome.verdict]
 
 
@@ -140,12 +150,14 @@ def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> No
     Raises:
         ConfigError: an option is out of range, or of another engine.
     """
-    positive: dict[str, Any] = {**vars(limits), "preemptions": None, "jobs": workers.jobs}
+    positive: dict[str, Any] = {**vars(limits), "preemptions": None, "every_move": None, "jobs": workers.jobs}
     for name, value in positive.items():
         if value is not None and value <= 0:
             raise ConfigError(f"--{name} {value}: give more than 0")
     if engine != "stateful" and (workers.jobs > 1 or workers.dask is not None or workers.checkpoint is not None):
         raise ConfigError("--jobs, --dask and --checkpoint are for the engine stateful")
+    if engine != "stateful" and limits.every_move:
+        raise ConfigError("--every-move is for the engine stateful")
     if engine != "dpor" and limits.preemptions is not None:
         raise ConfigError("--preemptions is for the engine dpor")
     if engine == "dpor" and modes.memory_order != "sc":
@@ -188,13 +200,13 @@ def _line(line: Line) -> dict[str, Any]:
     return {"number": line.number, "cpu": line.cpu, "what": line.what, "symbol": line.symbol}
 
 
-def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, modes: Modes) -> None:
+def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, modes: Modes, reduced: bool) -> None:
     out = console()
     if outcome.verdict == "safe":
         out.print(
             f"safe: no violation in all {outcome.states} states of {scenario} under {policy}: {outcome.moves} moves, "
-            f"{outcome.depth} visible operations deep, {ORDERS[modes.memory_order]}, IPIs at any time, timers off; "
-            f"exercised {outcome.exercised}"
+            f"{outcome.depth} visible operations deep, {ORDERS[modes.memory_order]}, IPIs at any time, timers off"
+            f"{', what commutes in one order' if reduced else ''}; exercised {outcome.exercised}"
         )
         return
     if outcome.verdict == "undecided":
@@ -208,7 +220,7 @@ def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, m
     out.print(f"unsafe: {escape(what)}")
     if found is None:
         return  # it cannot even begin to end
-    way = "shortest way" if len(found.path) == len(outcome.path) and not outcome.executions else "minimised"
+    way = "shortest way" if outcome.shortest else "one way" if reduced else "minimised"
     out.print(f"{way}: {len(found.path)} visible operations, {found.switches} switches of CPU; replays the same")
     out.print(path_lanes(found.lines))
     if found.pair is not None:

@@ -20,7 +20,7 @@ from vm.stacks.registry import policy_hash
 if TYPE_CHECKING:
     from vm.explore.stateful import Problem
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -29,24 +29,28 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         visible: pages known to be visible.
         keys: of each state.
-        parents: of each state: the state before, and the move (CPU, kind, choice); None for the root.
+        parents: of each state: the state before, and the moves (CPU, kind, choice); None for the root.
         switches: of each state: the CPU that moved last, and switches of CPU on the way.
         predecessors: of each state: all states it was reached from.
         ends: states in which all programs have ended.
-        layer: states to be expanded next.
+        layer: states to be expanded next; of these, `whole` in full.
         moves, exercised, depth: counts so far.
+        touched, relied: of `Locality`; `touched` is None where every move is made by itself.
     """
 
     visible: list[int]
     keys: list[bytes]
-    parents: list[tuple[int, int, str, int] | None]
+    parents: list[tuple[int, list[tuple[int, str, int]]] | None]
     switches: list[tuple[int, int]]
     predecessors: list[list[int]]
     ends: list[int]
     layer: list[int]
+    whole: list[int]
     moves: int
     exercised: int
     depth: int
+    touched: dict[str, tuple[int, int, int, int]] | None
+    relied: list[tuple[str, int, int, int]]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

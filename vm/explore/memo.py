@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from vm.coherence import Finding
 from vm.explore.cells import Cell, Cells, Node
+from vm.explore.locality import READ, READ_IN, WRITE, WRITE_IN, Touch
 from vm.explore.touched import WHOLE, WORD, Touched, watching
 from vm.explore.world import Grown, Move, State, World
 from vm.hw.memory import PAGE
@@ -24,12 +25,65 @@ Words = tuple[tuple[int, bytes], ...]
 """Words stored in a frame: offsets, and 8 bytes each."""
 
 
+class Deed:
+    """What a move did.
+
+    Attributes:
+        cpu: whose.
+        cells: put in place.
+        words: stored in frames.
+        finding: what it brought.
+        exercised: accesses that could have gone two ways.
+        touches: all that it touched.
+        common: it has to do with all CPUs, and is made anew each time.
+    """
+
+    __slots__ = ("cells", "common", "cpu", "exercised", "finding", "touches", "words")
+
+    def __init__(
+        self, cpu: int, finding: Finding | None, exercised: int, touches: tuple[Touch, ...], common: bool
+    ) -> None:
+        self.cpu = cpu
+        self.cells: tuple[tuple[int, Cell], ...] = ()
+        self.words: tuple[tuple[int, Words], ...] = ()
+        self.finding = finding
+        self.exercised = exercised
+        self.touches = touches
+        self.common = common
+
+
+class Ways:
+    """All that a CPU's program can do next.
+
+    Attributes:
+        cpu: whose.
+        moves: one of them.
+        touches: what that depends on.
+    """
+
+    __slots__ = ("cpu", "moves", "touches")
+
+    def __init__(self, cpu: int, moves: tuple[Move, ...], touches: tuple[Touch, ...]) -> None:
+        self.cpu = cpu
+        self.moves = moves
+        self.touches = touches
+
+
 class Outcome(NamedTuple):
-    """What a move comes to: where it leads, what it finds, accesses that could have gone two ways."""
+    """What a move comes to: where it leads, and what it did."""
 
     node: Node
-    finding: Finding | None
-    exercised: int
+    deed: Deed
+
+    @property
+    def finding(self) -> Finding | None:
+        """What it brings."""
+        return self.deed.finding
+
+    @property
+    def exercised(self) -> int:
+        """Accesses that could have gone two ways."""
+        return self.deed.exercised
 
 
 class _Ask:
@@ -41,15 +95,6 @@ class _Ask:
         self.place = place
         self.offset = offset
         self.answers: dict[Any, Any] = {}
-
-
-class _Deed(NamedTuple):
-    """What a move did: cells put in place, words stored in frames, what came of it."""
-
-    cells: tuple[tuple[int, Cell], ...]
-    words: tuple[tuple[int, Words], ...]
-    finding: Finding | None
-    exercised: int
 
 
 class Memo:
@@ -93,23 +138,44 @@ class Memo:
 
     def moves(self, node: Node) -> list[Move]:
         """All that can happen next."""
-        node = self._whole(node)
-        cells = node.cells
-        found: list[Move] = []
-        for cpu in self.world.programs:
-            root = (cpu, cells[self._first + cpu], cells[self._threads])
-            moves = _look_up(self._ways.get(root), cells)
-            found += self._find_moves(root, node, cpu) if moves is None else moves
-        for cpu in range(self.cells.cpus if cells[self._ipis].data else 0):
-            found += self._interrupts_of(node, cpu)
-        return found
+        return [move for ways in self.ways(node) for move in ways.moves] + self.interrupts(node)
 
-    def _find_moves(self, root: Any, node: Node, cpu: int) -> tuple[Move, ...]:
+    def ways(self, node: Node) -> list[Ways]:
+        """What each CPU's program can do next, by CPU; nothing where none is."""
+        node = self._whole(node)
+        return [self._ways_of(node, cpu) for cpu in range(self.cells.cpus)]
+
+    def interrupts(self, node: Node) -> list[Move]:
+        """Interrupts that can be taken next."""
+        node = self._whole(node)
+        cpus = range(self.cells.cpus if node.cells[self._ipis].data else 0)
+        return [move for cpu in cpus for move in self._interrupts_of(node, cpu)]
+
+    def only_way(self, node: Node, cpu: int) -> Ways | None:
+        """What a CPU can do next if that is one move, with no choice and no interrupt that could come before it."""
+        if cpu not in self.world.programs:
+            return None
+        node = self._whole(node)
+        ways = self._ways_of(node, cpu)
+        if len(ways.moves) != 1 or (node.cells[self._ipis].data and self._interrupts_of(node, cpu)):
+            return None
+        return ways
+
+    def _ways_of(self, node: Node, cpu: int) -> Ways:
+        root = (cpu, node.cells[self._first + cpu], node.cells[self._threads])
+        ways: Ways | None = _look_up(self._ways.get(root), node.cells)
+        return self._find_ways(root, node, cpu) if ways is None else ways
+
+    def _find_ways(self, root: Any, node: Node, cpu: int) -> Ways:
         self.world.become(self.cells.state(node))
         with watching(self.world, cpu, self.cells) as touched:
-            moves = tuple(self.world.moves_of(cpu))
-        self._store(self._ways, root, node, touched, moves)
-        return moves
+            moves = tuple(self.world.moves_of(cpu) if cpu in self.world.programs else ())
+        touches = self._read(cpu, touched)
+        if self.world.machine.cpus[cpu].registers.interrupt_flag:
+            touches[f"ipi {cpu}", READ] = None  # it would take one
+        ways = Ways(cpu, moves, tuple(touches))
+        self._store(self._ways, root, node, touched, ways)
+        return ways
 
     def _interrupts_of(self, node: Node, cpu: int) -> list[Move]:
         root = (node.cells[self._ipis], node.cells[self._first + cpu])
@@ -130,7 +196,7 @@ class Memo:
         node = self._whole(node)
         cells = node.cells
         root = (move, cells[self._first + move.cpu], cells[self._threads], cells[self._ended])
-        deed: _Deed | None = _look_up(self._deeds.get(root), cells)
+        deed: Deed | None = _look_up(self._deeds.get(root), cells)
         if deed is None:
             return self._make(root, node, move)
         self.recalled += 1
@@ -142,7 +208,7 @@ class Memo:
             old = changed[place]
             new = changed[place] = self._patched.get((old, words)) or self._patch(place, old, words)
             key ^= old.hash ^ new.hash
-        return Outcome(Node(key, tuple(changed)), deed.finding, deed.exercised)
+        return Outcome(Node(key, tuple(changed)), deed)
 
     def _patch(self, place: int, cell: Cell, words: Words) -> Cell:
         """A frame's cell with some words stored."""
@@ -159,6 +225,7 @@ class Memo:
         world, before = self.world, self.cells.state(node)
         world.become(before)
         counts, exercised = tuple(vars(world.runtime.counts).values()), world.exercised
+        interruptible = world.machine.cpus[move.cpu].registers.interrupt_flag
         with watching(world, move.cpu, self.cells) as touched:
             finding = world.make(move)
         if world.visible.grown:
@@ -166,16 +233,51 @@ class Memo:
         state = world.state()
         after = self.cells.node(state)
         node = self.cells.whole(node)
-        outcome = Outcome(after, finding, world.exercised - exercised)
         changed = [place for place, cell in enumerate(after.cells) if cell is not node.cells[place]]
         if move.kind == "interrupt" or self._ipis in changed:
             touched.part("ipis")
         misused = world.machine.cpus[move.cpu].unsupported is not None
         if misused or counts != tuple(vars(world.runtime.counts).values()):
             touched.part("asleep")  # a hook may have asked for any thread's stack pointer
-        if not self._is_common(move.cpu, before, state, changed):
-            self._remember(root, node, touched, changed, outcome)
-        return outcome
+        common = self._is_common(move.cpu, before, state, changed)
+        touches = self._read(move.cpu, touched) | self._written(node, after, changed)
+        if interruptible:
+            touches[f"ipi {move.cpu}", READ] = None
+        deed = Deed(move.cpu, finding, world.exercised - exercised, tuple(touches), common)
+        if not common:
+            self._remember(root, node, touched, changed, after, deed)
+        return Outcome(after, deed)
+
+    def _read(self, cpu: int, touched: Touched) -> dict[Touch, None]:
+        """What was touched, by names."""
+        found: dict[Touch, None] = {(str(("cpu", cpu)), READ): None, ("('threads',)", READ): None}
+        parts = self.cells.parts
+        frames = [(parts[place][1], offset) for place, offset in touched.places if parts[place][0] == "frame"]
+        for number, offset in (*frames, *touched.frames):
+            if offset == WHOLE:
+                found[f"frame {number}", READ] = None
+            else:
+                found[f"frame {number}", READ_IN] = None
+                found[f"frame {number}+{offset:#x}", READ] = None
+        others = [parts[place] for place, _ in touched.places if parts[place][0] not in ("frame", "ipis")]
+        return found | {(str(part), READ): None for part in others}
+
+    def _written(self, node: Node, after: Node, changed: list[int]) -> dict[Touch, None]:
+        """What has been changed, by names."""
+        found: dict[Touch, None] = {("('ended',)", READ): None}
+        for place in changed:
+            part, old, new = self.cells.parts[place], node.cells[place].data, after.cells[place].data
+            if part[0] == "frame":
+                found[f"frame {part[1]}", WRITE_IN] = None
+                words = [at for at in _WORDS if old[at : at + WORD] != new[at : at + WORD]]
+                found |= {(f"frame {part[1]}+{at:#x}", WRITE): None for at in words}
+            elif part[0] == "ipis":
+                for cpu in range(self.cells.cpus):
+                    if [ipi for ipi in old if ipi.target == cpu] != [ipi for ipi in new if ipi.target == cpu]:
+                        found[f"ipi {cpu}", WRITE] = None
+            else:
+                found[str(part), WRITE] = None
+        return found
 
     def _is_common(self, cpu: int, before: State, after: State, changed: list[int]) -> bool:
         """Whether a move has to do with all CPUs: it changes others, or depends on whether one has shut down."""
@@ -184,13 +286,13 @@ class Memo:
             return True
         return self._broadcast in changed or self._ended in changed
 
-    def _remember(self, root: Any, node: Node, touched: Touched, changed: list[int], outcome: Outcome) -> None:
+    def _remember(self, root: Any, node: Node, touched: Touched, changed: list[int], after: Node, deed: Deed) -> None:
         self._place_frames(touched, self._deeds, root)
         wholly = {place for place, offset in touched.places if offset == WHOLE}  # asked for membership only
         cells: list[tuple[int, Cell]] = []
         words: list[tuple[int, Words]] = []
         for place in changed:
-            cell = outcome.node.cells[place]
+            cell = after.cells[place]
             if self.cells.parts[place][0] != "frame" or place in wholly:
                 cells.append((place, cell))
                 continue
@@ -198,7 +300,7 @@ class Memo:
             stored = [at for at in _WORDS if old[at : at + WORD] != new[at : at + WORD]]
             touched.places.update(dict.fromkeys((place, at) for at in stored))
             words.append((place, tuple((at, new[at : at + WORD]) for at in stored)))
-        deed = _Deed(tuple(cells), tuple(words), outcome.finding, outcome.exercised)
+        deed.cells, deed.words = tuple(cells), tuple(words)
         self._store(self._deeds, root, node, touched, deed)
 
     # --- trees of questions
@@ -230,11 +332,12 @@ class Memo:
     def _whole(self, node: Node) -> Node:
         """A node with all parts; what was known without asking for one of them is forgotten."""
         parts = self.cells.parts
-        for part in parts[self._parts :]:
-            for root, table in self._blind.pop(part[1], {}).items() if part[0] == "frame" else ():
-                table.pop(root, None)
-        self._parts = len(parts)
-        return self.cells.whole(node)
+        if len(parts) != self._parts:
+            for part in parts[self._parts :]:
+                for root, table in self._blind.pop(part[1], {}).items() if part[0] == "frame" else ():
+                    table.pop(root, None)
+            self._parts = len(parts)
+        return node if len(node.cells) == len(parts) else self.cells.whole(node)
 
 
 def _look_up(at: Any, cells: tuple[Cell, ...]) -> Any:

@@ -1,8 +1,11 @@
 """Breadth first over all states: the shortest way to a finding, or the proof that there is none.
 
 States are merged by their key, so that spinning, and what commutes, costs nothing. The search ends with
-the first finding (no shorter way leads to one), or when every state within the bounds has been
-expanded; then states from which no end can be reached are looked for as well: deadlocks and livelocks.
+the first finding, or when every state within the bounds has been expanded; then states from which no end can be
+reached are looked for as well: deadlocks and livelocks.
+
+At first what commutes with all that others can do does not wait for them (vm/explore/reduction.py). Where that finds
+something, a second search makes every move from every state, so that no shorter way leads to a finding.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,7 +23,9 @@ from vm.coherence import Finding
 from vm.errors import ConfigError
 from vm.explore.cells import Export, Node
 from vm.explore.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from vm.explore.locality import Locality
 from vm.explore.memo import Memo
+from vm.explore.reduction import Expansion, Reduction, Shared, Successor, expand
 from vm.explore.world import Grown, Move, World, boot_litmus
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
@@ -39,11 +44,19 @@ class Bounds:
         depth: visible operations from the beginning; None for no bound.
         states: how many are kept.
         budget: seconds; None for no bound.
+        every_move: make every move from every state, also where the others can wait; so it is where `depth` bounds
+            the search.
     """
 
     depth: int | None = None
     states: int = 2_000_000
     budget: float | None = None
+    every_move: bool = False
+
+    @property
+    def reduces(self) -> bool:
+        """Whether moves are left out that can be made later as well."""
+        return self.depth is None and not self.every_move
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Outcome:
         exercised: moves that could have gone by more than one translation.
         finding: the first, or None.
         path: moves from the beginning to it.
+        shortest: no shorter way leads to a finding.
         stuck: states from which no end can be reached.
         cut: which bound cut the search, or empty.
         depth: visible operations on the longest shortest path.
@@ -75,6 +89,7 @@ class Outcome:
     cut: str = ""
     executions: int = 0
     visible: Visible = field(default_factory=Visible, compare=False)
+    shortest: bool = False
 
 
 Progress = Callable[[int, int, int], None]  # states, frontier, depth
@@ -114,39 +129,6 @@ class Problem:
         return find_policy(self.policy) if isinstance(self.policy, str) else self.policy
 
 
-class Successor(NamedTuple):
-    """Where a move leads."""
-
-    move: Move
-    node: Node
-
-
-class Expansion(NamedTuple):
-    """All that comes of one state: successors up to the first finding, and whether it is an end."""
-
-    successors: list[Successor]
-    finding: tuple[Move, Finding] | None
-    finished: bool
-    exercised: int
-
-
-def expand(memo: Memo, node: Node) -> Expansion:
-    """Make every move out of a state.
-
-    Raises:
-        Grown: more is visible than the world knew.
-    """
-    found: list[Successor] = []
-    exercised, finished = 0, memo.finished(node)
-    for move in memo.moves(node):
-        outcome = memo.make(node, move)
-        exercised += outcome.exercised
-        if outcome.finding is not None:
-            return Expansion(found, (move, outcome.finding), finished, exercised)
-        found.append(Successor(move, outcome.node))
-    return Expansion(found, None, finished, exercised)
-
-
 @lru_cache(maxsize=2)
 def _worker(problem: Problem) -> Memo:
     """This process's memo of a problem."""
@@ -154,26 +136,32 @@ def _worker(problem: Problem) -> Memo:
 
 
 class _Batch(NamedTuple):
-    """States to be expanded by another process: keys, and names of cells that differ from the root's."""
+    """States to be expanded by another process: keys, names of cells that differ from the root's, and whether in full.
+
+    `known` is who touches what, None to make every move by itself.
+    """
 
     problem: Problem
-    nodes: list[tuple[int, tuple[bytes, ...]]]
+    nodes: list[tuple[int, tuple[bytes, ...], bool]]
     cells: dict[bytes, Export]
+    known: Locality | None
 
 
 class _Answer(NamedTuple):
     """What a process answers.
 
     Attributes:
-        expansions: with successors as moves, keys, and names of cells that differ from the state's.
+        expansions: successors as moves, keys, and names of cells that differ from the state's; and all else.
         cells: those that the question did not have.
         touched: which CPU has touched which page there: two processes can each have seen one CPU only.
+        learned: who touches what.
         grown: the visible pages, where more is visible than was known.
     """
 
-    expansions: list[tuple[list[tuple[Move, int, tuple[bytes, ...]]], tuple[Move, Finding] | None, bool, int]]
+    expansions: list[tuple[list[tuple[tuple[Move, ...], int, tuple[bytes, ...]]], Expansion]]
     cells: dict[bytes, Export]
     touched: dict[int, int]
+    learned: Locality | None
     grown: tuple[int, ...] = ()
 
 
@@ -188,18 +176,20 @@ def expand_all(packed: bytes) -> bytes:
 def _expand_all(batch: _Batch) -> _Answer:
     expansions = []
     new: dict[bytes, None] = {}
+    reduction = None if batch.known is None else Reduction(batch.known)
     try:
         memo = _worker(batch.problem)
         memo.cells.learn(batch.cells)
-        for key, names in batch.nodes:
+        for key, names, whole in batch.nodes:
             node = memo.cells.with_cells(key, memo.root, names)
-            found, finding, finished, exercised = expand(memo, node)
-            successors = [(move, after.key, memo.cells.difference(after, node)) for move, after in found]
+            found = expand(memo, node, reduction, whole)
+            successors = [(moves, after.key, memo.cells.difference(after, node)) for moves, after in found.successors]
             new.update((name, None) for _, _, changed in successors for name in changed if name not in batch.cells)
-            expansions.append((successors, finding, finished, exercised))
+            expansions.append((successors, found._replace(successors=[])))
     except Grown as grown:
-        return _Answer([], {}, {}, grown.pages)
-    return _Answer(expansions, memo.cells.export(new), dict(memo.world.visible.toucher))
+        return _Answer([], {}, {}, None, grown.pages)
+    learned = None if reduction is None else reduction.learned
+    return _Answer(expansions, memo.cells.export(new), dict(memo.world.visible.toucher), learned)
 
 
 def search(
@@ -225,66 +215,103 @@ def search(
     """
     saved = read_checkpoint(checkpoint, problem) if checkpoint is not None and checkpoint.exists() else None
     if saved is not None:
-        problem = Problem(problem.scenario, problem.policy, problem.modes, tuple(saved.visible))
-    booted = problem.boot()
+        problem = replace(problem, visible=tuple(saved.visible))
+        if (saved.touched is not None) != bounds.reduces:
+            raise ConfigError(f"--checkpoint {checkpoint} is of another search: one of them with every move by itself")
+    deadline = None if bounds.budget is None else _CLOCK() + bounds.budget
+    booted, memo, first = problem.boot(), None, None
+    known = Locality() if bounds.reduces else None
     while True:
+        file = checkpoint if first is None else None
         try:
-            return _Search(problem, problem.world(booted), bounds, progress, executor, checkpoint).run(saved)
-        except Grown as grown:
-            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.pages)
+            memo = memo or Memo(problem.world(booted))
+            outcome = _Search(problem, memo, bounds, deadline, progress, executor, file, known).run(saved)
+        except Shared:
             saved = None
+        except Grown as grown:
+            problem, memo, saved = replace(problem, visible=grown.pages), None, None
+        else:
+            if outcome.verdict != "unsafe" or known is None:
+                return _with_history(problem, booted, first if first and outcome.verdict == "undecided" else outcome)
+            first, known, saved = outcome, None, None
+
+
+def _with_history(problem: Problem, booted: BootedScenario, outcome: Outcome) -> Outcome:
+    """An outcome whose finding has the history of its path alone."""
+    if outcome.finding is None:
+        return outcome
+    world = replace(problem, visible=tuple(sorted(outcome.visible.pages))).world(booted)
+    findings = [world.make(move) for move in outcome.path]
+    return replace(outcome, finding=findings[-1])
 
 
 class _Search:
-    """One attempt with what is known to be visible. States are numbered in the order in which they were found.
+    """One attempt with what is known to be visible, and to be local; states by number, as they were found.
 
     `parents` has for each the one it was reached from first, with the fewest switches of CPU among the
-    shortest ways; `predecessors` is for the search for states without an end.
+    shortest ways; `predecessors` is for the search for states without an end. `known` is who touches what, as
+    learned by earlier attempts; None makes every move by itself.
     """
 
     def __init__(
         self,
         problem: Problem,
-        world: World,
+        memo: Memo,
         bounds: Bounds,
+        deadline: float | None,
         progress: Progress,
         executor: Executor | None,
         checkpoint: Path | None,
+        known: Locality | None,
     ) -> None:
         self._problem = problem
-        self._memo = Memo(world)
+        self._memo = memo
         self._bounds = bounds
+        self._deadline = deadline
         self._progress = progress
         self._executor = executor
         self._checkpoint = checkpoint
+        self._reduction = None if known is None else Reduction(known)
         self._numbers: dict[int, int] = {}  # by key
-        self._parents: list[tuple[int, Move] | None] = []
+        self._parents: list[tuple[int, tuple[Move, ...]] | None] = []
         self._switches: list[tuple[int, int]] = []  # CPU that moved last, switches so far
         self._predecessors: list[list[int]] = []
         self._ends: list[int] = []
+        self._whole: set[int] = set()  # of the layer, those to be expanded in full; asked for membership only
+        self._again: dict[int, Node] = {}  # to be expanded in full next
         self._moves = self._exercised = self._depth = 0
 
     def run(self, saved: Checkpoint | None) -> Outcome:
         """Search layer by layer."""
+        if self._reduction is not None:
+            self._reduction.known.relied.clear()
         layer = self._begin() if saved is None else self._go_on(saved)
         cut = ""
-        started = last_saved = _CLOCK()
+        last_saved = _CLOCK()
         while layer and not cut:
             if self._bounds.depth is not None and self._depth >= self._bounds.depth:
                 cut = f"depth {self._bounds.depth}"
                 break
             following: dict[int, Node] = {}
+            nodes = dict(layer)
             for number, expansion in self._expand(layer):
                 finding = self._merge(number, expansion, following)
+                if expansion.left and not any(
+                    self._numbers[after.key] in following for _, after in expansion.successors
+                ):
+                    self._again[number] = nodes[number]
                 if finding is not None:
-                    path = (*self._path(number), finding[0])
-                    return self._outcome("unsafe", finding=self._found_by(path), path=path)
-                if self._bounds.budget is not None and _CLOCK() - started > self._bounds.budget:
+                    moves, found = finding
+                    return self._outcome("unsafe", finding=found, path=(*self._path(number), *moves))
+                if self._deadline is not None and _CLOCK() > self._deadline:
                     cut = f"budget {self._bounds.budget:g} s"
                     break
             if cut:
                 break
-            layer = sorted(following.items())
+            if self._reduction is not None:
+                self._reduction.take_in()
+            layer = sorted((following | self._again).items())
+            self._whole, self._again = set(self._again), {}
             self._depth += 1
             if len(self._parents) > self._bounds.states:
                 cut = f"{self._bounds.states} states"
@@ -304,7 +331,7 @@ class _Search:
         self._number(root.key, None, (-1, 0))
         return [(0, root)]
 
-    def _number(self, key: int, parent: tuple[int, Move] | None, switches: tuple[int, int]) -> int:
+    def _number(self, key: int, parent: tuple[int, tuple[Move, ...]] | None, switches: tuple[int, int]) -> int:
         number = self._numbers[key] = len(self._parents)
         self._parents.append(parent)
         self._switches.append(switches)
@@ -315,27 +342,26 @@ class _Search:
         """Expand a layer's states, in order."""
         if self._executor is None or len(layer) < 2 * BATCH:
             for number, node in layer:
-                yield number, expand(self._memo, node)
+                yield number, expand(self._memo, node, self._reduction, number in self._whole)
             return
         batches = [layer[at : at + BATCH] for at in range(0, len(layer), BATCH)]
-        futures = [self._executor.submit(expand_all, self._packed([node for _, node in one])) for one in batches]
+        futures = [self._executor.submit(expand_all, self._packed(one)) for one in batches]
         for batch, future in zip(batches, futures, strict=True):
             answer: _Answer = pickle.loads(future.result())
             self._take_over(answer)
-            for (number, node), (successors, finding, finished, exercised) in zip(
-                batch, answer.expansions, strict=True
-            ):
+            for (number, node), (successors, rest) in zip(batch, answer.expansions, strict=True):
                 found = [
-                    Successor(move, self._memo.cells.with_cells(key, node, names)) for move, key, names in successors
+                    Successor(moves, self._memo.cells.with_cells(key, node, names)) for moves, key, names in successors
                 ]
-                yield number, Expansion(found, finding, finished, exercised)
+                yield number, rest._replace(successors=found)
 
-    def _packed(self, nodes: list[Node]) -> bytes:
+    def _packed(self, layer: list[tuple[int, Node]]) -> bytes:
         """States for another process."""
         memo = self._memo
-        plain = [(node.key, memo.cells.difference(node, memo.root)) for node in nodes]
-        cells = memo.cells.export(dict.fromkeys(name for _, names in plain for name in names))
-        return pickle.dumps(_Batch(self._problem, plain, cells), pickle.HIGHEST_PROTOCOL)
+        plain = [(node.key, memo.cells.difference(node, memo.root), number in self._whole) for number, node in layer]
+        cells = memo.cells.export(dict.fromkeys(name for _, names, _ in plain for name in names))
+        known = None if self._reduction is None else self._reduction.known
+        return pickle.dumps(_Batch(self._problem, plain, cells, known), pickle.HIGHEST_PROTOCOL)
 
     def _take_over(self, answer: _Answer) -> None:
         """What another process knows is known here too."""
@@ -347,38 +373,37 @@ class _Search:
         if visible.grown:
             raise Grown(tuple(sorted(visible.pages)))
         self._memo.cells.learn(answer.cells)
+        if self._reduction is not None and answer.learned is not None:
+            self._reduction.learned.add(answer.learned)
 
-    def _merge(self, here: int, found: Expansion, following: dict[int, Node]) -> tuple[Move, Finding] | None:
+    def _merge(
+        self, here: int, found: Expansion, following: dict[int, Node]
+    ) -> tuple[tuple[Move, ...], Finding] | None:
         """Take a state's successors in."""
-        self._moves += len(found.successors) + (found.finding is not None)
+        self._moves += sum(len(moves) for moves, _ in found.successors)
+        self._moves += 0 if found.finding is None else len(found.finding[0])
         self._exercised += found.exercised
         if found.finished:
             self._ends.append(here)
         last, switches = self._switches[here]
-        for move, node in found.successors:
-            cost = switches + (last not in (-1, move.cpu))
+        for moves, node in found.successors:
+            cpu = moves[0].cpu
+            cost = switches + (last not in (-1, cpu))
             number = self._numbers.get(node.key)
             if number is None:
-                number = self._number(node.key, (here, move), (move.cpu, cost))
+                number = self._number(node.key, (here, moves), (cpu, cost))
                 following[number] = node
             elif number in following and cost < self._switches[number][1]:
-                self._parents[number], self._switches[number] = (here, move), (move.cpu, cost)
+                self._parents[number], self._switches[number] = (here, moves), (cpu, cost)
             self._predecessors[number].append(here)
         return found.finding
-
-    def _found_by(self, path: tuple[Move, ...]) -> Finding:
-        """The finding that a path ends with, with the history of that path alone."""
-        world = self._problem.world(self._memo.world.booted)
-        findings = [world.make(move) for move in path]
-        assert findings[-1] is not None
-        return findings[-1]
 
     def _path(self, number: int) -> tuple[Move, ...]:
         """The moves from the root to a state."""
         moves: list[Move] = []
         while (parent := self._parents[number]) is not None:
-            number, move = parent
-            moves.append(move)
+            number, made = parent
+            moves += reversed(made)
         return tuple(reversed(moves))
 
     def _stuck(self) -> list[int]:
@@ -394,6 +419,13 @@ class _Search:
                     work.append(before)
         return [number for number, ends in enumerate(reached) if not ends]
 
+    def _deepest(self) -> int:
+        """Moves on the longest of the shortest ways."""
+        depths: list[int] = []
+        for parent in self._parents:
+            depths.append(0 if parent is None else depths[parent[0]] + len(parent[1]))
+        return max(depths)
+
     # --- checkpoints
 
     def _save(self, layer: list[tuple[int, Node]]) -> None:
@@ -404,11 +436,19 @@ class _Search:
             Checkpoint(
                 visible=list(self._problem.visible),
                 keys=[key.to_bytes(KEY_BYTES, "little") for key in self._numbers],
-                parents=[None if one is None else (one[0], *one[1]) for one in self._parents],
+                parents=[
+                    None if one is None else (one[0], [(move.cpu, move.kind, move.choice) for move in one[1]])
+                    for one in self._parents
+                ],
+                touched=None if self._reduction is None else self._reduction.known.touched,
+                relied=[]
+                if self._reduction is None
+                else [(*claim, others) for claim, others in self._reduction.known.relied.items()],
                 switches=self._switches,
                 predecessors=self._predecessors,
                 ends=self._ends,
                 layer=[number for number, _ in layer],
+                whole=sorted(self._whole),
                 moves=self._moves,
                 exercised=self._exercised,
                 depth=self._depth,
@@ -418,11 +458,16 @@ class _Search:
     def _go_on(self, saved: Checkpoint) -> list[tuple[int, Node]]:
         """Become what was saved; the states to be expanded are made again by their moves."""
         self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
-        self._parents = [None if one is None else (one[0], Move(*one[1:])) for one in saved.parents]
+        if self._reduction is not None and saved.touched is not None:
+            relied = {(name, way, cpu): others for name, way, cpu, others in saved.relied}
+            self._reduction.known.add(Locality(saved.touched, relied))
+        self._parents = [
+            None if one is None else (one[0], tuple(Move(*move) for move in one[1])) for one in saved.parents
+        ]
         self._switches = [(cpu, count) for cpu, count in saved.switches]
         self._predecessors = [list(one) for one in saved.predecessors]
         self._ends, self._moves, self._depth = list(saved.ends), saved.moves, saved.depth
-        self._exercised = saved.exercised
+        self._exercised, self._whole = saved.exercised, set(saved.whole)
         layer = []
         for number in saved.layer:
             node = self._memo.root
@@ -440,7 +485,8 @@ class _Search:
             states=len(self._parents),
             moves=self._moves,
             exercised=self._exercised,
-            depth=self._depth + (verdict == "unsafe"),
+            depth=self._deepest(),
+            shortest=verdict == "unsafe" and self._reduction is None,
             visible=Visible(self._problem.visible),
             **more,  # type: ignore[arg-type] # fields of Outcome, by name
         )
