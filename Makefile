@@ -45,8 +45,12 @@ check: setup
 		echo "check: $$step"; $(BIN)/$$step || failed="$$failed\n  $$step"; \
 	done; [ -z "$$failed" ] || { printf "failed:$$failed\n"; exit 1; }
 
-bench: setup
+bench: setup bench/peers/installed
 	$(BIN)/python -m bench $(ARGS)
+
+bench/peers/installed:
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --target $@ 'frontrun==0.7.0' || \
+		{ rm -rf $@; echo "frontrun cannot be installed: bench goes on without it"; }
 
 nightly: setup
 	KSTACK_LONG=1 $(BIN)/python -m pytest -q tests/quality/test_scenarios_earn_their_place.py
@@ -65,6 +69,6 @@ setup-system:
 	$$sudo apt-get update -q && DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -qy --no-install-recommends $(SYSTEM_PACKAGES)
 
 clean:
-	rm -rf $(VENV) build out dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) bench/peers/installed build out dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name .hypothesis -prune -exec rm -rf {} +

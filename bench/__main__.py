@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Final
 
-from bench import events, shootdown, slices, speed, start, states
+from bench import counter, events, shootdown, slices, speed, start, states, witnesses
 from bench.harness import Benchmark, Row, as_json, show
 
 BENCHMARKS: Final = (
@@ -15,6 +15,8 @@ BENCHMARKS: Final = (
     Benchmark("slices", slices.run),
     Benchmark("states", states.run),
     Benchmark("shootdown", shootdown.run),
+    Benchmark("counter", counter.run),
+    Benchmark("witnesses", witnesses.run),
     Benchmark("start", start.run),
 )
 

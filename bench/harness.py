@@ -18,7 +18,7 @@ class Row:
     """One figure.
 
     Attributes:
-        group: what it belongs to: speed, events, slices, states, start.
+        group: what it belongs to: the name of its benchmark.
         name: what was measured.
         value: in `unit`.
         unit: MIPS, /s, us or s.
