@@ -1,4 +1,4 @@
-"""Bugs of this kind that Linux has had are found, and their fixes are clean (tests/support/linux_bugs.py)."""
+"""Bugs of this kind that Linux has had are found, and their fixes are clean (tests/support/linux_bugs*.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.linux_bugs import BUGS, Kernel, write_guest
+from tests.support.linux_bugs_in_code import BUGS as BUGS_IN_CODE
+from tests.support.linux_bugs_in_code import OLD, SECRET, Race
 from vm.explore.stateful import Outcome, Problem, search
 from vm.hw.modes import Modes
 
@@ -33,3 +35,13 @@ def test_its_fix_is_clean(bug: type[Kernel], tmp_path: Path) -> None:
     outcome = explored(tmp_path, bug, fixed=True)
     assert (outcome.verdict, outcome.complete) == ("safe", True)
     assert outcome.exercised > 0
+
+
+@pytest.mark.parametrize("bug", BUGS_IN_CODE)
+def test_a_bug_in_code_reads_what_is_somebody_else_s(bug: type[Race]) -> None:
+    assert SECRET in bug(fixed=False).outcomes()
+
+
+@pytest.mark.parametrize("bug", BUGS_IN_CODE)
+def test_its_fix_in_code_never_does(bug: type[Race]) -> None:
+    assert bug(fixed=True).outcomes() == {None, OLD}, "before or after the unmap"
