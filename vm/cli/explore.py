@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +30,7 @@ from vm.stacks.registry import find_policy
 
 Engine = Literal["stateful", "dpor", "sample"]
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
+LAYERS = 5  # by which it is judged how many states are left
 ORDERS = {
     "sc": "sequentially consistent",
     "tso": "x86-TSO",
@@ -113,15 +116,15 @@ def explore(
     """
     chosen, modes = find_policy(policy), modes_of(mode, Modes())
     _check(engine, limits, workers, modes)
-    started = time.monotonic()
+    started, progress = time.monotonic(), _Progress()
     if engine == "stateful":
         with executor_of(workers.jobs, workers.dask) as executor:
             problem = Problem(scenario, policy, modes)
-            outcome = search(problem, limits.bounds, _progress, executor, workers.checkpoint)
+            outcome = search(problem, limits.bounds, progress, executor, workers.checkpoint)
     elif engine == "dpor":
-        outcome = dpor(scenario, chosen, modes, limits.bounds, limits.preemptions, _progress)
+        outcome = dpor(scenario, chosen, modes, limits.bounds, limits.preemptions, progress)
     else:
-        outcome = sample(scenario, chosen, modes, limits.executions, limits.bounds, _progress)
+        outcome = sample(scenario, chosen, modes, limits.executions, limits.bounds, progress)
     seconds = time.monotonic() - started
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
@@ -164,10 +167,37 @@ def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> No
         raise ConfigError("the engine dpor is for memory-order=sc; take stateful or sample")
 
 
-def _progress(states: int, frontier: int, depth: int) -> None:
-    if sys.stderr.isatty():
-        text = f"{states} states, {frontier} to expand, {depth} operations deep"
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+class _Progress:
+    """The line on a terminal that says how far a search is."""
+
+    def __init__(self) -> None:
+        self._layers: deque[int] = deque(maxlen=LAYERS + 1)
+
+    def __call__(self, states: int, frontier: int, depth: int) -> None:
+        """Told after each layer, or after each execution, which has no frontier."""
+        if sys.stderr.isatty():
+            self._layers.append(frontier)
+            text = f"{states} states, {frontier} to expand, {depth} operations deep, {left(list(self._layers))}"
+            if not frontier:
+                text = f"{states} executions, the last of {depth} operations"
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def left(layers: list[int]) -> str:
+    """What can be said of how many states are still to come, in words.
+
+    Layers grow, and then shrink until none is left. As long as one of the last grew nothing is known but that these
+    are left; then each layer is taken to be the same share of the one before, by the least and the greatest
+    of the last shares.
+
+    Args:
+        layers: sizes of the last layers, the newest last.
+    """
+    if len(layers) <= LAYERS or any(after >= before for before, after in pairwise(layers)):
+        return f"at least {layers[-1]} left, and no end in sight"
+    shares = [after / before for before, after in pairwise(layers)]
+    low, high = (round(layers[-1] / (1 - share)) for share in (min(shares), max(shares)))
+    return f"{low} to {high} left if it goes on like this"
 
 
 def _document(
