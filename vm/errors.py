@@ -33,3 +33,7 @@ class RecordingError(KstackError):
 
 class EngineError(KstackError):
     """The installed Unicorn is not the one whose insides kstack knows."""
+
+
+class TraceError(KstackError):
+    """A trace cannot be made, written or read."""

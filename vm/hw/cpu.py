@@ -84,6 +84,18 @@ class CpuObserver(Protocol):
         ...
 
 
+class InstructionObserver(Protocol):
+    """Who wants to know of each instruction; nothing is paid when nobody does."""
+
+    def ran(self, cpu: int, time: int, stop: Stop) -> None:
+        """The engine has run from virtual `time` on, and stopped; its recorder has the records."""
+        ...
+
+    def emulated(self, cpu: int, time: int, rip: int, rsp: int, instruction: Instruction) -> None:
+        """An instruction that the engine does not execute was carried out; RIP and RSP as they were before it."""
+        ...
+
+
 class Board(Protocol):
     """What a CPU needs of the machine it sits in."""
 
@@ -153,6 +165,7 @@ class Cpu:
         self.broadcast = board.broadcast
         self.counts = Counts()
         self.observers: list[CpuObserver] = []
+        self.instructions: InstructionObserver | None = None
         self.state = CpuState.RUNNING
         self.yielded = False
         self.nmi_pending = 0
@@ -308,6 +321,8 @@ class Cpu:
         finally:
             self.in_engine = False
         self.registers.clear_resume()
+        if self.instructions is not None:
+            self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
         self.recent.append(self._linear_rip())
         return stop.instructions + self._handle(stop)
@@ -488,6 +503,8 @@ class Cpu:
                 return 1
         self.engine.intercept(Intercept.IRET, False)
         stop = self.engine.run(1)
+        if self.instructions is not None:
+            self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
         self._block_nmi(faults_keep and stop.instructions == 0)
         return stop.instructions + self._handle(stop)
@@ -507,6 +524,7 @@ class Cpu:
             self.yielded = True
             self._stop_here_again()
             return 0
+        rip, rsp = registers.rip, registers.gpr[Gpr.RSP]
         try:
             result = handler(self, instruction)
         except GuestFault as fault:
@@ -519,6 +537,8 @@ class Cpu:
             self._stop_here_again()
             self._spend(1)
             return 1
+        if self.instructions is not None:
+            self.instructions.emulated(self.index, self._board.now(), rip, rsp, instruction)
         stepping = registers.trap_flag
         registers.shadow = result is Result.SHADOWED
         if result is Result.DONE:

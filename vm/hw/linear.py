@@ -46,6 +46,8 @@ class LinearMemory:
         self._memory = memory
         self._mmio_read = mmio_read
         self._mmio_write = mmio_write
+        self.on_access: Callable[[int, int, int, int, bool], None] | None = None
+        """Told of each access: address, physical address, bytes, value, whether it stores."""
 
     def _physical(self, address: int, attempt: Attempt) -> int:
         physical = self._mmu.access(address & _MASK64, attempt)
@@ -64,9 +66,13 @@ class LinearMemory:
         attempt = Attempt(False, False, user, smap and self._mmu.smap)
         if (address & 0xFFF) + size <= 4096:
             physical = self._physical(address, attempt)
-            if self._memory.is_ram(physical):
-                return int.from_bytes(self._memory.read(physical, size), "little")
-            return self._mmio_read(physical, size)
+            value = (
+                int.from_bytes(self._memory.read(physical, size), "little")
+                if self._memory.is_ram(physical)
+                else self._mmio_read(physical, size)
+            )
+            self._tell(address, physical, size, value, False)
+            return value
         data = b""
         while size:
             part = min(size, 4096 - (address & 0xFFF))
@@ -75,6 +81,7 @@ class LinearMemory:
                 data += self._memory.read(physical, part)
             else:
                 data += self._mmio_read(physical, part).to_bytes(part, "little")
+            self._tell(address, physical, part, int.from_bytes(data[-part:], "little"), False)
             address += part
             size -= part
         return int.from_bytes(data, "little")
@@ -88,23 +95,29 @@ class LinearMemory:
         attempt = Attempt(True, False, user, smap and self._mmu.smap)
         if (address & 0xFFF) + size <= 4096:
             physical = self._physical(address, attempt)
+            self._tell(address, physical, size, value, True)
             if self._memory.is_ram(physical):
                 self._memory.write(physical, value.to_bytes(size, "little"))
             else:
                 self._mmio_write(physical, size, value)
             return
         data = value.to_bytes(size, "little")
-        parts: list[tuple[int, bytes]] = []
+        parts: list[tuple[int, int, bytes]] = []
         while data:
             part = min(len(data), 4096 - (address & 0xFFF))
-            parts.append((self._physical(address, attempt), data[:part]))
+            parts.append((address, self._physical(address, attempt), data[:part]))
             address += part
             data = data[part:]
-        for physical, piece in parts:
+        for place, physical, piece in parts:
+            self._tell(place, physical, len(piece), int.from_bytes(piece, "little"), True)
             if self._memory.is_ram(physical):
                 self._memory.write(physical, piece)
             else:
                 self._mmio_write(physical, len(piece), int.from_bytes(piece, "little"))
+
+    def _tell(self, address: int, physical: int, size: int, value: int, store: bool) -> None:
+        if self.on_access is not None:
+            self.on_access(address & _MASK64, physical, size, value, store)
 
     def push(self, top: int, words: list[int]) -> None:
         """Store 64-bit words downwards from `top`, as an event's frame is pushed.
@@ -117,6 +130,8 @@ class LinearMemory:
         if low >> 12 == top - 1 >> 12:
             highest = self._physical(top - 8, Attempt(True, False, False, self._mmu.smap))
             if self._memory.is_ram(highest):
+                for number, word in enumerate(words if self.on_access is not None else ()):
+                    self._tell(top - 8 - 8 * number & _MASK64, highest - 8 * number, 8, word, True)
                 self._memory.write(highest + 8 - size, b"".join(word.to_bytes(8, "little") for word in reversed(words)))
                 return
         for word in words:

@@ -13,6 +13,7 @@ Not modelled: memory types, 32-bit and PAE paging (CR0.PG without long mode stop
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.engine import Access, Engine, MmuIndex
@@ -156,6 +157,7 @@ class Mmu:
         self.structures = StructureCaches()
         self._missing: set[int] = set()  # pages cached as not present: only a broken model has any
         self.observer: MmuObserver | None = None
+        self.on_enter: Callable[[int, int], None] | None = None  # told of each page and frame the engine gets
         self.fault: Fault | None = None
         self.walks = 0
         self.lost = 0
@@ -456,6 +458,8 @@ class Mmu:
             if access == Access.FETCH:
                 self.fault = Fault(6, 0, address)  # a bus without an answer reads as 0xff 0xff: #UD
                 return False
+            if self.on_enter is not None:
+                self.on_enter(page, physical)
             self.engine.enter(page, physical, READ | WRITE, mmu, 1)
             return True
         frame = physical >> 12
@@ -471,6 +475,8 @@ class Mmu:
         size = 1 if stale and access != Access.FETCH else 4096
         if self.gate is not None and self.gate.on_enter is not None:
             self.gate.on_enter(physical | address & 0xFFF, size == 1)
+        if self.on_enter is not None:
+            self.on_enter(page, physical)
         self.engine.enter(page, physical, protection, mmu, size)
         self._entered.setdefault(found.leaf, set()).add(page)
         return True

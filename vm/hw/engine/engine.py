@@ -27,6 +27,7 @@ from vm.hw.engine import layout
 from vm.hw.engine.blocks import Blocks
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
+from vm.hw.engine.tracing import Recorder
 
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
 PHYSICAL_BITS = 40
@@ -184,6 +185,7 @@ class Engine:
         self._budget = 0
         self._ram_bytes = ram_bytes
         self._traps_clac = False
+        self.recorder: Recorder | None = None
 
     # --- construction
 
@@ -340,6 +342,13 @@ class Engine:
         rest = 0 if code == SSTEP_VECTOR else self._unexecuted()
         return Stop(StopKind.EXCEPTION, paid - rest, code, self._error_code.value, bool(self._is_int.value))
 
+    def record(self) -> Recorder:
+        """Record each instruction and access from now on (tracing.py); translated code is dropped."""
+        if self.recorder is None:
+            self.recorder = Recorder(self._library, self._handle, self.env, self.control)
+            self.drop_code(0, self._ram_bytes)
+        return self.recorder
+
     def ask_to_stop(self) -> None:
         """Stop before the next block (from a callback: an MMIO access that ends the slice)."""
         control = self.control
@@ -397,6 +406,8 @@ class Engine:
         control = self.control
         control.remaining += self._unexecuted()
         control.paid_block = 0
+        if self.recorder is not None:
+            self.recorder.take_back()
 
     def _void_table(self) -> None:
         ctypes.memset(self._table, 0, ctypes.sizeof(self._table))

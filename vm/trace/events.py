@@ -1,0 +1,208 @@
+"""Events of a session by virtual time: what is no instruction, and why instructions did what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from vm.coherence import Finding
+from vm.hw.apic import DeliveryMode
+from vm.hw.decode import Instruction
+from vm.hw.engine import Access
+from vm.hw.events import Event as Delivery
+from vm.hw.events import EventKind, Outcome
+from vm.hw.mmu import MmuObserver
+from vm.hw.paging import Translation
+from vm.machine import Ipi
+from vm.session import Session
+from vm.stacks import Pte, Thread, steps
+from vm.stacks.call import HookCall
+from vm.stacks.hypercall import Function
+
+EXCEPTIONS: Final = "#DE #DB NMI #BP #OF #BR #UD #NM #DF #09 #TS #NP #SS #GP #PF #15 #MF #AC #MC #XM #VE #CP".split()
+FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
+
+
+class Event(NamedTuple):
+    """One event.
+
+    Attributes:
+        count: virtual time.
+        cpu: where it happened.
+        kind: `fault`, `interrupt`, `nmi`, `software`, `ipi`, `tlb-fill`, `tlb-speculated`, `tlb-stale`, `flush`, `hook`,
+            `hook-end`, `step`, `grow`, `shrink`, `thread`, `thread-gone`, `switch`, `mark` or `finding`.
+        name: of its kind: the exception, the hook, the step, the guest's event, the kind of finding.
+        thread: whom it concerns; None for nobody.
+        address: linear (bytes).
+        frame: physical (bytes).
+        value: a number: error code, vector, target CPU of an IPI, a PTE.
+        text: a few words.
+    """
+
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody calls on an event
+    cpu: int
+    kind: str
+    name: str
+    thread: int | None = None
+    address: int | None = None
+    frame: int | None = None
+    value: int | None = None
+    text: str = ""
+
+
+class Events:
+    """Gathers the events of a session.
+
+    Args:
+        session: that has not run yet.
+        switched: told of the CPU, the virtual time and the thread at each switch.
+    """
+
+    def __init__(self, session: Session, switched: Callable[[int, int, int], None]) -> None:
+        self._machine, self._session, self._switched = session.machine, session, switched
+        self._found: list[Event] = []
+        self._findings = 0
+        self._hooks: list[list[HookCall]] = [[] for _ in session.machine.cpus]
+        session.runtime.observers.append(self)
+        session.runtime.hook_observers.append(self)
+        session.machine.observers.append(self)
+        for cpu in session.machine.cpus:
+            cpu.observers.append(self)
+            cpu.mmu.observer = _Translations(self, cpu.mmu.observer)
+
+    def take(self) -> list[Event]:
+        """All events since the last time, by virtual time."""
+        found, self._found = self._found, []
+        oracle = self._session.oracle
+        new = oracle.findings[self._findings :] if oracle is not None else []
+        self._findings += len(new)
+        return sorted(found + [_of(finding) for finding in new], key=lambda event: event.count)
+
+    def add(self, cpu: int, kind: str, name: str, **more: Any) -> None:
+        """Something happens now."""
+        self._found.append(Event(self._machine.now(), cpu, kind, name, **more))
+
+    # --- CPUs and the machine
+
+    def carried_out(self, cpu: int, time: int, instruction: Instruction) -> None:
+        """Python has carried out an instruction."""
+        if instruction.name in FLUSHES or (
+            instruction.name == "mov" and instruction.registers[:1] in (("cr3",), ("cr4",))
+        ):
+            what = f"{instruction.name} {' '.join(instruction.registers)}".strip()
+            self.add(cpu, "flush", what)
+        if instruction.name == "out" and self._hooks[cpu]:
+            running = self._session.runtime.calls[cpu]
+            while self._hooks[cpu] and self._hooks[cpu][-1] not in running:
+                call = self._hooks[cpu].pop()
+                self.add(cpu, "hook-end", call.function.name.lower(), thread=call.thread)
+
+    def delivered(self, cpu: int, events: list[Delivery], outcome: Outcome) -> None:
+        """CpuObserver: exceptions, interrupts, NMIs."""
+        for event in events:
+            text = "" if outcome is Outcome.DELIVERED else outcome.value
+            if event.kind is EventKind.EXCEPTION:
+                name = EXCEPTIONS[event.vector] if event.vector < len(EXCEPTIONS) else f"#{event.vector}"
+                self.add(cpu, "fault", name, address=event.address, value=event.error, text=text)
+            else:
+                kind = {EventKind.INTERRUPT: "interrupt", EventKind.NMI: "nmi"}.get(event.kind, "software")
+                self.add(cpu, kind, f"{event.vector:#x}", value=event.vector, text=text)
+
+    def ipi_sent(self, ipi: Ipi) -> None:
+        """MachineObserver."""
+        name = f"{ipi.vector:#x}" if ipi.mode is DeliveryMode.FIXED else ipi.mode.name.lower()
+        self.add(ipi.source, "ipi", name, value=ipi.target)
+
+    # --- the policy
+
+    def booted(self, frames: list[int]) -> None:
+        """StackObserver: nothing."""
+
+    def thread_created(self, thread: Thread) -> None:
+        """StackObserver."""
+        self.add(0, "thread", f"{thread.id}", thread=thread.id, address=thread.bottom, value=thread.size)
+
+    def thread_gone(self, thread: Thread) -> None:
+        """StackObserver."""
+        self.add(0, "thread-gone", f"{thread.id}", thread=thread.id)
+
+    def hook_begun(self, cpu: int, call: HookCall) -> None:
+        """HookObserver."""
+        self._hooks[cpu].append(call)
+        self.add(cpu, "hook", call.function.name.lower(), thread=call.thread)
+        if call.function is Function.SWITCH_IN:
+            self.add(cpu, "switch", f"{call.thread}", thread=call.thread)
+            self._switched(cpu, self._machine.now(), call.thread)
+
+    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+        """StackObserver: one of its steps, and what that does to a stack."""
+        page = getattr(step, "page", None)
+        address = getattr(page, "address", None)
+        text = f"{step}" if answer is None else f"{step} -> {answer}"
+        self.add(cpu, "step", type(step).__name__, thread=call.thread, address=address, text=text)
+        if isinstance(step, steps.PteStore) and previous is not None:
+            now = step.pte
+            if previous.present != now.present:
+                one = now if now.present else previous
+                self.add(
+                    cpu,
+                    "grow" if now.present else "shrink",
+                    f"{step.page}",
+                    thread=step.page.thread,
+                    address=step.page.address,
+                    frame=one.frame,
+                    value=now.value,
+                )
+        elif isinstance(step, (steps.Invlpg, steps.Invlpgb)):
+            self.add(cpu, "flush", type(step).__name__, thread=call.thread, address=address)
+
+    def fault_ended(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
+        """StackObserver: nothing more than its hook's end."""
+
+    def cannot_sleep(self, cpu: int, call: HookCall) -> None:
+        """StackObserver."""
+        self.add(cpu, "step", "cannot sleep", thread=call.thread)
+
+    def event(self, cpu: int, name: str) -> None:
+        """StackObserver: the guest marks something."""
+        self.add(cpu, "mark", name)
+
+
+class _Translations:
+    """An MmuObserver that passes everything on as well."""
+
+    def __init__(self, events: Events, following: MmuObserver | None) -> None:
+        self._events, self._following = events, following
+
+    def filled(self, cpu: int, address: int, translation: Translation) -> None:
+        """A walk has cached a translation."""
+        self._events.add(cpu, "tlb-fill", "walk", address=address, frame=translation.frame)
+        if self._following is not None:
+            self._following.filled(cpu, address, translation)
+
+    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
+        """A speculative walk has."""
+        self._events.add(cpu, "tlb-speculated", "walk", address=address, frame=translation.frame)
+        if self._following is not None:
+            self._following.speculated(cpu, address, translation)
+
+    def stale_use(
+        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
+    ) -> None:
+        """An access goes through what the tables no longer give."""
+        now = None if current is None else current.frame
+        self._events.add(cpu, "tlb-stale", access.name.lower(), address=address, frame=translation.frame, value=now)
+        if self._following is not None:
+            self._following.stale_use(cpu, address, access, translation, current)
+
+
+def _of(finding: Finding) -> Event:
+    return Event(
+        finding.time,
+        finding.cpu,
+        "finding",
+        finding.kind.value,
+        address=finding.address,
+        frame=finding.frame,
+        text=finding.text,
+    )

@@ -1,0 +1,45 @@
+"""A trace of a recording, by replaying it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from vm.errors import TraceError
+from vm.recording import Recording
+from vm.setup import replay_session
+from vm.trace.store import Meta, Writer
+from vm.trace.tracer import Tracer
+
+
+def make_trace(recording: Recording, folder: Path) -> Meta:
+    """Replay a recording and write its trace.
+
+    Args:
+        recording: what to replay.
+        folder: that the trace becomes; an earlier trace there is replaced.
+
+    Raises:
+        TraceError: it cannot be written, or the replay does not come out as it was recorded.
+        KstackError: the recording cannot be replayed.
+    """
+    session = replay_session(recording)
+    begun = session.machine.time
+    with Writer(folder, session.symbols) as writer:
+        tracer = Tracer(session, writer.part)
+        result = session.run()
+        tracer.hand_on()
+        if result.state_hash != recording.state_hash:
+            raise TraceError(f"the replay ends in state {result.state_hash}, recorded was {recording.state_hash}")
+        return writer.finish(
+            recording=hashlib.blake2b(msgspec.json.encode(recording), digest_size=16).hexdigest(),
+            image=recording.image,
+            policy=recording.policy,
+            cpus=recording.cpus,
+            ended=result.ended,
+            time=result.time,
+            begun=begun,
+            state_hash=result.state_hash,
+        )

@@ -1,0 +1,225 @@
+"""A trace on disk: a folder with four Parquet tables and one JSON file that says what it is of.
+
+    trace.json             version, recording, what ran, how many rows, a digest of each table
+    instructions.parquet   count, cpu, rip, size (bytes), ring, rsp, thread: by count
+    accesses.parquet       count, cpu, store, model, size (bytes), address, physical, value: by count
+    events.parquet         as `Event`: by count
+    code.parquet           rip, count (from when on), code (bytes), symbol: by count
+
+`count` is virtual time: each instruction and each delivered event takes one unit. `model` is set for accesses that the
+CPU model makes by itself: descriptors, event frames, operands of instructions that the engine does not execute.
+Two traces of one recording are byte-identical.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vm.errors import TraceError
+from vm.load import Symbols
+from vm.trace.events import Event
+from vm.trace.tracer import Part
+
+VERSION: Final = 1
+META: Final = "trace.json"
+LEVEL: Final = 6  # of zstd
+ROWS: Final = 1 << 20  # of a row group
+SCHEMAS: Final = {
+    "instructions": pa.schema(
+        [
+            ("count", pa.uint64()),
+            ("cpu", pa.uint8()),
+            ("rip", pa.uint64()),
+            ("size", pa.uint8()),
+            ("ring", pa.uint8()),
+            ("rsp", pa.uint64()),
+            ("thread", pa.int32()),
+        ]
+    ),
+    "accesses": pa.schema(
+        [
+            ("count", pa.uint64()),
+            ("cpu", pa.uint8()),
+            ("store", pa.bool_()),
+            ("model", pa.bool_()),
+            ("size", pa.uint8()),
+            ("address", pa.uint64()),
+            ("physical", pa.uint64()),
+            ("value", pa.uint64()),
+        ]
+    ),
+    "events": pa.schema(
+        [
+            ("count", pa.uint64()),
+            ("cpu", pa.uint8()),
+            ("kind", pa.string()),
+            ("name", pa.string()),
+            ("thread", pa.int32()),
+            ("address", pa.uint64()),
+            ("frame", pa.uint64()),
+            ("value", pa.uint64()),
+            ("text", pa.string()),
+        ]
+    ),
+    "code": pa.schema([("rip", pa.uint64()), ("count", pa.uint64()), ("code", pa.binary()), ("symbol", pa.string())]),
+}
+DELTAS: Final = {"count": "DELTA_BINARY_PACKED"}
+PLAIN: Final = ("count",)  # columns without a dictionary
+
+
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a trace is of.
+
+    Attributes:
+        version: of this format.
+        recording: digest of the recording.
+        image, policy: what ran.
+        cpus: CPUs of the machine.
+        ended: how the run ended.
+        time: virtual time at its end.
+        begun: virtual time at its start.
+        state_hash: of the machine at the end.
+        rows: of each table.
+        digests: BLAKE2b of each table's file.
+    """
+
+    version: int
+    recording: str
+    image: str
+    policy: str | None
+    cpus: int
+    ended: str
+    time: int
+    begun: int
+    state_hash: str
+    rows: dict[str, int]
+    digests: dict[str, str]
+
+
+class Writer:
+    """Writes a trace, whole or not at all: the folder appears when `finish` has been called.
+
+    Args:
+        folder: that is to be.
+        symbols: of the image.
+
+    Raises:
+        TraceError: it exists and is no trace, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, symbols: Symbols) -> None:
+        self.folder, self._symbols = folder, symbols
+        if folder.exists() and not (folder / META).is_file():
+            raise TraceError(f"--output {folder} exists and is no trace; give another name")
+        self._place = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        self._rows = dict.fromkeys(SCHEMAS, 0)
+        try:
+            self._place.mkdir(parents=True)
+            self._writers = {name: self._open(name) for name in SCHEMAS}
+        except OSError as error:
+            raise TraceError(f"trace {folder} cannot be written: {error.strerror}") from error
+
+    def _open(self, name: str) -> pq.ParquetWriter:
+        columns = SCHEMAS[name].names
+        return pq.ParquetWriter(
+            self._place / f"{name}.parquet",
+            SCHEMAS[name],
+            compression="zstd",
+            compression_level=LEVEL,
+            use_dictionary=[column for column in columns if column not in PLAIN],
+            column_encoding={column: DELTAS[column] for column in columns if column in DELTAS},
+            write_statistics=True,
+            dictionary_pagesize_limit=1 << 22,
+        )
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def part(self, part: Part) -> None:
+        """The next part of the trace."""
+        self._write("instructions", part.instructions.arrays)
+        self._write("accesses", part.accesses.arrays)
+        self._write("events", _transposed(part.events, len(Event._fields)))
+        code = [(rip, count, code, self._symbols.name(rip)) for count, rip, code in part.code]
+        self._write("code", _transposed(code, 4))
+
+    def _write(self, name: str, columns: Iterable[Any]) -> None:
+        schema = SCHEMAS[name]
+        table = pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema)
+        if table.num_rows:
+            self._writers[name].write_table(table, row_group_size=ROWS)
+            self._rows[name] += table.num_rows
+
+    def finish(self, **meta: Any) -> Meta:
+        """All parts are written: what the trace is of, by the fields of `Meta`."""
+        for writer in self._writers.values():
+            writer.close()
+        digests = {name: _digest(self._place / f"{name}.parquet") for name in SCHEMAS}
+        found = Meta(version=VERSION, rows=self._rows, digests=digests, **meta)
+        (self._place / META).write_text(json.dumps(msgspec.to_builtins(found), indent=1) + "\n")
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self._place.rename(self.folder)
+        return found
+
+
+def _transposed(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
+    return columns or [[] for _ in range(width)]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+class Trace(NamedTuple):
+    """A trace that can be read: its folder, and what it is of."""
+
+    folder: Path
+    meta: Meta
+
+    def file(self, table: str) -> Path:
+        """A table's file."""
+        return self.folder / f"{table}.parquet"
+
+
+def is_trace(folder: Path) -> bool:
+    """Whether this is, or once was, a trace."""
+    return (folder / META).is_file()
+
+
+def read_trace(folder: Path) -> Trace:
+    """Read what a trace is of, and check that its tables are what they were.
+
+    Raises:
+        TraceError: it is damaged, incomplete, or of another version.
+    """
+    try:
+        meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+        if meta.version != VERSION:
+            raise TraceError(f"trace {folder} has version {meta.version}; this kstack reads {VERSION}")
+        wrong = [name for name in SCHEMAS if _digest(folder / f"{name}.parquet") != meta.digests.get(name)]
+    except OSError as error:
+        raise TraceError(f"trace {folder}: {error.filename}: {error.strerror}; make it again") from error
+    except msgspec.DecodeError as error:
+        raise TraceError(f"{folder} is no trace of kstack: {error}") from error
+    if wrong:
+        raise TraceError(f"trace {folder} is damaged: {wrong[0]}.parquet is not what was written; make it again")
+    return Trace(folder, meta)
