@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.memory_order import write_guest
 from vm.errors import ConfigError, ScenarioError
 from vm.explore import stateful
 from vm.explore.sample import sample
@@ -188,3 +189,69 @@ def test_compare_explores_litmus_scenarios_where_it_is_asked_to() -> None:
     short = json.loads(kstack("compare", *words, "--budget", "0.001").stdout)["results"]
     assert short[1]["safe"] is None
     assert "undecided" in short[1]["reason"]
+
+
+LATE = """.text
+program_0:
+    mov rax, [r15]
+    cmp rax, 1
+    jne .Lon
+    mov rbx, [rip+late]
+    test rbx, rbx
+    jnz litmus_wrong
+.Lon:
+    xor eax, eax
+    xor ebx, ebx
+    mov qword ptr [r15+64], 1
+    jmp litmus_end
+program_1:
+    mov qword ptr [r15], 1
+    mov qword ptr [r15], 0
+PADDING
+    mov qword ptr [rip+late], 1
+    jmp litmus_end
+.data
+late:
+    .quad 0
+"""
+
+
+@pytest.mark.parametrize("every_move", [True, False])
+@pytest.mark.parametrize("states", [20, 60, 100])
+def test_a_search_that_goes_on_knows_who_has_touched_which_page(states: int, every_move: bool, tmp_path: Path) -> None:
+    """A page that one CPU has touched before the search was cut, in a state on no way to where it goes on."""
+    toml = write_guest(tmp_path, LATE.replace("PADDING", "    mov rcx, [r15+192]\n" * 40), 2, 0)
+    late, place = Problem(str(toml), "fixed-16k", Modes()), tmp_path / "search"
+    search(late, Bounds(states=states, every_move=every_move), checkpoint=place)
+    whole, resumed = (
+        search(late, Bounds(every_move=every_move)),
+        search(late, Bounds(every_move=every_move), checkpoint=place),
+    )
+    assert (whole.verdict, resumed.verdict) == ("unsafe", "unsafe")
+    assert resumed.visible.pages == whole.visible.pages
+    assert resumed.finding == whole.finding
+
+
+def test_workers_that_outlive_a_search_do_not_answer_for_another_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stateful, "BATCH", 1)
+    file = tmp_path / "mine.py"
+    mine = Problem(LAIGHT, str(file), Modes())
+    with ProcessPoolExecutor(1) as executor:
+        file.write_text((ROOT / "policies/switch_sp_invlpgb.py").read_text())
+        assert search(mine, executor=executor).verdict == "safe"
+        file.write_text((ROOT / "policies/switch_sp_local.py").read_text())
+        assert search(mine, executor=executor).verdict == "unsafe"
+
+
+def test_workers_may_be_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stateful, "BATCH", 4)
+    with ThreadPoolExecutor(4) as executor:
+        together = search(problem("switch-sp-ipi"), executor=executor)
+    assert essence(together) == essence(search(problem("switch-sp-ipi")))
+
+
+def test_a_worker_with_other_files_is_one_clear_error() -> None:
+    with pytest.raises(ConfigError, match="another policy source"):
+        stateful._worker(problem("switch-sp-ipi"), "a search", (("policy source", "0" * 32),))

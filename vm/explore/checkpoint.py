@@ -20,7 +20,7 @@ from vm.stacks.registry import policy_hash
 if TYPE_CHECKING:
     from vm.explore.stateful import Problem
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,6 +28,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Attributes:
         visible: pages known to be visible.
+        touchers: of other pages: the one CPU that has touched them.
         keys: of each state.
         parents: of each state: the state before, and the moves (CPU, kind, choice); None for the root.
         switches: of each state: the CPU that moved last, and switches of CPU on the way.
@@ -39,6 +40,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     visible: list[int]
+    touchers: dict[int, int]
     keys: list[bytes]
     parents: list[tuple[int, list[tuple[int, str, int]]] | None]
     switches: list[tuple[int, int]]
@@ -59,10 +61,14 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     checkpoint: Checkpoint
 
 
-def _identity(problem: Problem) -> dict[str, str]:
-    """What must be the same when a search goes on."""
+def identity(problem: Problem) -> dict[str, str]:
+    """What must be the same when a search goes on, later or in another process.
+
+    Raises:
+        ConfigError: the policy is a class, which has no name elsewhere.
+    """
     if not isinstance(problem.policy, str):
-        raise ConfigError(f"a search of the class {problem.policy.__name__} cannot be saved; give its id or file")
+        raise ConfigError(f"the class {problem.policy.__name__} is known in this process alone; give an id or a file")
     return {
         "scenario": problem.scenario,
         "image": image_hash(find_image(problem.scenario)),
@@ -78,7 +84,7 @@ def write_checkpoint(path: Path, problem: Problem, checkpoint: Checkpoint) -> No
     Raises:
         ConfigError: it cannot be written.
     """
-    data = msgspec.msgpack.encode(_File(version=VERSION, search=_identity(problem), checkpoint=checkpoint))
+    data = msgspec.msgpack.encode(_File(version=VERSION, search=identity(problem), checkpoint=checkpoint))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)
@@ -102,7 +108,7 @@ def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
         raise ConfigError(f"--checkpoint {path} is no checkpoint of kstack, or damaged; delete it ({error})") from error
     if found.version != VERSION:
         raise ConfigError(f"--checkpoint {path} has version {found.version}; this kstack reads {VERSION}")
-    for name, value in _identity(problem).items():
+    for name, value in identity(problem).items():
         if found.search.get(name) != value:
             raise ConfigError(f"--checkpoint {path} is of another search: its {name} is {found.search.get(name)!r}")
     saved = found.checkpoint

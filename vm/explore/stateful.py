@@ -10,19 +10,23 @@ something, a second search makes every move from every state, so that no shorter
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Final, NamedTuple
 
 from vm.coherence import Finding
 from vm.errors import ConfigError
 from vm.explore.cells import Export, Node
-from vm.explore.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from vm.explore.checkpoint import Checkpoint, identity, read_checkpoint, write_checkpoint
 from vm.explore.locality import Locality
 from vm.explore.memo import Memo
 from vm.explore.reduction import Expansion, Reduction, Shared, Successor, expand
@@ -129,19 +133,33 @@ class Problem:
         return find_policy(self.policy) if isinstance(self.policy, str) else self.policy
 
 
+_SEARCHES = count()
+_WORKING = Lock()  # a process has one memo at a time, also where its workers are threads
+
+
 @lru_cache(maxsize=2)
-def _worker(problem: Problem) -> Memo:
-    """This process's memo of a problem."""
+def _worker(problem: Problem, search: str, expected: tuple[tuple[str, str], ...]) -> Memo:
+    """This process's memo of a problem, for one search: files may be others in the next.
+
+    Raises:
+        ConfigError: image or policy are not what they are where the search is.
+    """
+    del search
+    if isinstance(problem.policy, str) and (here := identity(problem)) != dict(expected):
+        wrong = next(name for name, value in expected if here.get(name) != value)
+        raise ConfigError(f"a worker has another {wrong} than the search; start the workers again, from the same files")
     return Memo(problem.world())
 
 
 class _Batch(NamedTuple):
     """States to be expanded by another process: keys, names of cells that differ from the root's, and whether in full.
 
-    `known` is who touches what, None to make every move by itself.
+    `known` is who touches what, None to make every move by itself; `search` and `expected` are for `_worker`.
     """
 
     problem: Problem
+    search: str
+    expected: tuple[tuple[str, str], ...]
     nodes: list[tuple[int, tuple[bytes, ...], bool]]
     cells: dict[bytes, Export]
     known: Locality | None
@@ -170,7 +188,8 @@ def expand_all(packed: bytes) -> bytes:
 
     Pickled here and not by the executor, since dask looks into tuples and takes some for tasks.
     """
-    return pickle.dumps(_expand_all(pickle.loads(packed)), pickle.HIGHEST_PROTOCOL)
+    with _WORKING:
+        return pickle.dumps(_expand_all(pickle.loads(packed)), pickle.HIGHEST_PROTOCOL)
 
 
 def _expand_all(batch: _Batch) -> _Answer:
@@ -178,7 +197,7 @@ def _expand_all(batch: _Batch) -> _Answer:
     new: dict[bytes, None] = {}
     reduction = None if batch.known is None else Reduction(batch.known)
     try:
-        memo = _worker(batch.problem)
+        memo = _worker(batch.problem, batch.search, batch.expected)
         memo.cells.learn(batch.cells)
         for key, names, whole in batch.nodes:
             node = memo.cells.with_cells(key, memo.root, names)
@@ -231,6 +250,7 @@ def search(
         except Grown as grown:
             problem, memo, saved = replace(problem, visible=grown.pages), None, None
         else:
+            assert first is None or first.finding is None or outcome.verdict != "safe", "its moves were made"
             if outcome.verdict != "unsafe" or known is None:
                 return _with_history(problem, booted, first if first and outcome.verdict == "undecided" else outcome)
             first, known, saved = outcome, None, None
@@ -270,6 +290,8 @@ class _Search:
         self._deadline = deadline
         self._progress = progress
         self._executor = executor
+        self._name = f"{socket.gethostname()} {os.getpid()} {next(_SEARCHES)}"  # no outcome depends on it
+        self._expected = tuple(identity(problem).items()) if isinstance(problem.policy, str) else ()
         self._checkpoint = checkpoint
         self._reduction = None if known is None else Reduction(known)
         self._numbers: dict[int, int] = {}  # by key
@@ -361,20 +383,26 @@ class _Search:
         plain = [(node.key, memo.cells.difference(node, memo.root), number in self._whole) for number, node in layer]
         cells = memo.cells.export(dict.fromkeys(name for _, names, _ in plain for name in names))
         known = None if self._reduction is None else self._reduction.known
-        return pickle.dumps(_Batch(self._problem, plain, cells, known), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(
+            _Batch(self._problem, self._name, self._expected, plain, cells, known), pickle.HIGHEST_PROTOCOL
+        )
 
     def _take_over(self, answer: _Answer) -> None:
         """What another process knows is known here too."""
         if answer.grown:
             raise Grown(answer.grown)
-        visible = self._memo.world.visible
-        for page, cpu in answer.touched.items():
-            visible.touched(cpu, page)
-        if visible.grown:
-            raise Grown(tuple(sorted(visible.pages)))
+        self._touched_by(answer.touched)
         self._memo.cells.learn(answer.cells)
         if self._reduction is not None and answer.learned is not None:
             self._reduction.learned.add(answer.learned)
+
+    def _touched_by(self, touchers: dict[int, int]) -> None:
+        """Which CPU has touched which page elsewhere, or before: a page that another one has touched here is visible."""
+        visible = self._memo.world.visible
+        for page, cpu in touchers.items():
+            visible.touched(cpu, page)
+        if visible.grown:
+            raise Grown(tuple(sorted(visible.pages)))
 
     def _merge(
         self, here: int, found: Expansion, following: dict[int, Node]
@@ -435,6 +463,7 @@ class _Search:
             self._problem,
             Checkpoint(
                 visible=list(self._problem.visible),
+                touchers=self._memo.world.visible.toucher,
                 keys=[key.to_bytes(KEY_BYTES, "little") for key in self._numbers],
                 parents=[
                     None if one is None else (one[0], [(move.cpu, move.kind, move.choice) for move in one[1]])
@@ -457,6 +486,7 @@ class _Search:
 
     def _go_on(self, saved: Checkpoint) -> list[tuple[int, Node]]:
         """Become what was saved; the states to be expanded are made again by their moves."""
+        self._touched_by(saved.touchers)
         self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
         if self._reduction is not None and saved.touched is not None:
             relied = {(name, way, cpu): others for name, way, cpu, others in saved.relied}

@@ -77,16 +77,21 @@ def find_policy(name: str) -> type[Policy]:
 
 
 def policy_hash(name: str) -> str:
-    """What identifies the source of a policy: BLAKE2b of its file (hex).
+    """What identifies the source of a policy: BLAKE2b of its file, and of those of the policies it is made from (hex).
 
     Raises:
         PolicyError: there is no such policy.
     """
-    source = Path(name) if name.endswith(".py") or "/" in name else Path(inspect.getfile(find_policy(name)))
-    try:
-        return hashlib.blake2b(source.read_bytes(), digest_size=16).hexdigest()
-    except OSError as error:
-        raise PolicyError(f"policy file {source}: {error.strerror}") from error
+    policy = find_policy(name)
+    own = Path(name) if name.endswith(".py") or "/" in name else Path(inspect.getfile(policy))
+    bases = [base for base in policy.__mro__[1:] if base.__module__.startswith("policies.")]
+    whole = hashlib.blake2b(digest_size=16)
+    for source in dict.fromkeys([own, *(Path(inspect.getfile(base)) for base in bases)]):
+        try:
+            whole.update(source.read_bytes())
+        except OSError as error:
+            raise PolicyError(f"policy file {source}: {error.strerror}") from error
+    return whole.hexdigest()
 
 
 def _from_file(path: Path) -> type[Policy]:
