@@ -84,6 +84,15 @@ class CpuObserver(Protocol):
         ...
 
 
+class Before(NamedTuple):
+    """A CPU before an instruction: RIP, RSP, CPL, and the instruction's bytes."""
+
+    rip: int
+    rsp: int
+    ring: int
+    code: bytes
+
+
 class InstructionObserver(Protocol):
     """Who wants to know of each instruction; nothing is paid when nobody does."""
 
@@ -91,8 +100,8 @@ class InstructionObserver(Protocol):
         """The engine has run from virtual `time` on, and stopped; its recorder has the records."""
         ...
 
-    def emulated(self, cpu: int, time: int, rip: int, rsp: int, instruction: Instruction) -> None:
-        """An instruction that the engine does not execute was carried out; RIP and RSP as they were before it."""
+    def emulated(self, cpu: int, time: int, instruction: Instruction, before: Before) -> None:
+        """An instruction that the engine does not execute was carried out."""
         ...
 
 
@@ -524,7 +533,7 @@ class Cpu:
             self.yielded = True
             self._stop_here_again()
             return 0
-        rip, rsp = registers.rip, registers.gpr[Gpr.RSP]
+        before = self._before(instruction) if self.instructions is not None else None
         try:
             result = handler(self, instruction)
         except GuestFault as fault:
@@ -537,8 +546,8 @@ class Cpu:
             self._stop_here_again()
             self._spend(1)
             return 1
-        if self.instructions is not None:
-            self.instructions.emulated(self.index, self._board.now(), rip, rsp, instruction)
+        if self.instructions is not None and before is not None:
+            self.instructions.emulated(self.index, self._board.now(), instruction, before)
         stepping = registers.trap_flag
         registers.shadow = result is Result.SHADOWED
         if result is Result.DONE:
@@ -549,6 +558,11 @@ class Cpu:
             self.deliver(exception(DB))
             return 2
         return 1
+
+    def _before(self, instruction: Instruction) -> Before:
+        registers = self.registers
+        code = self.linear.code(self._linear_rip(), instruction.length)
+        return Before(registers.rip, registers.gpr[Gpr.RSP], registers.segment(Seg.CS).selector & 3, code)
 
     def _advance(self, instruction: Instruction) -> None:
         registers = self.registers

@@ -40,42 +40,65 @@ INSTRUCTIONS: Final = ("count", "cpu", "rip", "size", "ring", "rsp", "thread")
 ACCESSES: Final = ("count", "cpu", "store", "model", "size", "address", "physical", "value")
 
 
+_Entered = tuple[int, int, int]  # position, frame number, linear page in bytes
+
+
 class Pages:
-    """Which linear page each frame has been entered into an engine for, in the order of the engine's records.
+    """Which frames an engine has been given for which linear pages, in the order of its records.
 
     A frame has one page at a time there (`Tracer` drops the other one first), so a physical address that is recorded
     has one linear address.
     """
 
     def __init__(self) -> None:
-        self.now: dict[int, int] = {}  # frame number -> linear page
-        self._entered: list[tuple[int, int, int]] = []  # frame number, position, page
+        self.page_of: dict[int, int] = {}  # frame number -> linear page, in bytes
+        self._frame_of: dict[int, int] = {}
+        self._entered: list[_Entered] = []
+        self._at_first: tuple[list[_Entered], list[_Entered]] = ([], [])  # by frame, and by page
 
     def entered(self, frame: int, position: int, page: int) -> None:
         """From the record at `position` on."""
-        self._entered.append((frame, position, page))
-        self.now[frame] = page
+        if self.page_of.get(frame) != page or self._frame_of.get(page) != frame:
+            self._entered.append((position, frame, page))
+            self.page_of[frame], self._frame_of[page] = page, frame
 
     def next_buffer(self) -> None:
         """Positions begin again: what is entered is so from the start."""
-        self._entered = [(frame, 0, page) for frame, page in self.now.items()]
+        self._at_first = (
+            [(0, frame, page) for frame, page in self.page_of.items()],
+            [(0, frame, page) for page, frame in self._frame_of.items()],
+        )
+        self._entered.clear()
+
+    def physical_now(self, linear: int) -> int | None:
+        """Where a linear address lies at present; None if the engine has no page for it."""
+        frame = self._frame_of.get(linear & ~0xFFF)
+        return None if frame is None else frame << 12 | linear & 0xFFF
 
     def linear(self, physical: Numbers, positions: Numbers) -> Numbers:
         """Linear addresses of recorded physical ones."""
-        if not len(physical):
-            return physical
-        entered = np.array(self._entered, dtype=np.uint64)
-        order = np.lexsort((np.arange(len(entered)), entered[:, 1], entered[:, 0]))
-        entered = entered[order]
-        keys = entered[:, 0] << POSITION_BITS | entered[:, 1]
-        wanted = (physical >> FRAME_SHIFT) << POSITION_BITS | positions
-        found: Numbers = entered[np.searchsorted(keys, wanted, "right") - 1, 2] | physical & PAGE
+        return self._latest(physical >> FRAME_SHIFT, positions, 1, 2) | physical & PAGE
+
+    def physical(self, linear: Numbers, positions: Numbers) -> Numbers:
+        """Physical addresses of linear ones that were used."""
+        return self._latest(linear & ~PAGE, positions, 2, 1) << FRAME_SHIFT | linear & PAGE
+
+    def _latest(self, wanted: Numbers, positions: Numbers, key: int, answer: int) -> Numbers:
+        """For each wanted key what was entered with it last, at its position or before."""
+        if not len(wanted):
+            return wanted
+        entered = np.array(self._at_first[key - 1] + self._entered, dtype=np.uint64)
+        known, numbers = np.unique(entered[:, key], return_inverse=True)
+        keys = numbers.astype(np.uint64) << POSITION_BITS | entered[:, 0]
+        order = np.argsort(keys, kind="stable")
+        asked = np.searchsorted(known, wanted).astype(np.uint64) << POSITION_BITS | positions
+        found: Numbers = entered[order[np.searchsorted(keys[order], asked, "right") - 1], answer]
         return found
 
 
 def assemble(
     records: bytes, runs: list[Ran], cpu: int, pages: Pages, switches: list[tuple[int, int]]
-) -> tuple[Columns, Columns]:
+) -> tuple[Columns, Columns, Numbers]:
     """Instructions that were retired, and accesses of theirs, of one engine.
 
     Args:
@@ -86,7 +109,7 @@ def assemble(
         switches: virtual time and thread, in order: the thread that is current from then on.
 
     Returns:
-        Columns INSTRUCTIONS and ACCESSES, in the order of execution.
+        Columns INSTRUCTIONS and ACCESSES, in the order of execution, and where the instructions lie (physical).
     """
     words = np.frombuffer(records, dtype=np.uint64).reshape(-1, WORDS)
     tags = words[:, 1]
@@ -128,7 +151,7 @@ def assemble(
             words[access, 2],
         ),
     )
-    return instructions, accesses
+    return instructions, accesses, pages.physical(words[code, 0], np.nonzero(code)[0].astype(np.uint64))
 
 
 def threads(counts: Numbers, switches: list[tuple[int, int]]) -> NDArray[np.int32]:

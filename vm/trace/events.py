@@ -138,7 +138,8 @@ class Events:
         """StackObserver: one of its steps, and what that does to a stack."""
         page = getattr(step, "page", None)
         address = getattr(page, "address", None)
-        text = f"{step}" if answer is None else f"{step} -> {answer}"
+        told = f"{answer.value:#x}" if isinstance(answer, Pte) else answer
+        text = f"{step}" if answer is None else f"{step} -> {told}"
         self.add(cpu, "step", type(step).__name__, thread=call.thread, address=address, text=text)
         if isinstance(step, steps.PteStore) and previous is not None:
             now = step.pte
@@ -147,7 +148,7 @@ class Events:
                 self.add(
                     cpu,
                     "grow" if now.present else "shrink",
-                    f"{step.page}",
+                    f"page {step.page.index}",
                     thread=step.page.thread,
                     address=step.page.address,
                     frame=one.frame,

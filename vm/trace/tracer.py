@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from vm.hw.cpu import Before
 from vm.hw.decode import Instruction
-from vm.hw.engine import Seg, Stop
+from vm.hw.engine import Stop
 from vm.session import Session
-from vm.trace.columns import ACCESSES, INSTRUCTIONS, Columns, Pages, Ran, assemble, sorted_together, threads
+from vm.trace.columns import ACCESSES, INSTRUCTIONS, Columns, Numbers, Pages, Ran, assemble, sorted_together, threads
 from vm.trace.events import Event, Events
 
 PART_RECORDS: Final = 1 << 18  # of one engine, after which a part is handed on
@@ -46,18 +47,17 @@ class _Cpu:
         self.recorder = self.cpu.engine.record()
         self.pages = Pages()
         self.runs: list[Ran] = []
-        self.emulated: list[tuple[int, int, int, int, int]] = []  # time, RIP, bytes, ring, RSP
+        self.emulated: list[tuple[int, Before]] = []  # with the virtual time
         self.accesses: list[tuple[int, bool, int, int, int, int]] = []  # time, store, bytes, address, physical, value
         self.switches: list[tuple[int, int]] = []
 
     def entered(self, page: int, physical: int) -> None:
         """The engine gets a page: a frame that it had for another page comes back first when that is used again."""
         frame = physical >> 12
-        old = self.pages.now.get(frame)
-        if old != page:
-            if old is not None and abs(old - page) > 0x1000:  # not while one access straddles both
-                self.cpu.engine.flush_page(old)
-            self.pages.entered(frame, self.recorder.written, page)
+        old = self.pages.page_of.get(frame)
+        if old is not None and abs(old - page) > 0x1000:  # not while one access straddles both
+            self.cpu.engine.flush_page(old)
+        self.pages.entered(frame, self.recorder.written, page)
 
 
 class Tracer:
@@ -89,11 +89,9 @@ class Tracer:
         if one.recorder.written >= PART_RECORDS:
             self.hand_on()
 
-    def emulated(self, cpu: int, time: int, rip: int, rsp: int, instruction: Instruction) -> None:
+    def emulated(self, cpu: int, time: int, instruction: Instruction, before: Before) -> None:
         """InstructionObserver: Python has carried out an instruction."""
-        one = self._cpus[cpu]
-        ring = one.cpu.registers.segment(Seg.CS).selector & 3
-        one.emulated.append((time, rip, instruction.length, ring, rsp))
+        self._cpus[cpu].emulated.append((time, before))
         self.events.carried_out(cpu, time, instruction)
 
     def _accessed(self, one: _Cpu) -> Callable[[int, int, int, int, bool], None]:
@@ -116,13 +114,42 @@ class Tracer:
         """Hand on what has been gathered; no engine is running."""
         instructions: list[Columns] = []
         accesses: list[Columns] = []
+        code: list[tuple[int, int, bytes]] = []
         for index, one in enumerate(self._cpus):
-            found = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches) if one.runs else ()
-            instructions += [*found[:1], _emulated(one, index)]
-            accesses += [*found[1:], _model(one, index)]
+            if one.runs:
+                own, made, places = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
+                instructions.append(own)
+                accesses.append(made)
+                code += self._seen(own, places)
+            instructions.append(_emulated(one, index))
+            accesses.append(_model(one, index))
+            code += [(time, before.rip, before.code) for time, before in one.emulated]
             self._next(one)
-        part = sorted_together(instructions)
-        self._sink(Part(part, sorted_together(accesses), self.events.take(), self._new_code(part)))
+        new = [(count, rip, data) for count, rip, data in sorted(code) if self._is_new(rip, data)]
+        self._sink(Part(sorted_together(instructions), sorted_together(accesses), self.events.take(), new))
+
+    def _seen(self, instructions: Columns, places: Numbers) -> list[tuple[int, int, bytes]]:
+        """Count, RIP and bytes (as they are now) of each instruction, where it comes first in each place."""
+        counts, rips, sizes = (instructions.arrays[INSTRUCTIONS.index(name)] for name in ("count", "rip", "size"))
+        both = np.stack((rips, places), axis=1)
+        _, first = np.unique(both, axis=0, return_index=True)
+        read = self._machine.memory.read
+        found = []
+        for at in first.tolist():
+            place, size = int(places[at]), int(sizes[at])
+            within = min(size, 0x1000 - (place & 0xFFF))
+            data = read(place, within)
+            if within < size:
+                rest = self._cpus[int(instructions.arrays[1][at])].pages.physical_now(int(rips[at]) + within)
+                data += b"" if rest is None else read(rest, size - within)
+            found.append((int(counts[at]), int(rips[at]), data))
+        return found
+
+    def _is_new(self, rip: int, data: bytes) -> bool:
+        if self._known.get(rip) == data:
+            return False
+        self._known[rip] = data
+        return True
 
     def _next(self, one: _Cpu) -> None:
         one.recorder.clear()
@@ -132,30 +159,17 @@ class Tracer:
         one.accesses.clear()
         one.switches = one.switches[-1:]
 
-    def _new_code(self, part: Columns) -> list[tuple[int, int, bytes]]:
-        """Bytes of instructions as they are now, where they are not known to be so."""
-        columns = dict(zip(part.names, part.arrays, strict=True))
-        rips, first = np.unique(columns["rip"], return_index=True)
-        new = []
-        for rip, at in zip(rips.tolist(), first.tolist(), strict=True):
-            cpu = self._cpus[int(columns["cpu"][at])].cpu
-            code = cpu.linear.code(rip, int(columns["size"][at]))
-            if code and self._known.get(rip) != code:
-                self._known[rip] = code
-                new.append((int(columns["count"][at]), rip, code))
-        return sorted(new)
-
 
 def _emulated(one: _Cpu, index: int) -> Columns:
-    times, rips, sizes, rings, rsps = zip(*one.emulated, strict=True) if one.emulated else ((),) * 5
-    counts = np.array(times, dtype=np.uint64)
+    counts = np.array([time for time, _ in one.emulated], dtype=np.uint64)
+    before = [before for _, before in one.emulated]
     arrays: tuple[Any, ...] = (
         counts,
-        np.full(len(times), index, np.uint8),
-        np.array(rips, dtype=np.uint64),
-        np.array(sizes, dtype=np.uint8),
-        np.array(rings, dtype=np.uint8),
-        np.array(rsps, dtype=np.uint64),
+        np.full(len(counts), index, np.uint8),
+        np.array([one.rip for one in before], dtype=np.uint64),
+        np.array([len(one.code) for one in before], dtype=np.uint8),
+        np.array([one.ring for one in before], dtype=np.uint8),
+        np.array([one.rsp for one in before], dtype=np.uint64),
         threads(counts, one.switches),
     )
     return Columns(INSTRUCTIONS, arrays)

@@ -71,6 +71,12 @@ class StopKind(enum.Enum):
     INTERRUPT_WINDOW = "interrupts have become deliverable"
 
 
+_GOES_BACK: Final = frozenset(
+    {StopKind.REFUSED, StopKind.EXCEPTION, StopKind.INTERCEPT, StopKind.TRAPPED, StopKind.INVALID}
+)
+"""Stops at an instruction that had begun; asked for membership only."""
+
+
 class Stop(NamedTuple):
     """The end of one run: why, and the instructions it retired.
 
@@ -227,6 +233,7 @@ class Engine:
         self._old_exception = ctypes.c_int32.from_address(env + layout.ENV_OLD_EXCEPTION)
         self._intercept = layout.u64(env + layout.ENV_INTERCEPT)
         self._rip = layout.u64(env + layout.ENV_RIP)
+        self._cc_op = ctypes.c_uint32.from_address(env + layout.ENV_CC_OP)
         self._hflags = ctypes.c_uint32.from_address(env + layout.ENV_HFLAGS)
         self._cs_base = layout.u64(env + layout.ENV_SEGS + layout.SEG_BYTES + layout.SEG_BASE)
         self._windows = [layout.u64(env - 2192 + 32 + 696 * index + 16) for index in range(3)]
@@ -316,7 +323,12 @@ class Engine:
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        return self._classify(result, budget - control.remaining - control.withheld)
+        ahead = self._refused_location == 0  # nothing had begun that was refused
+        stop = self._classify(result, budget - control.remaining - control.withheld)
+        if self.recorder is not None and stop.kind in _GOES_BACK and not ahead:
+            self._repair_flags()
+            self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
+        return stop
 
     def _classify(self, result: int, paid: int) -> Stop:
         control = self.control
@@ -368,12 +380,21 @@ class Engine:
         """RIP of the access that a callback reports by its host return address."""
         if location:
             self._library["cpu_restore_state_x86_64"](self._cpu, location, False)
+            if self.recorder is not None:
+                self._repair_flags()
         return self._rip.value
 
     def last_block(self) -> int | None:
         """Linear address of the block that ran last in the present or last run; None if none did."""
         paid: int = self.control.paid_block
         return self._blocks.starts(paid)[0] if paid else None
+
+    def _repair_flags(self) -> None:
+        """QEMU has gone back to an instruction that had begun, before which its code hook computed the flags."""
+        paid: int = self.control.paid_block
+        linear = (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
+        if paid and self._blocks.noted(paid, linear) not in (layout.CC_OP_DYNAMIC, layout.CC_OP_EFLAGS):
+            self._cc_op.value = layout.CC_OP_EFLAGS
 
     def _unexecuted(self) -> int:
         """How many instructions of the block paid for last lie at or after RIP."""
@@ -407,6 +428,7 @@ class Engine:
         control.remaining += self._unexecuted()
         control.paid_block = 0
         if self.recorder is not None:
+            self._repair_flags()
             self.recorder.take_back()
 
     def _void_table(self) -> None:

@@ -99,6 +99,7 @@ SEG_LIMIT: Final = 16
 SEG_FLAGS: Final = 20
 SEG_BYTES: Final = 24
 
+CC_OP_DYNAMIC: Final = 0
 CC_OP_EFLAGS: Final = 1
 
 # --- hflags (target/i386/cpu.h)

@@ -9,6 +9,10 @@ next block, which is no different from a slice that ends there.
 
 Accesses follow the record of their instruction. An instruction that was not retired (it faulted, or stored into
 its own block and runs again) has left its records too: whoever reads has to know how many were retired.
+
+With a code hook Unicorn computes the flags that the instruction before has left, into cc_src, behind the point for which
+QEMU has noted how they are kept (cc_op). Whenever QEMU goes back to an instruction it takes what it noted, and the flags
+would be wrong: `Engine` puts that right.
 """
 
 from __future__ import annotations

@@ -1,0 +1,110 @@
+"""The trace of an image on one CPU has QEMU's program counters, instruction for instruction."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.frame_guest import CASE_STACK, KDATA, MAIN_STACK, Case, cases, image
+from vm.hw.modes import Modes
+from vm.schedule import RoundRobin
+from vm.session import RunOptions
+from vm.setup import Setup
+from vm.trace.tracer import Part, Tracer
+
+BUFFER: Final = MAIN_STACK - 0x800
+PRESENT, FOR_RING_3, ENDS = 0x80, 0x60, "int 0x40"
+GATE: Final = (0x40, 0, 0xEE)
+OWN: Final = (
+    f"mov edi, {BUFFER}\nmov esi, edi\nmov ecx, 9\ncld\nrep stosq\nmov ecx, 3\nrepe cmpsb",
+    "mov ecx, 5\n.Lagain:\npush rcx\npop rax\nloop .Lagain",
+    "call .Lthere\nnop\njmp .Lover\n.Lthere:\nret\n.Lover:",
+    "xor ecx, ecx\nrep movsb\nlock xadd [rsp-8], rax\ncmpxchg [rsp-16], rbx\nxchg [rsp-24], rdx",
+    "sti\nnop\ncli\nmov rax, cr3\nmov cr3, rax\ninvlpg [rsp]\ncpuid",
+    f"mov eax, {KDATA}\nmov ss, ax\nmov ecx, 1000\n.Lspin:\ndec ecx\njnz .Lspin",
+)
+"""Repetition, loops, calls, locked operations, interrupt shadows, and what the engine does not execute."""
+
+
+def chosen() -> list[Case]:
+    """Cases without faults, of which QEMU shows an instruction that is not retired, and without IPIs."""
+    software = [
+        case
+        for case in cases(7, 400)
+        if case.code.startswith(("int", ".byte"))
+        and case.gate[2] & PRESENT
+        and (not case.cpl or case.gate[2] & FOR_RING_3 == FOR_RING_3)
+    ]
+    assert len(software) > 20
+    return [*software[:20], *(Case(f"{code}\n{ENDS}", 0, 2, CASE_STACK, GATE) for code in OWN)]
+
+
+def on_machine(path: Path) -> list[int]:
+    """RIPs on the machine, in slices that end anywhere."""
+    setup = Setup(str(path), 1, 8 << 20, Modes(df_restart="exact"), None, RunOptions(5_000_000))
+    parts: list[Part] = []
+    session = setup.session(RoundRobin(317))
+    tracer = Tracer(session, parts.append)
+    assert session.run().ended == "exit"
+    tracer.hand_on()
+    return [rip for part in parts for rip in part.instructions.arrays[2].tolist()]
+
+
+def on_qemu(path: Path, log: Path) -> list[int]:
+    """Program counters on QEMU, one translated block an instruction."""
+    command = [
+        "qemu-system-x86_64",
+        "-kernel",
+        str(path),
+        "-m",
+        "8",
+        "-accel",
+        "tcg",
+        "-display",
+        "none",
+        "-nodefaults",
+    ]
+    command += [
+        "-serial",
+        "stdio",
+        "-monitor",
+        "none",
+        "-no-reboot",
+        "-device",
+        "isa-debug-exit,iobase=0xf4,iosize=0x04",
+    ]
+    command += ["-singlestep", "-d", "exec,nochain", "-dfilter", "0x100000+0x100000", "-D", str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0x21, done.stdout[-400:] + done.stderr
+    return [int(line.split("/")[1], 16) for line in log.read_text().splitlines() if line.startswith("Trace")]
+
+
+def counted(rips: list[int]) -> list[tuple[int, int]]:
+    """Each program counter with how often it comes in a row."""
+    return [(rip, len(list(same))) for rip, same in groupby(rips)]
+
+
+@pytest.mark.slow
+@pytest.mark.system("qemu-system-x86_64")
+def test_the_program_counters_are_those_of_qemu(tmp_path: Path) -> None:
+    """But for two things that only QEMU does.
+
+    It logs a block as it enters it, and once more if the host's timer made it leave before the first instruction.
+    And it sees the end of a repetition in the last iteration when it steps; here that takes one more, as it does in QEMU
+    otherwise.
+    """
+    path = tmp_path / "frames.bin"
+    path.write_bytes(image(chosen()))
+    ours, theirs = counted(on_machine(path)), counted(on_qemu(path, tmp_path / "log"))
+    assert len(ours) > 20_000
+    assert [rip for rip, _ in ours] == [rip for rip, _ in theirs]
+    differ = [(rip, here, there) for (rip, here), (_, there) in zip(ours, theirs, strict=True) if here != there]
+    repetitions = [(here, there) for _, here, there in differ if here > 1]
+    assert repetitions == [(10, 9), (4, 3)]
+    false_starts = [(here, there) for _, here, there in differ if here == 1]
+    assert set(false_starts) <= {(1, 2)}
+    assert len(false_starts) < len(ours) / 1000

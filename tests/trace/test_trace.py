@@ -1,0 +1,368 @@
+"""A trace has every instruction and access of a run, at the right place and with the right value, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.command import kstack
+from tests.support.long_mode import AREA, LongModeGuest
+from vm.errors import TraceError
+from vm.hw.modes import Modes
+from vm.recording import Recording, read_recording
+from vm.schedule import RandomSchedule, RoundRobin, Scheduler
+from vm.session import RunOptions
+from vm.setup import Setup, replay_session
+from vm.trace.diff import diff
+from vm.trace.make import make_trace
+from vm.trace.query import QUERIES, Database, ask
+from vm.trace.show import disassembly, lines
+from vm.trace.store import SCHEMAS, Trace, read_trace
+from vm.trace.tracer import Part, Tracer
+
+RUNS = [
+    ("laight", "entry-exit", RoundRobin(1000), Modes()),
+    ("laight", "switch-sp-ipi", RandomSchedule(3), Modes(tlb="adversarial")),
+    ("litmus-laight", "fault-ist", RoundRobin(1), Modes()),
+    ("wilcox", "fault-fred", RandomSchedule(1), Modes()),
+]
+
+
+def recorded(scenario: str, policy: str, scheduler: Scheduler, modes: Modes = Modes()) -> Recording:
+    setup = Setup(scenario, 2, 64 << 20, modes, policy, RunOptions(2_000_000))
+    session = setup.session(scheduler)
+    result = session.run()
+    return setup.recording(session.choices, result)
+
+
+@pytest.fixture(scope="module")
+def laight(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    folder = tmp_path_factory.mktemp("trace") / "laight"
+    make_trace(recorded("laight", "entry-exit", RoundRobin(1000)), folder)
+    return read_trace(folder)
+
+
+def table(trace: Trace, name: str) -> dict[str, Any]:
+    found = pq.read_table(trace.file(name))
+    return {column: found.column(column).to_numpy() for column in found.column_names}
+
+
+@pytest.mark.parametrize(("scenario", "policy", "scheduler", "modes"), RUNS, ids=[f"{a}-{b}" for a, b, *_ in RUNS])
+def test_every_unit_of_time_is_accounted_for(
+    scenario: str, policy: str, scheduler: Scheduler, modes: Modes, tmp_path: Path
+) -> None:
+    """Each CPU's exact count is its instructions, its events and its waits; the state is what it is without a trace."""
+    recording = recorded(scenario, policy, scheduler, modes)
+    session = replay_session(recording)
+    before = [cpu.counts.instructions for cpu in session.machine.cpus]
+    parts: list[Part] = []
+    tracer = Tracer(session, parts.append)
+    result = session.run()
+    tracer.hand_on()
+    assert result.state_hash == recording.state_hash
+    spent = sum(cpu.counts.instructions for cpu in session.machine.cpus) - sum(before)
+    rows = np.concatenate([part.instructions.arrays[0] for part in parts])
+    delivered = [e for part in parts for e in part.events if e.kind in ("fault", "interrupt", "nmi", "software")]
+    moments = {event.count for event in delivered}
+    assert len(set(rows.tolist())) == len(rows)
+    assert not moments & set(rows.tolist())
+    steps = session.runtime.counts.steps + session.runtime.counts.waits  # each is an OUT that is tried again
+    assert len(rows) + len(moments) + steps == spent
+    assert list(rows) == sorted(rows)
+
+
+def test_program_counters_are_those_of_single_steps(laight: Trace) -> None:
+    recording = recorded("laight", "entry-exit", RoundRobin(1000))
+    session = replay_session(recording)
+    stepped: dict[int, int] = {}
+    for choice in recording.schedule():
+        machine = session.machine
+        machine.runnable()
+        left = choice.quantum
+        while left > 0:
+            rip, time = machine.cpus[choice.cpu].registers.rip, machine.time
+            done = machine.run(choice.cpu, 1)
+            if machine.time == time:
+                break
+            stepped[time] = rip
+            left -= done.elapsed
+            if done.end.name not in ("BUDGET",):
+                break
+    found = table(laight, "instructions")
+    different = [
+        (int(count), rip, stepped.get(int(count)))
+        for count, rip in zip(found["count"], found["rip"].tolist(), strict=True)
+        if stepped.get(int(count)) != rip
+    ]
+    assert not different, different[:3]
+
+
+def test_pushes_and_pops_are_where_the_stack_pointer_is(laight: Trace) -> None:
+    code = {rip: bytes(code) for rip, code in zip(*map(table(laight, "code").get, ("rip", "code")), strict=True)}
+    accesses: dict[int, list[tuple[bool, int]]] = {}
+    found = table(laight, "accesses")
+    for count, store, address in zip(found["count"].tolist(), found["store"], found["address"].tolist(), strict=True):
+        accesses.setdefault(count, []).append((bool(store), address))
+    checked: Counter[str] = Counter()
+    rows = table(laight, "instructions")
+    for count, rip, rsp in zip(*(rows[name].tolist() for name in ("count", "rip", "rsp")), strict=True):
+        name = disassembly(code[rip], rip).split()[0]
+        if name in ("push", "call"):
+            assert (True, rsp - 8) in accesses[count]
+        elif name in ("pop", "ret"):
+            assert (False, rsp) in accesses[count]
+        else:
+            continue
+        checked[name] += 1
+    assert min(checked[name] for name in ("push", "call", "pop", "ret")) > 100
+
+
+def test_loads_give_what_was_stored_last(laight: Trace) -> None:
+    """By physical address, byte for byte; but for frames of the policy's, which it clears and gives away."""
+    events = table(laight, "events")
+    policy_frames = {int(frame) >> 12 for frame in events["frame"] if frame == frame}
+    memory: dict[int, int] = {}
+    checked = 0
+    found = table(laight, "accesses")
+    for store, size, physical, value in zip(
+        *(found[name].tolist() for name in ("store", "size", "physical", "value")), strict=True
+    ):
+        if physical >> 12 in policy_frames:
+            continue
+        for byte, one in enumerate(value.to_bytes(8, "little")[:size]):
+            if store:
+                memory[physical + byte] = one
+            elif physical + byte in memory:
+                assert memory[physical + byte] == one, hex(physical)
+                checked += 1
+    assert checked > 10_000
+
+
+def test_two_linear_addresses_of_one_frame_are_told_apart() -> None:
+    """The engine reports physical addresses only; each has the linear one through which it was reached."""
+    guest = LongModeGuest()
+    frame = guest.frame(1)
+    guest.map(AREA, frame)
+    guest.map(AREA + 0x5000, frame)
+    parts: list[Part] = []
+    runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[]])
+    tracer = Tracer(SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None), parts.append)  # type: ignore[arg-type]
+    text = "mov rax, [rbx]\nmov [rcx+8], rax\nmov rdx, [rbx+8]\nmov rax, [rcx]\nmov [rbx+16], dl\nmov al, [rcx+16]"
+    assert guest.run(text, rbx=AREA, rcx=AREA + 0x5000) == 1
+    tracer.hand_on()
+    found = dict(zip(parts[0].accesses.names, parts[0].accesses.arrays, strict=True))
+    rows = [
+        (bool(store), int(address) - AREA, int(size), int(value))
+        for store, address, size, value in zip(
+            *(found[name] for name in ("store", "address", "size", "value")), strict=True
+        )
+    ]
+    assert rows == [
+        (False, 0, 8, 1),
+        (True, 0x5008, 8, 1),
+        (False, 8, 8, 1),
+        (False, 0x5000, 8, 1),
+        (True, 16, 1, 1),
+        (False, 0x5010, 1, 1),
+    ]
+
+
+def test_parts_make_the_same_trace(laight: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers are handed on wherever an engine stops."""
+    monkeypatch.setattr("vm.trace.tracer.PART_RECORDS", 400)
+    make_trace(recorded("laight", "entry-exit", RoundRobin(1000)), tmp_path / "trace")
+    other = read_trace(tmp_path / "trace")
+    for name in SCHEMAS:
+        assert pq.read_table(other.file(name)).equals(pq.read_table(laight.file(name))), name
+
+
+def test_a_full_buffer_ends_a_run_and_nothing_else(
+    laight: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vm.trace.tracer.PART_RECORDS", 300)
+    monkeypatch.setattr("vm.hw.engine.tracing.BUFFER_RECORDS", 300)
+    recording = recorded("laight", "entry-exit", RoundRobin(100_000))
+    make_trace(recording, tmp_path / "small")
+    monkeypatch.undo()
+    make_trace(recording, tmp_path / "large")
+    small, large = read_trace(tmp_path / "small"), read_trace(tmp_path / "large")
+    for name in ("instructions", "accesses", "events"):
+        assert pq.read_table(small.file(name)).equals(pq.read_table(large.file(name))), name
+
+
+def test_two_traces_of_one_recording_are_byte_identical(laight: Trace, tmp_path: Path) -> None:
+    make_trace(recorded("laight", "entry-exit", RoundRobin(1000)), tmp_path / "again")
+    for file in sorted(laight.folder.iterdir()):
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("name", [*(f"{name}.parquet" for name in SCHEMAS), "trace.json"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_a_damaged_trace_is_one_clear_error(name: str, damage: str, laight: Trace, tmp_path: Path) -> None:
+    for file in laight.folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    place = tmp_path / name
+    data = place.read_bytes()
+    if damage == "cut":
+        place.write_bytes(data[: len(data) // 2])
+    elif damage == "changed":
+        place.write_bytes(data.replace(b'"version": 1', b'"version": 9') if name == "trace.json" else b"x" + data[1:])
+    else:
+        place.unlink()
+    with pytest.raises(TraceError, match="trace"):
+        read_trace(tmp_path)
+
+
+def test_a_replay_that_comes_out_otherwise_leaves_no_trace(tmp_path: Path) -> None:
+    recording = replace_hash(recorded("litmus-laight", "fixed-16k", RoundRobin(10)))
+    with pytest.raises(TraceError, match="recorded was"):
+        make_trace(recording, tmp_path / "trace")
+    assert not list(tmp_path.iterdir())
+
+
+def replace_hash(recording: Recording) -> Recording:
+    from msgspec.structs import replace as replaced
+
+    return replaced(recording, state_hash="0" * 32)
+
+
+def test_what_is_no_trace_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    with pytest.raises(TraceError, match="is no trace"):
+        make_trace(recorded("litmus-laight", "fixed-16k", RoundRobin(10)), tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter").read_text() == "dear"
+
+
+# --- questions
+
+
+def test_who_wrote_the_item_is_the_thread_through_two_frames(laight: Trace) -> None:
+    """Laight's case: the same address, written twice, in frames that are not the same; the reader has the first."""
+    database = Database(laight)
+    finding = dict(zip(database.findings().columns, database.findings().rows[0], strict=True))
+    answer = ask(database, "writes", [finding["address"], finding["count"]])
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+    assert [row["thread"] for row in rows[:2]] == [3, 3]
+    assert rows[0]["count"] > rows[1]["count"]
+    assert rows[0]["physical"] >> 12 != rows[1]["physical"] >> 12
+    assert rows[1]["physical"] & ~0xFFF == finding["frame"]
+    assert rows[0]["symbol"].startswith("laight_outer")
+
+
+def test_every_use_of_an_entry_is_told(laight: Trace) -> None:
+    database = Database(laight)
+    address = database.findings().rows[0][4]
+    kinds = Counter(row[2] for row in ask(database, "entry", [address]).rows)
+    assert kinds["grow"] >= 2
+    assert kinds["shrink"] >= 1
+    assert kinds["tlb-fill"] >= 2
+    assert kinds["tlb-stale"] == 1
+    assert kinds["finding"] == 2
+
+
+def test_the_depth_of_a_stack_over_time_reaches_the_second_page(laight: Trace) -> None:
+    answer = ask(Database(laight), "stack", [3])
+    most = [row[answer.columns.index("most_bytes")] for row in answer.rows]
+    assert max(most) > 8192
+    assert min(most) < 4096
+    assert max(most) == {row[0]: row[5] for row in ask(Database(laight), "threads", []).rows}[3]
+
+
+def test_what_happened_between_two_findings(laight: Trace) -> None:
+    answer = ask(Database(laight), "between", [1, 2])
+    assert [row[2] for row in answer.rows if row[2] == "finding"] == ["finding"] * 2
+
+
+def test_functions_by_instructions_add_up(laight: Trace) -> None:
+    database = Database(laight)
+    total = sum(row[1] for row in database.sql("select 1, count(*) from instructions").rows)
+    hot = ask(database, "hot", []).rows
+    assert hot[0][1] >= hot[1][1]
+    assert sum(row[1] for row in hot) <= total == laight.meta.rows["instructions"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "error"),
+    [
+        ("nothing", [], "there is no query 'nothing'"),
+        ("writes", [], "takes ADDRESS"),
+        ("hot", [1], "takes nothing more"),
+        ("stack", [99], "thread 99 is not in this trace"),
+        ("between", [1, 77], "there is no finding 77"),
+    ],
+)
+def test_a_wrong_question_is_one_clear_error(name: str, arguments: list[int], error: str, laight: Trace) -> None:
+    with pytest.raises(TraceError, match=error):
+        ask(Database(laight), name, arguments)
+
+
+def test_wrong_sql_is_one_clear_error(laight: Trace) -> None:
+    with pytest.raises(TraceError, match="the query is wrong"):
+        Database(laight).sql("select nothing from nowhere")
+
+
+def test_a_stretch_shows_the_stale_read_with_its_value(laight: Trace) -> None:
+    database = Database(laight)
+    count = database.findings().rows[0][1]
+    shown = list(lines(database, count - 5, count + 5))
+    read = next(line for line in shown if line.count == count and not line.event)
+    assert "laight_watch" in read.text
+    assert "-> 0x0000000000000000" in read.text
+    assert any("stale-translation" in line.text for line in shown)
+    assert [line.count for line in shown] == sorted(line.count for line in shown)
+
+
+# --- differences
+
+
+def test_a_recording_does_not_differ_from_itself(laight: Trace) -> None:
+    assert diff(laight, laight) == []
+
+
+def test_two_policies_part_where_the_second_makes_a_step(laight: Trace, tmp_path: Path) -> None:
+    make_trace(recorded("laight", "switch-sp-ipi", RoundRobin(1000)), tmp_path / "other")
+    first = diff(laight, read_trace(tmp_path / "other"))[0]
+    assert first.cpu is None
+    assert first.here.number == first.there.number
+    assert "hypercall" in first.here.symbol
+    assert "here: nothing; there: hook " in first.why
+
+
+def test_two_schedules_part_in_the_schedule(laight: Trace, tmp_path: Path) -> None:
+    make_trace(recorded("laight", "entry-exit", RoundRobin(997)), tmp_path / "other")
+    first = diff(laight, read_trace(tmp_path / "other"))[0]
+    assert first.here.rip != first.there.rip
+    assert "interrupt" in first.why, "it comes at another moment"
+
+
+# --- the command
+
+
+def test_the_commands_take_a_recording_or_a_trace(laight: Trace, tmp_path: Path) -> None:
+    file = tmp_path / "laight.json"
+    assert kstack("run", "laight", "--policy", "entry-exit", "--record", str(file)).returncode == 1
+    asked = kstack("trace", "query", str(file), "findings", "--json")
+    counts = {file: json.loads(asked.stdout)["rows"][0][1], laight.folder: Database(laight).findings().rows[0][1]}
+    for place, count in counts.items():
+        shown = kstack("trace", "show", str(place), "--from", str(count), "--to", str(count), "--json")
+        assert shown.returncode == 0, shown.stderr
+        assert any("laight_watch" in line["text"] for line in json.loads(shown.stdout)["lines"])
+    asked = kstack("trace", "query", str(laight.folder), "findings", "--json")
+    assert json.loads(asked.stdout)["rows"][0][3] == "stale-translation"
+    same = kstack("trace", "diff", str(file), str(file))
+    assert (same.returncode, same.stdout) == (0, "the same instructions, on every CPU\n")
+    listed = kstack("trace", "query", str(file))
+    assert all(name in listed.stdout for name in QUERIES)
+    registers = kstack("trace", "show", str(file), "--from", str(count), "--to", str(count), "--registers")
+    assert "RSP" in registers.stdout.upper()
+    missing = kstack("trace", "show", str(tmp_path / "no"))
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert read_recording(file).policy == "entry-exit"

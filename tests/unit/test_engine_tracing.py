@@ -1,0 +1,75 @@
+"""An engine that records does what it does without: flags are right wherever it goes back to an instruction."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import pytest
+
+from tests.support.long_mode import AREA, PLAIN, LongModeGuest
+from vm.hw.engine.tracing import INSTRUCTION, LOAD, STORE, WORDS
+
+SETS_FLAGS: Final = (
+    "sub rax, 0x3f8", "cmp rax, rcx", "add rax, rcx", "dec rax", "inc cl", "neg rax", "adc rax, rcx", "sbb eax, ecx",
+    "and rax, rcx", "xor eax, eax", "test al, al", "shl rax, 3", "shr ecx, 1", "sar rax, 1", "imul rax, rcx",
+    "mul rcx", "rol al, 3", "stc", "cmc", "cmpxchg rcx, rdx", "xadd rax, rcx", "bsf rdx, rax", "popcnt rdx, rax",
+)  # fmt: skip
+"""But for those that leave flags undefined which QEMU takes from how it happens to keep them: BT and its kin, shifts by CL."""
+GOES_BACK: Final = (
+    "mov [rbx], rdi", "mov rdi, [rbx]", "add [rbx], rdi", "push qword ptr [rbx]", "ud2", "in al, 0x60", "lock xadd [rbx], rdi",
+)  # fmt: skip
+
+
+def state(text: str, record: bool, map_it: bool) -> list[int]:
+    """Registers and flags, as the handler finds them or at the end."""
+    guest = LongModeGuest()
+    if map_it:
+        guest.map(AREA, guest.frame(7), PLAIN)
+    if record:
+        guest.machine.cpus[0].engine.record()
+    guest.run(text + "\npushfq\npop r9", rax=0x1E340, rcx=0x3F9, rdx=77, rbx=AREA, rdi=5)
+    registers = guest.machine.cpus[0].registers
+    pushed = guest.pushed(4) if guest.vector() is not None else []
+    return [*registers.gpr, registers.rflags, registers.rip, *pushed]
+
+
+@pytest.mark.parametrize("back", GOES_BACK)
+def test_flags_are_right_where_the_engine_goes_back(back: str) -> None:
+    rng = random.Random(back)
+    for first in SETS_FLAGS:
+        for text in (
+            f"{first}\n{back}",
+            f"{first}\n{rng.choice(SETS_FLAGS)}\n{back}",
+            f"{first}\nnop\n{back}\nsetc r10b",
+        ):
+            for map_it in (False, True):
+                assert state(text, True, map_it) == state(text, False, map_it), text
+
+
+def test_records_are_instructions_with_their_accesses_behind_them() -> None:
+    guest = LongModeGuest()
+    frame = guest.frame(0x1234)
+    guest.map(AREA, frame)
+    recorder = guest.machine.cpus[0].engine.record()
+    guest.run("mov rax, [rbx]\nadd [rbx+8], eax\npush rax", rbx=AREA)
+    words = memoryview(recorder.read()).cast("Q")
+    records = [tuple(words[at : at + WORDS]) for at in range(0, len(words), WORDS)]
+    kinds = [tag & 0xFF for _, tag, _ in records]
+    assert kinds == [INSTRUCTION, LOAD, INSTRUCTION, LOAD, STORE, INSTRUCTION, STORE, INSTRUCTION]
+    assert records[1] == (frame, LOAD | 8 << 8, 0x1234)
+    assert records[4] == (frame + 8, STORE | 4 << 8, 0x1234)
+    assert [tag >> 8 & 0xFF for _, tag, _ in records if tag & 0xFF == INSTRUCTION] == [3, 3, 1, 1]
+    recorder.clear()
+    assert recorder.written == 0
+
+
+def test_a_store_into_its_own_block_is_recorded_once() -> None:
+    guest = LongModeGuest()
+    recorder = guest.machine.cpus[0].engine.record()
+    text = "lea rbx, [rip+.Lthere]\nmov ecx, 3\n.Lagain:\nmov byte ptr [rbx], 0x90\n.Lthere:\nnop\ndec ecx\njnz .Lagain"
+    guest.run(text)
+    words = memoryview(recorder.read()).cast("Q")
+    rips = [words[at] for at in range(0, len(words), WORDS) if words[at + 1] & 0xFF == INSTRUCTION]
+    assert len(rips) == 2 + 3 * 4 + 1
+    assert guest.machine.cpus[0].counts.instructions == len(rips)

@@ -1,0 +1,196 @@
+"""kstack trace: what a recording did, instruction by instruction."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich import box
+from rich.table import Table
+
+from vm.cli.options import Json
+from vm.cli.output import console, print_json
+from vm.errors import TraceError
+from vm.recording import read_recording
+from vm.report.panic import panic_report
+from vm.setup import replay_session
+from vm.trace.diff import Parting, Place, diff
+from vm.trace.make import make_trace
+from vm.trace.query import QUERIES, Answer, Database, ask
+from vm.trace.show import Line, lines
+from vm.trace.store import Trace, is_trace, read_trace
+
+STRETCH = 200  # virtual time that `show` shows, where nothing else is asked for
+HEXADECIMAL = frozenset({"rip", "address", "frame", "physical", "bottom", "deepest_rip", "rsp", "value"})
+
+trace = App(
+    name="trace", help="What a recording did, instruction by instruction; FILE is a recording, or a trace of one."
+)
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Trace]:
+    """A trace that has been made, or one of a recording, for as long as it is needed."""
+    if is_trace(file):
+        yield read_trace(file)
+        return
+    if file.is_dir():
+        raise TraceError(f"{file} is no trace: it has no trace.json")
+    recording = read_recording(file)
+    place = Path(mkdtemp(prefix="kstack-"))
+    try:
+        make_trace(recording, place / "trace")
+        yield read_trace(place / "trace")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@trace.command
+def show(
+    file: Path,
+    /,
+    *,
+    begin: Annotated[
+        int | None, Parameter(name="--from", help="Virtual time (default: the first instruction).")
+    ] = None,
+    to: Annotated[int | None, Parameter(help=f"Virtual time, included (default: {STRETCH} later).")] = None,
+    cpu: Annotated[int | None, Parameter(help="Of this CPU alone.")] = None,
+    registers: Annotated[bool, Parameter(negative=(), help="Every CPU's registers before --from, by replay.")] = False,
+    json: Json = False,
+) -> int:
+    """Instructions with what they read and wrote, and events between them.
+
+    Parameters
+    ----------
+    file: a recording, or a trace
+    """
+    with opened(file) as found:
+        database = Database(found)
+        first = database.range()[0] if begin is None else begin
+        shown = list(lines(database, first, first + STRETCH if to is None else to, cpu))
+    if json:
+        print_json({"version": 1, "lines": [line._asdict() for line in shown]})
+        return 0
+    if registers:
+        print(_registers(file, first))
+    for line in shown:
+        print(_text(line))
+    return 0
+
+
+def _registers(file: Path, time: int) -> str:
+    if is_trace(file):
+        raise TraceError(f"--registers: {file} is a trace; give the recording, which is replayed for it")
+    session = replay_session(read_recording(file))
+    while session.machine.time < time and session.step(time - session.machine.time) is None:
+        pass
+    return panic_report(session.machine, session.symbols)
+
+
+def _text(line: Line) -> str:
+    return f"{line.count:>10} CPU {line.cpu} {'* ' if line.event else '  '}{line.text}"
+
+
+@trace.command
+def query(
+    file: Path,
+    name: str = "",
+    /,
+    *arguments: str,
+    sql: Annotated[str | None, Parameter(help="Any query of instructions, accesses, events, code, symbols.")] = None,
+    json: Json = False,
+) -> int:
+    """Ask a trace: a ready-made query, or SQL. Without either, list the ready-made ones.
+
+    Parameters
+    ----------
+    file: a recording, or a trace
+    name: of a ready-made query
+    arguments: the numbers that it takes
+    """
+    if not name and sql is None:
+        for known, one in QUERIES.items():
+            print(f"{known + ' ' + one.takes:<28} {one.tells}")
+        return 0
+    if name and sql is not None:
+        raise TraceError("--sql: give a ready-made query or SQL, not both")
+    with opened(file) as found:
+        database = Database(found)
+        answer = database.sql(sql) if sql is not None else ask(database, name, [_number(text) for text in arguments])
+    if json:
+        print_json({"version": 1, "columns": list(answer.columns), "rows": [_plain(row) for row in answer.rows]})
+    else:
+        console().print(_table(answer))
+    return 0
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise TraceError(f"{text!r} is no number; addresses are given as 0x...") from None
+
+
+def _plain(row: tuple[Any, ...]) -> list[Any]:
+    return [value.hex() if isinstance(value, bytes) else value for value in row]
+
+
+def _table(answer: Answer) -> Table:
+    shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in answer.columns:
+        shown.add_column(column, overflow="fold", no_wrap=column != "text")
+    for row in answer.rows:
+        shown.add_row(*(_cell(column, value) for column, value in zip(answer.columns, _plain(row), strict=True)))
+    return shown
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:#x}" if column in HEXADECIMAL and isinstance(value, int) else str(value)
+
+
+@trace.command(name="diff")
+def compare(one: Path, other: Path, /, *, json: Json = False) -> int:
+    """Where two recordings part, with the context of both; exit code 1 if they do.
+
+    Parameters
+    ----------
+    one: a recording, or a trace
+    other: a recording, or a trace
+    """
+    with opened(one) as here, opened(other) as there:
+        found = diff(here, there)
+    if json:
+        print_json({"version": 1, "partings": [_document(parting) for parting in found]})
+    elif not found:
+        print("the same instructions, on every CPU")
+    for parting in () if json else found:
+        whose = "all CPUs together" if parting.cpu is None else f"CPU {parting.cpu} by itself"
+        print(f"{whose}: the same up to instruction {parting.here.number}; then")
+        for path, place, before, since in zip((one, other), parting[1:3], parting.before, parting.since, strict=True):
+            print(f"  {path}: {_where(place)}")
+            if parting.cpu is None:
+                print("".join(f"    {_text(line)}\n" for line in (*before, *since)), end="")
+        print(f"  why: {parting.why}")
+    return 1 if found else 0
+
+
+def _where(place: Place) -> str:
+    if place.count is None:
+        return "the end"
+    return f"{place.symbol} on CPU {place.cpu}, virtual time {place.count}"
+
+
+def _document(parting: Parting) -> dict[str, Any]:
+    return {
+        "cpu": parting.cpu,
+        "here": parting.here._asdict(),
+        "there": parting.there._asdict(),
+        "why": parting.why,
+    }

@@ -1,0 +1,87 @@
+"""A stretch of a trace as lines: instructions with what they read and wrote, and events between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+
+from vm.trace.query import Database
+
+RINGS: Final = "k??u"
+
+
+class Line(NamedTuple):
+    """One line: virtual time, CPU, and text; `event` says that it is no instruction."""
+
+    count: int  # type: ignore[assignment] # hides tuple.count, which nobody calls on a line
+    cpu: int
+    text: str
+    event: bool
+
+
+@lru_cache(maxsize=65536)
+def disassembly(code: bytes, rip: int) -> str:
+    """One instruction as text; its bytes in hex where Capstone knows no such instruction."""
+    for _, _, name, operands in Cs(CS_ARCH_X86, CS_MODE_64).disasm_lite(code, rip, 1):
+        return f"{name} {operands}".strip()
+    return f".byte {code.hex()}"
+
+
+def lines(database: Database, first: int, last: int, cpu: int | None = None) -> Iterator[Line]:
+    """What happened from one virtual time to another, both included.
+
+    Args:
+        database: of the trace.
+        first: virtual time.
+        last: virtual time.
+        cpu: of this CPU alone; None for all.
+    """
+    where = "count between $1 and $2" + ("" if cpu is None else f" and cpu = {int(cpu)}")
+    accesses: dict[int, list[str]] = {}
+    for count, store, model, size, address, value in database.sql(
+        f"select count, store, model, size, address, value from accesses where {where} order by count", first, last
+    ).rows:
+        arrow = f"{address:#x} {'<-' if store else '->'} {value:#0{2 * size + 2}x}"
+        accesses.setdefault(count, []).append(f"({arrow})" if model else arrow)
+    rows: list[tuple[int, int, Line]] = []
+    code = _code(database, first, last)
+    for count, on, rip, size, ring, thread, symbol in database.sql(
+        f"select count, cpu, i.rip, size, ring, thread, symbol from instructions i "
+        f"left join symbols s on s.rip = i.rip where {where} order by count",
+        first,
+        last,
+    ).rows:
+        what = disassembly(code.get(rip, b"")[:size], rip)
+        told = "; ".join(accesses.pop(count, ()))
+        text = f"{RINGS[ring]}{thread:<4} {rip:016x} {symbol:<28} {what:<40} {told}".rstrip()
+        rows.append((count, 1, Line(count, on, text, False)))
+    for count, on, kind, name, thread, address, frame, value, text in database.sql(
+        f"select count, cpu, kind, name, thread, address, frame, value, text from events where {where}", first, last
+    ).rows:
+        words = [kind, name, *_named(thread=thread, address=address, frame=frame, value=value), text]
+        told = "; ".join(accesses.pop(count, ())) if kind in ("fault", "interrupt", "nmi", "software") else ""
+        rows.append((count, 2, Line(count, on, " ".join(word for word in (*words, told) if word), True)))
+    rows.sort(key=lambda row: row[:2])
+    yield from (line for _, _, line in rows)
+
+
+def _code(database: Database, first: int, last: int) -> dict[int, bytes]:
+    """Bytes of the instructions of a stretch, as they were then."""
+    found = database.sql(
+        "select rip, code from code where count <= $2 and rip in "
+        "(select distinct rip from instructions where count between $1 and $2) order by count",
+        first,
+        last,
+    )
+    return dict(found.rows)
+
+
+def _named(**numbers: Any) -> list[str]:
+    return [
+        f"{name}={number}" if name == "thread" else f"{name}={number:#x}"
+        for name, number in numbers.items()
+        if number is not None
+    ]
