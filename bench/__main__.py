@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Final
 
-from bench import counter, events, shootdown, slices, speed, start, states, witnesses
+from bench import counter, events, shootdown, slices, speed, start, states, tracing, witnesses
 from bench.harness import Benchmark, Row, as_json, show
 
 BENCHMARKS: Final = (
@@ -17,6 +17,7 @@ BENCHMARKS: Final = (
     Benchmark("shootdown", shootdown.run),
     Benchmark("counter", counter.run),
     Benchmark("witnesses", witnesses.run),
+    Benchmark("tracing", tracing.run),
     Benchmark("start", start.run),
 )
 

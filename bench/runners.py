@@ -79,13 +79,15 @@ def ours(programs: tuple[str, ...], count: int, cpus: int = 1) -> tuple[float, i
     return time.process_time() - start, sum(cpu.counts.instructions for cpu in machine.cpus)
 
 
-def bare_unicorn(program: str, count: int) -> float:
-    """Seconds of one loop on Unicorn alone: 64-bit mode, RAM mapped one to one, no hooks, ended by HLT.
+def bare_unicorn(program: str, count: int, watched: bool = False) -> float:
+    """Seconds of one loop on Unicorn alone: 64-bit mode, RAM mapped one to one, ended by HLT.
+
+    No hooks, or, where it is watched, a Python hook at each block.
 
     Its own paging is on, for one reason: to make data not executable as it is in our guest. Without
     that Unicorn searches each page stored to for translated code, and is 5 to 10 times slower.
     """
-    from unicorn import UC_ARCH_X86, UC_MODE_64, Uc, x86_const
+    from unicorn import UC_ARCH_X86, UC_HOOK_BLOCK, UC_MODE_64, Uc, x86_const
 
     uc = Uc(UC_ARCH_X86, UC_MODE_64)
     uc.mem_map(0, RAM)
@@ -96,6 +98,9 @@ def bare_unicorn(program: str, count: int) -> float:
     uc.reg_write(x86_const.UC_X86_REG_CR3, min(BARE_TABLES))
     uc.reg_write(x86_const.UC_X86_REG_MSR, (0xC0000080, 0xD00))  # IA32_EFER: LME, LMA, NXE
     uc.reg_write(x86_const.UC_X86_REG_CR0, 0x80010033)
+    if watched:
+        blocks: list[int] = []
+        uc.hook_add(UC_HOOK_BLOCK, lambda _uc, address, _size, _data: blocks.append(address))
     start = time.process_time()
     uc.emu_start(BARE_CODE, 0xFFFF_FFFF)
     return time.process_time() - start

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from vm.hw.engine.tracing import INSTRUCTION, STORE, WORDS
@@ -159,6 +160,14 @@ def threads(counts: Numbers, switches: list[tuple[int, int]]) -> NDArray[np.int3
     times = np.array([time for time, _ in switches], dtype=np.uint64)
     ids = np.array([0] + [thread for _, thread in switches], dtype=np.int64).astype(np.int32)
     found: NDArray[np.int32] = ids[np.searchsorted(times, counts, "left")]
+    return found
+
+
+def first_of_each(values: Numbers) -> list[int]:
+    """Where each value comes first, in order."""
+    numbers = pa.array(values).dictionary_encode().indices.to_numpy()  # values are numbered as they come
+    most = np.maximum.accumulate(numbers)
+    found: list[int] = np.flatnonzero(np.diff(most, prepend=-1)).tolist()
     return found
 
 

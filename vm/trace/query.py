@@ -145,8 +145,9 @@ def _threads(database: Database, _: list[int]) -> Answer:
 
 def _hot(database: Database, _: list[int]) -> Answer:
     return database.sql(
-        "select regexp_replace(symbol, '\\+.*', '') function, count(*) instructions, count(distinct cpu) cpus "
-        "from instructions i left join symbols s on s.rip = i.rip group by 1 order by 2 desc, 1 limit $1",
+        "with each as (select rip, count(*) times, bit_or(1 << cpu) mask from instructions group by rip) "
+        "select split_part(symbol, '+', 1) function, sum(times)::bigint instructions, bit_count(bit_or(mask)) cpus "
+        "from each left join symbols using (rip) group by 1 order by 2 desc, 1 limit $1",
         SHOWN,
     )
 

@@ -14,11 +14,23 @@ from vm.hw.cpu import Before
 from vm.hw.decode import Instruction
 from vm.hw.engine import Stop
 from vm.session import Session
-from vm.trace.columns import ACCESSES, INSTRUCTIONS, Columns, Numbers, Pages, Ran, assemble, sorted_together, threads
+from vm.trace.columns import (
+    ACCESSES,
+    INSTRUCTIONS,
+    Columns,
+    Numbers,
+    Pages,
+    Ran,
+    assemble,
+    first_of_each,
+    sorted_together,
+    threads,
+)
 from vm.trace.events import Event, Events
 
 PART_RECORDS: Final = 1 << 18  # of one engine, after which a part is handed on
 _U64: Final = (1 << 64) - 1
+_ODD: Final = np.uint64(0x9E3779B97F4A7C15)  # makes one number of two
 
 
 class Part:
@@ -131,11 +143,10 @@ class Tracer:
     def _seen(self, instructions: Columns, places: Numbers) -> list[tuple[int, int, bytes]]:
         """Count, RIP and bytes (as they are now) of each instruction, where it comes first in each place."""
         counts, rips, sizes = (instructions.arrays[INSTRUCTIONS.index(name)] for name in ("count", "rip", "size"))
-        both = np.stack((rips, places), axis=1)
-        _, first = np.unique(both, axis=0, return_index=True)
+        first = first_of_each(rips * _ODD + places)
         read = self._machine.memory.read
         found = []
-        for at in first.tolist():
+        for at in first:
             place, size = int(places[at]), int(sizes[at])
             within = min(size, 0x1000 - (place & 0xFFF))
             data = read(place, within)
