@@ -16,7 +16,7 @@ from vm.errors import ScenarioError
 from vm.hw.modes import Modes
 from vm.load import Symbols, load
 from vm.machine import End, Machine, MachineConfig, MachineSnapshot
-from vm.schedule import Choice, RoundRobin, Scheduler, ScriptedSchedule, View
+from vm.schedule import Choice, Exhausted, RoundRobin, Scheduler, View
 from vm.stacks import hypercall
 from vm.stacks.call import StepCounts
 from vm.stacks.policy import Policy
@@ -38,7 +38,7 @@ class RunResult:
     """What a run came to.
 
     Attributes:
-        ended: `exit`, `shutdown`, `asleep`, `deadlock`, `bound` or `finding`.
+        ended: `exit`, `shutdown`, `asleep`, `deadlock`, `bound`, `finding`, or `unfinished` where a recording was cut off.
         exit_value: what the guest wrote to the debug-exit port, or None.
         time: units of virtual time since reset.
         serial: everything the guest printed.
@@ -78,7 +78,7 @@ class RunResult:
             return 1
         if self.ended == "exit":
             return 0 if self.exit_value in GUEST_PASSED else 1
-        return 4 if self.ended == "bound" else 3
+        return 4 if self.ended in ("bound", "unfinished") else 3
 
     def without(self, expected: Collection[str]) -> RunResult:
         """This result less the kinds of findings that its scenario expects."""
@@ -143,6 +143,9 @@ class Session:
         self.choices: list[Choice] = []
         self._idle = 0  # warps in a row that woke nobody
         self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
+        # Of the slice in flight: its CPU, who could run and whether any of them was not blocked, its CPU's progress
+        # (if any has waited in vain), and all attempts in vain of policy steps, before.
+        self._slice: tuple[int, list[int], bool, tuple[int, int, int] | None, int] = (0, [], False, None, 0)
         adversarial = machine.modes.tlb == "adversarial" and not options.undisturbed
         self._adversary = Adversary(machine, self.runtime, options.adversary) if adversarial else None
         self._detach()
@@ -183,7 +186,10 @@ class Session:
         limit = machine.time + self.options.max_time
         ended = "bound"
         while machine.time < limit:
-            stop = self.step(limit - machine.time)
+            try:
+                stop = self.step(limit - machine.time)
+            except Exhausted:
+                stop = "unfinished"
             if stop is not None:
                 ended = stop
                 break
@@ -194,6 +200,21 @@ class Session:
 
     def step(self, limit: int) -> str | None:
         """One slice of at most `limit` units; why the run has ended, or None."""
+        choice = self.begin(limit)
+        if choice is None or isinstance(choice, str):
+            return choice
+        self.machine.run(*choice)
+        return self.finish()
+
+    def begin(self, limit: int) -> Choice | str | None:
+        """Choose the next slice, of at most `limit` units, for `Machine.run`; then call `finish`.
+
+        It may be run in pieces: as long as each ends with `SliceEnd.BUDGET` they are as one. Any other
+        end is the slice's.
+
+        Returns:
+            What was chosen; why the run has ended; or None where every CPU slept and time has jumped.
+        """
         machine = self.machine
         end = machine.end()
         if end is not None:
@@ -213,17 +234,23 @@ class Session:
         if choice.quantum > limit:
             choice = Choice(choice.cpu, limit)
         self.choices.append(choice)
-        before, tries = self._progress(choice.cpu) if self._waiting else None, runtime.counts.waits
-        machine.run(*choice)
-        if self._waiting and (len(blocked) < len(runnable) or self._progress(choice.cpu) != before):
+        before = self._progress(choice.cpu) if self._waiting else None
+        self._slice = choice.cpu, runnable, len(blocked) < len(runnable), before, runtime.counts.waits
+        return choice
+
+    def finish(self) -> str | None:
+        """The slice that `begin` chose has been run: why the run has ended, or None."""
+        cpu, runnable, some_go_on, before, tries = self._slice
+        if self._waiting and (some_go_on or self._progress(cpu) != before):
             self._waiting.clear()
-        if runtime.counts.waits != tries and runtime.is_blocked(choice.cpu):
-            self._waiting.add(choice.cpu)
+        runtime = self.runtime
+        if runtime.counts.waits != tries and runtime.is_blocked(cpu):
+            self._waiting.add(cpu)
             if self._waiting.issuperset(runnable) and self._is_deadlock(runnable):
                 return "deadlock"
         if self._marked:
-            for cpu, name in self._marked:
-                self.scheduler.event(cpu, name)
+            for marker, name in self._marked:
+                self.scheduler.event(marker, name)
             self._marked.clear()
         return None
 
@@ -262,7 +289,7 @@ class Session:
             state_hash=machine.state_hash() if self.options.hashed else "",
             counts=self.runtime.counts,
             kib_per_thread=usage.kib_mean if usage else None,
-            stuck=scheduler.stuck if isinstance(scheduler, ScriptedSchedule) else None,
+            stuck=getattr(scheduler, "stuck", None),
             cpus=tuple(
                 {"cpu": cpu.index, "state": cpu.state.value, "walks": cpu.mmu.walks, **vars(cpu.counts)}
                 for cpu in machine.cpus

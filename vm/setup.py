@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from guest.scenario import Scenario
 from vm.errors import RecordingError, ScenarioError
 from vm.hw.modes import Modes
 from vm.load import load
 from vm.machine import Machine, MachineConfig, size
-from vm.recording import VERSION, Recording, image_hash, pack
+from vm.recording import UNFINISHED, VERSION, Recording, image_hash, pack
 from vm.scenarios import find_image, is_scenario
 from vm.schedule import Choice, ReplaySchedule, Scheduler, Script, ScriptStep
 from vm.session import BootedScenario, RunOptions, RunResult, Session
@@ -64,8 +66,8 @@ class Setup:
         symbols = load(machine, find_image(self.image), self.image)
         return Session(machine, symbols, scheduler, policy, self.options)
 
-    def recording(self, choices: list[Choice], result: RunResult) -> Recording:
-        """What repeats a session of this setup that made these choices."""
+    def head(self) -> Recording:
+        """A recording that has not begun: what is to be run."""
         pool = self.options.pool
         return Recording(
             version=VERSION,
@@ -81,6 +83,16 @@ class Setup:
             max_time=self.options.max_time,
             stop_at_finding=self.options.stop_at_finding,
             adversary=self.options.adversary,
+            choices="",
+            ended=UNFINISHED,
+            time=0,
+            state_hash="",
+        )
+
+    def recording(self, choices: list[Choice], result: RunResult) -> Recording:
+        """What repeats a session of this setup that made these choices."""
+        return replace(
+            self.head(),
             choices=pack(choices),
             ended=result.ended,
             time=result.time,
@@ -136,4 +148,4 @@ def replay_session(recording: Recording) -> Session:
         raise RecordingError(
             f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded"
         )
-    return setup.session(ReplaySchedule(recording.schedule()))
+    return setup.session(ReplaySchedule(recording.schedule(), recording.ended != UNFINISHED))

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
 from tests.cli.test_commands import MINE, kstack
+from tests.support.command import ROOT
 from vm.errors import RecordingError
-from vm.recording import pack, read_recording, unpack, write_recording
-from vm.schedule import Choice
+from vm.recording import UNFINISHED, pack, read_recording, unpack, write_recording
+from vm.recording import journal as journal_module
+from vm.recording.journal import Journal
+from vm.schedule import Choice, RoundRobin
+from vm.session import RunOptions
+from vm.setup import Setup
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +121,77 @@ def test_a_policy_whose_source_has_changed_is_not_replayed(tmp_path: Path) -> No
     done = kstack("replay", str(recording))
     assert done.returncode == 2
     assert "has changed" in done.stderr
+
+
+# --- a recording that was being made
+
+
+ENDLESS = """
+from vm.cli import main
+import sys
+sys.argv = ["kstack", "run", "pump-long", "--policy", "entry-exit", "--schedule", "round-robin:50", "--record", sys.argv[1]]
+main()
+"""
+
+
+def test_what_a_killed_run_has_written_down_can_be_repeated(tmp_path: Path) -> None:
+    place = tmp_path / "r.json"
+    running = subprocess.Popen([sys.executable, "-c", ENDLESS, str(place)], stdout=subprocess.DEVNULL, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (place.exists() and place.read_text().count("\n") >= 4) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    recording = read_recording(place)
+    assert recording.ended == UNFINISHED
+    assert recording.time > 100_000
+    done = kstack("replay", str(place), "--json")
+    found = json.loads(done.stdout)
+    assert (found["exit"], done.returncode) == ("unfinished", 4)
+    assert found["instructions"] >= recording.time
+    again = json.loads(kstack("replay", str(place), "--json").stdout)
+    assert again["state_hash"] == found["state_hash"]
+
+
+def journal(path: Path) -> list[str]:
+    """The lines of a journal of a few slices."""
+    setup = Setup("litmus-laight", 2, 64 << 20, policy="fixed-16k", options=RunOptions(3000))
+    scheduler = Journal(path, to_builtins(setup.head()), RoundRobin(1 << 20))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(journal_module, "SECONDS", -1.0)
+        setup.session(scheduler).run()
+    scheduler.close()
+    return path.read_text().splitlines(keepends=True)
+
+
+def test_a_line_that_was_not_written_to_its_end_is_left_out(tmp_path: Path) -> None:
+    place = tmp_path / "r.json"
+    lines = journal(place)
+    assert len(lines) > 2
+    whole = list(read_recording(place).schedule())
+    place.write_text("".join(lines)[:-7])
+    assert list(read_recording(place).schedule()) == whole[:-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "says"),
+    [
+        (0, lambda line: line.replace("fixed-16k", "fixed-17k"), "its first line"),
+        (1, lambda line: line.replace('"choices": "', '"choices": "x'), "in line 2"),
+        (1, lambda line: line[: len(line) // 2] + "\n", "in line 2"),
+        (0, lambda line: line.replace('"version": 2', '"version": 77'), "its first line"),
+    ],
+)
+def test_a_damaged_journal_is_one_clear_error(number: int, change: Any, says: str, tmp_path: Path) -> None:
+    place = tmp_path / "r.json"
+    lines = journal(place)
+    lines[number] = change(lines[number])
+    place.write_text("".join(lines))
+    with pytest.raises(RecordingError, match=says):
+        read_recording(place)
+
+
+def test_nothing_is_written_for_a_run_that_cannot_begin(tmp_path: Path) -> None:
+    done = kstack("run", "laight", "--policy", "nobody", "--record", str(tmp_path / "r.json"))
+    assert done.returncode == 2
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from vm.cli.options import Json
 from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError
 from vm.explore.path import follow, is_path, read_path
-from vm.recording import read_recording
+from vm.recording import UNFINISHED, read_recording
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes, path_lanes
 from vm.scenarios import find_scenario
@@ -58,7 +58,8 @@ def replay(
     result = session.run()
     if recording.booted:
         result = result.without(find_scenario(recording.image).expects)
-    identical = result.state_hash == recording.state_hash
+    cut = recording.ended == UNFINISHED
+    identical = result.state_hash == recording.state_hash or cut
     if json:
         print_json({**run_document(result, str(file)), "identical": identical})
     else:
@@ -66,7 +67,11 @@ def replay(
             console().print(finding_text(finding), soft_wrap=True)
         if result.findings and result.findings[0].history:
             console().print(lanes(result.findings[0]))
-        word = "identical" if identical else f"NOT identical: recorded {recording.state_hash}"
+        word = "identical"
+        if cut:
+            word = "all that was written down before the recording run was cut off"
+        elif not identical:
+            word = f"NOT identical: recorded {recording.state_hash}"
         print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}, {word}", file=sys.stderr)
     return result.code if identical else 1
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from msgspec import to_builtins
 
 from guest.scenario import Scenario
 from vm.cli.options import Json, ModeList, PoolOptions, modes_of
@@ -15,6 +16,7 @@ from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, ScenarioError
 from vm.machine import size
 from vm.recording import read_recording, write_recording
+from vm.recording.journal import Journal
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
 from vm.scenarios import find_scenario, is_scenario
@@ -68,12 +70,15 @@ def run(
     if memory < wanted:
         raise ScenarioError(f"scenario {image} needs {scenario.ram if scenario else 0} of RAM; give --ram that or more")
     setup = Setup(image, cpus, memory, modes_of(mode), policy, options)
-    session = setup.session(_scheduler(schedule, seed, scenario))
+    scheduler = _scheduler(schedule, seed, scenario)
+    journal = None if record is None else Journal(record, to_builtins(setup.head()), scheduler)
+    session = setup.session(journal or scheduler)
     if not json:
         _echo(session)
     full = session.run()
     result = full.without(scenario.expects) if scenario else full
-    if record is not None:
+    if record is not None and journal is not None:
+        journal.close()
         write_recording(record, setup.recording(session.choices, full))
     if json:
         print_json(run_document(result, None if record is None else str(record)))

@@ -17,6 +17,7 @@ from vm.hw.gate import Visible
 from vm.hw.modes import Modes
 from vm.recording import VERSION as RECORDING_VERSION
 from vm.recording import image_hash, parsed, read_document, write_document
+from vm.recording.journal import read_journal
 from vm.scenarios import find_image
 from vm.stacks.registry import find_policy, policy_hash
 
@@ -93,6 +94,8 @@ def is_path(path: Path) -> bool:
     Raises:
         RecordingError: it is neither.
     """
+    if read_journal(path) is not None:
+        return False
     return read_document(path, {KIND: VERSION, "recording": RECORDING_VERSION})[0] == KIND
 
 

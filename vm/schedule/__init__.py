@@ -8,7 +8,7 @@ run, which of them wait inside a policy's step, virtual time, and the events the
 from __future__ import annotations
 
 from vm.errors import ConfigError
-from vm.schedule.base import Choice, Scheduler, View
+from vm.schedule.base import Choice, Exhausted, Scheduler, View
 from vm.schedule.pct import PctSchedule
 from vm.schedule.randomised import RandomSchedule
 from vm.schedule.replay import ReplaySchedule
@@ -48,6 +48,7 @@ def parse(text: str, seed: int = 0, script: Script | None = None) -> Scheduler:
 
 __all__ = [
     "Choice",
+    "Exhausted",
     "PctSchedule",
     "RandomSchedule",
     "ReplaySchedule",

@@ -26,6 +26,10 @@ class View(NamedTuple):
     time: int
 
 
+class Exhausted(Exception):
+    """There are no more choices: they were written down while a run went on that was cut off."""
+
+
 class Scheduler(Protocol):
     """Chooses every slice."""
 

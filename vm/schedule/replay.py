@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vm.errors import RecordingError
-from vm.schedule.base import Choice, View
+from vm.schedule.base import Choice, Exhausted, View
 
 
 class ReplaySchedule:
@@ -13,10 +13,12 @@ class ReplaySchedule:
 
     Args:
         choices: as they were made.
+        finished: they are all that were made; else the run that made them was cut off.
     """
 
-    def __init__(self, choices: Iterable[Choice]) -> None:
+    def __init__(self, choices: Iterable[Choice], finished: bool = True) -> None:
         self.name = "replay"
+        self._finished = finished
         self._choices = iter(choices)
         self._at = 0
 
@@ -25,8 +27,11 @@ class ReplaySchedule:
 
         Raises:
             RecordingError: the run has gone another way than when it was recorded.
+            Exhausted: it was cut off here.
         """
         choice = next(self._choices, None)
+        if choice is None and not self._finished:
+            raise Exhausted
         if choice is None:
             raise RecordingError(f"replay goes on after the {self._at} slices of the recording, at {view.time}")
         if choice.cpu not in view.runnable:

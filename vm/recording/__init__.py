@@ -1,0 +1,117 @@
+"""Recordings: what has to be saved so that a run can be repeated exactly.
+
+A JSON document with a version of its own: the image's name and hash, the machine, the policy, the
+choices of the schedule (packed), and how it ended. Everything else is derived by replay. A digest
+over the document finds damage. While a run is being recorded the file is a journal (journal.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from vm.errors import RecordingError
+from vm.recording.document import parsed, read_document, write_document
+from vm.recording.journal import read_journal
+from vm.recording.packed import pack, unpack
+from vm.schedule.base import Choice
+
+VERSION: Final = 2
+UNFINISHED: Final = "unfinished"
+"""How a recording ended that never did."""
+
+
+class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One run.
+
+    Attributes:
+        version: of this format.
+        image, image_hash: name or path, and BLAKE2b of its bytes (hex).
+        booted: it starts where a scenario's guest has booted, not at reset.
+        cpus, ram, modes: the machine (ram in bytes).
+        policy, policy_hash: id or path, and BLAKE2b of its source file (hex); None without one.
+        pool: order, pages a CPU (None: the policy's), seed, shared pages, reserve (None: all).
+        max_time, stop_at_finding: bounds of the run.
+        adversary: seed of speculative fills and evictions.
+        choices: CPU and quantum of each slice, packed.
+        ended, time, state_hash: how it ended.
+        finding: kind of the first finding, or None.
+    """
+
+    version: int
+    image: str
+    image_hash: str
+    booted: bool
+    cpus: int
+    ram: int
+    modes: dict[str, str]
+    policy: str | None
+    policy_hash: str | None
+    pool: tuple[str, int | None, int, int, int | None]
+    max_time: int
+    stop_at_finding: bool
+    adversary: int
+    choices: str
+    ended: str
+    time: int
+    state_hash: str
+    finding: str | None = None
+
+    def schedule(self) -> Iterator[Choice]:
+        """The choices, unpacked as they are asked for.
+
+        Raises:
+            RecordingError: they cannot be unpacked.
+        """
+        try:
+            yield from unpack(self.choices)
+        except (ValueError, zlib.error) as error:
+            raise RecordingError(f"the recording's schedule is damaged: {error}") from error
+
+
+def image_hash(image: bytes) -> str:
+    """What identifies an image."""
+    return hashlib.blake2b(image, digest_size=16).hexdigest()
+
+
+def write_recording(path: Path, recording: Recording) -> None:
+    """Write a recording, whole or not at all.
+
+    Raises:
+        RecordingError: the file cannot be written.
+    """
+    write_document(path, "recording", msgspec.to_builtins(recording))
+
+
+def read_recording(path: Path) -> Recording:
+    """Read and check a recording.
+
+    Raises:
+        RecordingError: it cannot be read, is damaged, or is of another version.
+    """
+    document = read_journal(path)
+    if document is None:
+        _, document = read_document(path, {"recording": VERSION})
+    elif document.get("version") != VERSION:
+        raise RecordingError(f"recording {path} has version {document.get('version')!r}; this kstack reads {VERSION}")
+    return parsed(path, document, Recording)
+
+
+__all__ = [
+    "UNFINISHED",
+    "VERSION",
+    "Recording",
+    "image_hash",
+    "pack",
+    "parsed",
+    "read_document",
+    "read_recording",
+    "unpack",
+    "write_document",
+    "write_recording",
+]

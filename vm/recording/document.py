@@ -1,0 +1,82 @@
+"""Documents with a digest: a recording, and a witness of `kstack explore`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from vm.errors import RecordingError
+
+MAX_BYTES: Final = 256 << 20
+Document = TypeVar("Document")
+
+
+def digest_of(document: dict[str, Any]) -> str:
+    """BLAKE2b of a document's JSON (hex)."""
+    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
+    """Write a document with its kind and digest, whole or not at all.
+
+    Raises:
+        RecordingError: the file cannot be written.
+    """
+    text = json.dumps({"kstack": kind, **document, "digest": digest_of(document)}, indent=1) + "\n"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RecordingError(f"recording {path} cannot be written: {error.strerror}") from error
+
+
+def read_document(path: Path, versions: dict[str, int]) -> tuple[str, dict[str, Any]]:
+    """Read and check a document.
+
+    Args:
+        path: the file.
+        versions: the kinds it may be of, each with the version that can be read.
+
+    Returns:
+        Its kind, and its content.
+
+    Raises:
+        RecordingError: it cannot be read, is damaged, or is of another kind or version.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecordingError(f"recording {path} is larger than any recording ({MAX_BYTES} bytes)")
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise RecordingError(f"recording {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(f"{path} is no recording: {error}") from error
+    kind = document.pop("kstack", None) if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in versions:
+        raise RecordingError(f"{path} is no recording of kstack")
+    if document.get("version") != versions[kind]:
+        found = document.get("version")
+        raise RecordingError(f"recording {path} has version {found!r}; this kstack reads {versions[kind]}")
+    digest = document.pop("digest", None)
+    if digest != digest_of(document):
+        raise RecordingError(f"recording {path} is damaged: its digest does not fit; record it again")
+    return kind, document
+
+
+def parsed(path: Path, document: dict[str, Any], kind: type[Document]) -> Document:
+    """A document's content by its fields.
+
+    Raises:
+        RecordingError: they are not what they should be.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise RecordingError(f"recording {path}: {error}") from error
