@@ -1,0 +1,67 @@
+"""Files that earlier versions wrote are read by this one; each format's present version has such a file, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.command import ROOT
+from vm.explore import path as witness
+from vm.explore.path import is_path, read_path
+from vm.recording import UNFINISHED, VERSION, read_recording
+from vm.setup import replay_session
+from vm.trace import store
+from vm.trace.query import Database, ask
+from vm.trace.store import read_trace
+
+GOLDEN: Final = ROOT / "tests" / "golden"
+
+
+def files(kind: str) -> list[str]:
+    return sorted(place.name for place in GOLDEN.glob(f"{kind}-*"))
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recordings name their image as it was given."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", files("recording"))
+def test_a_recording_is_repeated_exactly(name: str) -> None:
+    recording = read_recording(GOLDEN / name)
+    assert replay_session(recording).run().state_hash == recording.state_hash
+
+
+@pytest.mark.parametrize("name", files("journal"))
+def test_a_journal_is_repeated_as_far_as_it_goes(name: str) -> None:
+    recording = read_recording(GOLDEN / name)
+    result = replay_session(recording).run()
+    assert (recording.ended, result.ended) == (UNFINISHED, UNFINISHED)
+    assert result.time == 2800
+
+
+@pytest.mark.parametrize("name", files("witness"))
+def test_a_witness_can_be_read(name: str) -> None:
+    place = GOLDEN / name
+    assert is_path(place)
+    saved = read_path(place)
+    assert (saved.scenario, saved.policy, len(saved.steps)) == ("litmus-laight", "entry-exit", 66)
+
+
+@pytest.mark.parametrize("name", files("trace"))
+def test_a_trace_can_be_asked(name: str) -> None:
+    trace = read_trace(GOLDEN / name)
+    answer = ask(Database(trace), "hot", [])
+    assert answer.rows[0][:2] == ("again", 4002)
+    assert trace.meta.state_hash == read_recording(GOLDEN / "recording-2.json").state_hash
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [("recording", VERSION), ("journal", VERSION), ("witness", witness.VERSION), ("trace", store.VERSION)],
+)
+def test_the_present_version_has_a_file(kind: str, version: int) -> None:
+    assert any(Path(name).stem == f"{kind}-{version}" for name in files(kind))
