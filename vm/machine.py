@@ -89,6 +89,10 @@ class MachineConfig:
             )
 
 
+FOR_EVER: Final = 1 << 62
+"""A virtual time that no machine reaches."""
+
+
 class Ipi(NamedTuple):
     """An interprocessor interrupt on its way."""
 
@@ -168,6 +172,8 @@ class Machine:
             cpu.state = CpuState.WAIT_FOR_SIPI
         self.ipis: list[Ipi] = []
         self.hold_ipis = False
+        self.on_send: Callable[[Ipi], Iterable[Ipi]] | None = None  # says what arrives for an IPI that is sent
+        self.stalls: dict[int, int] = {}  # CPU -> virtual time before which it does nothing
         self.observers: list[MachineObserver] = []
         self._claims: dict[int, PortClaim] = {}
 
@@ -215,6 +221,9 @@ class Machine:
             deadline = apic.next_deadline()
             if deadline is not None and (first is None or deadline < first):
                 first = deadline
+        for until in self.stalls.values():
+            if self.time < until < FOR_EVER and (first is None or until < first):
+                first = until
         return first
 
     def _pic_can_interrupt(self) -> bool:
@@ -248,18 +257,20 @@ class Machine:
             ipi = Ipi(source, target, mode, vector)
             for observer in self.observers:
                 observer.ipi_sent(ipi)
-            if self.hold_ipis:
-                self.ipis.append(ipi)
-            else:
-                self._arrive(ipi)
+            for one in (ipi,) if self.on_send is None else self.on_send(ipi):
+                if self.hold_ipis:
+                    self.ipis.append(one)
+                else:
+                    self.arrive(one)
 
     def deliver_ipi(self, index: int) -> Ipi:
         """Let the held IPI number `index` arrive."""
         ipi = self.ipis.pop(index)
-        self._arrive(ipi)
+        self.arrive(ipi)
         return ipi
 
-    def _arrive(self, ipi: Ipi) -> None:
+    def arrive(self, ipi: Ipi) -> None:
+        """An IPI arrives at its target."""
         cpu = self.cpus[ipi.target]
         if ipi.mode is DeliveryMode.NMI:
             cpu.nmi()
@@ -350,7 +361,8 @@ class Machine:
     def runnable(self) -> list[int]:
         """CPUs for which a slice would do anything."""
         self._fire_timers()
-        return [cpu.index for cpu in self.cpus if cpu.can_run()]
+        able = [cpu.index for cpu in self.cpus if cpu.can_run()]
+        return [cpu for cpu in able if self.stalls.get(cpu, 0) <= self.time] if self.stalls else able
 
     def end(self) -> End | None:
         """Why the machine cannot go on, or None. Time may have to warp first (`warp`)."""
@@ -403,6 +415,8 @@ class Machine:
             for device, state in zip(self.ports.devices, snapshot.devices, strict=True):
                 device.restore(state)
         self.ipis = list(snapshot.ipis)
+        self.on_send = None
+        self.stalls.clear()
         self.broadcast.restore(snapshot.broadcast)
 
     def state_hash(self) -> str:

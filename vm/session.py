@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from vm.adversary import Adversary
 from vm.coherence import Finding, Kind, Oracle
 from vm.errors import ScenarioError
 from vm.hw.modes import Modes
 from vm.load import Symbols, load
-from vm.machine import End, Machine, MachineConfig, MachineSnapshot
+from vm.machine import End, Machine, MachineConfig, MachineSnapshot, Slice
 from vm.schedule import Choice, Exhausted, RoundRobin, Scheduler, View
 from vm.stacks import hypercall
 from vm.stacks.call import StepCounts
@@ -109,6 +109,14 @@ class RunOptions:
     hashed: bool = True
 
 
+class Advances(Protocol):
+    """Who runs the machine in a session's place."""
+
+    def advance(self, cpu: int, units: int) -> Slice:
+        """As `Machine.run`."""
+        ...
+
+
 class Session:
     """One run of what is loaded in a machine.
 
@@ -141,6 +149,7 @@ class Session:
         self._marked: list[tuple[int, str]] = []
         self.events: list[tuple[int, int, str]] = []  # (virtual time, CPU, name)
         self.choices: list[Choice] = []
+        self.injector: Advances | None = None
         self._idle = 0  # warps in a row that woke nobody
         self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
         # Of the slice in flight: its CPU, who could run and whether any of them was not blocked, its CPU's progress
@@ -159,7 +168,9 @@ class Session:
         self.machine.observers.clear()
         for cpu in self.machine.cpus:
             cpu.observers.clear()
-            cpu.mmu.observer = None
+            cpu.instructions = None
+            cpu.mmu.observer = cpu.mmu.on_enter = cpu.mmu.on_invlpg = None
+            cpu.linear.on_access = None
 
     def _attach(self) -> None:
         self.oracle = oracle = Oracle(self.machine, self.symbols)
@@ -203,11 +214,17 @@ class Session:
         choice = self.begin(limit)
         if choice is None or isinstance(choice, str):
             return choice
-        self.machine.run(*choice)
+        self.advance(*choice)
         return self.finish()
 
+    def advance(self, cpu: int, units: int) -> Slice:
+        """Let a CPU run for at most so many units; what is injected happens at its moment."""
+        if self.injector is not None:
+            return self.injector.advance(cpu, units)
+        return self.machine.run(cpu, units)
+
     def begin(self, limit: int) -> Choice | str | None:
-        """Choose the next slice, of at most `limit` units, for `Machine.run`; then call `finish`.
+        """Choose the next slice, of at most `limit` units, for `advance`; then call `finish`.
 
         It may be run in pieces: as long as each ends with `SliceEnd.BUDGET` they are as one. Any other
         end is the slice's.

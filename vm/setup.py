@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from guest.scenario import Scenario
 from vm.errors import RecordingError, ScenarioError
+from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
 from vm.load import load
 from vm.machine import Machine, MachineConfig, size
@@ -34,6 +36,7 @@ class Setup:
         modes: architecture modes.
         policy: id or path of a Python file; None runs without a policy (images only).
         options: bounds and pools.
+        faults: what goes wrong.
     """
 
     image: str
@@ -42,6 +45,7 @@ class Setup:
     modes: Modes = field(default_factory=Modes)
     policy: str | None = None
     options: RunOptions = field(default_factory=RunOptions)
+    faults: tuple[Fault, ...] = ()
 
     @property
     def is_scenario(self) -> bool:
@@ -49,11 +53,17 @@ class Setup:
         return is_scenario(self.image)
 
     def session(self, scheduler: Scheduler) -> Session:
-        """A session ready to run.
+        """A session ready to run, with an `Injector` where there are faults.
 
         Raises:
             KstackError: image, policy or configuration are wrong.
         """
+        session = self._session(scheduler)
+        if self.faults:
+            Injector(session, self.faults)
+        return session
+
+    def _session(self, scheduler: Scheduler) -> Session:
         policy = None if self.policy is None else find_policy(self.policy)()
         if policy is None and self.is_scenario:
             policy = find_policy("fixed-16k")()
@@ -87,6 +97,7 @@ class Setup:
             ended=UNFINISHED,
             time=0,
             state_hash="",
+            faults=[msgspec.to_builtins(fault) for fault in self.faults],
         )
 
     def recording(self, choices: list[Choice], result: RunResult) -> Recording:
@@ -143,7 +154,11 @@ def replay_session(recording: Recording) -> Session:
     options = RunOptions(
         recording.max_time, recording.stop_at_finding, PoolConfig(*recording.pool), recording.adversary
     )
-    setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options)
+    try:
+        faults = tuple(msgspec.convert(recording.faults, list[Fault]))
+    except msgspec.ValidationError as error:
+        raise RecordingError(f"the recording's faults are damaged: {error}") from error
+    setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options, faults)
     if setup.is_scenario != recording.booted:
         raise RecordingError(
             f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded"

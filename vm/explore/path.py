@@ -15,8 +15,7 @@ from vm.explore.witness import Line, Witness, line_of
 from vm.explore.world import Grown, Move, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
-from vm.recording import VERSION as RECORDING_VERSION
-from vm.recording import image_hash, parsed, read_document, write_document
+from vm.recording import READABLE, image_hash, parsed, read_document, write_document
 from vm.recording.journal import read_journal
 from vm.scenarios import find_image
 from vm.stacks.registry import find_policy, policy_hash
@@ -96,7 +95,7 @@ def is_path(path: Path) -> bool:
     """
     if read_journal(path) is not None:
         return False
-    return read_document(path, {KIND: VERSION, "recording": RECORDING_VERSION})[0] == KIND
+    return read_document(path, {KIND: (VERSION,), "recording": READABLE})[0] == KIND
 
 
 def read_path(path: Path) -> PathFile:
@@ -105,7 +104,7 @@ def read_path(path: Path) -> PathFile:
     Raises:
         RecordingError: it cannot be read, is damaged, or of another version.
     """
-    _, document = read_document(path, {KIND: VERSION})
+    _, document = read_document(path, {KIND: (VERSION,)})
     return parsed(path, document, PathFile)
 
 

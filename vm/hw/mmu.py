@@ -157,6 +157,7 @@ class Mmu:
         self.structures = StructureCaches()
         self._missing: set[int] = set()  # pages cached as not present: only a broken model has any
         self.observer: MmuObserver | None = None
+        self.on_invlpg: Callable[[int], bool] | None = None  # asked whether an INVLPG is carried out
         self.on_enter: Callable[[int, int], None] | None = None  # told of each page and frame the engine gets
         self.fault: Fault | None = None
         self.walks = 0
@@ -585,6 +586,8 @@ class Mmu:
     def invlpg(self, address: int) -> None:
         """INVLPG (SDM 4.10.4.1): the page for this PCID and global ones; all structure caches of this PCID."""
         rules = self.rules
+        if self.on_invlpg is not None and not self.on_invlpg(address):
+            return
         if self.gate is not None:
             self._invalidate_lazily(self.gate, address)
         for mmu in self._each():

@@ -11,7 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,7 +21,8 @@ from vm.recording.journal import read_journal
 from vm.recording.packed import pack, unpack
 from vm.schedule.base import Choice
 
-VERSION: Final = 2
+VERSION: Final = 3
+READABLE: Final = (2, 3)  # 3 has faults
 UNFINISHED: Final = "unfinished"
 """How a recording ended that never did."""
 
@@ -41,6 +42,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         choices: CPU and quantum of each slice, packed.
         ended, time, state_hash: how it ended.
         finding: kind of the first finding, or None.
+        faults: injected ones, as `vm.fault.Fault` has them.
     """
 
     version: int
@@ -61,6 +63,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     time: int
     state_hash: str
     finding: str | None = None
+    faults: list[dict[str, Any]] = []
 
     def schedule(self) -> Iterator[Choice]:
         """The choices, unpacked as they are asked for.
@@ -96,13 +99,16 @@ def read_recording(path: Path) -> Recording:
     """
     document = read_journal(path)
     if document is None:
-        _, document = read_document(path, {"recording": VERSION})
-    elif document.get("version") != VERSION:
-        raise RecordingError(f"recording {path} has version {document.get('version')!r}; this kstack reads {VERSION}")
+        _, document = read_document(path, {"recording": READABLE})
+    elif document.get("version") not in READABLE:
+        raise RecordingError(
+            f"recording {path} has version {document.get('version')!r}; this kstack reads {READABLE[0]} to {VERSION}"
+        )
     return parsed(path, document, Recording)
 
 
 __all__ = [
+    "READABLE",
     "UNFINISHED",
     "VERSION",
     "Recording",

@@ -37,12 +37,12 @@ def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
         raise RecordingError(f"recording {path} cannot be written: {error.strerror}") from error
 
 
-def read_document(path: Path, versions: dict[str, int]) -> tuple[str, dict[str, Any]]:
+def read_document(path: Path, versions: dict[str, tuple[int, ...]]) -> tuple[str, dict[str, Any]]:
     """Read and check a document.
 
     Args:
         path: the file.
-        versions: the kinds it may be of, each with the version that can be read.
+        versions: the kinds it may be of, each with the versions that can be read.
 
     Returns:
         Its kind, and its content.
@@ -61,9 +61,9 @@ def read_document(path: Path, versions: dict[str, int]) -> tuple[str, dict[str, 
     kind = document.pop("kstack", None) if isinstance(document, dict) else None
     if not isinstance(kind, str) or kind not in versions:
         raise RecordingError(f"{path} is no recording of kstack")
-    if document.get("version") != versions[kind]:
-        found = document.get("version")
-        raise RecordingError(f"recording {path} has version {found!r}; this kstack reads {versions[kind]}")
+    if document.get("version") not in versions[kind]:
+        found, read = document.get("version"), " or ".join(map(str, versions[kind]))
+        raise RecordingError(f"recording {path} has version {found!r}; this kstack reads {read}")
     digest = document.pop("digest", None)
     if digest != digest_of(document):
         raise RecordingError(f"recording {path} is damaged: its digest does not fit; record it again")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from vm.stacks.area import Pte, Thread
 from vm.stacks.hypercall import Function
@@ -63,6 +63,21 @@ class StepCounts:
     requests: int = 0
     shares: int = 0
     unmaps: int = 0
+
+
+class Interposed(NamedTuple):
+    """What happens at a step instead of it, or besides.
+
+    Attributes:
+        instead: the step is not carried out; `answer` is its answer (WAITING to be asked again).
+        error: raised in the hook.
+        behind: called with the answer when it has been carried out.
+    """
+
+    instead: bool = False
+    answer: Any = None
+    error: Exception | None = None
+    behind: Callable[[Any], None] | None = None
 
 
 class HookObserver(Protocol):

@@ -10,7 +10,7 @@ cache misses; the guest's own code around the hook is real.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -19,7 +19,7 @@ from vm.hw.engine import Gpr
 from vm.machine import Machine
 from vm.stacks import hypercall, steps
 from vm.stacks.area import PAGE, Thread
-from vm.stacks.call import GuestMisuse, HookCall, HookObserver, StackObserver, StepCounts
+from vm.stacks.call import GuestMisuse, HookCall, HookObserver, Interposed, StackObserver, StepCounts
 from vm.stacks.execute import WAITING, Executor
 from vm.stacks.hypercall import Function
 from vm.stacks.policy import Policy
@@ -46,6 +46,7 @@ class StackRuntime:
         self.calls: list[list[HookCall]] = [[] for _ in machine.cpus]
         self.observers: list[StackObserver] = []
         self.hook_observers: list[HookObserver] = []
+        self.interpose: Callable[[int, HookCall], Interposed | None] | None = None  # asked before each step
         self.blocked: list[bool] = [False] * len(machine.cpus)
         config = (pool or PoolConfig()).resolved(policy.pool_pages if policy is not None else None)
         self._execute = Executor(machine, config, self.threads, self.observers)
@@ -146,7 +147,15 @@ class StackRuntime:
         counts.shares += function is Function.SHARE
 
     def _continue(self, cpu: int, call: HookCall) -> bool:
-        answer, previous = self._execute.carry_out(cpu, call, call.step, self._name(call))
+        other = self.interpose(cpu, call) if self.interpose is not None else None
+        if other is not None and other.error is not None:
+            return self._fail(cpu, call, other.error)
+        if other is not None and other.instead:
+            answer, previous = other.answer, None
+        else:
+            answer, previous = self._execute.carry_out(cpu, call, call.step, self._name(call))
+        if other is not None and other.behind is not None and answer is not WAITING:
+            other.behind(answer)
         if answer is WAITING:
             self.blocked[cpu] = True
             self.counts.waits += 1
@@ -170,6 +179,17 @@ class StackRuntime:
             raise PolicyError(f"{self._name(call)} yielded {call.step!r}, which is no micro-step")
         return False
 
+    def _fail(self, cpu: int, call: HookCall, error: Exception) -> bool:
+        """A step fails: the hook sees `error` raised where it yielded."""
+        try:
+            call.step = call.generator.throw(error)
+        except StopIteration as end:
+            self._end(cpu, call, end.value)
+            return True
+        except Exception as raised:
+            raise PolicyError(f"{self._name(call)} raised {type(raised).__name__}: {raised}") from raised
+        return False
+
     def _name(self, call: HookCall) -> str:
         policy = self.policy
         return f"policy {policy.id if policy else '-'}, hook {call.function.name.lower()}"
@@ -190,6 +210,10 @@ class StackRuntime:
             dry = self._execute.dry.get(thread.id, False)
             for observer in self.observers:
                 observer.fault_ended(cpu, thread, call.arguments[0], bool(result), dry)
+
+    def gone(self, cpu: int) -> None:
+        """A CPU has gone offline without a word."""
+        self._execute.online = [other for other in self._execute.online if other != cpu]
 
     # --- what hypercalls say
 
