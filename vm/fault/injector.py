@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Final
 
 from vm.errors import ConfigError
 from vm.fault.actions import DEEDS, GARBAGE, act
@@ -17,6 +18,8 @@ from vm.session import Session
 from vm.stacks import steps
 from vm.stacks.call import HookCall, Interposed
 from vm.stacks.execute import WAITING
+
+MOST_BEGUN: Final = 63  # executions on one CPU of which handlers have not come back
 
 
 class InjectedError(Exception):
@@ -66,7 +69,7 @@ class Injector:
             tuple[int, int], tuple[HookCall, int]
         ] = {}  # by CPU and depth: a hook, and its answers so far
         self._hit: dict[tuple[int, int], list[_Armed]] = {}  # what that step has triggered
-        self._begun: dict[int, int] = {}  # by CPU: the place at which an execution has begun and not retired
+        self._begun: dict[int, list[int]] = {}  # by CPU: places at which executions have begun and not retired
         self._delivered = False
         session.injector = self
         if self._steps:
@@ -136,7 +139,8 @@ class Injector:
         processor = self._machine.cpus[cpu]
         if processor.state is not CpuState.RUNNING:
             return
-        again = self._begun.get(cpu) == processor.registers.rip
+        begun = self._begun.setdefault(cpu, [])
+        again = processor.registers.rip in begun  # a handler has run in between
         for one in list(self._at):
             when = one.fault.when
             assert isinstance(when, At | Where)
@@ -151,7 +155,8 @@ class Injector:
                 if one.seen == one.nth and not when.after:
                     self._at.remove(one)
                     self._fire(one, cpu)
-        self._begun[cpu] = processor.registers.rip
+        if processor.registers.rip not in begun:  # a fault may have moved RIP
+            self._begun[cpu] = [*begun[-MOST_BEGUN:], processor.registers.rip]
 
     def _after(self, cpu: int, place: int, piece: Slice) -> None:
         """One unit has been spent at `place`: an instruction has retired, or an event was delivered, or it goes on."""
@@ -160,7 +165,8 @@ class Injector:
             return  # it has not retired
         if processor.registers.rip == place and self._repeats(cpu, place):
             return
-        self._begun.pop(cpu, None)
+        if place in self._begun.get(cpu, ()):
+            self._begun[cpu].remove(place)
         for one in list(self._at):
             when = one.fault.when
             here = isinstance(when, At) and when.after and one.place == place and when.cpu in (None, cpu)

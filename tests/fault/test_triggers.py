@@ -1,0 +1,333 @@
+"""A fault happens at its moment and at no other: executions, repetitions, shadows, nested faults, policies' steps."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.long_mode import AREA, LongModeGuest
+from vm.errors import ConfigError, PolicyError
+from vm.fault import At, Fault, Flush, Injector, Moment, Send, Step, Where
+from vm.hw.cpu import CpuState
+from vm.hw.engine import Gpr
+from vm.machine import FOR_EVER
+from vm.schedule import RoundRobin
+from vm.session import RunOptions, Session
+from vm.setup import Setup
+
+
+def bare(guest: LongModeGuest, places: dict[str, int], *faults: Fault) -> Injector:
+    """An injector of a guest that no policy sees."""
+    symbols = SimpleNamespace(address=places.get)
+    session = SimpleNamespace(machine=guest.machine, runtime=SimpleNamespace(calls=[[]], pools=None), symbols=symbols)
+    return Injector(session, faults)  # type: ignore[arg-type] # all that it asks for
+
+
+def run(guest: LongModeGuest, injector: Injector, address: int, cpu: int = 0, **gprs: int) -> None:
+    guest.start(address, cpu, **gprs)
+    for _ in range(200):
+        if guest.machine.cpus[cpu].state is not CpuState.RUNNING:
+            return
+        injector.advance(cpu, 50)
+    raise AssertionError("it still runs")
+
+
+def flip(when: Any, register: str = "r9", bit: int = 0) -> Fault:
+    return Fault("flip-register", when, register=register, bit=bit)
+
+
+LOOP = "mov ecx, 5\nxor r9d, r9d\n{label}mov r8, r9\ndec ecx\njnz {back}\nhlt"
+
+
+@pytest.mark.parametrize("nth", [1, 2, 5])
+@pytest.mark.parametrize("after", [False, True])
+def test_before_and_after_the_nth_execution(nth: int, after: bool) -> None:
+    """Each turn copies r9 and adds it up: the sum tells in which turn it was changed, and on which side of the copy."""
+    guest = LongModeGuest()
+    address = guest.kernel_code("mov ecx, 5\nagain:\nadd r10, 1\nmov r8, r9\nadd r11, r8\ndec ecx\njnz again\nhlt")
+    place = address + 5 + 4
+    injector = bare(guest, {"copy": place}, flip(At("copy", nth=nth, after=after)))
+    run(guest, injector, address, r9=0, r10=0, r11=0)
+    assert guest.gpr(Gpr.R9) == 1
+    assert guest.gpr(Gpr.R11) == 5 - (nth - 1) - after, "turns that copied the changed value"
+    assert injector.fired[0] is not None
+
+
+def test_it_does_not_happen_if_there_are_not_so_many() -> None:
+    guest = LongModeGuest()
+    address = guest.kernel_code("mov ecx, 5\nagain:\nmov r8, r9\ndec ecx\njnz again\nhlt")
+    injector = bare(guest, {"copy": address + 5}, flip(At("copy", nth=6)))
+    run(guest, injector, address, r9=0)
+    assert guest.gpr(Gpr.R9) == 0
+    assert injector.fired == [None]
+
+
+def growing() -> tuple[LongModeGuest, int]:
+    """A guest whose page fault handler maps the page, and code that loads from it twice."""
+    guest = LongModeGuest()
+    leaf, frame = guest.entry(AREA), guest.frame(7)
+    fix = f"push rax\nmov rax, {hex(leaf)}\nmov rcx, {hex(frame | 3)}\nmov [rax], rcx\npop rax\nadd rsp, 8\niretq"
+    guest.gate(14, guest.kernel_code(fix))
+    return guest, guest.kernel_code("mov rdx, [rbx]\nmov rdx, [rbx]\nhlt")
+
+
+def test_an_instruction_that_faults_and_is_tried_again_is_one_execution() -> None:
+    guest, load = growing()
+    injector = bare(
+        guest, {"load": load}, flip(At("load", after=True)), flip(At("load"), "r10"), flip(At("load", nth=2))
+    )
+    start = guest.machine.time
+    run(guest, injector, load, rbx=AREA, r9=0)
+    assert guest.gpr(Gpr.RDX) == 7
+    assert guest.faults() == 1
+    assert injector.fired == [start + 9, start, None], "when the load has retired, behind the handler; before it; never"
+
+
+def test_a_repetition_is_one_execution() -> None:
+    guest = LongModeGuest()
+    address = guest.kernel_code("mov ecx, 4\nrep stosb\nmov r8, r9\nmov ecx, 3\njmp .Lon\n.Lon:\nhlt")
+    place = address + 5
+    frame = guest.frame()
+    for nth, after, r8 in ((1, True, 1), (1, False, 1), (2, False, 0)):
+        injector = bare(guest, {"rep": place}, flip(At("rep", nth=nth, after=after)))
+        run(guest, injector, address, rdi=frame, r9=0, r8=0)
+        assert guest.gpr(Gpr.R8) == r8
+        assert guest.gpr(Gpr.RDI) == frame + 4, "the whole of it"
+        if after:
+            assert guest.gpr(Gpr.R9) == 1
+
+
+def test_an_nmi_injected_in_an_interrupt_shadow_waits_for_its_end() -> None:
+    """MOV SS holds off NMIs for one instruction (SDM 6.8.3)."""
+    guest = LongModeGuest()
+    guest.gate(2, guest.kernel_code("mov r8, [rsp]\nhlt"))
+    address = guest.kernel_code("mov ax, ss\nmov ss, ax\nnop\nmov r9, 1\nhlt")
+    shadowed = address + 3 + 2
+    injector = bare(guest, {"nop": shadowed}, Fault("nmi", At("nop")))
+    run(guest, injector, address, r9=0)
+    assert guest.gpr(Gpr.R8) == shadowed + 1, "it interrupts behind the instruction"
+    assert guest.gpr(Gpr.R9) == 0
+
+
+def test_a_fault_of_another_cpu_hits_that_cpu() -> None:
+    guest = LongModeGuest(cpus=2)
+    address = guest.kernel_code("nop\nnop\nhlt")
+    guest.start(address, 1, r9=0)
+    injector = bare(guest, {"here": address + 1}, Fault("flip-register", At("here"), cpu=1, register="r9", bit=4))
+    run(guest, injector, address, r9=0)
+    assert guest.gpr(Gpr.R9, 0) == 0
+    assert guest.gpr(Gpr.R9, 1) == 16
+
+
+def test_a_trigger_of_one_cpu_does_not_count_another_s_executions() -> None:
+    guest = LongModeGuest(cpus=2)
+    address = guest.kernel_code("nop\nhlt")
+    injector = bare(guest, {"here": address}, flip(At("here", cpu=1)))
+    run(guest, injector, address, 0, r9=0)
+    assert injector.fired == [None]
+    run(guest, injector, address, 1, r9=0)
+    assert guest.gpr(Gpr.R9, 1) == 1
+
+
+def test_a_moment_is_exact_in_the_middle_of_a_slice() -> None:
+    guest = LongModeGuest()
+    address = guest.kernel_code("mov ecx, 100\nagain:\ninc r8\nadd r11, r9\ndec ecx\njnz again\nhlt")
+    for time in (1, 2, 3, 150):
+        injector = bare(guest, {}, flip(Moment(guest.machine.time + time)))
+        start = guest.machine.time
+        run(guest, injector, address, r8=0, r9=0, r11=0)
+        assert injector.fired == [start + time]
+        turns_before = max(0, time - 1 + 1) // 4 + (1 if (time - 1) % 4 >= 2 else 0)
+        assert guest.gpr(Gpr.R11) == 100 - turns_before
+
+
+def test_a_register_s_value_triggers_once() -> None:
+    guest = LongModeGuest()
+    address = guest.kernel_code("mov ecx, 9\nagain:\nadd r11, r9\ndec ecx\njnz again\nhlt")
+    injector = bare(guest, {}, flip(Where("rcx", 4)))
+    run(guest, injector, address, r9=0, r11=0, rcx=0)
+    assert guest.gpr(Gpr.R11) == 4
+
+
+def test_what_is_skipped_has_no_effect() -> None:
+    guest = LongModeGuest()
+    address = guest.kernel_code("mov r8d, 1\nmov r9d, 1\nmov r10d, 1\nhlt")
+    injector = bare(guest, {"here": address + 6}, Fault("skip", At("here")))
+    run(guest, injector, address, r8=0, r9=0, r10=0)
+    assert [guest.gpr(register) for register in (Gpr.R8, Gpr.R9, Gpr.R10)] == [1, 0, 1]
+
+
+def test_a_stalled_cpu_does_nothing_for_that_long_and_then_goes_on() -> None:
+    guest = LongModeGuest(cpus=2)
+    address = guest.kernel_code("nop\nnop\nhlt")
+    spin = guest.kernel_code("mov ecx, 1000\nagain:\ndec ecx\njnz again\nhlt")
+    injector = bare(guest, {"here": address + 1}, Fault("stall", At("here"), units=500))
+    guest.start(address, 0)
+    injector.advance(0, 10)
+    assert guest.machine.cpus[0].registers.rip == address + 1
+    assert guest.machine.runnable() == [1] if guest.machine.cpus[1].state is CpuState.RUNNING else True
+    guest.start(spin, 1)
+    injector.advance(1, 600)
+    assert 0 in guest.machine.runnable()
+    injector.advance(0, 10)
+    assert guest.machine.cpus[0].state is CpuState.HALTED
+
+
+def test_time_jumps_to_the_end_of_a_stall_if_everybody_else_sleeps() -> None:
+    guest = LongModeGuest()
+    address = guest.kernel_code("nop\nhlt")
+    injector = bare(guest, {"here": address}, Fault("stall", At("here"), units=777))
+    start = guest.machine.time
+    guest.start(address)
+    injector.advance(0, 10)
+    assert guest.machine.runnable() == []
+    assert guest.machine.warp()
+    assert guest.machine.time == start + 777
+    hung = bare(guest, {"here": address}, Fault("hang", At("here")))
+    guest.start(address)
+    hung.advance(0, 10)
+    assert guest.machine.stalls[0] == FOR_EVER
+    assert not guest.machine.warp()
+
+
+# --- IPIs, invalidations, policies
+
+
+def session(policy: str, *faults: Fault, scenario: str = "laight", quantum: int = 200) -> Session:
+    setup = Setup(scenario, 2, 64 << 20, policy=policy, options=RunOptions(400_000), faults=faults)
+    return setup.session(RoundRobin(quantum))
+
+
+def kinds(result: Any) -> set[str]:
+    return {finding.kind.value for finding in result.findings}
+
+
+def injector_of(one: Session) -> Injector:
+    assert isinstance(one.injector, Injector)
+    return one.injector
+
+
+def test_a_dropped_ipi_leaves_the_sender_waiting() -> None:
+    one = session("switch-sp-ipi", Fault("drop-ipi", Send(vector=0xF0)))
+    result = one.run()
+    assert injector_of(one).fired[0] is not None
+    assert result.ended in ("bound", "deadlock", "asleep")
+
+
+def test_a_delayed_ipi_is_only_late() -> None:
+    late = session("switch-sp-ipi", Fault("delay-ipi", Send(vector=0xF0), units=3000))
+    plain = session("switch-sp-ipi")
+    result, usual = late.run(), plain.run()
+    assert result.ended == usual.ended == "exit"
+    assert not result.findings
+    assert result.time > usual.time + 1000
+
+
+@pytest.mark.parametrize("what", ["duplicate-ipi", "reorder-ipi"])
+def test_an_ipi_that_comes_twice_or_later_is_taken(what: str) -> None:
+    one = session("switch-sp-ipi", Fault(what, Send(nth=2)))
+    result = one.run()
+    assert injector_of(one).fired[0] is not None
+    assert result.ended in ("exit", "asleep", "deadlock", "bound")
+
+
+def test_a_dropped_invalidation_shows_as_a_stale_read() -> None:
+    """Every INVLPG of CPU 1 for the first shootdowns is lost: what the protocol is for."""
+    faults = [Fault("drop-invlpg", Flush(nth=nth, cpu=1)) for nth in range(1, 13)]
+    one = session("switch-sp-ipi", *faults)
+    result = one.run()
+    assert [fired for fired in injector_of(one).fired if fired is not None]
+    assert "stale-translation" in kinds(result)
+
+
+def test_an_acknowledgement_that_is_there_too_early_frees_too_early() -> None:
+    found = set()
+    for nth in range(1, 4):
+        one = session("switch-sp-ipi", Fault("early-ack", Step("WaitForAck", nth=nth)), quantum=50)
+        found |= kinds(one.run())
+        assert injector_of(one).fired[0] is not None
+    assert not found - {"stale-translation", "wrong-data"}
+
+
+def test_an_acknowledgement_that_is_lost_is_waited_for_for_ever() -> None:
+    result = session("switch-sp-ipi", Fault("lose-ack", Step("WaitForAck"))).run()
+    assert result.ended in ("bound", "deadlock")
+
+
+def test_a_failed_allocation_is_what_the_policy_makes_of_it() -> None:
+    one = session("entry-exit", Fault("fail-alloc", Step("TakePage", nth=4)))
+    one.run()
+    assert injector_of(one).fired[0] is not None
+    assert one.runtime.counts.pages_taken >= 3
+
+
+def test_a_step_is_counted_once_however_often_it_is_tried() -> None:
+    """The policy waits for acknowledgements again and again; the second wait is the second step."""
+    one = session("switch-sp-ipi", Fault("delay-ack", Step("WaitForAck", nth=2), units=2000))
+    plain = session("switch-sp-ipi")
+    steps: list[int] = []
+    observer = SimpleNamespace(
+        stepped=lambda cpu, call, step, answer, previous: (
+            steps.append(one.machine.now()) if type(step).__name__ == "WaitForAck" else None
+        ),
+        **dict.fromkeys(
+            ("booted", "thread_created", "thread_gone", "fault_ended", "cannot_sleep", "event"), lambda *_: None
+        ),
+    )
+    one.runtime.observers.append(observer)  # type: ignore[arg-type]
+    result = one.run()
+    assert result.ended == plain.run().ended == "exit"
+    assert steps[1] >= (injector_of(one).fired[0] or 0) + 2000
+    assert steps[0] < (injector_of(one).fired[0] or 0)
+
+
+def test_a_policy_that_fails_inside_a_step_is_an_error_of_the_policy() -> None:
+    with pytest.raises(PolicyError, match="InjectedError"):
+        session("entry-exit", Fault("raise", Step(nth=5))).run()
+
+
+def test_a_step_that_never_ends_hangs_its_cpu() -> None:
+    assert session("entry-exit", Fault("endless-step", Step(nth=5))).run().ended in ("bound", "deadlock", "asleep")
+
+
+def test_a_corrupt_page_is_seen_by_who_reads_it() -> None:
+    one = session("entry-exit", Fault("corrupt-page", Step("TakePage", nth=1)))
+    one.run()
+    fired = injector_of(one).fired[0]
+    assert fired is not None
+
+
+def test_a_fault_inside_a_fault_handler_is_a_double_fault() -> None:
+    """A spurious page fault in the first instruction of the double fault's own handler."""
+    one = session(
+        "fault-df", Fault("spurious-fault", At("trap_8"), address=0xFFFFC90000000000), scenario="deep", quantum=1000
+    )
+    one.run()
+    assert one.machine.cpus
+
+
+# --- what makes no sense
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault("nothing", Moment(1)), "does not exist"),
+        (Fault("drop-ipi", Moment(1)), "its trigger must be one of send"),
+        (Fault("flip-ram", Moment(1), address=1), "needs bit"),
+        (Fault("nmi", Moment(1), bit=1), "takes no bit"),
+        (Fault("nmi", At("nowhere")), "no symbol 'nowhere'"),
+        (Fault("nmi", At("main_thread+x")), "symbol, symbol"),
+        (Fault("nmi", At("main_thread", nth=0)), "nth 0"),
+        (Fault("nmi", Moment(1), cpu=7), "no CPU 7"),
+        (Fault("flip-register", Moment(1), register="cr9", bit=1), "no register 'cr9'"),
+        (Fault("flip-register", Moment(1), register="rax", bit=64), "bit 64"),
+        (Fault("lose-ack", Step("TakePage")), "its step must be WaitForAck"),
+        (Fault("nmi", Where("eax", 1)), "no register 'eax'"),
+    ],
+)
+def test_what_makes_no_sense_is_one_clear_error(fault: Fault, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        session("fixed-16k", fault)
