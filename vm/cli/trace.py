@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -20,10 +20,12 @@ from vm.recording import read_recording
 from vm.report.panic import panic_report
 from vm.setup import replay_session
 from vm.trace.diff import Parting, Place, diff
+from vm.trace.export import FORMATS, export
 from vm.trace.make import make_trace
 from vm.trace.query import QUERIES, Answer, Database, ask
 from vm.trace.show import Line, lines
 from vm.trace.store import Trace, is_trace, read_trace
+from vm.trace.view import serve
 
 STRETCH = 200  # virtual time that `show` shows, where nothing else is asked for
 HEXADECIMAL = frozenset({"rip", "address", "frame", "physical", "bottom", "deepest_rip", "rsp", "value"})
@@ -153,6 +155,49 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
     return f"{value:#x}" if column in HEXADECIMAL and isinstance(value, int) else str(value)
+
+
+@trace.command(name="export")
+def write(
+    file: Path,
+    /,
+    *,
+    format: Annotated[str, Parameter(help=f"parquet, {', '.join(FORMATS)}.")] = "parquet",
+    output: Annotated[Path | None, Parameter(help="Where to write it (default: beside FILE).")] = None,
+) -> int:
+    """Write a trace: as a folder of Parquet tables, or in the format of another tool.
+
+    Parameters
+    ----------
+    file: a recording, or a trace
+    """
+    if format == "parquet":
+        place = output or file.with_suffix(".trace")
+        if is_trace(file):
+            raise TraceError(f"{file} is a folder of Parquet tables already")
+        make_trace(read_recording(file), place)
+    else:
+        known = FORMATS.get(format)
+        place = output or file.with_suffix(known.suffix if known is not None else "")
+        with opened(file) as found:
+            export(found, format, place)
+    print(place)
+    return 0
+
+
+@trace.command
+def view(file: Path, /, *, port: Annotated[int, Parameter(help="Of 127.0.0.1; 0 for any that is free.")] = 0) -> int:
+    """Serve the Perfetto UI with a trace on this machine alone, without internet, until Ctrl-C.
+
+    Parameters
+    ----------
+    file: a recording, or a trace
+    """
+    with TemporaryDirectory(prefix="kstack-") as place, opened(file) as found:
+        timeline = Path(place) / "trace.pftrace"
+        export(found, "perfetto", timeline)
+        serve(timeline, port, lambda url: print(url, flush=True))
+    return 0
 
 
 @trace.command(name="diff")

@@ -37,15 +37,23 @@ class Database:
 
     Args:
         trace: that has been read.
+
+    Raises:
+        TraceError: a table is none.
     """
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
-        for name in SCHEMAS:
-            place = str(trace.file(name)).replace("'", "''")
-            self._connection.execute(f"create view {name} as select * from read_parquet('{place}')")
-        self._connection.execute("create view symbols as select rip, any_value(symbol) symbol from code group by rip")
+        try:
+            for name in SCHEMAS:
+                place = str(trace.file(name)).replace("'", "''")
+                self._connection.execute(f"create view {name} as select * from read_parquet('{place}')")
+            self._connection.execute(
+                "create view symbols as select rip, any_value(symbol) symbol from code group by rip"
+            )
+        except duckdb.Error as error:
+            raise TraceError(f"trace {trace.folder} is damaged: {error}") from error
 
     def sql(self, text: str, *parameters: Any) -> Answer:
         """Any query.
@@ -59,6 +67,8 @@ class Database:
             return Answer(columns, found.fetchall())
         except duckdb.Error as error:
             raise TraceError(f"the query is wrong: {error}") from error
+        except UnicodeDecodeError as error:
+            raise TraceError(f"trace {self.trace.folder} is damaged: {error}") from error
 
     def findings(self) -> Answer:
         """All findings, numbered from 1."""

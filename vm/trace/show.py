@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
+from vm.errors import TraceError
 from vm.trace.query import Database
 
 RINGS: Final = "k??u"
@@ -38,7 +39,17 @@ def lines(database: Database, first: int, last: int, cpu: int | None = None) -> 
         first: virtual time.
         last: virtual time.
         cpu: of this CPU alone; None for all.
+
+    Raises:
+        TraceError: its tables hold what was never written into one.
     """
+    try:
+        yield from _sorted(database, first, last, cpu)
+    except (TypeError, ValueError, LookupError) as error:
+        raise TraceError(f"trace {database.trace.folder} is damaged: {error}") from error
+
+
+def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Iterator[Line]:
     where = "count between $1 and $2" + ("" if cpu is None else f" and cpu = {int(cpu)}")
     accesses: dict[int, list[str]] = {}
     for count, store, model, size, address, value in database.sql(
