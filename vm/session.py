@@ -116,6 +116,11 @@ class Advances(Protocol):
         """As `Machine.run`."""
         ...
 
+    @property
+    def pending(self) -> bool:
+        """Whether something will still happen by itself."""
+        ...
+
 
 class Session:
     """One run of what is loaded in a machine.
@@ -279,6 +284,8 @@ class Session:
     def _is_deadlock(self, runnable: list[int]) -> bool:
         """Whether CPUs that all wait in a policy's step, and have all tried again, can be interrupted by nothing."""
         machine = self.machine
+        if self.injector is not None and (self.injector.pending or machine.runnable() != runnable):
+            return False  # something is still to come, or has just woken somebody
         if machine.next_deadline() is not None or machine.ipis or any(machine.interruptible(cpu) for cpu in runnable):
             return False
         if self.oracle is not None:

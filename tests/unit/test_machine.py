@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import pytest
@@ -325,3 +326,15 @@ def test_two_machines_in_one_process_do_not_influence_each_other() -> None:
         if other.runnable():
             other.run(other.runnable()[0], 1)
     assert machine.state_hash() == alone.state_hash()
+
+
+def test_a_forked_process_has_memory_of_its_own() -> None:
+    """Else workers that inherit a booted guest would write into each other's."""
+    machine = Machine(MachineConfig(ram=1 << 20))
+    machine.memory.write64(0x8000, 1)
+    child = os.fork()
+    if not child:
+        machine.memory.write64(0x8000, 2)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert machine.memory.read64(0x8000) == 1

@@ -22,6 +22,7 @@ app.command("vm.cli.compare:compare", help="Judge every policy against every sce
 app.command("vm.cli.run:run", help="Run a guest image or a scenario; its serial port goes to stdout.")
 app.command("vm.cli.explore:explore", help="Try all interleavings of a litmus scenario under a policy.")
 app.command("vm.cli.replay:replay", help="Repeat a recording exactly.")
+app.command("vm.cli.inject:inject", help="Inject faults into a scenario under a policy: what does each come to?")
 app.command("vm.cli.trace:trace", help="What a recording did, instruction by instruction.")
 app.command("vm.cli.listing:policies", help="List the policies, with who proposed them and where.")
 app.command("vm.cli.listing:scenarios", help="List the scenarios, with the questions they answer.")

@@ -113,6 +113,16 @@ class Injector:
             if piece.end is not SliceEnd.BUDGET or done >= units:
                 return Slice(piece.end, done)
 
+    @property
+    def pending(self) -> bool:
+        """Whether something will still happen by itself: a moment, an IPI or an acknowledgement that is late."""
+        waits = any(
+            one.fault.what == "delay-ack" and len(self._tried[place][0].answers) == self._tried[place][1]
+            for place, hit in self._hit.items()
+            for one in hit
+        )
+        return bool(self._by_time or self._later) or waits
+
     def _until(self) -> int:
         """Units until something may happen; 1 where each instruction is looked at."""
         if self._at:

@@ -41,7 +41,7 @@ class PhysicalMemory:
         if size % PAGE or not 1 << 20 <= size <= MAX_RAM:
             raise ConfigError(f"--ram {size} bytes: give a multiple of 4 KiB from 1M to 3G")
         self.size = size
-        self._map = mmap.mmap(-1, size)
+        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a forked process has its own
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.dirty: set[int] = set()
         self.on_store: Callable[[int, int], None] = lambda address, size: None

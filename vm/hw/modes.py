@@ -6,6 +6,7 @@ another. The defaults are the readings that the SDM's text supports.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -78,7 +79,7 @@ class Modes:
             raise ConfigError(f"mode {option!r}: write name=value with a name of {', '.join(known)}")
         if name == "tlb":
             words = value.replace(":", " ").split()
-            sized = len(words) == 2 and words[0] == "capacity" and words[1].isdigit() and int(words[1]) > 0
+            sized = len(words) == 2 and words[0] == "capacity" and re.fullmatch("0*[1-9][0-9]{0,8}", words[1])
             if not sized and value not in ("retain", "adversarial"):
                 raise ConfigError(f"mode tlb={value}: one of retain, adversarial, capacity:N with N >= 1")
             value = " ".join(words)

@@ -321,7 +321,8 @@ class CodePage:
     """
 
     def __init__(self, size: int = 4096) -> None:
-        self._map = mmap.mmap(-1, size, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._map = mmap.mmap(-1, size, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._used = 0
 

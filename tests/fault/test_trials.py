@@ -1,0 +1,184 @@
+"""Campaigns: what each fault comes to, the same however it is run, and each trial replays."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import kstack
+from vm.errors import ConfigError, KstackError
+from vm.fault import At, Fault, Send
+from vm.recording import read_recording, write_recording
+from vm.setup import replay_session
+from vm.trials import OUTCOMES, SYSTEMATIC, Pair, Trial, census, faults_at
+from vm.trials.campaign import Wanted, batches, read_campaign, run
+from vm.trials.trial import judged
+
+LAIGHT = Pair("switch-sp-ipi", "laight")
+
+
+def tried(pair: Pair, what: str, limit: int = 40) -> Counter[tuple[str, str]]:
+    found = census(pair)
+    outcomes = [Trial(pair, fault, site, found.usual).run() for fault, site in faults_at(what, found, limit)]
+    assert all(one.fired is not None for one in outcomes), "all sites are of this run"
+    return Counter((one.outcome, one.by) for one in outcomes)
+
+
+def test_a_census_counts_what_the_run_does() -> None:
+    found = census(LAIGHT)
+    session = LAIGHT.session()
+    result = session.run()
+    assert found.usual.time > 10_000
+    assert result.ended == "exit"
+    assert found.steps["SendIpi"] == session.runtime.counts.ipis
+    assert found.steps["Invlpg"] == session.runtime.counts.invlpg
+    assert sum(found.steps.values()) == session.runtime.counts.steps
+    assert {site.symbol.partition("+")[0] for site in found.sites} >= {"syscall_entry", "schedule", "hypercall"}
+    assert len({(site.time, site.cpu) for site in found.sites}) == len(found.sites)
+
+
+def test_a_protocol_without_its_ipis_hangs_and_without_its_acknowledgements_goes_wrong() -> None:
+    assert tried(LAIGHT, "drop-ipi")["hang", "nobody"] == 7
+    assert tried(LAIGHT, "lose-ack") == {("hang", "nobody"): 7}
+    assert tried(LAIGHT, "early-ack")["wrong-data", "oracle"] >= 1
+    assert tried(LAIGHT, "narrow-flush")["wrong-data", "oracle"] >= 1
+
+
+def test_what_comes_late_or_twice_changes_nothing() -> None:
+    for what in ("delay-ipi", "duplicate-ipi", "delay-ack"):
+        assert set(tried(LAIGHT, what)) == {("masked", "nobody")}, what
+
+
+def test_an_nmi_anywhere_in_the_windows_is_survived() -> None:
+    assert tried(LAIGHT, "nmi") == {("masked", "nobody"): 40}
+
+
+def test_a_policy_that_fails_is_told_of_by_the_policy_s_own_error() -> None:
+    assert set(tried(LAIGHT, "raise", 10)) == {("detected", "policy")}
+    assert set(tried(LAIGHT, "endless-step", 5)) == {("hang", "nobody")}
+
+
+def test_what_happens_without_the_fault_too_is_not_the_fault_s() -> None:
+    """entry-exit goes wrong in laight by itself."""
+    pair = Pair("entry-exit", "laight")
+    found = census(pair)
+    assert (found.usual.outcome, found.usual.kind) == ("wrong-data", "wrong-data")
+    fault, site = faults_at("nmi", found, 1)[0]
+    outcome = Trial(pair, fault, site, found.usual).run()
+    assert outcome.outcome == "masked"
+    assert outcome.text.startswith("as without the fault")
+
+
+def test_a_fault_that_does_not_happen_says_so() -> None:
+    found = census(LAIGHT)
+    outcome = Trial(LAIGHT, Fault("drop-ipi", Send(nth=1000)), "none", found.usual).run()
+    assert (outcome.fired, outcome.outcome) == (None, "masked")
+
+
+@pytest.mark.parametrize("what", ["early-ack", "lose-ack", "drop-ipi", "fail-alloc", "nmi"])
+def test_each_trial_replays_from_its_recording(what: str, tmp_path: Path) -> None:
+    found = census(LAIGHT)
+    for fault, site in faults_at(what, found, 3):
+        outcome, recording = Trial(LAIGHT, fault, site, found.usual).recorded()
+        assert recording is not None
+        write_recording(tmp_path / "r.json", recording)
+        again = replay_session(read_recording(tmp_path / "r.json")).run()
+        assert again.state_hash == recording.state_hash
+        assert judged("laight", again)[0] == outcome.outcome or outcome.outcome == "masked"
+
+
+def test_outcomes_do_not_depend_on_the_number_of_workers_and_a_journal_is_gone_on_from(tmp_path: Path) -> None:
+    wanted = Wanted(["switch-sp-ipi", "entry-keep"], ["laight", "wilcox"], ["drop-ipi", "fail-alloc"], [], 4)
+    alone = list(run(batches(wanted)))
+    journal = tmp_path / "journal"
+    part = run(batches(wanted), journal=journal)
+    next(part)
+    part.close()
+    text = journal.read_text()
+    journal.write_text(text + text[: len(text) // 2])
+    together = list(run(batches(wanted), jobs=2, journal=journal))
+    assert together == alone
+    assert len(journal.read_text().splitlines()) == 4
+    assert list(run(batches(wanted), journal=journal)) == alone
+
+
+def test_a_damaged_journal_is_one_clear_error(tmp_path: Path) -> None:
+    wanted = Wanted(["switch-sp-ipi"], ["laight"], ["drop-ipi"], [], 2)
+    journal = tmp_path / "journal"
+    list(run(batches(wanted), journal=journal))
+    journal.write_text(journal.read_text().replace("hang", "bang"))
+    with pytest.raises(ConfigError, match="line 1 is damaged"):
+        list(run(batches(wanted), journal=journal))
+
+
+CAMPAIGN = """
+policies = ["switch-sp-ipi"]
+scenarios = ["laight"]
+limit = 3
+
+[[faults]]
+what = "drop-ipi"
+
+[[faults]]
+what = "flip-register"
+when = { on = "at", place = "laight_watch+0x2d", nth = 1 }
+register = "r12"
+bit = 3
+"""
+
+
+def test_a_campaign_is_declared_in_toml(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(CAMPAIGN)
+    wanted = read_campaign(tmp_path / "c.toml")
+    assert wanted.systematic == ["drop-ipi"]
+    assert wanted.single == [Fault("flip-register", At("laight_watch+0x2d"), register="r12", bit=3)]
+    [(_, outcomes)] = run(batches(wanted))
+    assert [one.fault.what for one in outcomes] == ["drop-ipi"] * 3 + ["flip-register"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"drop-ipi"', '"drop-eepi"', "fault 1"),
+        ("limit = 3", "limit = 0", "limit 0"),
+        ("limit = 3", "limits = 3", "limits"),
+        ('"laight"', '"laigt"', "laigt"),
+        ("bit = 3", "bit = 99", "bit 99"),
+        ('on = "at"', 'on = "never"', "fault 2"),
+        ("policies =", "policies", "c.toml"),
+    ],
+)
+def test_a_wrong_campaign_is_one_clear_error(old: str, new: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(CAMPAIGN.replace(old, new, 1))
+    with pytest.raises(KstackError, match=says):
+        list(run(batches(read_campaign(tmp_path / "c.toml"))))
+
+
+def test_the_command_prints_what_others_rely_on(tmp_path: Path) -> None:
+    words = ("inject", "laight", "--policy", "switch-sp-ipi", "--faults", "early-ack,nmi", "--limit", "7", "--json")
+    done = kstack(*words, "--recordings", tmp_path / "kept")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1, "wrong data is unexpected"
+    assert found["summary"]["trials"] == len(found["trials"]) == 14
+    assert sum(found["summary"][name] for name in OUTCOMES) == 14
+    wrong = next(trial for trial in found["trials"] if trial["outcome"] == "wrong-data")
+    assert (wrong["fired"], wrong["policy"], wrong["scenario"]) == (True, "switch-sp-ipi", "laight")
+    replayed = kstack("replay", wrong["recording"])
+    assert "identical" in replayed.stderr
+    assert kstack("inject", "laight", "--policy", "switch-sp-ipi", "--faults", "nothing").returncode == 2
+    assert kstack("inject", "laight").returncode == 2
+
+
+def test_every_systematic_fault_has_sites_somewhere() -> None:
+    found = census(Pair("switch-sp-ipi", "laight"))
+    assert [what for what in SYSTEMATIC if not faults_at(what, found, 1)] == []
+
+
+def test_a_pair_that_does_not_end_by_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Pair.session
+    monkeypatch.setattr(Pair, "session", lambda pair, limit=None: session(pair, 100))
+    with pytest.raises(ConfigError, match="ends with bound without any fault"):
+        census(LAIGHT)

@@ -1,0 +1,152 @@
+"""kstack inject: what happens to a scenario under a policy when something goes wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+from rich import box
+from rich.table import Table
+
+from vm.cli.options import Json, ModeList, split
+from vm.cli.output import console, print_json
+from vm.errors import ConfigError
+from vm.trials.campaign import LIMIT, Batch, Wanted, batches, read_campaign, run, write_examples
+from vm.trials.sites import SYSTEMATIC
+from vm.trials.trial import OUTCOMES, Outcome
+
+Found = list[tuple[Batch, list[Outcome]]]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Work:
+    """How much is tried, by whom, and where it is kept.
+
+    Attributes:
+        limit: sites a fault and pair.
+        jobs: processes.
+        resume: file.
+        recordings: folder.
+    """
+
+    limit: Annotated[int, Parameter(help="Sites that a fault is tried at in a pair, at most, evenly spread.")] = LIMIT
+    jobs: Annotated[int, Parameter(help="Worker processes; no outcome depends on it.")] = 1
+    resume: Annotated[Path | None, Parameter(help="File to keep outcomes in, and to go on from if it exists.")] = None
+    recordings: Annotated[
+        Path | None, Parameter(help="Folder for a recording of the shortest trial of each fault and outcome.")
+    ] = None
+
+
+def inject(
+    scenario: str | None = None,
+    /,
+    *,
+    policy: str | None = None,
+    faults: Annotated[str | None, Parameter(help=f"Comma-separated: all, {', '.join(SYSTEMATIC)}.")] = None,
+    campaign: Annotated[Path | None, Parameter(help="TOML file that declares a campaign instead.")] = None,
+    work: Work = Work(),
+    mode: ModeList = None,
+    json: Json = False,
+) -> int:
+    """Inject faults, one a trial, and say what each comes to: masked, detected, wrong data, a hang or a shutdown.
+
+    Parameters
+    ----------
+    scenario: scenarios by name, comma-separated, or all
+    policy: stack policies by id or file, comma-separated, or all
+    """
+    if work.jobs < 1:
+        raise ConfigError(f"--jobs {work.jobs}: give 1 or more")
+    wanted = _wanted(scenario, policy, faults, campaign, work, mode)
+    found = list(run(batches(wanted), work.jobs, work.resume, _progress))
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    examples = {} if work.recordings is None else write_examples(work.recordings, found)
+    if json:
+        print_json(_document(found, examples))
+    else:
+        console().print(_matrix(found))
+        for (what, outcome), place in examples.items():
+            print(f"{what}, {outcome}: kstack replay {place}")
+    return 1 if any(one.outcome == "wrong-data" for _, outcomes in found for one in outcomes) else 0
+
+
+def _wanted(
+    scenario: str | None,
+    policy: str | None,
+    faults: str | None,
+    campaign: Path | None,
+    work: Work,
+    mode: list[str] | None,
+) -> Wanted:
+    if campaign is not None:
+        if scenario is not None or policy is not None or faults is not None or mode:
+            raise ConfigError("--campaign says all of it: give no scenario, --policy, --faults or --mode beside it")
+        return read_campaign(campaign)
+    if scenario is None or policy is None:
+        raise ConfigError("give a scenario and --policy, or --campaign FILE")
+    chosen = split(faults) or ["all"]
+    modes = {name: value for name, _, value in (part.partition("=") for part in mode or [])}
+    return Wanted(
+        split(policy) or [],
+        split(scenario) or [],
+        list(SYSTEMATIC) if chosen == ["all"] else chosen,
+        [],
+        work.limit,
+        modes,
+    )
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{done} of {total} pairs", end="", file=sys.stderr, flush=True)
+
+
+def _matrix(found: Found) -> Table:
+    """A row a policy and fault: how many trials came to what."""
+    rows: dict[tuple[str, str], Counter[str]] = {}
+    for batch, outcomes in found:
+        for one in outcomes:
+            row = rows.setdefault((batch.pair.policy, one.fault.what), Counter())
+            row["trials"] += 1
+            row["fired"] += one.fired is not None
+            row[f"by {one.by}" if one.outcome == "detected" else one.outcome] += 1
+    shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    columns = ("trials", "fired", "masked", "by guest", "by policy", "by oracle", "wrong-data", "hang", "shutdown")
+    for name in ("policy", "fault", *columns):
+        shown.add_column(name, justify="left" if name in ("policy", "fault") else "right", no_wrap=True)
+    for (policy, what), row in rows.items():
+        shown.add_row(policy, what, *(str(row[column]) if row[column] else "" for column in columns))
+    return shown
+
+
+def _document(found: Found, examples: dict[tuple[str, str], Path]) -> dict[str, Any]:
+    trials = []
+    totals: Counter[str] = Counter()
+    for batch, outcomes in found:
+        for one in outcomes:
+            totals[one.outcome] += 1
+            trials.append(
+                {
+                    "fault": msgspec.to_builtins(one.fault),
+                    "where": one.site,
+                    "policy": batch.pair.policy,
+                    "scenario": batch.pair.scenario,
+                    "fired": one.fired is not None,
+                    "outcome": one.outcome,
+                    "by": one.by,
+                    "finding": one.kind,
+                    "text": one.text,
+                    "recording": str(examples[one.fault.what, one.outcome])
+                    if (one.fault.what, one.outcome) in examples
+                    else None,
+                }
+            )
+    summary = {name: totals[name] for name in OUTCOMES}
+    return {"version": 1, "trials": trials, "summary": {"trials": len(trials), **summary}}

@@ -1,0 +1,243 @@
+"""Many trials: declared in a TOML file or systematic, in worker processes, resumed where a run was cut.
+
+policies = ["switch-sp-ipi"]        # ids, files, or "all"
+scenarios = ["laight", "wilcox"]
+limit = 200                         # sites a fault and pair, at most
+
+[[faults]]                          # a systematic one, at all its sites
+what = "drop-ipi"
+
+[[faults]]                          # or one of its own, as `vm.fault.Fault` has it
+what = "flip-pte"
+when = { on = "at", place = "laight_watch+0x43", nth = 1 }
+address = 0xffffc90000016000
+bit = 0
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from vm.campaign import versions
+from vm.errors import ConfigError
+from vm.fault import Fault
+from vm.hw.modes import Modes
+from vm.recording import image_hash, write_recording
+from vm.recording.document import digest_of
+from vm.scenarios import find_image, find_scenario, scenarios
+from vm.stacks.registry import find_policy, policies, policy_hash
+from vm.tomlfile import read_toml
+from vm.trials.sites import SYSTEMATIC, census, faults_at
+from vm.trials.trial import Outcome, Pair, Trial
+
+LIMIT: Final = 200  # sites a fault and pair, where nothing else is asked for
+Progress = Callable[[int, int], None]  # batches done, and all
+
+
+class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A campaign.
+
+    Attributes:
+        policies, scenarios: by name.
+        systematic: faults that are tried at all their sites.
+        single: faults of their own.
+        limit: sites a systematic fault and pair, at most.
+        modes: the machine's.
+    """
+
+    policies: list[str]
+    scenarios: list[str]
+    systematic: list[str] = []
+    single: list[Fault] = []
+    limit: int = LIMIT
+    modes: dict[str, str] = {}
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    policies: list[str]
+    scenarios: list[str]
+    faults: list[dict[str, Any]]
+    limit: int = LIMIT
+    modes: dict[str, str] = {}
+
+
+def read_campaign(path: Path) -> Wanted:
+    """Read a campaign.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong.
+    """
+    found = read_toml(path, _File)
+    systematic, single = [], []
+    for number, entry in enumerate(found.faults, 1):
+        if set(entry) == {"what"} and entry["what"] in SYSTEMATIC:
+            systematic.append(entry["what"])
+            continue
+        try:
+            single.append(msgspec.convert(entry, Fault))
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"campaign {path}: fault {number}: {error}") from error
+    return Wanted(found.policies, found.scenarios, systematic, single, found.limit, found.modes)
+
+
+class Batch(NamedTuple):
+    """A pair, and what is tried in it: the work of one task."""
+
+    pair: Pair
+    systematic: tuple[str, ...]
+    single: tuple[Fault, ...]
+    limit: int
+
+    def trials(self) -> list[Trial]:
+        """All trials, in order.
+
+        Raises:
+            ConfigError: the pair does not end without a fault.
+        """
+        found = census(self.pair)
+        chosen = [each for what in self.systematic for each in faults_at(what, found, self.limit)]
+        chosen += [(fault, fault.what) for fault in self.single]
+        return [Trial(self.pair, fault, site, found.usual) for fault, site in chosen]
+
+    def run(self) -> list[Outcome]:
+        """Try all."""
+        return [trial.run() for trial in self.trials()]
+
+
+def batches(wanted: Wanted) -> list[Batch]:
+    """A campaign's work.
+
+    Raises:
+        KstackError: a policy, scenario, fault or mode does not exist.
+    """
+    if wanted.limit < 1:
+        raise ConfigError(f"limit {wanted.limit}: give 1 or more")
+    modes = Modes()
+    for name, value in wanted.modes.items():
+        modes = modes.with_option(f"{name}={value}")
+    names = list(policies()) if wanted.policies == ["all"] else wanted.policies
+    places = list(scenarios()) if wanted.scenarios == ["all"] else wanted.scenarios
+    for name in names:
+        find_policy(name)
+    for what in wanted.systematic:
+        if what not in SYSTEMATIC:
+            raise ConfigError(f"--faults {what}: one of all, {', '.join(SYSTEMATIC)}")
+    for fault in wanted.single:
+        for place in places:
+            fault.checked(find_scenario(place).cpus)
+    pairs = [Pair(policy, find_scenario(place).id, modes) for policy in names for place in places]
+    return [Batch(pair, tuple(wanted.systematic), tuple(wanted.single), wanted.limit) for pair in pairs]
+
+
+def run(
+    work: list[Batch], jobs: int = 1, journal: Path | None = None, progress: Progress = lambda *_: None
+) -> Iterator[tuple[Batch, list[Outcome]]]:
+    """Try everything: each batch with its outcomes, in order; nothing depends on `jobs`.
+
+    Args:
+        work: what is to be tried.
+        jobs: worker processes.
+        journal: outcomes are kept there as they come, and not tried again if they are there already.
+        progress: told after each batch.
+
+    Raises:
+        ConfigError: the journal is of other files or another kstack, damaged, or cannot be written.
+        KstackError: as `Batch.run`.
+    """
+    known = {} if journal is None else _read(journal)
+    names = [_name(batch) for batch in work]
+    left = [batch for batch, name in zip(work, names, strict=True) if name not in known]
+    executor = ProcessPoolExecutor(min(jobs, len(left))) if jobs > 1 and len(left) > 1 else None
+    try:
+        fresh = iter(executor.map(Batch.run, left) if executor is not None else map(Batch.run, left))
+        for number, (batch, name) in enumerate(zip(work, names, strict=True), 1):
+            outcomes = known.get(name)
+            if outcomes is None:
+                outcomes = next(fresh)
+                if journal is not None:
+                    _append(journal, name, outcomes)
+            progress(number, len(work))
+            yield batch, outcomes
+    finally:
+        if executor is not None:
+            executor.shutdown(cancel_futures=True)
+
+
+def _name(batch: Batch) -> str:
+    """What identifies a batch: all that its outcomes depend on."""
+    pair = batch.pair
+    return digest_of(
+        {
+            **versions(),
+            "policy": policy_hash(pair.policy),
+            "image": image_hash(find_image(pair.scenario)),
+            "pair": [pair.policy, pair.scenario, pair.modes.as_dict()],
+            "faults": [list(batch.systematic), msgspec.to_builtins(batch.single), batch.limit],
+        }
+    )
+
+
+def _append(journal: Path, name: str, outcomes: list[Outcome]) -> None:
+    document = {"batch": name, "outcomes": msgspec.to_builtins(outcomes)}
+    try:
+        with journal.open("a", encoding="ascii") as file:
+            file.write(json.dumps({**document, "digest": digest_of(document)}) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--resume {journal}: {error.strerror}") from error
+
+
+def _read(journal: Path) -> dict[str, list[Outcome]]:
+    """Batches that are done; a last line that was not written to its end is left out."""
+    try:
+        lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--resume {journal} cannot be read: {error}") from error
+    found: dict[str, list[Outcome]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            document = json.loads(line)
+            if document.pop("digest") != digest_of(document):
+                raise ValueError("its digest does not fit")
+            found[document["batch"]] = msgspec.convert(document["outcomes"], list[Outcome])
+        except (ValueError, KeyError, AttributeError, TypeError, msgspec.ValidationError) as error:
+            if number == len(lines) and not line.endswith("\n"):
+                journal.write_text("".join(lines[:-1]))
+                break
+            raise ConfigError(f"--resume {journal}: line {number} is damaged ({error}); give a new file") from error
+    return found
+
+
+def write_examples(folder: Path, found: list[tuple[Batch, list[Outcome]]]) -> dict[tuple[str, str], Path]:
+    """Record the shortest trial of each fault and outcome, the masked ones left out.
+
+    Args:
+        folder: made if it is not there.
+        found: of a campaign.
+
+    Returns:
+        The recording of each fault and outcome.
+
+    Raises:
+        RecordingError: they cannot be written.
+    """
+    best: dict[tuple[str, str], tuple[int, Batch, Outcome]] = {}
+    for batch, outcomes in found:
+        for one in outcomes:
+            key = (one.fault.what, one.outcome)
+            if one.outcome != "masked" and (key not in best or one.time < best[key][0]):
+                best[key] = (one.time, batch, one)
+    written: dict[tuple[str, str], Path] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for (what, outcome), (_, batch, one) in best.items():
+        _, recording = Trial(batch.pair, one.fault, one.site, census(batch.pair).usual).recorded()
+        if recording is not None:
+            place = folder / f"{what}-{outcome}.json"
+            write_recording(place, recording)
+            written[what, outcome] = place
+    return written

@@ -1,0 +1,176 @@
+"""One trial: a scenario under a policy with a fault, against the same run without."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import msgspec
+
+from guest.scenario import Scenario
+from vm.coherence import Finding, Kind
+from vm.errors import PolicyError
+from vm.fault import Fault, Injector
+from vm.hw.modes import Modes
+from vm.judge import unexpected
+from vm.recording import Recording
+from vm.scenarios import find_scenario
+from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule
+from vm.session import GUEST_FAILED, GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
+from vm.setup import Setup, boot, script_of
+from vm.stacks.registry import find_policy
+
+OUTCOMES: Final = ("masked", "detected", "wrong-data", "hang", "shutdown")
+QUANTUM: Final = 200  # units a slice, where the scenario has no script
+PATIENCE: Final = 4  # times as long as without the fault a run may take before it hangs
+LEAST: Final = 100_000  # units, and at least so long
+_WRONG: Final = frozenset({Kind.WRONG_DATA, Kind.DATA_LEAK})
+_HANGS: Final = frozenset({Kind.DEADLOCK, Kind.LIVELOCK})
+
+
+class Pair(NamedTuple):
+    """What trials are made of: a policy and a scenario by name, and the machine's modes."""
+
+    policy: str
+    scenario: str
+    modes: Modes = Modes()
+
+    @property
+    def setup(self) -> Setup:
+        """A run of it without a fault."""
+        scenario = find_scenario(self.scenario)
+        return Setup(self.scenario, scenario.cpus, _booted(self).machine.memory.size, self.modes, self.policy)
+
+    def session(self, limit: int | None = None) -> Session:
+        """A session of it, in the guest that this process has booted for it; it ends the session before it."""
+        scenario = find_scenario(self.scenario)
+        options = RunOptions(limit or scenario.max_instructions)
+        return _booted(self).session(find_policy(self.policy)(), schedule(scenario), options)
+
+
+def schedule(scenario: Scenario) -> Scheduler:
+    """The scenario's script, else round robin."""
+    return ScriptedSchedule(script_of(scenario)) if scenario.script else RoundRobin(QUANTUM)
+
+
+@lru_cache(maxsize=4)
+def _booted(pair: Pair) -> BootedScenario:
+    modes = pair.modes.resolved(find_policy(pair.policy).delivery)
+    return _guest(pair.scenario, modes)
+
+
+@lru_cache(maxsize=4)
+def _guest(scenario: str, modes: Modes) -> BootedScenario:
+    return boot(find_scenario(scenario), modes=modes)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a trial.
+
+    Attributes:
+        fault: what was to happen.
+        site: where, in words.
+        fired: virtual time at which it happened; None if it did not.
+        outcome: one of OUTCOMES.
+        by: who noticed: `guest`, `policy`, `oracle`, or nobody.
+        text: what was noticed, in words.
+        kind: of the finding, if there is one.
+        time: virtual time of the run (units).
+    """
+
+    fault: Fault
+    site: str
+    fired: int | None
+    outcome: str
+    by: str
+    text: str
+    kind: str | None
+    time: int
+
+
+class Usual(NamedTuple):
+    """A run without a fault: virtual time that it takes (units), and what it comes to, as in `Outcome`."""
+
+    time: int
+    outcome: str = "masked"
+    by: str = "nobody"
+    kind: str | None = None
+
+
+class Trial(NamedTuple):
+    """A fault to be tried.
+
+    Attributes:
+        pair: policy and scenario.
+        fault: what happens.
+        site: where, in words.
+        usual: the run without it.
+    """
+
+    pair: Pair
+    fault: Fault
+    site: str
+    usual: Usual
+
+    def run(self) -> Outcome:
+        """Try it."""
+        return self._run()[0]
+
+    def recorded(self) -> tuple[Outcome, Recording | None]:
+        """Try it; what repeats it, unless the policy failed before the run had an end."""
+        outcome, session, result = self._run()
+        if result is None:
+            return outcome, None
+        setup = self.pair.setup
+        options = RunOptions(session.options.max_time)
+        with_fault = Setup(setup.image, setup.cpus, setup.ram, setup.modes, setup.policy, options, (self.fault,))
+        return outcome, with_fault.recording(session.choices, result)
+
+    def _run(self) -> tuple[Outcome, Session, RunResult | None]:
+        session = self.pair.session(max(LEAST, PATIENCE * self.usual.time))
+        injector = Injector(session, [self.fault])
+        try:
+            result = session.run()
+        except PolicyError as error:
+            found = ("detected", "policy", str(error), None)
+            return self._outcome(injector, found, session.machine.time), session, None
+        return self._outcome(injector, judged(self.pair.scenario, result), result.time), session, result
+
+    def _outcome(self, injector: Injector, found: tuple[str, str, str, str | None], time: int) -> Outcome:
+        outcome, by, text, kind = found
+        if (outcome, by, kind) == (self.usual.outcome, self.usual.by, self.usual.kind) and outcome != "masked":
+            outcome, by, text = "masked", "nobody", f"as without the fault: {text}"
+        return Outcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
+
+
+def judged(scenario: str, result: RunResult) -> tuple[str, str, str, str | None]:
+    """Outcome, who noticed, in words, and the kind of the finding that decides.
+
+    A trial that comes to what the run without its fault comes to is masked. The worst counts: shutdown, then a hang, wrong data, and what was only noticed. Data is wrong where the oracle
+    sees it, also if the guest notices nothing.
+    """
+    findings = unexpected(find_scenario(scenario), result)
+    if result.ended == "shutdown":
+        return "shutdown", "oracle", _first(findings) or "a CPU shut down", _kind(findings)
+    if result.ended in ("bound", "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
+        return "hang", "nobody", f"{result.ended} at {result.time}", _kind(findings)
+    wrong = [found for found in findings if found.kind in _WRONG]
+    if wrong:
+        return "wrong-data", "oracle", wrong[0].text, wrong[0].kind.value
+    if result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
+        return "detected", "guest", _last_line(result.serial), _kind(findings)
+    if findings:
+        return "detected", "oracle", findings[0].text, findings[0].kind.value
+    return "masked", "nobody", "", None
+
+
+def _first(findings: tuple[Finding, ...]) -> str:
+    return findings[0].text if findings else ""
+
+
+def _kind(findings: tuple[Finding, ...]) -> str | None:
+    return findings[0].kind.value if findings else None
+
+
+def _last_line(serial: str) -> str:
+    return next((line.strip() for line in reversed(serial.split("\n")) if line.strip()), "")
