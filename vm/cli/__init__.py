@@ -24,6 +24,7 @@ app.command("vm.cli.explore:explore", help="Try all interleavings of a litmus sc
 app.command("vm.cli.replay:replay", help="Repeat a recording exactly.")
 app.command("vm.cli.inject:inject", help="Inject faults into a scenario under a policy: what does each come to?")
 app.command("vm.cli.trace:trace", help="What a recording did, instruction by instruction.")
+app.command("vm.cli.gdb:gdb", help="Debug a recording or a live run with GDB, forwards and backwards.")
 app.command("vm.cli.listing:policies", help="List the policies, with who proposed them and where.")
 app.command("vm.cli.listing:scenarios", help="List the scenarios, with the questions they answer.")
 app.command("vm.cli.listing:images", help="List the guest images that come with kstack.")

@@ -1,0 +1,1 @@
+"""The debugger: packets, timeline, stops, and real GDB sessions."""

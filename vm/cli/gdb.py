@@ -1,0 +1,94 @@
+"""kstack gdb: a recording or a live run behind GDB's remote serial protocol."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Annotated, Final
+
+from cyclopts import Parameter
+
+from vm.cli.options import ModeList, modes_of
+from vm.debug.origin import Origin
+from vm.debug.server import HOST, serve
+from vm.errors import ConfigError, ScenarioError
+from vm.explore.path import is_path
+from vm.machine import size
+from vm.recording import read_recording
+from vm.scenarios import find_image, find_scenario, is_scenario
+from vm.setup import Setup
+
+ELF_MAGIC: Final = b"\x7fELF"
+DEFAULT_RAM: Final = "64M"
+
+
+def gdb(
+    image: str,
+    /,
+    *,
+    port: Annotated[int, Parameter(help="TCP port on the loopback interface; 0 for any that is free.")] = 0,
+    policy: str | None = None,
+    cpus: int | None = None,
+    mode: ModeList = None,
+) -> int:
+    """Wait for one GDB on the loopback interface, and serve it, forwards and backwards.
+
+    Parameters
+    ----------
+    image: a recording, or what `kstack run` takes: built-in name, scenario, or file
+    policy: stack policy by id, or a Python file with one (not for a recording, which has its own)
+    cpus: number of CPUs (default: what a scenario needs, else 1)
+    """
+    if _is_document(Path(image)):
+        if (policy, cpus, mode) != (None, None, None):
+            raise ConfigError("--policy, --cpus, --mode: a recording has its own")
+        if is_path(Path(image)):
+            raise ConfigError(f"{image} is a witness of kstack explore, in which there is no time; see: kstack replay")
+        recording = read_recording(Path(image))
+        name, origin = recording.image, Origin.of_recording(recording)
+    else:
+        name, origin = image, Origin.of_setup(_setup(image, policy, cpus, mode))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the file is removed
+    with tempfile.NamedTemporaryFile(prefix="kstack-", suffix=".elf") as file:
+        symbols = _elf(name, file)
+
+        def listening(chosen: int) -> None:
+            print(f"listening on {HOST}:{chosen}")
+            file_option = "" if symbols is None else f" -ex 'file {symbols}'"
+            print(f"gdb -q{file_option} -ex 'target remote {HOST}:{chosen}'", flush=True)
+
+        serve(origin, port, listening)
+    return 0
+
+
+def _is_document(path: Path) -> bool:
+    """Whether a file is JSON, as recordings are and images are not."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip().startswith(b"{")
+    except OSError:
+        return False  # no file, or none to be read: whoever reads the image says so
+
+
+def _setup(image: str, policy: str | None, cpus: int | None, mode: list[str] | None) -> Setup:
+    scenario = find_scenario(image) if is_scenario(image) else None
+    if scenario is not None and cpus is not None and cpus < scenario.cpus:
+        raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
+    if cpus is None:
+        cpus = scenario.cpus if scenario else 1
+    return Setup(image, cpus, size(scenario.ram if scenario else DEFAULT_RAM), modes_of(mode), policy)
+
+
+def _elf(name: str, file: IO[bytes]) -> Path | None:
+    """Where GDB finds the image's symbols: its own file, or `file` if it is built; None if it has none."""
+    data = find_image(name)
+    if not data.startswith(ELF_MAGIC):
+        return None
+    own = Path(name)
+    if own.is_file() and own.read_bytes() == data:
+        return own
+    file.write(data)
+    file.flush()
+    return Path(file.name)

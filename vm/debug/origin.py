@@ -1,0 +1,100 @@
+"""Where a debugged run begins, so that it can begin there again any number of times.
+
+The machine is made, and a scenario's guest booted, once; every further run starts from a snapshot
+of that moment with a new policy, oracle and schedule. So nothing of a policy is ever copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from vm.fault import Fault, Injector
+from vm.load import Symbols
+from vm.machine import Machine
+from vm.recording import Recording
+from vm.schedule import Choice, RoundRobin, Scheduler
+from vm.session import Session
+from vm.setup import Setup, replay_session
+from vm.stacks.policy import Policy
+from vm.stacks.registry import find_policy
+
+UNBOUNDED: Final = 1 << 62
+
+
+class Origin:
+    """The beginning of one run.
+
+    Args:
+        template: a session that stands at the beginning; it is never run itself.
+        policy: id or path, as it was set up with; None without a policy.
+        choices: what the schedule chose when the run was recorded; None for a live run.
+        booted: the beginning is where a scenario's guest has booted.
+        faults: what goes wrong.
+    """
+
+    def __init__(
+        self,
+        template: Session,
+        policy: str | None = None,
+        choices: list[Choice] | None = None,
+        booted: bool = False,
+        faults: Sequence[Fault] = (),
+    ) -> None:
+        self._template = template
+        self._policy = policy
+        self._booted = booted
+        self._faults = faults
+        self._snapshot = template.machine.snapshot()
+        self.choices = choices
+        self.limit = template.machine.time + template.options.max_time
+
+    @classmethod
+    def of_setup(cls, setup: Setup) -> Origin:
+        """A live run.
+
+        Raises:
+            KstackError: image, policy or configuration are wrong.
+        """
+        setup = replace(setup, options=replace(setup.options, max_time=UNBOUNDED))
+        return cls(setup.session(RoundRobin(1)), setup.policy, None, setup.is_scenario, setup.faults)
+
+    @classmethod
+    def of_recording(cls, recording: Recording) -> Origin:
+        """A recorded run.
+
+        Raises:
+            RecordingError: it is damaged, or its image or policy has changed.
+            KstackError: image or policy are not there any more.
+        """
+        choices, template = list(recording.schedule()), replay_session(recording)
+        faults = msgspec.convert(recording.faults, list[Fault])
+        return cls(template, recording.policy, choices, recording.booted, faults)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, which all runs use."""
+        return self._template.machine
+
+    @property
+    def symbols(self) -> Symbols:
+        """Of the image."""
+        return self._template.symbols
+
+    def session(self, scheduler: Scheduler) -> Session:
+        """A new run; it ends the one before."""
+        template = self._template
+        template.machine.restore(self._snapshot)
+        runtime = template.runtime if self._booted else None
+        session = Session(template.machine, template.symbols, scheduler, self._new_policy(), template.options, runtime)
+        if self._faults:
+            Injector(session, self._faults)
+        return session
+
+    def _new_policy(self) -> Policy | None:
+        if self._template.runtime.policy is None:
+            return None
+        return type(self._template.runtime.policy)() if self._policy is None else find_policy(self._policy)()

@@ -1,0 +1,198 @@
+"""A CPU's registers as GDB numbers them: GDB manual, E.2 (packets g, G, p, P) and G.5.4 (i386 features).
+
+Not modelled: the x87 instruction and operand pointers, which read as zero; selectors and x87 registers
+can be read only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from vm.debug.packets import ProtocolError
+from vm.hw.cpu import Cpu
+from vm.hw.engine import Flags, Gpr, Seg, layout
+from vm.hw.engine.registers import WRITABLE_FLAGS
+from vm.hw.instructions import write_cr0, write_cr3, write_cr4
+from vm.hw.linear import GuestFault
+from vm.hw.msr import Msr
+from vm.hw.paging import is_canonical
+
+_ORDER: Final = (Gpr.RAX, Gpr.RBX, Gpr.RCX, Gpr.RDX, Gpr.RSI, Gpr.RDI, Gpr.RBP, Gpr.RSP, *map(Gpr, range(8, 16)))
+_SELECTORS: Final = (Seg.CS, Seg.SS, Seg.DS, Seg.ES, Seg.FS, Seg.GS)
+_CONTROL: Final = "org.kstack.control"
+_FLAGS: Final = (
+    "CF:0", ":1", "PF:2", "AF:4", "ZF:6", "SF:7", "TF:8", "IF:9", "DF:10", "OF:11", "NT:14", "RF:16", "VM:17", "AC:18",
+    "VIF:19", "VIP:20", "ID:21",
+)  # fmt: skip
+
+
+class Register(NamedTuple):
+    """One register as GDB knows it; `write` is None where it can be read only."""
+
+    name: str
+    bits: int
+    kind: str
+    feature: str
+    read: Callable[[Cpu], int]
+    write: Callable[[Cpu, int], None] | None = None
+
+
+def _gpr(which: Gpr) -> Register:
+    def write(cpu: Cpu, value: int) -> None:
+        cpu.registers.gpr[which] = value
+
+    kind = "data_ptr" if which in (Gpr.RBP, Gpr.RSP) else "int64"
+    return Register(which.name.lower(), 64, kind, "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.gpr[which], write)
+
+
+def _write_rip(cpu: Cpu, value: int) -> None:
+    cpu.registers.rip = value
+
+
+def _write_flags(cpu: Cpu, value: int) -> None:
+    cpu.registers.rflags = value & WRITABLE_FLAGS & ~int(Flags.VM)
+
+
+def _selector(which: Seg) -> Register:
+    read = lambda cpu: cpu.registers.segment(which).selector  # noqa: E731 - a method would say no more
+    return Register(which.name.lower(), 32, "int32", "org.gnu.gdb.i386.core", read)
+
+
+def _base(which: Seg) -> Register:
+    def write(cpu: Cpu, value: int) -> None:
+        if not is_canonical(value):
+            raise GuestFault(13)
+        cpu.registers.set_segment(which, cpu.registers.segment(which)._replace(base=value))
+        cpu.registers.sync()
+
+    read = lambda cpu: cpu.registers.segment(which).base  # noqa: E731 - as above
+    return Register(f"{which.name.lower()}_base", 64, "int64", "org.gnu.gdb.i386.segments", read, write)
+
+
+# --- x87: SDM volume 1, 8.1
+
+
+def _x87_words(cpu: Cpu) -> tuple[int, int, int, int]:
+    """Top of stack, status, control, and a byte a physical register that is 1 where it is empty."""
+    word = cpu.registers.word(layout.ENV_FPU).value
+    return word & 7, word >> 32 & 0xFFFF, word >> 48, cpu.registers.word(layout.ENV_FPU + 8).value
+
+
+def _stack_register(index: int) -> Register:
+    def read(cpu: Cpu) -> int:
+        at = layout.ENV_FPREGS + 16 * (_x87_words(cpu)[0] + index & 7)
+        return cpu.registers.word(at).value | (cpu.registers.word(at + 8).value & 0xFFFF) << 64
+
+    return Register(f"st{index}", 80, "i387_ext", "org.gnu.gdb.i386.core", read)
+
+
+def _status(cpu: Cpu) -> int:
+    top, status, _, _ = _x87_words(cpu)
+    return status & ~0x3800 | top << 11
+
+
+def _tags(cpu: Cpu) -> int:
+    """The full tag word; a register that is not empty counts as valid."""
+    empty = _x87_words(cpu)[3]
+    return sum(3 << 2 * index for index in range(8) if empty >> 8 * index & 1)
+
+
+def _x87(name: str, read: Callable[[Cpu], int]) -> Register:
+    return Register(name, 32, "int", "org.gnu.gdb.i386.core", read)
+
+
+# --- control registers: SDM 2.5, by the rules of MOV CRn and WRMSR
+
+
+def _write_cr2(cpu: Cpu, value: int) -> None:
+    cpu.registers.cr[2] = value
+
+
+def _write_cr8(cpu: Cpu, value: int) -> None:
+    if value >> 4:
+        raise GuestFault(13)
+    cpu.apic.tpr = value << 4
+
+
+def _control(name: str, read: Callable[[Cpu], int], write: Callable[[Cpu, int], None]) -> Register:
+    return Register(name, 64, "int64", _CONTROL, read, write)
+
+
+REGISTERS: Final[tuple[Register, ...]] = (
+    *map(_gpr, _ORDER),
+    Register("rip", 64, "code_ptr", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rip, _write_rip),
+    Register("eflags", 32, "i386_eflags", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rflags, _write_flags),
+    *map(_selector, _SELECTORS),
+    *map(_stack_register, range(8)),
+    _x87("fctrl", lambda cpu: _x87_words(cpu)[2]),
+    _x87("fstat", _status),
+    _x87("ftag", _tags),
+    *(_x87(name, lambda cpu: 0) for name in ("fiseg", "fioff", "foseg", "fooff", "fop")),
+    *map(_base, (Seg.FS, Seg.GS)),
+    _control("cr0", lambda cpu: cpu.registers.cr[0], write_cr0),
+    _control("cr2", lambda cpu: cpu.registers.cr[2], _write_cr2),
+    _control("cr3", lambda cpu: cpu.registers.cr[3], write_cr3),
+    _control("cr4", lambda cpu: cpu.registers.cr[4], write_cr4),
+    _control("cr8", lambda cpu: cpu.apic.tpr >> 4, _write_cr8),
+    _control("efer", lambda cpu: cpu.registers.efer, lambda cpu, value: cpu.msrs.write(Msr.EFER, value)),
+)
+TOTAL_BYTES: Final = sum(register.bits // 8 for register in REGISTERS)
+
+
+def read_register(cpu: Cpu, number: int) -> bytes:
+    """Register `number` in target byte order.
+
+    Raises:
+        ProtocolError: there is none of this number.
+    """
+    register = _numbered(number)
+    return register.read(cpu).to_bytes(register.bits // 8, "little")
+
+
+def write_register(cpu: Cpu, number: int, value: int) -> None:
+    """Set register `number`, by the rules by which the guest itself would.
+
+    Raises:
+        ProtocolError: there is none, or the CPU would not take the value.
+    """
+    register = _numbered(number)
+    if register.write is None:
+        raise ProtocolError(f"{register.name} can be read only")
+    try:
+        register.write(cpu, value)
+    except GuestFault as fault:
+        raise ProtocolError(f"{register.name} cannot be {value:#x}: exception {fault.vector}") from fault
+
+
+def _numbered(number: int) -> Register:
+    if not 0 <= number < len(REGISTERS):
+        raise ProtocolError(f"there is no register {number}")
+    return REGISTERS[number]
+
+
+def target_xml() -> str:
+    """The target description (G.2)."""
+    lines = [
+        '<?xml version="1.0"?>',
+        '<!DOCTYPE target SYSTEM "gdb-target.dtd">',
+        '<target version="1.0">',
+        "<architecture>i386:x86-64</architecture>",
+    ]
+    feature = ""
+    for register in REGISTERS:
+        if register.feature != feature:
+            lines += ["</feature>"] if feature else []
+            feature = register.feature
+            lines += [f'<feature name="{feature}">', *(_flags_type() if feature.endswith("core") else [])]
+        lines.append(f'<reg name="{register.name}" bitsize="{register.bits}" type="{register.kind}"/>')
+    return "\n".join([*lines, "</feature>", "</target>", ""])
+
+
+def _flags_type() -> list[str]:
+    fields = [flag.split(":") for flag in _FLAGS]
+    return [
+        '<flags id="i386_eflags" size="4">',
+        *(f'<field name="{name}" start="{bit}" end="{bit}"/>' for name, bit in fields),
+        "</flags>",
+    ]

@@ -1,0 +1,217 @@
+"""The debugged machine: continue and step, forwards and backwards, until something stops it.
+
+All CPUs stop and go together. Which one runs is the schedule's choice, so a step of one CPU lets the
+others run as they are scheduled. A step is one unit of virtual time of that CPU: an instruction, or
+the delivery of an event, or one micro-step of a hook (RIP stays at its OUT). Backwards a stop is the moment
+before what would have stopped: for a watchpoint, before the access.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from vm.debug.origin import Origin
+from vm.debug.points import Kind, Point, Points
+from vm.debug.timeline import END_OF_RECORDING, PIECE, Change, MemoryChange, RegisterChange, Timeline
+from vm.hw.cpu import Cpu
+from vm.session import GUEST_PASSED
+
+SIGINT: Final = 2
+SIGTRAP: Final = 5
+POLL_EVERY: Final = 256  # single units between two looks at the line
+WATCH_NAMES: Final = {Kind.WRITE: "watch", Kind.READ: "rwatch", Kind.ACCESS: "awatch"}
+FORKED: Final = (
+    "kstack: this write drops the recorded future; from here the CPUs run in turn, and going back over it repeats it"
+)
+
+
+class Stop(NamedTuple):
+    """Why the machine stopped.
+
+    Attributes:
+        signal: in the numbers of GDB's protocol.
+        cpu: that stopped it.
+        reason: as in a stop reply packet, without its value: `swbreak`, `watch`, `replaylog`; or empty.
+        value: of the reason.
+    """
+
+    signal: int
+    cpu: int
+    reason: str = ""
+    value: str = ""
+
+
+class Exited(NamedTuple):
+    """The guest of a live run has ended by itself, with this status."""
+
+    status: int
+
+
+class Target:
+    """One machine under a debugger.
+
+    Args:
+        origin: where its run begins.
+        say: takes lines for the user.
+        interrupted: whether the user wants it to stop.
+    """
+
+    def __init__(self, origin: Origin, say: Callable[[str], None], interrupted: Callable[[], bool]) -> None:
+        self.timeline = Timeline(origin)
+        self.points = Points(origin.machine.memory)
+        self.stop: Stop | Exited = Stop(SIGTRAP, self.timeline.cpu or 0)
+        self._say = say
+        self._interrupted = interrupted
+        self._told: tuple[int, int] | None = None  # the place (time, CPU) of the breakpoint told of last
+        self._units = 0
+
+    @property
+    def cpus(self) -> list[Cpu]:
+        """All CPUs, by number."""
+        return self.timeline.machine.cpus
+
+    # --- writing
+
+    def write_register(self, cpu: int, number: int, value: int) -> None:
+        """Set a register here.
+
+        Raises:
+            ProtocolError: it cannot be set.
+        """
+        self._write(RegisterChange(cpu, number, value))
+
+    def write_memory(self, parts: list[tuple[int, bytes]]) -> None:
+        """Store bytes at physical addresses here."""
+        self._write(MemoryChange(tuple(parts)))
+
+    def _write(self, change: Change) -> None:
+        news = self.timeline.recorded and not self.timeline.forked
+        self.timeline.write(change)
+        if news:
+            self._say(FORKED)
+
+    # --- forwards
+
+    def resume(self, stepping: tuple[int, ...] = ()) -> Stop | Exited:
+        """Run until something stops it.
+
+        Args:
+            stepping: CPUs that stop after one unit of their own.
+        """
+        told, self._told = self._told, None
+        timeline, points = self.timeline, self.points
+        while timeline.prepare():
+            number = self._chosen()
+            cpu = self.cpus[number]
+            kind = points.breakpoint(cpu, timeline.session.runtime) if points else None
+            place = (timeline.time, number)
+            if kind is not None and place != told:
+                self._told = place
+                return self._stopped(Stop(SIGTRAP, number, _reason(kind)))
+            point = None
+            if points.watching:
+                armed = points.arm(cpu)
+                elapsed = timeline.advance(1)
+                point = points.triggered(cpu, armed)
+            else:
+                elapsed = timeline.advance(1 if points or number in stepping else PIECE)
+            if point is not None:
+                return self._stopped(Stop(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"))
+            if elapsed and number in stepping:
+                return self._stopped(Stop(SIGTRAP, number))
+            if self._wanted(elapsed):
+                return self._stopped(Stop(SIGINT, number))
+        return self._stopped(self._end())
+
+    def _chosen(self) -> int:
+        assert self.timeline.begun is not None
+        return self.timeline.begun.cpu
+
+    def _wanted(self, elapsed: int) -> bool:
+        """Whether the user wants to stop; asked now and then."""
+        self._units += max(1, elapsed)
+        if self._units < POLL_EVERY:
+            return False
+        self._units = 0
+        return self._interrupted()
+
+    def _end(self) -> Stop | Exited:
+        timeline = self.timeline
+        code = timeline.machine.exit_port.code
+        if timeline.goes_on and timeline.ended == "exit" and code is not None:
+            return Exited(0 if code in GUEST_PASSED else code & 0xFF or 1)
+        why = timeline.ended or ""
+        self._say(f"kstack: {why if why == END_OF_RECORDING else f'the run ends here: {why}'}, time {timeline.time}")
+        last = timeline.lanes[-1].cpu if timeline.lanes else 0
+        return Stop(SIGTRAP, last, "replaylog", "end")
+
+    def _stopped(self, stop: Stop | Exited) -> Stop | Exited:
+        self.stop = stop
+        return stop
+
+    # --- backwards
+
+    def step_back(self, cpu: int) -> Stop | Exited:
+        """Go to the last moment before the present at which `cpu` was about to run for a unit."""
+        timeline, self._told = self.timeline, None
+        present, lane = timeline.time, timeline.last_run(cpu)
+        if lane is None:
+            return self._beginning()
+        for time in range(min(lane.end, present) - 1, lane.start - 1, -1):
+            self._goto_turn(time, cpu)
+            if timeline.time < present and timeline.cpu == cpu:  # a unit can be two long (a #DB behind an instruction)
+                break
+        return self._stopped(Stop(SIGTRAP, cpu))
+
+    def _goto_turn(self, time: int, cpu: int) -> None:
+        """Stand at `time`, where `cpu` is about to run: slices that took no time can come before its own."""
+        timeline = self.timeline
+        timeline.goto(time, chosen=True)
+        while timeline.begun is not None and timeline.cpu != cpu and timeline.advance(1) == 0:
+            timeline.prepare()
+
+    def resume_back(self) -> Stop | Exited:
+        """Go to the latest stop before the present, or to the beginning.
+
+        An interruption leaves the machine where it was looking then.
+        """
+        timeline, points, self._told = self.timeline, self.points, None
+        present = timeline.time
+        last: Stop | None = None
+        where = 0
+        timeline.restart()
+        while points and timeline.time < present and timeline.prepare() and timeline.time < present:
+            number, time = self._chosen(), timeline.time
+            cpu = self.cpus[number]
+            kind = points.breakpoint(cpu, timeline.session.runtime)
+            if kind is not None:
+                last, where = Stop(SIGTRAP, number, _reason(kind)), time
+            armed = points.arm(cpu) if points.watching else None
+            elapsed = timeline.advance(1)
+            point: Point | None = None if armed is None else points.triggered(cpu, armed)
+            if point is not None:
+                last, where = Stop(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"), time
+            if self._wanted(elapsed):
+                return self._stopped(Stop(SIGINT, number))
+        if last is None:
+            return self._beginning()
+        self._goto_turn(where, last.cpu)
+        self._told = (where, last.cpu) if last.reason.endswith("break") else None
+        return self._stopped(last)
+
+    def _beginning(self) -> Stop:
+        self.timeline.restart()
+        stop = Stop(SIGTRAP, self.timeline.cpu or 0, "replaylog", "begin")
+        self._stopped(stop)
+        return stop
+
+    def goto(self, time: int) -> None:
+        """Stand where virtual time is `time`."""
+        self._told = None
+        self.timeline.goto(time)
+        self._stopped(Stop(SIGTRAP, self.timeline.cpu or 0))
+
+
+def _reason(kind: Kind) -> str:
+    return "swbreak" if kind is Kind.SOFTWARE else "hwbreak"

@@ -1,0 +1,301 @@
+"""One run as a line on which one can stand anywhere: forwards by running, backwards by running again.
+
+A place is virtual time (units since reset, `Machine.time`) and whether the next slice has been
+chosen there. Everything is deterministic, so a place is reached again by a new run up to it. What the user
+writes belongs to its place: it drops the recorded future (round robin goes on from there) and is
+written again whenever the line is run over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from vm.debug.origin import UNBOUNDED, Origin
+from vm.debug.points import linear_rip
+from vm.debug.registers import write_register
+from vm.errors import KstackError, RecordingError
+from vm.hw.cpu import Cpu, SliceEnd
+from vm.hw.events import PF
+from vm.machine import Machine
+from vm.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
+
+PIECE: Final = 1 << 14  # units between two questions whether to stop
+END_OF_RECORDING: Final = "the recording ends here"
+_MAY_GO_ON: Final = (END_OF_RECORDING, "bound", "finding", "asleep", "deadlock")  # if something is written
+
+
+class Change(Protocol):
+    """Something that the user has written."""
+
+    def apply(self, machine: Machine) -> None:
+        """Write it."""
+        ...
+
+
+@dataclass(frozen=True)
+class RegisterChange:
+    """A register of CPU `cpu` by GDB's number."""
+
+    cpu: int
+    number: int
+    value: int
+
+    def apply(self, machine: Machine) -> None:
+        """Write it.
+
+        Raises:
+            ProtocolError: there is no such register, or it refuses the value.
+        """
+        write_register(machine.cpus[self.cpu], self.number, self.value)
+
+
+@dataclass(frozen=True)
+class MemoryChange:
+    """Bytes at physical addresses."""
+
+    parts: tuple[tuple[int, bytes], ...]
+
+    def apply(self, machine: Machine) -> None:
+        """Store them; code caches and softmmus hear of it as of any store."""
+        for address, data in self.parts:
+            machine.memory.write(address, data)
+
+
+class Write(NamedTuple):
+    """A change and its place."""
+
+    time: int
+    chosen: bool
+    change: Change
+
+
+class Lane(NamedTuple):
+    """CPU `cpu` ran from `start` to `end` (virtual time)."""
+
+    cpu: int
+    start: int
+    end: int
+
+
+class Kept:
+    """Repeats choices made before, then goes on in turn, unless the line ends with them.
+
+    Args:
+        choices: to repeat.
+        goes_on: there is more after them.
+    """
+
+    name = "debugger"
+
+    def __init__(self, choices: list[Choice], goes_on: bool) -> None:
+        self.choices = choices
+        self.goes_on = goes_on
+        self.at = 0
+        self._rest = RoundRobin(DEFAULT_QUANTUM)
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing is left to choose."""
+        return not self.goes_on and self.at >= len(self.choices)
+
+    def choose(self, view: View) -> Choice:
+        """The next choice.
+
+        Raises:
+            RecordingError: the run goes another way than when it was recorded.
+        """
+        if self.at >= len(self.choices):
+            return self._rest.choose(view)
+        choice = self.choices[self.at]
+        if choice.cpu not in view.runnable:
+            raise RecordingError(
+                f"replay diverges at slice {self.at}, time {view.time}: CPU {choice.cpu} cannot run; record it again"
+            )
+        self.at += 1
+        return choice
+
+    def event(self, cpu: int, name: str) -> None:
+        """Makes no difference."""
+
+    def fork(self, made: list[Choice]) -> None:
+        """Forget what would have come after the choices `made` so far."""
+        self.choices, self.at, self.goes_on, self._rest = made, len(made), True, RoundRobin(DEFAULT_QUANTUM)
+
+
+class Timeline:
+    """One run.
+
+    Args:
+        origin: where it begins.
+    """
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.recorded = origin.choices is not None
+        self.forked = False
+        self.writes: list[Write] = []
+        self._choices = origin.choices or []
+        self.restart()
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as it is here."""
+        return self.origin.machine
+
+    @property
+    def time(self) -> int:
+        """Virtual time here."""
+        return self.machine.time
+
+    @property
+    def goes_on(self) -> bool:
+        """The schedule has no end: a live run, or one that was written to."""
+        return self.forked or not self.recorded
+
+    @property
+    def cpu(self) -> int | None:
+        """The CPU that runs next, None where only the end or chance of a schedule not asked yet could tell."""
+        if self.begun is not None:
+            return self.begun.cpu
+        kept = self.schedule
+        return kept.choices[kept.at].cpu if self.ended is None and kept.at < len(kept.choices) else None
+
+    def restart(self) -> None:
+        """Go to the beginning."""
+        self.schedule = Kept(self._choices, self.goes_on)
+        self.session = self.origin.session(self.schedule)
+        self.begun: Choice | None = None  # the slice in flight
+        self.left = 0  # units of it
+        self.ended: str | None = None  # why the run goes no further
+        self.lanes: list[Lane] = []
+        self._next_write = 0
+        self._apply_due()
+
+    # --- forwards
+
+    def prepare(self) -> bool:
+        """Choose the next slice, if none is in flight; False where the run has ended."""
+        while self.begun is None and self.ended is None:
+            self._guarded(self._begin)
+        return self.begun is not None
+
+    def advance(self, units: int) -> int:
+        """Run the slice in flight for at most `units`, and no further than the next write.
+
+        Returns:
+            Units of virtual time that have passed; 0 where the CPU could not run.
+        """
+        units = min(units, self.left)
+        if self._next_write < len(self.writes):
+            units = min(units, max(1, self.writes[self._next_write].time - self.time))
+        before = self.time
+        self._guarded(lambda: self._run(units))
+        self._apply_due()
+        return self.time - before
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Where policy or recording are wrong, the run ends, saying so."""
+        try:
+            action()
+        except KstackError as error:
+            self.begun, self.ended = None, str(error)
+
+    def _begin(self) -> None:
+        machine, limit = self.machine, UNBOUNDED if self.goes_on else self.origin.limit
+        if self.time >= limit:
+            self.ended = "bound"
+        elif self.schedule.exhausted and machine.end() is None and machine.runnable():
+            self.ended = END_OF_RECORDING
+        else:
+            begun = self.session.begin(limit - self.time)
+            if isinstance(begun, Choice):
+                self.begun, self.left = begun, begun.quantum
+            else:
+                self.ended = begun
+        self._apply_due()
+
+    def _run(self, units: int) -> None:
+        assert self.begun is not None
+        number, start = self.begun.cpu, self.time
+        cpu = self.machine.cpus[number]
+        cpu.mmu.fault = None
+        piece = self.session.advance(number, units)
+        self._ran(number, start)
+        self.left -= piece.elapsed
+        if piece.end is SliceEnd.BUDGET and self.left > 0:
+            self._untry(cpu)
+            return
+        self.begun, self.ended = None, self.session.finish()
+        oracle = self.session.oracle
+        if not self.goes_on and self.session.options.stop_at_finding and oracle is not None and oracle.findings:
+            self.ended = "finding"
+
+    def _untry(self, cpu: Cpu) -> None:
+        """Where a piece ends before a fetch that faults the engine has tried it, and will again: one walk too many.
+
+        An injector may cut slices of its own there, so with one this stays as it is.
+        """
+        fault = cpu.mmu.fault
+        tried = fault is not None and fault.vector == PF and fault.address == linear_rip(cpu)
+        if tried and self.session.injector is None:
+            cpu.mmu.walks -= 1
+
+    def _ran(self, cpu: int, start: int) -> None:
+        if self.time == start:
+            return
+        last = self.lanes[-1] if self.lanes else None
+        if last is not None and last.cpu == cpu and last.end == start:
+            self.lanes[-1] = Lane(cpu, last.start, self.time)
+        else:
+            self.lanes.append(Lane(cpu, start, self.time))
+
+    # --- anywhere
+
+    def goto(self, time: int, chosen: bool = False) -> None:
+        """Stand where virtual time is `time`, or where it first is more, or at the end.
+
+        Args:
+            time: units; less than the beginning's is the beginning.
+            chosen: the slice that comes next has been chosen.
+        """
+        untouched = self.begun is not None and self.left == self.begun.quantum
+        if time < self.time or (time == self.time and untouched and not chosen):
+            self.restart()
+        while self.time < time and self.prepare():
+            self.advance(time - self.time)
+        if chosen:
+            self.prepare()
+
+    def last_run(self, cpu: int) -> Lane | None:
+        """The last stretch before here in which `cpu` ran."""
+        return next((lane for lane in reversed(self.lanes) if lane.cpu == cpu), None)
+
+    # --- writing
+
+    def write(self, change: Change) -> None:
+        """Make a change here; what was recorded of the future is dropped.
+
+        Raises:
+            ProtocolError: it cannot be made; nothing has changed.
+        """
+        self._apply(change)
+        self._choices = list(self.session.choices)
+        self.schedule.fork(self._choices)
+        self.writes = [*self.writes[: self._next_write], Write(self.time, self.begun is not None, change)]
+        self._next_write += 1
+        self.forked = True
+
+    def _apply_due(self) -> None:
+        while self._next_write < len(self.writes):
+            time, chosen, change = self.writes[self._next_write]
+            if time != self.time or chosen != (self.begun is not None):
+                return
+            self._next_write += 1
+            self._apply(change)
+
+    def _apply(self, change: Change) -> None:
+        change.apply(self.machine)
+        if self.ended in _MAY_GO_ON:
+            self.ended = None
