@@ -181,4 +181,4 @@ def test_a_pair_that_does_not_end_by_itself_is_refused(monkeypatch: pytest.Monke
     session = Pair.session
     monkeypatch.setattr(Pair, "session", lambda pair, limit=None: session(pair, 100))
     with pytest.raises(ConfigError, match="ends with bound without any fault"):
-        census(LAIGHT)
+        census.__wrapped__(LAIGHT)

@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|seeded|decisions|alarms [--policies a,b] [--jobs N] [--schedules N]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms [--policies a,b] [--jobs N] [--schedules N]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
-from tests.nightly import alarms, decisions, mutation, seeded
+from tests.nightly import alarms, decisions, injected, mutation, seeded
 from vm.stacks.registry import policies
 
 
 def main() -> None:
     """Run what is asked for; exit with 1 if an alarm was false."""
     parser = argparse.ArgumentParser(prog="python -m tests.nightly")
-    parser.add_argument("what", choices=("mutation", "seeded", "decisions", "alarms"))
+    parser.add_argument("what", choices=("mutation", "seeded", "decisions", "injected", "alarms"))
     parser.add_argument("--policies", default="")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--sites", type=int, default=injected.SITES, help="a fault and pair, for injected")
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.policies.split(",") if name]
@@ -30,6 +31,8 @@ def main() -> None:
             wrong = _seeded(executor, chosen)
         elif arguments.what == "decisions":
             wrong = _decisions(executor, chosen)
+        elif arguments.what == "injected":
+            wrong = _injected(executor, chosen or list(policies()), arguments.sites)
         else:
             wrong = _alarms(executor, chosen or list(alarms.SAFE), arguments.schedules)
     print(f"{time.monotonic() - started:.0f} s with {arguments.jobs} processes", file=sys.stderr)
@@ -68,6 +71,13 @@ def _decisions(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     for speculation in ("sets-accessed", "keeps-accessed-clear"):
         found = list(executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1))
         print(f"speculation={speculation}: {decisions.table(found)}\n", flush=True)
+    return False
+
+
+def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int) -> bool:
+    work = injected.work(names, sites)
+    found = list(zip(work, executor.map(injected.tried, work, chunksize=1), strict=True))
+    print(injected.table(found))
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from vm.errors import ConfigError
@@ -143,8 +144,9 @@ class _Counting:
         return None
 
 
+@lru_cache(maxsize=16)
 def census(pair: Pair) -> Census:
-    """Run a pair once, and count what can be hit.
+    """Run a pair once, and count what can be hit; what was counted last is remembered.
 
     Raises:
         ConfigError: it does not come to its end without a fault: nothing could be told.

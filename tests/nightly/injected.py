@@ -1,0 +1,62 @@
+"""A fault at every site: each policy in the scenarios that its own mechanism concerns, and what survives what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from vm.errors import ConfigError
+from vm.hw.modes import Modes
+from vm.trials import SYSTEMATIC, Outcome, Pair
+from vm.trials.campaign import Batch
+
+SCENARIOS: Final = ("laight", "wilcox", "exit-reuse", "two-faults")
+"""Growth and sharing, writes by others, exits, faults: every policy does something in each."""
+SITES: Final = 500  # a fault and pair: 2,000 a policy
+WHATS: Final = tuple(SYSTEMATIC)
+
+
+def work(names: list[str], sites: int = SITES) -> list[Batch]:
+    """A batch a policy, scenario and fault, so that workers share the work evenly."""
+    modes = Modes(df_restart="exact")
+    return [
+        Batch(Pair(name, scenario, modes), (what,), (), sites)
+        for name in names
+        for scenario in SCENARIOS
+        for what in WHATS
+    ]
+
+
+def tried(batch: Batch) -> list[Outcome] | str:
+    """A batch's outcomes; or why the pair cannot be tried."""
+    try:
+        return batch.run()
+    except ConfigError as error:
+        return str(error)
+
+
+def table(found: list[tuple[Batch, list[Outcome] | str]]) -> str:
+    """A row a policy, a column a fault: trials, and how many were not masked, by what they came to."""
+    cells: dict[tuple[str, str], Counter[str]] = {}
+    for batch, outcomes in found:
+        for one in outcomes if not isinstance(outcomes, str) else ():
+            cell = cells.setdefault((batch.pair.policy, one.fault.what), Counter())
+            cell["trials"] += 1
+            cell["fired"] += one.fired is not None
+            cell[one.outcome] += 1
+    names = list(dict.fromkeys(batch.pair.policy for batch, _ in found))
+    rows = [f"| policy | {' | '.join(WHATS)} |", "|---" * (len(WHATS) + 1) + "|"]
+    for name in names:
+        rows.append(f"| {name} | {' | '.join(_cell(cells.get((name, what))) for what in WHATS)} |")
+    total = sum(cell["trials"] for cell in cells.values())
+    fired = sum(cell["fired"] for cell in cells.values())
+    refused = list(dict.fromkeys(why for _, why in found if isinstance(why, str)))
+    return "\n".join([f"{total:,} trials, {fired:,} faults fired.", "", *rows, "", *(f"Not tried: {why}." for why in refused)])
+
+
+def _cell(cell: Counter[str] | None) -> str:
+    if cell is None:
+        return ""
+    words = {"detected": "det", "wrong-data": "**wrong**", "hang": "hang", "shutdown": "down"}
+    bad = [f"{cell[name]} {word}" for name, word in words.items() if cell[name]]
+    return f"{cell['trials']}" + (f": {', '.join(bad)}" if bad else "")
