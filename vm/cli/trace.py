@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from vm.cli.options import Json
@@ -27,6 +28,7 @@ from vm.trace.show import Line, lines
 from vm.trace.store import Trace, is_trace, read_trace
 from vm.trace.view import serve
 
+UNBOUND = 10_000  # columns
 STRETCH = 200  # virtual time that `show` shows, where nothing else is asked for
 HEXADECIMAL = frozenset({"rip", "address", "frame", "physical", "bottom", "deepest_rip", "rsp", "value"})
 
@@ -127,7 +129,11 @@ def query(
     if json:
         print_json({"version": 1, "columns": list(answer.columns), "rows": [_plain(row) for row in answer.rows]})
     else:
-        console().print(_table(answer))
+        out = console()
+        wide = (
+            out if out.is_terminal else Console(width=UNBOUND, no_color=True)
+        )  # a file's lines are as long as they are
+        wide.print(_table(answer))
     return 0
 
 
@@ -145,7 +151,7 @@ def _plain(row: tuple[Any, ...]) -> list[Any]:
 def _table(answer: Answer) -> Table:
     shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in answer.columns:
-        shown.add_column(column, overflow="fold", no_wrap=column != "text")
+        shown.add_column(column, overflow="fold")
     for row in answer.rows:
         shown.add_row(*(_cell(column, value) for column, value in zip(answer.columns, _plain(row), strict=True)))
     return shown
