@@ -33,7 +33,7 @@ from vm.trace.tracer import Part
 
 VERSION: Final = 1
 META: Final = "trace.json"
-LEVEL: Final = 6  # of zstd
+LEVEL: Final = 1  # of zstd: more takes longer and saves little
 ROWS: Final = 1 << 20  # of a row group
 SCHEMAS: Final = {
     "instructions": pa.schema(
@@ -75,7 +75,7 @@ SCHEMAS: Final = {
     "code": pa.schema([("rip", pa.uint64()), ("count", pa.uint64()), ("code", pa.binary()), ("symbol", pa.string())]),
 }
 DELTAS: Final = {"count": "DELTA_BINARY_PACKED"}
-PLAIN: Final = ("count",)  # columns without a dictionary
+PLAIN: Final = ("count", "value", "physical", "address", "rsp")  # columns that are smaller without a dictionary
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
