@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.support.frame_guest import WITH_ERROR, cases, image
+from tests.support.qemu import on_qemu
 from vm.hw.modes import Modes
 from vm.load import load
 from vm.machine import End, Machine, MachineConfig
@@ -29,35 +29,6 @@ def on_machine(binary: bytes) -> str:
         machine.run(0, 1000)
     assert machine.end() is End.EXIT, console.decode()[-400:]
     return console.decode()
-
-
-def on_qemu(binary: bytes, folder: Path) -> str:
-    path = folder / "frames.bin"
-    path.write_bytes(binary)
-    command = [
-        "qemu-system-x86_64",
-        "-kernel",
-        str(path),
-        "-m",
-        "8",
-        "-accel",
-        "tcg",
-        "-display",
-        "none",
-        "-nodefaults",
-    ]
-    command += [
-        "-serial",
-        "stdio",
-        "-monitor",
-        "none",
-        "-no-reboot",
-        "-device",
-        "isa-debug-exit,iobase=0xf4,iosize=0x04",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0x21, done.stdout[-400:] + done.stderr
-    return done.stdout
 
 
 def frames(console: str, qemu: bool = False) -> list[dict[str, int]]:
@@ -96,7 +67,11 @@ def frames(console: str, qemu: bool = False) -> list[dict[str, int]]:
 def test_random_events_leave_the_frames_that_qemu_leaves(seed: int, tmp_path: Path) -> None:
     chosen = cases(seed, CASES)
     binary = image(chosen)
-    ours, theirs = frames(on_machine(binary)), frames(on_qemu(binary, tmp_path), qemu=True)
+    path = tmp_path / "frames.bin"
+    path.write_bytes(binary)
+    done = on_qemu(path)
+    assert done.returncode == 0x21, done.stdout[-400:] + done.stderr
+    ours, theirs = frames(on_machine(binary)), frames(done.stdout, qemu=True)
     assert len(ours) == CASES
     different = [(case, a, b) for case, a, b in zip(chosen, ours, theirs, strict=True) if a != b]
     assert not different, "\n".join(f"{case}\n  ours {a}\n  qemu {b}" for case, a, b in different[:5])

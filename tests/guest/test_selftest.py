@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from guest.images import build_image
+from tests.support.qemu import on_qemu
 from vm.load import load
 from vm.machine import End, Machine, MachineConfig
 
@@ -31,16 +31,6 @@ def on_machine(cpus: int, quantum: int = 1000) -> str:
     return console.decode()
 
 
-def on_qemu(cpus: int, image: Path) -> str:
-    """The console of the self-test on QEMU."""
-    command = ["qemu-system-x86_64", "-kernel", str(image), "-smp", str(cpus), "-m", "64", "-accel", "tcg"]
-    command += ["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot", "-nodefaults"]
-    command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    assert done.returncode & 1, done.stderr
-    return done.stdout
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_every_self_test_passes_on_the_machine(cpus: int) -> None:
@@ -61,4 +51,6 @@ def test_the_console_does_not_depend_on_the_quantum() -> None:
 def test_the_console_is_the_same_on_qemu(cpus: int, tmp_path: Path) -> None:
     image = tmp_path / "selftest.elf"
     image.write_bytes(build_image("selftest").to_elf())
-    assert on_machine(cpus).replace("\r", "") == on_qemu(cpus, image).replace("\r", "")
+    done = on_qemu(image, cpus=cpus, ram=64)
+    assert done.returncode & 1, done.stderr
+    assert on_machine(cpus).replace("\r", "") == done.stdout.replace("\r", "")

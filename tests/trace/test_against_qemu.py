@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import pytest
 
 from tests.support.frame_guest import CASE_STACK, KDATA, MAIN_STACK, Case, cases, image
+from tests.support.qemu import on_qemu
 from vm.hw.modes import Modes
 from vm.schedule import RoundRobin
 from vm.session import RunOptions
@@ -54,31 +54,9 @@ def on_machine(path: Path) -> list[int]:
     return [rip for part in parts for rip in part.instructions.arrays[2].tolist()]
 
 
-def on_qemu(path: Path, log: Path) -> list[int]:
+def logged(path: Path, log: Path) -> list[int]:
     """Program counters on QEMU, one translated block an instruction."""
-    command = [
-        "qemu-system-x86_64",
-        "-kernel",
-        str(path),
-        "-m",
-        "8",
-        "-accel",
-        "tcg",
-        "-display",
-        "none",
-        "-nodefaults",
-    ]
-    command += [
-        "-serial",
-        "stdio",
-        "-monitor",
-        "none",
-        "-no-reboot",
-        "-device",
-        "isa-debug-exit,iobase=0xf4,iosize=0x04",
-    ]
-    command += ["-singlestep", "-d", "exec,nochain", "-dfilter", "0x100000+0x100000", "-D", str(log)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+    done = on_qemu(path, "-singlestep", "-d", "exec,nochain", "-dfilter", "0x100000+0x100000", "-D", str(log))
     assert done.returncode == 0x21, done.stdout[-400:] + done.stderr
     return [int(line.split("/")[1], 16) for line in log.read_text().splitlines() if line.startswith("Trace")]
 
@@ -99,7 +77,7 @@ def test_the_program_counters_are_those_of_qemu(tmp_path: Path) -> None:
     """
     path = tmp_path / "frames.bin"
     path.write_bytes(image(chosen()))
-    ours, theirs = counted(on_machine(path)), counted(on_qemu(path, tmp_path / "log"))
+    ours, theirs = counted(on_machine(path)), counted(logged(path, tmp_path / "log"))
     assert len(ours) > 20_000
     assert [rip for rip, _ in ours] == [rip for rip, _ in theirs]
     differ = [(rip, here, there) for (rip, here), (_, there) in zip(ours, theirs, strict=True) if here != there]
