@@ -52,6 +52,9 @@ class Board:
         self.engine.enter(page, page, 3 if page >= RAM else 7, mmu, 1 if page >= RAM else 4096)
         return True
 
+    def untried(self) -> None:
+        pass
+
     def mmio_read(self, address: int, size: int) -> int:
         return self.on_mmio()
 

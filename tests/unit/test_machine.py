@@ -338,3 +338,16 @@ def test_a_forked_process_has_memory_of_its_own() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert machine.memory.read64(0x8000) == 1
+
+
+def test_a_slice_that_ends_before_a_fetch_that_faults_leaves_no_trace_of_it() -> None:
+    """The engine tries the fetch at once, and again in the next slice: walks are counted once, however it is cut."""
+    counts = []
+    for pieces in ((50,), (1, 49), (2, 48), (3, 47), (1, 1, 1, 47)):
+        guest = LongModeGuest()
+        guest.start(guest.kernel_code("nop\nmov eax, 1\njmp rbx"), rbx=1 << 40)
+        for units in pieces:
+            guest.step(0, units)
+        assert guest.vector() == 14
+        counts.append((guest.machine.cpus[0].mmu.walks, guest.machine.state_hash()))
+    assert len(set(counts)) == 1

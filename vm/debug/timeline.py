@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from vm.debug.origin import UNBOUNDED, Origin
-from vm.debug.points import linear_rip
 from vm.debug.registers import write_register
 from vm.errors import KstackError, RecordingError
-from vm.hw.cpu import Cpu, SliceEnd
-from vm.hw.events import PF
+from vm.hw.cpu import SliceEnd
 from vm.machine import Machine
 from vm.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
 
@@ -219,28 +217,15 @@ class Timeline:
     def _run(self, units: int) -> None:
         assert self.begun is not None
         number, start = self.begun.cpu, self.time
-        cpu = self.machine.cpus[number]
-        cpu.mmu.fault = None
         piece = self.session.advance(number, units)
         self._ran(number, start)
         self.left -= piece.elapsed
         if piece.end is SliceEnd.BUDGET and self.left > 0:
-            self._untry(cpu)
             return
         self.begun, self.ended = None, self.session.finish()
         oracle = self.session.oracle
         if not self.goes_on and self.session.options.stop_at_finding and oracle is not None and oracle.findings:
             self.ended = "finding"
-
-    def _untry(self, cpu: Cpu) -> None:
-        """Where a piece ends before a fetch that faults the engine has tried it, and will again: one walk too many.
-
-        An injector may cut slices of its own there, so with one this stays as it is.
-        """
-        fault = cpu.mmu.fault
-        tried = fault is not None and fault.vector == PF and fault.address == linear_rip(cpu)
-        if tried and self.session.injector is None:
-            cpu.mmu.walks -= 1
 
     def _ran(self, cpu: int, start: int) -> None:
         if self.time == start:

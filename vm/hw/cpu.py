@@ -246,6 +246,10 @@ class Cpu:
         self._location = location
         return self.mmu.fill(address, access, mmu, probe, location)
 
+    def untried(self) -> None:
+        """A refused fetch that is not to be delivered as a fault, but will come again."""
+        self.mmu.untried()
+
     def _apic_offset(self, address: int) -> int | None:
         base = self.apic.mmio_base
         return address - base if self.apic.mmio_enabled and base <= address < base + 4096 else None

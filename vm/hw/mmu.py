@@ -161,6 +161,7 @@ class Mmu:
         self.on_enter: Callable[[int, int], None] | None = None  # told of each page and frame the engine gets
         self.fault: Fault | None = None
         self.walks = 0
+        self._in_vain = 0  # walks of the last access that the engine was refused
         self.lost = 0
         self._taken_over: tuple[int, int, int, int] | None = None
         self.pcid = 0
@@ -209,6 +210,7 @@ class Mmu:
 
     def fill(self, address: int, access: Access, mmu: MmuIndex, probe: bool, location: int) -> bool:
         """Answer a softmmu miss; on a refusal `fault` says why."""
+        self._in_vain = 0
         if not self._paging:
             return self._enter_unpaged(address, access, mmu, location)
         if not is_canonical(address):
@@ -220,8 +222,10 @@ class Mmu:
         attempt = Attempt(
             access == Access.STORE, access == Access.FETCH, mmu == MmuIndex.USER, mmu == MmuIndex.KERNEL_SMAP
         )
+        walks = self.walks
         found, cached = self._translate(address, attempt)
         if found is None:
+            self._in_vain = self.walks - walks
             return False
         stale = False
         if cached and self.observer is not None:
@@ -229,6 +233,11 @@ class Mmu:
         if gate is not None and access is not Access.FETCH and gate.is_visible(address):
             stale = True  # entered so that each access comes back
         return self._enter(address, access, mmu, found, stale, location)
+
+    def untried(self) -> None:
+        """The access that was refused last was a fetch for an instruction that is not to run yet: it will come again."""
+        self.walks -= self._in_vain
+        self._in_vain, self.fault = 0, None
 
     def _translate(self, address: int, attempt: Attempt) -> tuple[Translation | None, bool]:
         """The translation to use (and whether caches had a part in it), or None with `fault` set."""

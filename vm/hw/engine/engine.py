@@ -102,6 +102,10 @@ class Host(Protocol):
         """
         ...
 
+    def untried(self) -> None:
+        """The fetch that was refused last was for an instruction that is not to run yet: it will come again."""
+        ...
+
     def mmio_read(self, address: int, size: int) -> int:
         """A load from a physical address that is not RAM."""
         ...
@@ -302,6 +306,7 @@ class Engine:
         stop = self._run(budget)
         if stop.kind is not StopKind.REFUSED or not self._refused_ahead or budget == 1:
             return stop
+        self._host.untried()
         alone = self._run(1)
         return alone._replace(instructions=stop.instructions + alone.instructions)
 
@@ -346,6 +351,7 @@ class Engine:
         if self._refused_location is not None:
             location, self._refused_location = self._refused_location, None
             if self._refused_fetch and not control.remaining and not control.withheld:
+                self._host.untried()
                 return Stop(StopKind.BUDGET, paid)  # what cannot be fetched comes after the budget
             return Stop(StopKind.REFUSED, paid - (self._unexecuted() if location else 0))
         code = self._exception_index.value
