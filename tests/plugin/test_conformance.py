@@ -164,7 +164,7 @@ SCHEDULERS: dict[str, Callable[[int], Scheduler]] = {
     "round robin": lambda seed: RoundRobin(100),
     "random": RandomSchedule,
     "pct": lambda seed: PctSchedule(seed, 3),
-    "scripted": lambda seed: ScriptedSchedule(Script((ScriptStep(0, "published"), ScriptStep(1, "read")))),
+    "scripted": lambda seed: ScriptedSchedule(Script((ScriptStep(0, "here"), ScriptStep(1, "here")))),
     "following": lambda seed: Following([Choice(seed % 4, 5), Choice(1, 1), Choice(0, 70)] * 20),
 }
 
