@@ -51,7 +51,9 @@ def table(found: list[tuple[Batch, list[Outcome] | str]]) -> str:
     total = sum(cell["trials"] for cell in cells.values())
     fired = sum(cell["fired"] for cell in cells.values())
     refused = list(dict.fromkeys(why for _, why in found if isinstance(why, str)))
-    return "\n".join([f"{total:,} trials, {fired:,} faults fired.", "", *rows, "", *(f"Not tried: {why}." for why in refused)])
+    return "\n".join(
+        [f"{total:,} trials, {fired:,} faults fired.", "", *rows, "", *(f"Not tried: {why}." for why in refused)]
+    )
 
 
 def _cell(cell: Counter[str] | None) -> str:
