@@ -1,1 +1,0 @@
-"""Fuzz targets for everything that kstack parses. `make fuzz`, or `python -m tests.fuzz TARGET --seconds N`."""
