@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.memory_order import write_guest
 from vm.errors import ConfigError, ScenarioError
-from vm.explore import stateful
+from vm.explore import batches, stateful
 from vm.explore.sample import sample
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.explore.witness import witness
@@ -254,4 +254,4 @@ def test_workers_may_be_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_worker_with_other_files_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match="another policy source"):
-        stateful._worker(problem("switch-sp-ipi"), "a search", (("policy source", "0" * 32),))
+        batches.worker(problem("switch-sp-ipi"), "a search", (("policy source", "0" * 32),))

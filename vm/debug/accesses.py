@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vm.hw.cpu import Cpu
-from vm.hw.decode import GPR_NAMES, Instruction, MemoryOperand, effective_address
+from vm.hw.decode import GPR_NAMES, Instruction, MemoryOperand, disassembler, effective_address
 from vm.hw.engine import Gpr, Registers, Seg
 
 if TYPE_CHECKING:
-    from capstone import Cs
+    pass
 
 MAX_LENGTH: Final = 15  # bytes of an instruction
 _MASK64: Final = (1 << 64) - 1
@@ -70,20 +70,11 @@ class _Form(NamedTuple):
     address_bits: int
 
 
-@lru_cache(maxsize=4)
-def _disassembler(bits: int) -> Cs:
-    from capstone import CS_ARCH_X86, CS_MODE_16, CS_MODE_32, CS_MODE_64, Cs
-
-    disassembler = Cs(CS_ARCH_X86, {16: CS_MODE_16, 32: CS_MODE_32, 64: CS_MODE_64}[bits])
-    disassembler.detail = True
-    return disassembler
-
-
 @lru_cache(maxsize=4096)
 def _decode(code: bytes, bits: int) -> _Form | None:
     from capstone.x86_const import X86_OP_MEM, X86_OP_REG
 
-    for found in _disassembler(bits).disasm(code, 0, 1):
+    for found in disassembler(bits).disasm(code, 0, 1):
         words = found.mnemonic.split()
         name, repeat = words[-1], words[0].startswith("rep")
         operands = []

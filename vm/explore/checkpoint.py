@@ -18,7 +18,7 @@ from vm.scenarios import find_image
 from vm.stacks.registry import policy_hash
 
 if TYPE_CHECKING:
-    from vm.explore.stateful import Problem
+    from vm.explore.problem import Problem
 
 VERSION: Final = 3
 

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple, Protocol
 
 from vm.coherence import Finding
 from vm.explore.dependence import EVERYTHING, Footprint, Recorder
-from vm.explore.stateful import Bounds, Outcome, Progress
+from vm.explore.problem import Bounds, Outcome, Progress
 from vm.explore.waiting import Look, Spin, local_of, look_of, looks_after, spins_after
 from vm.explore.world import Grown, Move, State, World
 from vm.hw.engine import Gpr

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from vm.coherence import Finding
 from vm.explore.memo import Memo
-from vm.explore.stateful import Bounds, Outcome, Progress
+from vm.explore.problem import Bounds, Outcome, Progress
 from vm.explore.world import Grown, Move, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes

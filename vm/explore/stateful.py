@@ -14,201 +14,33 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from threading import Lock
-from typing import Final, NamedTuple
+from typing import Final
 
 from vm.coherence import Finding
 from vm.errors import ConfigError
-from vm.explore.cells import Export, Node
+from vm.explore.batches import Answer, Batch, expand_all
+from vm.explore.cells import Node
 from vm.explore.checkpoint import Checkpoint, identity, read_checkpoint, write_checkpoint
 from vm.explore.locality import Locality
 from vm.explore.memo import Memo
+from vm.explore.problem import Bounds, Outcome, Problem, Progress
 from vm.explore.reduction import Expansion, Reduction, Shared, Successor, expand
-from vm.explore.world import Grown, Move, World, boot_litmus
+from vm.explore.world import Grown, Move
 from vm.hw.gate import Visible
-from vm.hw.modes import Modes
 from vm.session import BootedScenario
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Where a search stops without an answer.
-
-    Attributes:
-        depth: visible operations from the beginning; None for no bound.
-        states: how many are kept.
-        budget: seconds; None for no bound.
-        every_move: make every move from every state, also where the others can wait; so it is where `depth` bounds
-            the search.
-    """
-
-    depth: int | None = None
-    states: int = 2_000_000
-    budget: float | None = None
-    every_move: bool = False
-
-    @property
-    def reduces(self) -> bool:
-        """Whether moves are left out that can be made later as well."""
-        return self.depth is None and not self.every_move
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search came to.
-
-    Attributes:
-        verdict: `safe`, `unsafe` or `undecided`.
-        complete: every state was expanded, and no bound cut a path.
-        states, moves: how many states were seen, and moves made.
-        exercised: moves that could have gone by more than one translation.
-        finding: the first, or None.
-        path: moves from the beginning to it.
-        shortest: no shorter way leads to a finding.
-        stuck: states from which no end can be reached.
-        cut: which bound cut the search, or empty.
-        depth: visible operations on the longest shortest path.
-        executions: how many were made, by an engine that makes them one by one.
-    """
-
-    verdict: str
-    complete: bool
-    states: int
-    moves: int
-    exercised: int
-    depth: int
-    finding: Finding | None = None
-    path: tuple[Move, ...] = ()
-    stuck: int = 0
-    cut: str = ""
-    executions: int = 0
-    visible: Visible = field(default_factory=Visible, compare=False)
-    shortest: bool = False
-
-
-Progress = Callable[[int, int, int], None]  # states, frontier, depth
 
 
 BATCH = 500  # states a task of another process
 KEY_BYTES: Final = 16
 SAVE_SECONDS = 2.0  # between two checkpoints, at least
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is searched, by names: all that another process needs.
-
-    Attributes:
-        scenario: its id.
-        policy: id or path of a Python file; or the class, for a search in this process alone.
-        modes: architecture modes.
-        visible: pages known to be visible, from earlier attempts.
-    """
-
-    scenario: str
-    policy: str | type[Policy]
-    modes: Modes
-    visible: tuple[int, ...] = ()
-
-    def world(self, booted: BootedScenario | None = None) -> World:
-        """A world of it, at the root; with the guest of an earlier world, which ends, or with a fresh one."""
-        return World(self.scenario, self._policy, self.modes, Visible(self.visible), booted)
-
-    def boot(self) -> BootedScenario:
-        """A guest for worlds of it, one after the other."""
-        return boot_litmus(self.scenario, self._policy, self.modes)
-
-    @property
-    def _policy(self) -> type[Policy]:
-        return find_policy(self.policy) if isinstance(self.policy, str) else self.policy
-
-
 _SEARCHES = count()
-_WORKING = Lock()  # a process has one memo at a time, also where its workers are threads
-
-
-@lru_cache(maxsize=2)
-def _worker(problem: Problem, search: str, expected: tuple[tuple[str, str], ...]) -> Memo:
-    """This process's memo of a problem, for one search: files may be others in the next.
-
-    Raises:
-        ConfigError: image or policy are not what they are where the search is.
-    """
-    del search
-    if isinstance(problem.policy, str) and (here := identity(problem)) != dict(expected):
-        wrong = next(name for name, value in expected if here.get(name) != value)
-        raise ConfigError(f"a worker has another {wrong} than the search; start the workers again, from the same files")
-    return Memo(problem.world())
-
-
-class _Batch(NamedTuple):
-    """States to be expanded by another process: keys, names of cells that differ from the root's, and whether in full.
-
-    `known` is who touches what, None to make every move by itself; `search` and `expected` are for `_worker`.
-    """
-
-    problem: Problem
-    search: str
-    expected: tuple[tuple[str, str], ...]
-    nodes: list[tuple[int, tuple[bytes, ...], bool]]
-    cells: dict[bytes, Export]
-    known: Locality | None
-
-
-class _Answer(NamedTuple):
-    """What a process answers.
-
-    Attributes:
-        expansions: successors as moves, keys, and names of cells that differ from the state's; and all else.
-        cells: those that the question did not have.
-        touched: which CPU has touched which page there: two processes can each have seen one CPU only.
-        learned: who touches what.
-        grown: the visible pages, where more is visible than was known.
-    """
-
-    expansions: list[tuple[list[tuple[tuple[Move, ...], int, tuple[bytes, ...]]], Expansion]]
-    cells: dict[bytes, Export]
-    touched: dict[int, int]
-    learned: Locality | None
-    grown: tuple[int, ...] = ()
-
-
-def expand_all(packed: bytes) -> bytes:
-    """Expand states in another process: a `_Batch` to an `_Answer`, both pickled.
-
-    Pickled here and not by the executor, since dask looks into tuples and takes some for tasks.
-    """
-    with _WORKING:
-        return pickle.dumps(_expand_all(pickle.loads(packed)), pickle.HIGHEST_PROTOCOL)
-
-
-def _expand_all(batch: _Batch) -> _Answer:
-    expansions = []
-    new: dict[bytes, None] = {}
-    reduction = None if batch.known is None else Reduction(batch.known)
-    try:
-        memo = _worker(batch.problem, batch.search, batch.expected)
-        memo.cells.learn(batch.cells)
-        for key, names, whole in batch.nodes:
-            node = memo.cells.with_cells(key, memo.root, names)
-            found = expand(memo, node, reduction, whole)
-            successors = [(moves, after.key, memo.cells.difference(after, node)) for moves, after in found.successors]
-            new.update((name, None) for _, _, changed in successors for name in changed if name not in batch.cells)
-            expansions.append((successors, found._replace(successors=[])))
-    except Grown as grown:
-        return _Answer([], {}, {}, None, grown.pages)
-    learned = None if reduction is None else reduction.learned
-    return _Answer(expansions, memo.cells.export(new), dict(memo.world.visible.toucher), learned)
 
 
 def search(
@@ -369,7 +201,7 @@ class _Search:
         batches = [layer[at : at + BATCH] for at in range(0, len(layer), BATCH)]
         futures = [self._executor.submit(expand_all, self._packed(one)) for one in batches]
         for batch, future in zip(batches, futures, strict=True):
-            answer: _Answer = pickle.loads(future.result())
+            answer: Answer = pickle.loads(future.result())
             self._take_over(answer)
             for (number, node), (successors, rest) in zip(batch, answer.expansions, strict=True):
                 found = [
@@ -384,10 +216,10 @@ class _Search:
         cells = memo.cells.export(dict.fromkeys(name for _, names, _ in plain for name in names))
         known = None if self._reduction is None else self._reduction.known
         return pickle.dumps(
-            _Batch(self._problem, self._name, self._expected, plain, cells, known), pickle.HIGHEST_PROTOCOL
+            Batch(self._problem, self._name, self._expected, plain, cells, known), pickle.HIGHEST_PROTOCOL
         )
 
-    def _take_over(self, answer: _Answer) -> None:
+    def _take_over(self, answer: Answer) -> None:
         """What another process knows is known here too."""
         if answer.grown:
             raise Grown(answer.grown)
@@ -520,3 +352,6 @@ class _Search:
             visible=Visible(self._problem.visible),
             **more,  # type: ignore[arg-type] # fields of Outcome, by name
         )
+
+
+__all__ = ["Bounds", "Outcome", "Problem", "Progress", "search"]

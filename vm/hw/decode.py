@@ -77,12 +77,13 @@ class Instruction(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _disassembler(bits: int) -> Cs:
+def disassembler(bits: int) -> Cs:
+    """Capstone for code of 16, 32 or 64 bits, with details of operands."""
     from capstone import CS_ARCH_X86, CS_MODE_16, CS_MODE_32, CS_MODE_64, Cs
 
-    disassembler = Cs(CS_ARCH_X86, {16: CS_MODE_16, 32: CS_MODE_32, 64: CS_MODE_64}[bits])
-    disassembler.detail = True
-    return disassembler
+    made = Cs(CS_ARCH_X86, {16: CS_MODE_16, 32: CS_MODE_32, 64: CS_MODE_64}[bits])
+    made.detail = True
+    return made
 
 
 @lru_cache(maxsize=4096)
@@ -93,7 +94,7 @@ def decode(code: bytes, bits: int) -> Instruction | None:
     for opcode, name in _UNKNOWN_TO_CAPSTONE.items():
         if code.startswith(opcode):
             return Instruction(name, len(opcode), (), (), None, False, bits)
-    for found in _disassembler(bits).disasm(code, 0, 1):
+    for found in disassembler(bits).disasm(code, 0, 1):
         registers: list[str] = []
         immediates: list[int] = []
         memory = None
@@ -149,6 +150,6 @@ def effective_address(instruction: Instruction, registers: Registers) -> int:
 
 def disassemble(code: bytes, address: int, bits: int) -> tuple[int, str]:
     """Length and text of the instruction at the start of `code`, as if it stood at `address`."""
-    for found in _disassembler(bits).disasm(code, address, 1):
+    for found in disassembler(bits).disasm(code, address, 1):
         return found.size, f"{found.mnemonic} {found.op_str}".rstrip()
     return 1, "(bad) " + code[:4].hex(" ")

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from capstone import CS_ARCH_X86, CS_MODE_64, Cs
-
 from vm.errors import TraceError
+from vm.hw.decode import disassembler
 from vm.trace.query import Database
 
 RINGS: Final = "k??u"
@@ -26,7 +25,7 @@ class Line(NamedTuple):
 @lru_cache(maxsize=65536)
 def disassembly(code: bytes, rip: int) -> str:
     """One instruction as text; its bytes in hex where Capstone knows no such instruction."""
-    for _, _, name, operands in Cs(CS_ARCH_X86, CS_MODE_64).disasm_lite(code, rip, 1):
+    for _, _, name, operands in disassembler(64).disasm_lite(code, rip, 1):
         return f"{name} {operands}".strip()
     return f".byte {code.hex()}"
 

@@ -1,0 +1,101 @@
+"""What an explorer is asked, where it stops, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vm.coherence import Finding
+from vm.explore.world import Move, World, boot_litmus
+from vm.hw.gate import Visible
+from vm.hw.modes import Modes
+from vm.session import BootedScenario
+from vm.stacks import Policy
+from vm.stacks.registry import find_policy
+
+Progress = Callable[[int, int, int], None]  # states, frontier, depth
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched, by names: all that another process needs.
+
+    Attributes:
+        scenario: its id.
+        policy: id or path of a Python file; or the class, for a search in this process alone.
+        modes: architecture modes.
+        visible: pages known to be visible, from earlier attempts.
+    """
+
+    scenario: str
+    policy: str | type[Policy]
+    modes: Modes
+    visible: tuple[int, ...] = ()
+
+    def world(self, booted: BootedScenario | None = None) -> World:
+        """A world of it, at the root; with the guest of an earlier world, which ends, or with a fresh one."""
+        return World(self.scenario, self._policy, self.modes, Visible(self.visible), booted)
+
+    def boot(self) -> BootedScenario:
+        """A guest for worlds of it, one after the other."""
+        return boot_litmus(self.scenario, self._policy, self.modes)
+
+    @property
+    def _policy(self) -> type[Policy]:
+        return find_policy(self.policy) if isinstance(self.policy, str) else self.policy
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where a search stops without an answer.
+
+    Attributes:
+        depth: visible operations from the beginning; None for no bound.
+        states: how many are kept.
+        budget: seconds; None for no bound.
+        every_move: make every move from every state, also where the others can wait; so it is where `depth` bounds
+            the search.
+    """
+
+    depth: int | None = None
+    states: int = 2_000_000
+    budget: float | None = None
+    every_move: bool = False
+
+    @property
+    def reduces(self) -> bool:
+        """Whether moves are left out that can be made later as well."""
+        return self.depth is None and not self.every_move
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search came to.
+
+    Attributes:
+        verdict: `safe`, `unsafe` or `undecided`.
+        complete: every state was expanded, and no bound cut a path.
+        states, moves: how many states were seen, and moves made.
+        exercised: moves that could have gone by more than one translation.
+        finding: the first, or None.
+        path: moves from the beginning to it.
+        shortest: no shorter way leads to a finding.
+        stuck: states from which no end can be reached.
+        cut: which bound cut the search, or empty.
+        depth: visible operations on the longest shortest path.
+        executions: how many were made, by an engine that makes them one by one.
+    """
+
+    verdict: str
+    complete: bool
+    states: int
+    moves: int
+    exercised: int
+    depth: int
+    finding: Finding | None = None
+    path: tuple[Move, ...] = ()
+    stuck: int = 0
+    cut: str = ""
+    executions: int = 0
+    visible: Visible = field(default_factory=Visible, compare=False)
+    shortest: bool = False
