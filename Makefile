@@ -4,6 +4,7 @@
 # make check         style, types, layers, and the examples in the documentation
 # make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
 # make nightly       mutants, seeded bugs, what exploring decides, false alarms: two hours or so;  JOBS=2
+# make fuzz          hostile files, guided by coverage;  make fuzz SECONDS=600 ARGS="recording elf"
 # make format        let ruff format and fix what it can
 # make setup-system  Debian packages that some tests compare with (root or sudo); without them these tests skip
 # make clean         remove everything that was made
@@ -15,9 +16,10 @@ STAMP := $(VENV)/.installed
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -le 8 ] || n=8; echo $$n)
 SYSTEM_PACKAGES := qemu-system-x86 gdb binutils chromium spin
 ARGS ?=
+SECONDS ?= 600
 COMMA := ,
 
-.PHONY: setup run test check bench nightly format setup-system clean
+.PHONY: setup run test check bench nightly fuzz format setup-system clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -58,6 +60,12 @@ nightly: setup
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
 	$(BIN)/python -m tests.nightly decisions --jobs $(JOBS) > decisions.md
 	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md
+	$(BIN)/python -m tests.nightly hostile --jobs $(JOBS) > hostile.md
+
+fuzz: setup
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[fuzz]' || \
+		echo "atheris cannot be installed: seeded mutation instead"
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 format: setup
 	$(BIN)/ruff check --fix .

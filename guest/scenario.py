@@ -93,7 +93,7 @@ def read_scenario(path: Path) -> Scenario:
     try:
         table: Mapping[str, Any] = tomllib.loads(path.read_text())
         scenario = msgspec.convert(table, Scenario)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib raises both on numbers and nesting without end
         raise ScenarioFileError(f"{path}: {error}") from error
     except msgspec.ValidationError as error:
         known = ", ".join(Scenario.__struct_fields__)

@@ -44,7 +44,7 @@ from vm.hw.tracking import FrameTracker
 
 MAX_CPUS: Final = 64
 NO_DEADLINE: Final = 1 << 40
-_SIZE: Final = re.compile(r"([0-9]+)([KMG]?)")
+_SIZE: Final = re.compile(r"([0-9]{1,18})([KMG]?)")
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 

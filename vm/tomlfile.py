@@ -36,7 +36,7 @@ def parse_toml(text: str, kind: type[T], name: str) -> T:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of nesting or numbers without end, too
         raise ConfigError(f"{name}: {error}") from error
     _check_keys(table, kind, name, "")
     try:

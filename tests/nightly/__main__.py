@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms [--policies a,b] [--jobs N] [--schedules N]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile [--policies a,b] [--jobs N] [--schedules N] [--count N]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
-from tests.nightly import alarms, decisions, injected, mutation, seeded
+from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded
 from vm.stacks.registry import policies
 
 
 def main() -> None:
-    """Run what is asked for; exit with 1 if an alarm was false."""
+    """Run what is asked for; exit with 1 if an alarm was false, or a guest did harm."""
     parser = argparse.ArgumentParser(prog="python -m tests.nightly")
-    parser.add_argument("what", choices=("mutation", "seeded", "decisions", "injected", "alarms"))
+    parser.add_argument("what", choices=("mutation", "seeded", "decisions", "injected", "alarms", "hostile"))
     parser.add_argument("--policies", default="")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--sites", type=int, default=injected.SITES, help="a fault and pair, for injected")
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
+    parser.add_argument("--count", type=int, default=100_000, help="of hostile guests")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.policies.split(",") if name]
     started = time.monotonic()
@@ -33,6 +34,8 @@ def main() -> None:
             wrong = _decisions(executor, chosen)
         elif arguments.what == "injected":
             wrong = _injected(executor, chosen or list(policies()), arguments.sites)
+        elif arguments.what == "hostile":
+            wrong = _hostile(executor, arguments.count)
         else:
             wrong = _alarms(executor, chosen or list(alarms.SAFE), arguments.schedules)
     print(f"{time.monotonic() - started:.0f} s with {arguments.jobs} processes", file=sys.stderr)
@@ -79,6 +82,12 @@ def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int) -> bo
     found = list(zip(work, executor.map(injected.tried, work, chunksize=1), strict=True))
     print(injected.table(found))
     return False
+
+
+def _hostile(executor: ProcessPoolExecutor, count: int) -> bool:
+    found = list(executor.map(hostile.batch, *zip(*hostile.batches(count), strict=True), chunksize=1))
+    print(hostile.table(found))
+    return any(one.wrong for one in found)
 
 
 def _alarms(executor: ProcessPoolExecutor, names: list[str], schedules: int) -> bool:

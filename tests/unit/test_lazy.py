@@ -26,6 +26,7 @@ from vm.hw.lazy import How, LazyTlb, Option
 from vm.hw.modes import Modes
 from vm.hw.paging import A, Attempt, D
 from vm.stacks import Page, Pte, steps
+from vm.stacks.area import PAGE, Thread
 from vm.stacks.call import HookCall
 from vm.stacks.execute import Executor
 from vm.stacks.hypercall import Function
@@ -73,6 +74,8 @@ class LazyModel:
         for cpu, gate in zip(machine.cpus, self._gates, strict=True):
             cpu.mmu.gate = gate
         self._executor = Executor(machine, PoolConfig(), {}, [])
+        self._executor.areas.add(Thread(1, AREA, PAGE, False))
+        self._executor.boot((0, 0), [Pte(ONE).frame, Pte(OTHER).frame])
         self._executor.lazy = self._lazy
         self._call = HookCall(Function.SWITCH_IN, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
         self._page = Page(1, 0, AREA)

@@ -116,6 +116,9 @@ def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
     lists = (saved.parents, saved.switches, saved.predecessors)
     inside = all(0 <= number < count for number in (*saved.layer, *saved.ends))
     older = all(one is None or 0 <= one[0] < number for number, one in enumerate(saved.parents))
-    if any(len(one) != count for one in lists) or not inside or not older or len(set(saved.keys)) != count:
+    known = all(0 <= number < count for one in saved.predecessors for number in one)
+    rooted = count > 0 and all((one is None) == (number == 0) for number, one in enumerate(saved.parents))
+    sound = inside and older and known and rooted
+    if any(len(one) != count for one in lists) or not sound or len(set(saved.keys)) != count:
         raise ConfigError(f"--checkpoint {path} is damaged; delete it")
     return saved

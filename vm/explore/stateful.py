@@ -333,8 +333,11 @@ class _Search:
         layer = []
         for number in saved.layer:
             node = self._memo.root
-            for move in self._path(number):
-                node = self._memo.make(node, move).node
+            try:
+                for move in self._path(number):
+                    node = self._memo.make(node, move).node
+            except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise ConfigError(f"checkpoint {self._checkpoint} is damaged: its moves cannot be made") from error
             if node.key.to_bytes(KEY_BYTES, "little") != saved.keys[number]:
                 raise ConfigError(f"checkpoint {self._checkpoint} does not lead where it led; it is of another kstack")
             layer.append((number, node))

@@ -7,26 +7,21 @@ GiB identity-mapped, which is what simple test kernels expect of a loader.
 
 from __future__ import annotations
 
-import io
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vm.errors import ImageError
 from vm.hw.engine import Gpr, Seg, Segment
 from vm.load import multiboot
 from vm.load.boot_state import enter_protected_mode, put
-from vm.load.symbols import Symbol, Symbols
+from vm.load.elf_file import ElfFile
+from vm.load.symbols import Symbols
 from vm.machine import Machine
 
-if TYPE_CHECKING:
-    from elftools.elf.elffile import ELFFile
-
-PVH_NOTE: Final = 18
 START_INFO: Final = 0x9000
 START_INFO_MAGIC: Final = 0x336EC578
 IDENTITY_TABLES: Final = 0x1000
 _CODE64: Final = Segment(0x10, 0, 0xFFFFFFFF, 0xAF9B00)
-MAX_SYMBOLS: Final = 1_000_000
 
 
 def load(machine: Machine, image: bytes, name: str) -> Symbols:
@@ -35,20 +30,8 @@ def load(machine: Machine, image: bytes, name: str) -> Symbols:
     Raises:
         ImageError: damaged, for another machine, or too large for RAM.
     """
-    from elftools.elf.elffile import ELFFile
-
-    try:
-        elf = ELFFile(io.BytesIO(image))
-        if elf["e_machine"] not in ("EM_X86_64", "EM_386") or elf["e_type"] != "ET_EXEC":
-            raise ImageError(f"{name}: not an x86 ELF executable (machine {elf['e_machine']}, type {elf['e_type']})")
-        segments = [(s["p_paddr"], s.data(), s["p_memsz"]) for s in elf.iter_segments("PT_LOAD")]
-        pvh = _pvh_entry(elf)
-        symbols = _symbols(elf)
-        entry, bits = elf["e_entry"], elf.elfclass
-    except ImageError:
-        raise
-    except Exception as damage:  # the library raises many kinds on damaged files
-        raise ImageError(f"{name}: damaged ELF file ({type(damage).__name__}: {damage})") from damage
+    file = ElfFile(image, name)
+    segments, pvh, symbols = file.loads(), file.pvh_entry(), file.symbols()
     if not segments:
         raise ImageError(f"{name}: ELF file without loadable segments")
     for address, data, size in segments:
@@ -56,39 +39,12 @@ def load(machine: Machine, image: bytes, name: str) -> Symbols:
     if pvh is not None:
         _enter_pvh(machine, pvh)
     elif multiboot.find_header(image) is not None:
-        multiboot.enter(machine, entry)
-    elif bits == 64:
-        _enter_long_mode(machine, entry)
+        multiboot.enter(machine, file.entry)
+    elif file.bits == 64:
+        _enter_long_mode(machine, file.entry)
     else:
-        enter_protected_mode(machine, entry)
+        enter_protected_mode(machine, file.entry)
     return symbols
-
-
-def _pvh_entry(elf: ELFFile) -> int | None:
-    for segment in elf.iter_segments("PT_NOTE"):
-        for note in segment.iter_notes():
-            if note["n_name"] == "Xen" and note["n_type"] in (PVH_NOTE, str(PVH_NOTE)):
-                raw = note["n_descdata"]
-                return int.from_bytes(raw[:4], "little")
-    return None
-
-
-def _symbols(elf: ELFFile) -> Symbols:
-    table = elf.get_section_by_name(".symtab")
-    found: list[Symbol] = []
-    if table is None:
-        return Symbols(found)
-    for symbol in table.iter_symbols():
-        if len(found) >= MAX_SYMBOLS:
-            break
-        if (
-            symbol.name
-            and symbol["st_shndx"] not in ("SHN_UNDEF", "SHN_ABS")
-            and symbol["st_info"]["type"] != "STT_FILE"
-        ):
-            is_code = symbol["st_info"]["type"] == "STT_FUNC"
-            found.append(Symbol(symbol.name, symbol["st_value"], symbol["st_size"], is_code))
-    return Symbols(found)
 
 
 def _enter_pvh(machine: Machine, entry: int) -> None:

@@ -115,7 +115,7 @@ def read_journal(path: Path) -> dict[str, Any] | None:
         try:
             choices += unpack(line["choices"])  # type: ignore[index] # None is an error too
             reached = int(line["time"])  # type: ignore[index]
-        except (KeyError, TypeError, ValueError, zlib.error) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, zlib.error) as error:
             raise RecordingError(f"recording {path} is damaged in line {number}; record it again") from error
     head.pop("kstack")
     return {**head, "choices": pack(choices), "time": reached}
@@ -126,6 +126,6 @@ def _parsed(text: str) -> dict[str, Any] | None:
     try:
         document = json.loads(text)
         found = document.pop("digest")
-    except (ValueError, RecursionError, AttributeError, KeyError):
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return None
     return document if text.endswith("\n") and digest_of(document) == found else None

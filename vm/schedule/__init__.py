@@ -7,15 +7,19 @@ run, which of them wait inside a policy's step, virtual time, and the events the
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from vm.errors import ConfigError
 from vm.schedule.base import Choice, Exhausted, Scheduler, View
-from vm.schedule.pct import PctSchedule
+from vm.schedule.pct import HORIZON, PctSchedule
 from vm.schedule.randomised import RandomSchedule
 from vm.schedule.replay import ReplaySchedule
 from vm.schedule.round_robin import RoundRobin
 from vm.schedule.scripted import Script, ScriptedSchedule, ScriptStep
 
 DEFAULT_QUANTUM = 1000
+_NUMBER: Final = re.compile("[0-9]{1,18}")
 
 
 def parse(text: str, seed: int = 0, script: Script | None = None) -> Scheduler:
@@ -30,14 +34,16 @@ def parse(text: str, seed: int = 0, script: Script | None = None) -> Scheduler:
         ConfigError: no such schedule, or no script to follow.
     """
     name, _, argument = text.partition(":")
-    number = int(argument) if argument.isdigit() and int(argument) > 0 else None
-    if argument and number is None:
-        raise ConfigError(f"schedule {text!r}: the number after the colon must be 1 or more")
+    number = int(argument) if _NUMBER.fullmatch(argument) else None
+    if argument and not number:
+        raise ConfigError(f"schedule {text!r}: the number after the colon must be 1 or more, of 18 digits at most")
     if name == "round-robin":
         return RoundRobin(number or DEFAULT_QUANTUM)
     if name == "random":
         return RandomSchedule(seed, number or 64)
     if name == "pct" and number is not None:
+        if number > HORIZON:
+            raise ConfigError(f"schedule {text!r}: priorities change at most {HORIZON} times")
         return PctSchedule(seed, number)
     if name == "scripted" and not argument:
         if script is None:

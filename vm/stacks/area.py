@@ -133,6 +133,10 @@ class Areas:
         self._lowest = min(self._lowest or thread.bottom, thread.bottom)
         self._end = max(self._end, thread.bottom + thread.size)
 
+    def has(self, address: int) -> bool:
+        """Whether a linear address (bytes) is in the stack area of a thread that there is or was."""
+        return address // PAGE in self._owners
+
     def find(self, threads: Mapping[int, Thread], address: int) -> Thread | None:
         """The one of `threads`, all of which were added, whose stack has a linear address (bytes)."""
         if not self._lowest <= address < self._end:

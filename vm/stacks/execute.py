@@ -18,6 +18,7 @@ from vm.machine import Machine
 from vm.stacks import hypercall, steps
 from vm.stacks.area import PAGE, Areas, Page, Pte, Thread
 from vm.stacks.call import MAY_SLEEP, GuestMisuse, HookCall, StackObserver, StepCounts
+from vm.stacks.checks import Checks, said, shown
 from vm.stacks.hypercall import Function
 from vm.stacks.pool import PoolConfig, Pools
 
@@ -26,9 +27,9 @@ WAITING: Final = object()
 _IF: Final = int(Flags.IF)
 _G: Final = 1 << 8
 _A: Final = 1 << 5
-_PLAIN: Final = (int, str, type(None))
 _STORES: Final = (steps.WritePte, steps.Store, steps.Unlock)
 _MAX_VARIABLES: Final = 1 << 20
+_MASK64: Final = (1 << 64) - 1
 
 
 class Pending(NamedTuple):
@@ -63,30 +64,35 @@ class Executor:
         self._pool_config = pool
         self._threads = threads
         self.areas = Areas()
+        self.checks = Checks(self.areas, len(machine.cpus))
         self._observers = observers
         self.counts = StepCounts()
         self.pools: Pools | None = None
         self.online: list[int] = []
         self.mailboxes = (0, 0)
-        self.frames: list[int] = []  # all that the guest gave, by physical address
         self.variables: dict[tuple[str, steps.Key], steps.Value] = {}
         self.dry: dict[int, bool] = {}  # threads for which there was no page when one was wanted last
-        self._given: frozenset[int] = frozenset()
+        self._give_frames([])
         self.locks: dict[str, int] = {}  # name -> the CPU that holds it
-        self._leaves: dict[tuple[int, int], int] = {}
+        self._leaves: dict[Page, int] = {}
         self.lazy: LazyTlb | None = None  # told of stores to entries, while exploring
         self.put: Callable[[int, Pending], None] | None = None  # takes plain stores, while exploring x86-TSO
         self._keep = ~_G if machine.modes.kernel_pages == "pcid" else -1
 
     def boot(self, mailboxes: tuple[int, int], frames: list[int]) -> None:
         """The guest gives its mailboxes and frames."""
-        self.mailboxes, self.frames, self._given = mailboxes, list(frames), frozenset(frames)
+        self.mailboxes = mailboxes
+        self._give_frames(frames)
         self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
+
+    def _give_frames(self, frames: list[int]) -> None:
+        self.frames = list(frames)  # all that the guest gave, by physical address
+        self._given = self.checks.given = frozenset(frames)
 
     def forget(self, thread: Thread) -> None:
         """A thread is gone."""
         for page in thread.pages:
-            self._leaves.pop((page.thread, page.index), None)
+            self._leaves.pop(page, None)
         self.dry.pop(thread.id, None)
 
     def carry_out(self, cpu: int, call: HookCall, step: steps.Step, name: str) -> tuple[Any, Pte | None]:
@@ -102,15 +108,16 @@ class Executor:
             PolicyError: no such step, or arguments that make no sense.
             GuestMisuse: the guest's tables or mailboxes are not there.
         """
-        if self.put is not None and isinstance(step, _STORES):
-            return None, self._buffer(cpu, call, step)
         handler = _HANDLERS.get(type(step))
         if handler is None:
-            raise PolicyError(f"{name} yielded {step}, which this machine does not know")
+            raise PolicyError(f"{name} yielded {shown(step)}, which this machine does not know")
         try:
+            self.checks.check(step)
+            if self.put is not None and isinstance(step, _STORES):
+                return None, self._buffer(cpu, call, step)
             answer = handler(self, cpu, call, step)
         except (TypeError, ValueError, AttributeError, LookupError) as error:
-            raise PolicyError(f"{name}: {step!r} has a wrong argument ({error})") from error
+            raise PolicyError(f"{name}: {shown(step)} has a wrong argument ({said(error)})") from error
         if not isinstance(step, steps.PteStore):
             return answer, None
         previous: Pte = answer
@@ -148,7 +155,6 @@ class Executor:
             return old
         if isinstance(step, steps.Store):
             self.counts.variables += 1
-            _check_plain(step.value)
             self.put(cpu, Pending("variable", (step.name, step.key), step.value))
         else:
             self._release(call, step)
@@ -193,13 +199,12 @@ class Executor:
 
     def _leaf(self, cpu: int, page: Page) -> int:
         """Physical address of a page's leaf entry."""
-        key = (page.thread, page.index)
-        found = self._leaves.get(key)
+        found = self._leaves.get(page)
         if found is None:
             found = self._machine.cpus[cpu].mmu.leaf_address(page.address)
             if found is None:
                 raise GuestMisuse(f"no page table for the stack page at {page.address:#x}")
-            self._leaves[key] = found
+            self._leaves[page] = found
         return found
 
     def _read_pte(self, cpu: int, call: HookCall, step: steps.ReadPte) -> Pte:
@@ -237,8 +242,6 @@ class Executor:
 
     def _invlpgb(self, cpu: int, call: HookCall, step: steps.Invlpgb) -> None:
         self.counts.invlpgb += 1
-        if not 1 <= step.pages <= 512:
-            raise ValueError(f"{step.pages} pages")
         rax = step.page.address | Invlpgb.VA_VALID | Invlpgb.INCLUDE_GLOBAL
         self._machine.broadcast.invlpgb(cpu, int(rax), step.pages - 1, 0)
 
@@ -303,7 +306,6 @@ class Executor:
 
     def _store(self, cpu: int, call: HookCall, step: steps.Store | steps.Swap) -> steps.Value:
         self.counts.variables += 1
-        _check_plain(step.value)
         old = self._set((step.name, step.key), step.value)
         return old if isinstance(step, steps.Swap) else None
 
@@ -345,7 +347,7 @@ class Executor:
         memory.write64(self._mailbox(step.cpu, hypercall.MAILBOX_START), step.start)
         memory.write64(self._mailbox(step.cpu, hypercall.MAILBOX_PAGES), step.pages)
         request = self._mailbox(step.cpu, hypercall.MAILBOX_REQUEST)
-        memory.write64(request, memory.read64(request) + 1)
+        memory.write64(request, memory.read64(request) + 1 & _MASK64)
 
     def _send(self, cpu: int, call: HookCall, step: steps.SendIpi) -> None:
         if step.cpu not in self.online:
@@ -394,7 +396,8 @@ class Executor:
         """Become what `snapshot` returned."""
         counts, pools, (online, self.mailboxes, frames), variables, locks, dry = state
         self.counts = StepCounts(*counts)
-        self.online, self.frames, self._given = list(online), list(frames), frozenset(frames)
+        self.online = list(online)
+        self._give_frames(frames)
         if pools is None:
             self.pools = None
         else:
@@ -402,19 +405,6 @@ class Executor:
             self.pools.restore(pools)
         self.variables, self.locks, self.dry = dict(variables), dict(locks), dict(dry)
         self._leaves.clear()
-
-
-def _check_plain(value: Any) -> None:
-    """A variable's value must be plain and immutable.
-
-    Raises:
-        TypeError: it is not.
-    """
-    if isinstance(value, tuple):
-        for item in value:
-            _check_plain(item)
-    elif not isinstance(value, _PLAIN):
-        raise TypeError(f"a variable holds numbers, strings, None and tuples of these, not {type(value).__name__}")
 
 
 _HANDLERS: dict[type[steps.Step], Any] = {

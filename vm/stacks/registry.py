@@ -19,9 +19,12 @@ from types import ModuleType
 from typing import Final
 
 from vm.errors import PolicyError
+from vm.stacks.checks import said, shown
+from vm.stacks.hypercall import DELIVERIES
 from vm.stacks.policy import Policy
 
 GROUP: Final = "kstack.policies"
+MAX_POOL_PAGES: Final = 1 << 20  # of a CPU's pool: 4 GiB
 _SHOWN: Final = ("id", "title", "proposer", "source")
 
 
@@ -35,6 +38,15 @@ def _checked(policy: type[Policy], where: str) -> type[Policy]:
     missing = [name for name in _SHOWN if not isinstance(getattr(policy, name, None), str)]
     if missing:
         raise PolicyError(f"{where}: class {policy.__name__} lacks {', '.join(missing)} (class attributes, strings)")
+    if policy.delivery not in DELIVERIES:
+        raise PolicyError(f"{where}: delivery {shown(policy.delivery)} is none of {', '.join(DELIVERIES)}")
+    pages = policy.pool_pages
+    if pages is not None and (type(pages) is not int or not 0 <= pages <= MAX_POOL_PAGES):
+        raise PolicyError(f"{where}: pool_pages {shown(pages)} is no number of pages up to {MAX_POOL_PAGES}")
+    try:
+        policy()
+    except (Exception, SystemExit) as error:
+        raise PolicyError(f"{where}: class {policy.__name__} cannot be made ({said(error)})") from error
     return policy
 
 
@@ -51,7 +63,10 @@ def policies() -> dict[str, type[Policy]]:
         for policy in _classes(module):
             found[_checked(policy, module.__name__).id] = policy
     for entry in entry_points(group=GROUP):
-        policy = entry.load()
+        try:
+            policy = entry.load()
+        except (Exception, SystemExit) as error:
+            raise PolicyError(f"entry point {entry.name} of {GROUP}: {said(error)}") from error
         if not (inspect.isclass(policy) and issubclass(policy, Policy)):
             raise PolicyError(f"entry point {entry.name} of {GROUP} is no policy class: {policy!r}")
         if _checked(policy, entry.value).id in found:
@@ -101,9 +116,9 @@ def _from_file(path: Path) -> type[Policy]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise PolicyError(f"policy file {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise PolicyError(f"policy file {path}: {said(error)}") from error
     found = list(_classes(module))
     if len(found) != 1:
         raise PolicyError(f"policy file {path} has {len(found)} policy classes; it must have one")
-    return _checked(found[0], str(path))
+    return _checked(found[0], f"policy file {path}")

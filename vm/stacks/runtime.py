@@ -11,6 +11,7 @@ cache misses; the guest's own code around the hook is real.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -20,13 +21,20 @@ from vm.machine import Machine
 from vm.stacks import hypercall, steps
 from vm.stacks.area import PAGE, Thread
 from vm.stacks.call import GuestMisuse, HookCall, HookObserver, Interposed, StackObserver, StepCounts
+from vm.stacks.checks import said, shown
 from vm.stacks.execute import WAITING, Executor
 from vm.stacks.hypercall import Function
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig, Pools
 
+MAX_STEPS = 1 << 20
+"""Of one hook; what each has answered is kept while the hook is in flight."""
+MAX_THREADS = 1 << 17  # at once
 _MAX_STACK = 1 << 20
 _MAX_POOL = 1 << 30
+_RAISED = (Exception, SystemExit, GeneratorExit)
+"""What a policy may raise; KeyboardInterrupt is the user's."""
+_DECISIONS = frozenset({Function.CREATE_THREAD, Function.STACK_FAULT, Function.REQUEST})
 _NO_THREAD = frozenset({Function.MEMORY_PRESSURE, Function.TICK})
 
 
@@ -129,8 +137,11 @@ class StackRuntime:
             self._boot(cpu, function, arguments)
             return True
         thread = self._thread_of(function, arguments)
-        generator = self._hook(cpu, function, arguments, thread)
-        call = HookCall(function, arguments, key, thread.id if thread else 0, generator)
+        call = HookCall(function, arguments, key, thread.id if thread else 0, _NOTHING)
+        try:
+            call.generator = self._hook(cpu, function, arguments, thread)
+        except _RAISED as error:
+            raise PolicyError(f"{self._name(call)} raised {said(error)}") from error
         self.calls[cpu].append(call)
         self.counts.hooks += 1
         self._count_moment(function)
@@ -168,26 +179,24 @@ class StackRuntime:
 
     def _advance(self, cpu: int, call: HookCall, answer: Any, first: bool = False) -> bool:
         """Ask the hook for its next step; True when it has ended."""
-        try:
-            call.step = next(call.generator) if first else call.generator.send(answer)
-        except StopIteration as end:
-            self._end(cpu, call, end.value)
-            return True
-        except Exception as error:
-            raise PolicyError(f"{self._name(call)} raised {type(error).__name__}: {error}") from error
-        if not isinstance(call.step, steps.Step):
-            raise PolicyError(f"{self._name(call)} yielded {call.step!r}, which is no micro-step")
-        return False
+        return self._go_on(cpu, call, lambda: next(call.generator) if first else call.generator.send(answer))
 
     def _fail(self, cpu: int, call: HookCall, error: Exception) -> bool:
         """A step fails: the hook sees `error` raised where it yielded."""
+        return self._go_on(cpu, call, lambda: call.generator.throw(error))
+
+    def _go_on(self, cpu: int, call: HookCall, ask: Callable[[], Any]) -> bool:
         try:
-            call.step = call.generator.throw(error)
+            call.step = ask()
         except StopIteration as end:
             self._end(cpu, call, end.value)
             return True
-        except Exception as raised:
-            raise PolicyError(f"{self._name(call)} raised {type(raised).__name__}: {raised}") from raised
+        except _RAISED as error:
+            raise PolicyError(f"{self._name(call)} raised {said(error)}") from error
+        if not isinstance(call.step, steps.Step):
+            raise PolicyError(f"{self._name(call)} yielded {shown(call.step)}, which is no micro-step")
+        if len(call.answers) >= MAX_STEPS:
+            raise PolicyError(f"{self._name(call)} has made {MAX_STEPS} steps and does not end")
         return False
 
     def _name(self, call: HookCall) -> str:
@@ -197,8 +206,10 @@ class StackRuntime:
     def _end(self, cpu: int, call: HookCall, result: Any) -> None:
         if call.held:
             raise PolicyError(f"{self._name(call)} ended without unlocking {', '.join(call.held)}")
+        if call.function in _DECISIONS and not (result is None or isinstance(result, bool)):
+            raise PolicyError(f"{self._name(call)} answered {shown(result)}, which is neither True nor False")
         self.calls[cpu].pop()
-        yes = result is not False if call.function is Function.CREATE_THREAD else bool(result)
+        yes = result is not False if call.function is Function.CREATE_THREAD else result is True
         self._machine.cpus[cpu].registers.gpr[Gpr.RAX] = int(yes)
         thread = self.threads.get(call.thread)
         if call.function is Function.EXIT_THREAD and thread is not None:
@@ -209,7 +220,7 @@ class StackRuntime:
         elif call.function is Function.STACK_FAULT and thread is not None:
             dry = self._execute.dry.get(thread.id, False)
             for observer in self.observers:
-                observer.fault_ended(cpu, thread, call.arguments[0], bool(result), dry)
+                observer.fault_ended(cpu, thread, call.arguments[0], yes, dry)
 
     def gone(self, cpu: int) -> None:
         """A CPU has gone offline without a word."""
@@ -226,6 +237,8 @@ class StackRuntime:
             if arguments[0] not in self.online:
                 self._execute.online = sorted([*self.online, arguments[0]])
             return
+        if self.pools is not None:
+            raise GuestMisuse("BOOT, for the second time")
         start, size, mailboxes, packed = arguments
         if start % PAGE or size % PAGE or size > _MAX_POOL or start + size > self._machine.memory.size:
             raise GuestMisuse(f"page pool of {size:#x} bytes at {start:#x} is not in RAM")
@@ -259,6 +272,8 @@ class StackRuntime:
             raise GuestMisuse(f"thread {identity} is created twice")
         if bottom % PAGE or size % PAGE or not 0 < size <= _MAX_STACK:
             raise GuestMisuse(f"stack of {size:#x} bytes at {bottom:#x}")
+        if len(self.threads) >= MAX_THREADS:
+            raise GuestMisuse(f"more than {MAX_THREADS} threads at once")
         thread = self.threads[identity] = Thread(identity, bottom, size, bool(user))
         self._execute.areas.add(thread)
         for observer in self.observers:
@@ -270,6 +285,7 @@ class StackRuntime:
     ) -> Generator[Any, Any, Any]:
         policy = self.policy
         assert policy is not None
+        thread = None if thread is None else replace(thread)  # what a policy does to it is its own affair
         if function is Function.TICK:
             return policy.tick(cpu)
         if thread is None:
@@ -342,7 +358,20 @@ class StackRuntime:
         function, arguments, key, thread, answers, held = saved
         generator = self._hook(cpu, function, arguments, self.threads.get(thread))
         call = HookCall(function, arguments, key, thread, generator, answers=list(answers), held=list(held))
-        call.step = next(generator)
-        for answer in answers:
-            call.step = generator.send(answer)
+        try:
+            call.step = next(generator)
+            for answer in answers:
+                call.step = generator.send(answer)
+        except _RAISED as error:
+            raise PolicyError(
+                f"{self._name(call)} does not do again what it has done ({said(error)}): "
+                "a hook may depend on its arguments and its answers alone"
+            ) from error
         return call
+
+
+def _nothing() -> Generator[Any, Any, Any]:
+    yield from ()
+
+
+_NOTHING = _nothing()

@@ -52,7 +52,7 @@ class Database:
             self._connection.execute(
                 "create view symbols as select rip, any_value(symbol) symbol from code group by rip"
             )
-        except duckdb.Error as error:
+        except (duckdb.Error, UnicodeDecodeError) as error:
             raise TraceError(f"trace {trace.folder} is damaged: {error}") from error
 
     def sql(self, text: str, *parameters: Any) -> Answer:

@@ -76,7 +76,7 @@ def read_campaign(path: Path) -> Wanted:
     found = read_toml(path, _File)
     systematic, single = [], []
     for number, entry in enumerate(found.faults, 1):
-        if set(entry) == {"what"} and entry["what"] in SYSTEMATIC:
+        if set(entry) == {"what"} and entry["what"] in tuple(SYSTEMATIC):
             systematic.append(entry["what"])
             continue
         try:

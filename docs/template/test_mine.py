@@ -1,0 +1,15 @@
+import pytest
+from mine import Mine
+
+from vm.testing import PolicyConformance
+
+
+class TestConformance(PolicyConformance):
+    policy = Mine
+
+
+@pytest.mark.policy(cls=Mine)
+@pytest.mark.schedules(5)
+@pytest.mark.parametrize("scenario", ["laight", "test_guest.toml"])
+def test_it_is_safe(guest, scenario):
+    assert guest(scenario).passed

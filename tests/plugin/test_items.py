@@ -1,0 +1,97 @@
+"""A scenario's TOML as a test file: its guest's report lines are items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.plugin.inner import outcomes, pytest_in, section, write_guest
+
+LINES = r"PASS one: it is\nFAIL two: it is not\nSKIP three: no such CPU\nXFAIL four\nPASS one\nPASSING by\n"
+
+
+def test_each_line_of_the_guest_s_report_is_an_item(tmp_path: Path) -> None:
+    write_guest(tmp_path, LINES)
+    done = pytest_in(tmp_path)
+    found = outcomes(done)
+    names = {name.partition("::")[2]: outcome for name, outcome in found.items() if "::" in name}
+    expected = {
+        "one": "PASSED",
+        "two": "FAILED",
+        "four": "XFAIL",
+        "one (2)": "PASSED",
+        "guest": "PASSED",
+        "oracle": "PASSED",
+    }
+    assert names == expected
+    assert "SKIP three: no such CPU" in done.stdout
+    assert "FAIL two: it is not" in done.stdout
+    assert "kstack replay" in section(done)
+
+
+def test_one_item_can_be_asked_for(tmp_path: Path) -> None:
+    write_guest(tmp_path, LINES)
+    assert outcomes(pytest_in(tmp_path, "test_own.toml::oracle")) == {"test_own.toml::oracle": "PASSED"}
+
+
+def test_a_guest_that_dies_is_one_failed_item_with_the_panic_report(tmp_path: Path) -> None:
+    write_guest(tmp_path, r"PASS one\n", code="ud2")
+    done = pytest_in(tmp_path)
+    assert outcomes(done) == {"test_own.toml::one": "PASSED", "test_own.toml::guest": "FAILED"}
+    said = done.stdout.partition("kstack ---")[0]
+    assert "guest died at virtual time" in said
+    assert "last instructions" in said
+    assert "CR2" not in section(done), "once is enough"
+    assert "kstack gdb" in section(done)
+
+
+def test_what_the_oracle_finds_fails_its_item_alone(tmp_path: Path) -> None:
+    deep = "lea rdi, [rip+over]\n    mov esi, 1\n    call try_call\n    jmp on\nover:\n    cli\n    mov rax, gs:[0]\n"
+    code = deep + "    sub rsp, 0x4100\n    mov qword ptr [rsp], 1\n    add rsp, 0x4100\n    ret\non:\n    sti"
+    write_guest(tmp_path, r"PASS one\n", code=code)
+    done = pytest_in(tmp_path)
+    assert outcomes(done) == {
+        "test_own.toml::one": "PASSED",
+        "test_own.toml::guest": "PASSED",
+        "test_own.toml::oracle": "FAILED",
+    }, done.stdout
+    assert "overflow: " in done.stdout
+
+
+def test_a_guest_that_does_not_say_what_it_should_fails(tmp_path: Path) -> None:
+    write_guest(tmp_path, r"well\n", success="very well")
+    done = pytest_in(tmp_path)
+    assert outcomes(done) == {"test_own.toml::guest": "FAILED", "test_own.toml::oracle": "PASSED"}
+    assert "it never printed 'very well'" in done.stdout
+
+
+def test_a_guest_that_does_not_end_fails(tmp_path: Path) -> None:
+    toml = write_guest(tmp_path, r"PASS one\n", code=".Lon: jmp .Lon")
+    toml.write_text("max_instructions = 20000\n" + toml.read_text())
+    done = pytest_in(tmp_path)
+    assert outcomes(done)["test_own.toml::guest"] == "FAILED"
+    assert "it did not end by itself, but by bound" in done.stdout
+
+
+def test_a_mistake_in_a_scenario_is_an_error_that_names_it(tmp_path: Path) -> None:
+    toml = write_guest(tmp_path, "")
+    toml.write_text("cups = 2\n" + toml.read_text())
+    assert "unknown field `cups`" in pytest_in(tmp_path).stdout
+    write_guest(tmp_path, "", code="nonsense here")
+    said = pytest_in(tmp_path)
+    assert "ERROR collecting test_own.toml" in said.stdout
+    assert "own.s" in said.stdout
+    assert said.returncode == 2
+
+
+def test_toml_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_data.toml").write_text("cpus = 2\n")
+    (tmp_path / "test_broken.toml").write_text("cpus = \n")
+    write_guest(tmp_path, r"PASS one\n", name="own.toml")
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    assert outcomes(pytest_in(tmp_path)) == {"test_it.py::test_it": "PASSED"}
+
+
+def test_every_process_collects_the_same(tmp_path: Path) -> None:
+    write_guest(tmp_path, r"PASS one\nPASS two\n")
+    found = outcomes(pytest_in(tmp_path, "-n", "2", randomly=True))
+    assert found == {f"test_own.toml::{name}": "PASSED" for name in ("one", "two", "guest", "oracle")}

@@ -1,0 +1,138 @@
+"""Nothing of a machine stays when it is gone: no state that another one could see, and nothing of the host's.
+
+Counted in processes of their own, where nobody else makes anything.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+from tests.support.command import ROOT
+
+MEASURE: Final = """
+import gc, os, sys, threading
+def held():
+    gc.collect()
+    resident = int(open("/proc/self/statm").read().split()[1]) * 4096
+    virtual = int(open("/proc/self/statm").read().split()[0]) * 4096
+    return resident, virtual, sum(1 for _ in open("/proc/self/maps")), len(os.listdir("/proc/self/fd")), threading.active_count()
+def after(make, warm, count):
+    for _ in range(warm): make()
+    first = held()
+    for number in range(count):
+        make()
+        if number % 20 == 0: gc.collect()
+    print(*(now - then for now, then in zip(held(), first)))
+"""
+MACHINE: Final = """
+from vm.load import load
+from vm.machine import Machine, MachineConfig
+def make():
+    machine = Machine(MachineConfig(1, 1 << 20))
+    load(machine, bytes.fromhex("b90500 40 e2fd f4"))
+    machine.run(0, 60)
+    machine.restore(machine.snapshot())
+    machine.state_hash()
+"""
+SESSION: Final = """
+from vm.schedule import RandomSchedule
+from vm.scenarios import find_scenario
+from vm.session import RunOptions
+from vm.setup import boot
+from policies.switch_sp_ipi import SwitchSpIpi
+from vm.hw.modes import Modes
+booted = boot(find_scenario("litmus-laight"), modes=Modes().with_option("tlb=adversarial"))
+def make():
+    booted.session(SwitchSpIpi(), RandomSchedule(1), RunOptions(20_000)).run()
+"""
+TRACED: Final = """
+from vm.load import load
+from vm.machine import Machine, MachineConfig
+def make():
+    machine = Machine(MachineConfig(1, 1 << 20))
+    load(machine, bytes.fromhex("b90500 40 e2fd f4"))
+    machine.cpus[0].engine.record()
+    machine.run(0, 60)
+"""
+FAILING: Final = """
+from vm.errors import KstackError
+from vm.load import load
+from vm.machine import Machine, MachineConfig
+def make():
+    try:
+        load(Machine(MachineConfig(2, 1 << 20)), b"\\x7fELF" + bytes(40))
+    except KstackError:
+        pass
+"""
+
+
+def python(source: str) -> str:
+    """What a program says."""
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "count"),
+    [(MACHINE, 1000), (TRACED, 150), (FAILING, 150), (SESSION, 60)],
+    ids=["machines", "traced machines", "machines that were not loaded", "sessions"],
+)
+def test_what_is_made_and_dropped_leaves_the_host_as_it_was(what: str, count: int) -> None:
+    said = python(f"{MEASURE}\n{what}\nafter(make, 30, {count})")
+    resident, virtual, maps, files, threads = map(int, said.split())
+    assert (files, threads) == (0, 0)
+    assert resident < 8 << 20 and virtual < 64 << 20 and maps < 20, (resident, virtual, maps)
+
+
+FINGERPRINT: Final = """
+from policies.entry_exit import EntryExit
+from vm.hw.modes import Modes
+from vm.machine import Machine, MachineConfig
+from vm.scenarios import find_image, find_scenario
+from vm.schedule import RandomSchedule
+from vm.session import RunOptions
+from vm.setup import boot
+from vm.load import load
+def fingerprint():
+    machine = Machine(MachineConfig(2, 16 << 20))
+    load(machine, find_image("selftest"))
+    machine.run(0, 20_000)
+    run = boot(find_scenario("laight"), modes=Modes().with_option("tlb=adversarial")).session(
+        EntryExit(), RandomSchedule(1), RunOptions(400_000, adversary=3)).run()
+    return machine.state_hash(), run.state_hash, run.time, [finding.text for finding in run.findings], run.exercised
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_after_fifty_hostile_ones_is_as_the_first_in_a_fresh_process() -> None:
+    fresh = python(f"{FINGERPRINT}\nprint(fingerprint())")
+    assert "is now thread" in fresh  # it says something
+    hostile = "from tests.fuzz.hostile_runs import tried\nfor seed in range(50): tried(seed)"
+    assert python(f"{FINGERPRINT}\n{hostile}\nprint(fingerprint())") == fresh
+
+
+@pytest.mark.slow
+def test_a_machine_among_hostile_ones_that_are_still_there_is_so_too() -> None:
+    """They live at the same time and their slices alternate with its own."""
+    between = """
+from tests.fuzz import hostile_runs as hostile
+machine = Machine(MachineConfig(2, 16 << 20))
+load(machine, find_image("selftest"))
+others = []
+for number in range(200):
+    if {others} and number % 10 == 0:
+        others.append(hostile.run(number)[1])
+        for other in others[-5:]:
+            if other is not None and other.runnable():
+                other.run(other.runnable()[0], 50)
+    machine.run(0, 100)
+print(machine.state_hash())
+"""
+    assert python(FINGERPRINT + between.format(others=True)) == python(FINGERPRINT + between.format(others=False))

@@ -1,0 +1,227 @@
+"""What the fixtures of one test share: its policy, schedule, modes and faults, and what it has run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vm.errors import ConfigError
+from vm.explore.stateful import Bounds, Outcome, Problem, search
+from vm.fault import Fault
+from vm.hw.modes import Modes
+from vm.machine import Machine, MachineConfig, size
+from vm.scenarios import find_scenario, is_scenario, scenarios
+from vm.schedule import Scheduler
+from vm.session import RunOptions
+from vm.stacks.policy import Policy
+from vm.stacks.pool import PoolConfig
+from vm.stacks.registry import find_policy
+from vm.testing.guests import GuestRun, Schedule, Start
+
+DEFAULT_POLICY: Final = "fixed-16k"
+DEFAULT_RAM: Final = "64M"
+MAX_TIME: Final = 100_000_000
+"""Units that an image may run which is no scenario; a scenario says itself."""
+
+
+def modes_of(options: Iterable[str]) -> Modes:
+    """Architecture modes by their names and values, as `speculation=none`.
+
+    Raises:
+        ConfigError: there is no such mode, or value.
+    """
+    modes = Modes()
+    for option in options:
+        modes = modes.with_option(option)
+    return modes
+
+
+class Injection:
+    """Faults of the guest runs that follow.
+
+    Attributes:
+        faults: them, in order.
+        fired: for each, the virtual time (units) at which it happened in the last run; None where it did not.
+    """
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        self.fired: tuple[int | None, ...] = (None,) * len(faults)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that a test has made: what for, and what it came to."""
+
+    problem: Problem
+    policy: str
+    outcome: Outcome
+
+
+class Bench:
+    """A test's own.
+
+    Args:
+        folder: of the test; paths are relative to it.
+        policy: the marker's; None if there is none.
+        modes: the marker's.
+        cpus: the marker's; None for what a scenario needs, else 1.
+        schedule: for runs that say no other.
+
+    Attributes:
+        last: the newest run, and `last_failed` the newest in which something was wrong.
+        searches: newest last.
+    """
+
+    def __init__(
+        self, folder: Path, policy: str | type[Policy] | None, modes: Modes, cpus: int | None, schedule: Schedule
+    ) -> None:
+        self.folder, self.modes, self.cpus, self.schedule = folder, modes, cpus, schedule
+        self.marked = policy is not None
+        self._names: dict[type[Policy], str] = {}
+        self.policy = self.policy_of(policy or DEFAULT_POLICY)
+        self.injection = Injection(())
+        self.last: GuestRun | None = None
+        self.last_failed: GuestRun | None = None
+        self.searches: list[Search] = []
+
+    def __repr__(self) -> str:
+        return f"<{self.policy.id}, {self.schedule}>"
+
+    def policy_of(self, policy: str | type[Policy]) -> type[Policy]:
+        """A policy's class by itself, by id, or by the path of its file.
+
+        Raises:
+            PolicyError: there is none.
+        """
+        if not isinstance(policy, str):
+            return policy
+        path = self.folder / policy
+        name = str(path.resolve()) if path.is_file() else policy
+        known = [one for one, named in self._names.items() if named == name]
+        found = known[0] if known else find_policy(name)
+        self._names[found] = name
+        return found
+
+    def image_of(self, name: str | Path) -> str:
+        """The name of an image, or its absolute path: what a recording finds it by."""
+        path = self.folder / name
+        return str(name) if str(name) in (*scenarios(), "selftest") or not path.exists() else str(path.resolve())
+
+    def inject(self, *faults: Fault) -> Injection:
+        """Let faults happen in the guest runs that follow; none if there are none given.
+
+        Raises:
+            ConfigError: in the run, a fault makes no sense there.
+        """
+        self.injection = Injection(faults)
+        return self.injection
+
+    def machine(self, cpus: int | None = None, ram: int | str = DEFAULT_RAM, modes: Iterable[str] = ()) -> Machine:
+        """A bare machine, at reset.
+
+        Args:
+            cpus: CPUs; None for the marker `smp`, else 1.
+            ram: bytes, or as 64M.
+            modes: besides those of the marker `mode`, as `name=value`.
+
+        Raises:
+            ConfigError: it cannot be so.
+        """
+        wanted = size(ram) if isinstance(ram, str) else ram
+        return Machine(MachineConfig(cpus or self.cpus or 1, wanted, self._modes(modes)))
+
+    def guest(
+        self,
+        image: str | Path,
+        *,
+        policy: str | type[Policy] | None = None,
+        schedule: str | Schedule | Scheduler | None = None,
+        modes: Iterable[str] = (),
+        pool: PoolConfig | None = None,
+        max_time: int | None = None,
+    ) -> GuestRun:
+        """Run a guest to its end.
+
+        Args:
+            image: built-in name, scenario, or path (of a scenario's TOML or an image), relative to the test's folder.
+            policy: id, class or file; None for the test's. An image that is no scenario runs under one only if the
+                test is marked with it or it is given here.
+            schedule: as on the command line, or an object; None for the test's.
+            modes: besides those of the marker `mode`, as `name=value`.
+            pool: how page pools behave.
+            max_time: units of virtual time; None for what a scenario says.
+
+        Raises:
+            PolicyError: the policy did what no policy may.
+            KstackError: image or configuration are wrong.
+        """
+        start = self._start(self.image_of(image), policy, self._modes(modes))
+        chosen = self.schedule if schedule is None else schedule
+        chosen = Schedule(chosen) if isinstance(chosen, str) else chosen
+        scenario = start.scenario
+        limit = max_time or (scenario.max_instructions if scenario is not None else MAX_TIME)
+        seed = chosen.seed if isinstance(chosen, Schedule) else 0
+        options = RunOptions(limit, pool=pool or PoolConfig(), adversary=seed)
+        start = Start(**{**vars(start), "options": options})
+        scheduler = chosen.scheduler(scenario) if isinstance(chosen, Schedule) else chosen
+        run = start.run(scheduler, str(chosen) if isinstance(chosen, Schedule) and chosen.text else "")
+        self.note(run)
+        if run.error is not None:
+            raise run.error
+        return run
+
+    def note(self, run: GuestRun) -> None:
+        """A run of this test has been made."""
+        self.last, self.injection.fired = run, run.fired or self.injection.fired
+        if run.failure is not None:
+            self.last_failed = run
+
+    def _modes(self, options: Iterable[str]) -> Modes:
+        modes = self.modes
+        for option in options:
+            modes = modes.with_option(option)
+        return modes
+
+    def _start(self, image: str, policy: str | type[Policy] | None, modes: Modes) -> Start:
+        scenario = find_scenario(image) if is_scenario(image) else None
+        chosen = self.policy if policy is None else self.policy_of(policy)
+        under = chosen if scenario is not None or self.marked or policy is not None else None
+        least = scenario.cpus if scenario is not None else 1
+        cpus = self.cpus or least
+        if cpus < least:
+            raise ConfigError(f"scenario {image} needs {least} CPUs; mark the test with smp({least}), or not at all")
+        ram = size(scenario.ram if scenario is not None else DEFAULT_RAM)
+        name = "" if under is None else self._names.get(under, "")
+        return Start(image, cpus, ram, modes, under, faults=self.injection.faults, policy_name=name)
+
+    def explore(
+        self,
+        scenario: str | Path,
+        *,
+        policy: str | type[Policy] | None = None,
+        modes: Iterable[str] = (),
+        bounds: Bounds | None = None,
+    ) -> Outcome:
+        """Try all interleavings of a litmus scenario, in this process.
+
+        Args:
+            scenario: its id, or the path of its TOML, relative to the test's folder.
+            policy: id, class or file; None for the test's.
+            modes: besides those of the marker `mode`, as `name=value`.
+            bounds: where to stop without an answer.
+
+        Raises:
+            ScenarioError: the scenario cannot be explored.
+            PolicyError: the policy did what no policy may.
+        """
+        chosen = self.policy if policy is None else self.policy_of(policy)
+        problem = Problem(self.image_of(scenario), chosen, self._modes(modes))
+        outcome = search(problem, bounds or Bounds())
+        self.searches.append(Search(problem, self._names.get(chosen, ""), outcome))
+        return outcome
+
+
+__all__ = ["Bench", "Injection", "Search", "modes_of"]

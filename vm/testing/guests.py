@@ -1,0 +1,286 @@
+"""Runs of guests in tests: what is run, and what came of it, so that it can be run again with other choices."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from guest.scenario import Scenario
+from vm.coherence import Finding
+from vm.errors import KstackError, PolicyError
+from vm.fault import Fault, Injector
+from vm.hw.modes import Modes
+from vm.judge import unexpected
+from vm.load import load
+from vm.machine import Machine, MachineConfig
+from vm.recording import Recording, pack
+from vm.scenarios import find_image, find_scenario, is_scenario, scenarios
+from vm.schedule import Choice, Scheduler, ScriptedSchedule, parse
+from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult, Session
+from vm.setup import Setup, script_of
+from vm.stacks.policy import Policy
+from vm.stacks.registry import policies
+
+VERDICTS: Final = ("PASS", "FAIL", "SKIP", "XFAIL")
+"""What a guest's report lines begin with, as those of kvm-unit-tests do."""
+QUANTA: Final = (10, 100, 1000)
+"""Units of virtual time of the round-robin schedules that come first."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to make a schedule: as on the command line of `kstack run`.
+
+    Attributes:
+        text: `round-robin:QUANTUM`, `random[:LONGEST]`, `pct:DEPTH` or `scripted`; empty for the scenario's script
+            where it has one, else round robin.
+        seed: of `random` and `pct`, and of speculative fills and evictions in the mode tlb=adversarial.
+    """
+
+    text: str = ""
+    seed: int = 0
+
+    def __str__(self) -> str:
+        seeded = self.text.startswith(("random", "pct"))
+        return f"{self.text or 'default'}{f'-seed-{self.seed}' if seeded else ''}".replace(":", "-")
+
+    def scheduler(self, scenario: Scenario | None = None) -> Scheduler:
+        """A fresh schedule.
+
+        Raises:
+            ConfigError: there is no such schedule, or the scenario has no script.
+        """
+        script = script_of(scenario) if scenario is not None and scenario.script else None
+        if not self.text and script is not None:
+            return ScriptedSchedule(script)
+        return parse(self.text or "round-robin", self.seed, script)
+
+
+def portfolio(count: int) -> list[Schedule]:
+    """So many schedules: round robin at a few quanta, then random ones by seed."""
+    turns = [Schedule(f"round-robin:{quantum}") for quantum in QUANTA]
+    return (turns + [Schedule("random", seed) for seed in range(max(0, count - len(turns)))])[:count]
+
+
+class Failure(NamedTuple):
+    """What is wrong with a run: `kind` says whether another run failed alike, `text` is for people."""
+
+    kind: str
+    text: str
+
+
+class Report(NamedTuple):
+    """A line by which a guest reports a test of its own: `PASS name: what it is`."""
+
+    verdict: str
+    name: str
+    line: str
+
+
+def reports(serial: str) -> list[Report]:
+    """The report lines of what a guest has printed, in order."""
+    found = []
+    for line in serial.splitlines():
+        verdict, _, rest = line.strip().partition(" ")
+        name = rest.partition(":")[0].strip()
+        if verdict in VERDICTS and name:
+            found.append(Report(verdict, name, line.strip()))
+    return found
+
+
+@dataclass(frozen=True)
+class Start:
+    """All that a run is made of but its schedule.
+
+    Attributes:
+        image: built-in name, scenario id, or path.
+        cpus: CPUs of the machine.
+        ram: bytes.
+        modes: architecture modes.
+        policy: its class; None runs without one (images that are no scenarios only).
+        options: bounds and pools.
+        faults: what goes wrong.
+        policy_name: by what a recording finds the policy again; empty for `name_of` it.
+    """
+
+    image: str
+    cpus: int
+    ram: int
+    modes: Modes = field(default_factory=Modes)
+    policy: type[Policy] | None = None
+    options: RunOptions = field(default_factory=RunOptions)
+    faults: tuple[Fault, ...] = ()
+    policy_name: str = ""
+
+    @property
+    def scenario(self) -> Scenario | None:
+        """What the image is a scenario of, if it is one."""
+        return find_scenario(self.image) if is_scenario(self.image) else None
+
+    def session(self, scheduler: Scheduler) -> Session:
+        """A session of it, not begun. It ends the session before it of the same scenario, which is booted once a process.
+
+        Raises:
+            KstackError: image or configuration are wrong.
+        """
+        modes = self.modes if self.policy is None else self.modes.resolved(self.policy.delivery)
+        if self.policy is not None and is_scenario(self.image):
+            booted = _booted(self.image, self.cpus, self.ram, modes, _contents(self.image))
+            session = booted.session(self.policy(), scheduler, self.options)
+        else:
+            machine = Machine(MachineConfig(self.cpus, self.ram, modes))
+            symbols = load(machine, find_image(self.image), self.image)
+            policy = None if self.policy is None else self.policy()
+            session = Session(machine, symbols, scheduler, policy, self.options)
+        if self.faults:
+            Injector(session, self.faults)
+        return session
+
+    def run(self, scheduler: Scheduler, name: str = "") -> GuestRun:
+        """A run of it, to its end. A policy that does what none may is noted in the run, not raised.
+
+        Args:
+            scheduler: fresh.
+            name: what to call it; empty for its own name.
+        """
+        session = self.session(scheduler)
+        before = len(session.machine.uart.sent)
+        result, error = None, None
+        try:
+            result = session.run()
+        except PolicyError as caught:
+            error = caught
+        serial = session.machine.uart.sent[before:].decode("utf-8", "replace").replace("\r", "")
+        fired = tuple(session.injector.fired) if isinstance(session.injector, Injector) else ()
+        return GuestRun(self, name or scheduler.name, session, result, serial, tuple(session.choices), fired, error)
+
+    def recording(self, run: GuestRun) -> Recording:
+        """What `kstack replay` repeats a run of this by.
+
+        Raises:
+            KstackError: the policy cannot be found again by a name.
+        """
+        policy = None if self.policy is None else self.policy_name or name_of(self.policy)
+        setup = Setup(self.image, self.cpus, self.ram, self.modes, policy, self.options, self.faults)
+        choices = list(run.choices)
+        if run.outcome is None:  # cut off where the policy failed
+            return replace(setup.head(), choices=pack(choices))
+        return setup.recording(choices, run.outcome)
+
+
+@lru_cache(maxsize=8)
+def _booted(image: str, cpus: int, ram: int, modes: Modes, contents: str) -> BootedScenario:
+    """A scenario's guest, booted once in this process; every run goes on from the same snapshot."""
+    return BootedScenario(find_image(image), image, cpus, ram, modes)
+
+
+def _contents(image: str) -> str:
+    """What a scenario's own files hold (hex digest): a file that has changed is another guest."""
+    if image in scenarios():
+        return ""
+    path = Path(image)
+    sources = [path.parent / name for name in find_scenario(image).sources]
+    files = [path, *(source for source in sources if source.exists())]
+    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class GuestRun:
+    """A run of a guest.
+
+    Attributes:
+        start: what was run.
+        schedule: name of the schedule.
+        session: it, at its end; the next run of the same scenario ends it.
+        outcome: what it came to; None where the policy failed.
+        serial: what the guest has printed since the run began.
+        choices: of the schedule, as they were made.
+        fired: for each fault, the virtual time (units) at which it happened; None where it has not.
+        error: what the policy did that no policy may, or None.
+    """
+
+    start: Start
+    schedule: str
+    session: Session = field(repr=False)
+    outcome: RunResult | None = field(repr=False)
+    serial: str = field(repr=False)
+    choices: tuple[Choice, ...] = field(repr=False)
+    fired: tuple[int | None, ...] = ()
+    error: PolicyError | None = None
+
+    def __repr__(self) -> str:
+        under = "" if self.start.policy is None else f" under {self.start.policy.id}"
+        failure = self.failure
+        return f"<{self.start.image}{under}, {self.schedule}: {'passed' if failure is None else failure.kind}>"
+
+    @property
+    def result(self) -> RunResult:
+        """What it came to.
+
+        Raises:
+            PolicyError: the policy failed before it came to anything.
+        """
+        if self.outcome is None:
+            assert self.error is not None, "one of the two"
+            raise self.error
+        return self.outcome
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the oracle found, less what the scenario expects; a panic or a failed check it did not see is one too."""
+        scenario = self.start.scenario
+        return self.result.findings if scenario is None else unexpected(scenario, self.result)
+
+    @property
+    def reports(self) -> list[Report]:
+        """The guest's own tests."""
+        return reports(self.serial)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What is wrong with it; None if nothing is."""
+        if self.error is not None:
+            return Failure("policy failed", str(self.error))
+        if self.findings:
+            return Failure(self.findings[0].kind.value, self.findings[0].text)
+        result = self.result
+        if result.ended != "exit":
+            return Failure(result.ended, f"the guest did not end by itself, but by {result.ended}")
+        failed = [report.line for report in self.reports if report.verdict == "FAIL"]
+        if failed:
+            return Failure(failed[0], failed[0])
+        if result.exit_value not in GUEST_PASSED:
+            return Failure(f"exit {result.exit_value}", f"the guest ended with exit value {result.exit_value}")
+        return None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the guest ended well, and nothing unexpected was found."""
+        return self.failure is None
+
+
+def name_of(policy: type[Policy]) -> str:
+    """By what a policy is found again: its id, or the path of its file if that has no other policy in it.
+
+    Raises:
+        KstackError: by nothing.
+    """
+    if policies().get(policy.id) is policy:
+        return policy.id
+    module = sys.modules.get(policy.__module__)
+    classes = [value for value in vars(module).values() if inspect.isclass(value)] if module is not None else []
+    here = [one for one in classes if issubclass(one, Policy) and one.__module__ == policy.__module__]
+    file = getattr(module, "__file__", None) or ""
+    if here == [policy] and file.endswith(".py"):
+        return str(Path(file).resolve())
+    raise KstackError(
+        f"policy {policy.__qualname__} cannot be found again by a name: put it into a file of its own, as the only policy "
+        "there, or offer it as an entry point of the group kstack.policies"
+    )

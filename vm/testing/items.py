@@ -1,0 +1,128 @@
+"""Scenarios as tests: a file `test_*.toml` is run once, and what its guest says of its own tests are items.
+
+    PASS name: what it is      an item that passes        FAIL  one that fails
+    SKIP name: why             one that is skipped        XFAIL one that fails as was expected
+    guest                      did it come to an end, and to a good one unless a line says what was not?
+    oracle                     was nothing found but what the scenario expects? Not asked of a guest that has died
+
+The guest is run when the file is collected, since it alone knows its items: under the policy fixed-16k, by the
+scenario's script where it has one, else round robin.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from vm.errors import KstackError
+from vm.hw.modes import Modes
+from vm.report.panic import panic_report
+from vm.testing.bench import Bench
+from vm.testing.failures import DIED
+from vm.testing.guests import GuestRun, Report, Schedule
+from vm.testing.plugin import watch
+
+KEYS: Final = ("cpus", "sources")
+"""What every scenario says, and hardly any other TOML file."""
+
+
+def is_scenario_file(path: Path) -> bool:
+    """Whether a TOML file is meant to be a scenario."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return all(key in table for key in KEYS)
+
+
+class ReportedError(Exception):
+    """What a guest says is wrong, or what is wrong with it."""
+
+
+class ScenarioFile(pytest.File):
+    """A scenario that is a test."""
+
+    def collect(self) -> Iterator[ScenarioItem]:
+        """Run it; an item a line, and those for guest and oracle.
+
+        Raises:
+            CollectError: it cannot be run.
+        """
+        bench = Bench(self.path.parent, None, Modes(), None, Schedule())
+        try:
+            run = bench.guest(self.path)
+        except KstackError as error:
+            raise self.CollectError(str(error)) from error
+        seen: dict[str, int] = {}
+        for report in run.reports:
+            seen[report.name] = number = seen.get(report.name, 0) + 1
+            name = report.name if number == 1 else f"{report.name} ({number})"
+            yield _item(self, name, bench, report)
+        yield _item(self, "guest", bench, _end(run))
+        if run.result.code != DIED:
+            yield _item(self, "oracle", bench, _findings(run))
+
+
+def _item(file: ScenarioFile, name: str, bench: Bench, report: Report) -> ScenarioItem:
+    item: ScenarioItem = ScenarioItem.from_parent(file, name=name, report=report)
+    watch(item, bench)
+    return item
+
+
+def _end(run: GuestRun) -> Report:
+    """How the guest has ended; the state of its CPUs, if it has died."""
+    result, reports = run.result, run.reports
+    failed = any(report.verdict == "FAIL" for report in reports)
+    if result.code == DIED:
+        report = panic_report(run.session.machine, run.session.symbols)
+        found = [f"{finding.kind.value}: {finding.text}" for finding in run.findings]
+        return Report("FAIL", "guest", "\n".join([*found, f"it printed\n{run.serial}", report]))
+    if result.ended != "exit":
+        return Report("FAIL", "guest", f"it did not end by itself, but by {result.ended}\n{run.serial}")
+    scenario = run.start.scenario
+    success = scenario.success if scenario is not None else ""
+    if not failed and success not in run.serial:
+        return Report("FAIL", "guest", f"it never printed {success!r}\n{run.serial}")
+    return Report("PASS", "guest", "")
+
+
+def _findings(run: GuestRun) -> Report:
+    """What the oracle has found."""
+    texts = [f"{found.kind.value}: {found.text}" for found in run.findings]
+    return Report("FAIL" if texts else "PASS", "oracle", "\n".join(texts))
+
+
+class ScenarioItem(pytest.Item):
+    """A line of a guest's report, or what is said of it."""
+
+    def __init__(self, *, report: Report, **more: Any) -> None:
+        super().__init__(**more)
+        self._report = report
+
+    def runtest(self) -> None:
+        """The guest has been run: pass, fail or skip.
+
+        Raises:
+            ReportedError: it was no pass.
+        """
+        verdict, _, line = self._report
+        if verdict == "SKIP":
+            pytest.skip(line)
+        if verdict == "XFAIL":
+            pytest.xfail(line)
+        if verdict == "FAIL":
+            raise ReportedError(line)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """What the guest said, without a traceback through Python."""
+        if isinstance(excinfo.value, ReportedError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Its file and its name."""
+        return self.path, None, f"{self.path.name}: {self.name}"

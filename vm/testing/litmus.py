@@ -1,0 +1,144 @@
+"""Litmus scenarios as values: a straight program a CPU, written into a folder as TOML and assembly.
+
+A program of memory operations is a text, its operations separated by `;`: `x=1` a store, `r x` a load, `fence` an MFENCE,
+`lock` a locked operation on a word of the CPU's own, `x<>1` an XCHG that loads too. Locations are x, y, z.
+
+A program of visits is what threads do to their stacks: `Visit`s, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from vm.errors import ConfigError
+from vm.hw.engine import Gpr
+
+LOCATIONS: Final = "xyz"
+RESULTS: Final = (Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11)
+STRIDE: Final = 64
+
+PAGE: Final = 4096
+STACK: Final = 4 * PAGE
+"""Bytes of a thread's stack."""
+SHALLOW: Final = 256
+"""Bytes of stack of a thread that is on its way to user mode."""
+MOST_STACKS: Final = 8
+"""That guest/scenarios/lib_litmus.s has room for."""
+
+
+class Operation(NamedTuple):
+    """`store`, `load`, `fence`, `lock` or `exchange`; of a location, by number; with a value."""
+
+    what: str
+    where: int = 0
+    value: int = 0
+
+
+def parse(text: str) -> tuple[Operation, ...]:
+    """The operations of one CPU."""
+    found = []
+    for word in (part.strip() for part in text.split(";")):
+        if word in ("fence", "lock"):
+            found.append(Operation(word))
+        elif word.startswith("r "):
+            found.append(Operation("load", LOCATIONS.index(word[2:])))
+        else:
+            what, sign = ("exchange", "<>") if "<>" in word else ("store", "=")
+            where, value = word.split(sign)
+            found.append(Operation(what, LOCATIONS.index(where), int(value)))
+    return tuple(found)
+
+
+class Visit(NamedTuple):
+    """A thread is switched in, goes deep in the kernel, leaves a value there and reads it back; then it is switched out.
+
+    Attributes:
+        thread: by number; no two CPUs have the same.
+        depth: bytes below the top of its stack at which the value lies, a multiple of 8, 8 to STACK.
+        sleeps: it is switched out there, in the kernel, and first looks at the value when it comes back; else it
+            returns to user mode before.
+    """
+
+    thread: int
+    depth: int
+    sleeps: bool = False
+
+
+def write_scenario(folder: Path, programs: list[tuple[Operation, ...]]) -> Path:
+    """A scenario that runs these programs: its TOML."""
+    lines = [".text"]
+    for cpu, program in enumerate(programs):
+        lines.append(f"program_{cpu}:")
+        loads = 0
+        for what, where, value in program:
+            at = f"qword ptr [r15+{hex(where * STRIDE)}]"
+            register = RESULTS[loads].name.lower()
+            if what == "store":
+                lines.append(f"    mov {at}, {value}")
+            elif what == "load":
+                lines.append(f"    mov {register}, {at}")
+            elif what == "exchange":
+                lines += [f"    mov {register}d, {value}", f"    xchg {register}, {at}"]
+            else:
+                lines.append("    mfence" if what == "fence" else "    lock inc qword ptr [rsp-8]")
+            loads += what in ("load", "exchange")
+        lines.append("    jmp litmus_end")
+    return write_guest(folder, "\n".join(lines) + "\n", len(programs), 0)
+
+
+def write_guest(folder: Path, text: str, programs: int, stacks: int) -> Path:
+    """A litmus scenario of so many programs, `program_0` and so on, and stacks: its TOML."""
+    names = ", ".join(f"program_{cpu}" for cpu in range(programs))
+    (folder / "order.s").write_text(
+        f'{text}.section .rodata\nscenario_name:\n    .asciz "order"\n.p2align 3\nscenario_pool:\n    .quad 48\n'
+        f"litmus_stacks:\n    .quad {stacks}\nlitmus_programs:\n    .quad {names}, 0\n"
+    )
+    toml = folder / "order.toml"
+    toml.write_text(
+        'id = "order"\ntitle = "memory order"\nquestion = "which outcomes are there?"\nsource = "x86-TSO"\n'
+        f'cpus = {programs}\nsources = ["lib_litmus.s", "order.s"]\nsuccess = ""\n'
+        'events = ["ready", "done", "wrong"]\nlitmus = true\n[mutant]\npolicy = "fixed-16k"\n'
+    )
+    return toml
+
+
+def write_visits(folder: Path, programs: Sequence[Sequence[Visit]]) -> Path:
+    """A scenario in which the threads of each CPU make these visits: its TOML.
+
+    Raises:
+        ConfigError: two CPUs have one thread, or a number is out of range.
+    """
+    lines, owners = [".text"], dict[int, int]()
+    for cpu, program in enumerate(programs):
+        lines.append(f"program_{cpu}:")
+        asleep: dict[int, tuple[int, int]] = {}  # by thread: depth, and the value there
+        for value, visit in enumerate(program, 1):
+            if owners.setdefault(visit.thread, cpu) != cpu or not 0 <= visit.thread < MOST_STACKS:
+                raise ConfigError(f"thread {visit.thread}: give each CPU threads of its own, 0 to {MOST_STACKS - 1}")
+            if visit.depth % 8 or not 8 <= visit.depth <= STACK:
+                raise ConfigError(f"depth {visit.depth}: give a multiple of 8, up to {STACK}")
+            lines += _visit(visit, value, asleep.pop(visit.thread, None))
+            if visit.sleeps:
+                asleep[visit.thread] = visit.depth, value
+        lines.append("    jmp litmus_end")
+    return write_guest(folder, "\n".join(lines) + "\n", len(programs), max(owners, default=0) + 1)
+
+
+def _visit(visit: Visit, value: int, asleep: tuple[int, int] | None) -> list[str]:
+    thread, depth, sleeps = visit
+    lines = [f"    L_SWITCH_IN {thread}"]
+    lines += [f"    L_ENTER {thread}"] if asleep is None else _check(thread, *asleep)
+    lines += [
+        f"    L_REQUEST {thread}, {depth}",
+        f"    L_ADDRESS rbx, {thread}, {depth}",
+        f"    mov qword ptr [rbx], {value}",
+    ]
+    lines += _check(thread, depth, value)
+    lines += [] if sleeps else [f"    L_EXIT {thread}"]
+    return [*lines, f"    L_SWITCH_OUT {thread}, {depth if sleeps else SHALLOW}"]
+
+
+def _check(thread: int, depth: int, value: int) -> list[str]:
+    return [f"    L_ADDRESS rbx, {thread}, {depth}", f"    cmp qword ptr [rbx], {value}", "    jne litmus_wrong"]
