@@ -3,7 +3,7 @@
 # make test          all tests;  make test ARGS="-k apic"
 # make check         style, types, layers, and the examples in the documentation
 # make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
-# make nightly       mutants, seeded bugs, what exploring decides, false alarms: two hours or so;  JOBS=2
+# make nightly       mutants, seeded bugs, what exploring decides, faults everywhere, false alarms, hostile guests: hours;  JOBS=2
 # make fuzz          hostile files, guided by coverage;  make fuzz SECONDS=600 ARGS="recording elf"
 # make format        let ruff format and fix what it can
 # make setup-system  Debian packages that some tests compare with (root or sudo); without them these tests skip
@@ -59,6 +59,7 @@ nightly: setup
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
 	$(BIN)/python -m tests.nightly decisions --jobs $(JOBS) > decisions.md
+	$(BIN)/python -m tests.nightly injected --jobs $(JOBS) > injected.md
 	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md
 	$(BIN)/python -m tests.nightly hostile --jobs $(JOBS) > hostile.md
 

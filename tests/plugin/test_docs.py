@@ -1,4 +1,4 @@
-"""The examples of docs/testing/testing.md run as they stand there."""
+"""The examples of docs/testing.md run as they stand there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.plugin.inner import outcomes, pytest_in
 from tests.support.command import ROOT
 
-PAGE = ROOT / "docs" / "testing" / "testing.md"
+PAGE = ROOT / "docs" / "testing.md"
 
 
 def test_every_python_example_of_the_page_passes(tmp_path: Path) -> None:

@@ -78,5 +78,5 @@ def parsed(path: Path, document: dict[str, Any], kind: type[Document]) -> Docume
     """
     try:
         return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of half a surrogate pair
         raise RecordingError(f"recording {path}: {error}") from error

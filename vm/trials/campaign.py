@@ -205,7 +205,7 @@ def _read(journal: Path) -> dict[str, list[Outcome]]:
             if document.pop("digest") != digest_of(document):
                 raise ValueError("its digest does not fit")
             found[document["batch"]] = msgspec.convert(document["outcomes"], list[Outcome])
-        except (ValueError, KeyError, AttributeError, TypeError, msgspec.ValidationError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError, msgspec.ValidationError) as error:
             if number == len(lines) and not line.endswith("\n"):
                 journal.write_text("".join(lines[:-1]))
                 break
