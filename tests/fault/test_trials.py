@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import kstack
-from vm.errors import ConfigError, KstackError
-from vm.fault import At, Fault, Send
-from vm.recording import read_recording, write_recording
+from vm.errors import ConfigError, KstackError, PolicyError
+from vm.fault import At, Fault, Send, Step
+from vm.hw.modes import Modes
+from vm.recording import read_recording, unpack, write_recording
 from vm.setup import replay_session
+from vm.testing.minimise import merged
+from vm.testing.trials import simpler
 from vm.trials import OUTCOMES, SYSTEMATIC, Pair, Trial, census, faults_at
-from vm.trials.campaign import Wanted, batches, read_campaign, run
+from vm.trials.campaign import Batch, Wanted, batches, declared, read_campaign, run
+from vm.trials.examples import everything, record, shortest
 from vm.trials.trial import judged
 
 LAIGHT = Pair("switch-sp-ipi", "laight")
@@ -83,7 +87,6 @@ def test_each_trial_replays_from_its_recording(what: str, tmp_path: Path) -> Non
     found = census(LAIGHT)
     for fault, site in faults_at(what, found, 3):
         outcome, recording = Trial(LAIGHT, fault, site, found.usual).recorded()
-        assert recording is not None
         write_recording(tmp_path / "r.json", recording)
         again = replay_session(read_recording(tmp_path / "r.json")).run()
         assert again.state_hash == recording.state_hash
@@ -112,6 +115,63 @@ def test_a_damaged_journal_is_one_clear_error(tmp_path: Path) -> None:
     journal.write_text(journal.read_text().replace("hang", "bang"))
     with pytest.raises(ConfigError, match="line 1 is damaged"):
         list(run(batches(wanted), journal=journal))
+
+
+def test_what_only_the_guest_notices_the_guest_has_detected() -> None:
+    """A thread that cannot be made is no wrong data."""
+    pair = Pair("fault-df", "wilcox", Modes(df_restart="exact"))
+    found = census(pair)
+    outcome = Trial(pair, Fault("fail-alloc", Step("AllocPage", 2)), "", found.usual).run()
+    assert (outcome.outcome, outcome.by, outcome.kind) == ("detected", "guest", None)
+    assert "no memory for a thread" in outcome.text
+
+
+def test_a_failing_policy_s_trial_is_recorded_too_and_fails_again(tmp_path: Path) -> None:
+    found = census(LAIGHT)
+    fault, site = faults_at("raise", found, 3)[1]
+    outcome, recording = Trial(LAIGHT, fault, site, found.usual).recorded()
+    assert outcome.by == "policy"
+    write_recording(tmp_path / "r.json", recording)
+    with pytest.raises(PolicyError) as caught:
+        replay_session(read_recording(tmp_path / "r.json")).run()
+    assert str(caught.value) == outcome.text
+
+
+def test_examples_are_the_shortest_of_each_kind_or_all(tmp_path: Path) -> None:
+    batch = Batch(LAIGHT, ("drop-ipi", "early-ack", "raise"), (), 8)
+    found = [(batch, batch.run())]
+    chosen = shortest(found)
+    assert {(one.fault.what, one.outcome) for _, one in chosen} == {
+        ("drop-ipi", "hang"),
+        ("early-ack", "wrong-data"),
+        ("raise", "detected"),
+    }
+    for _, one in chosen:
+        alike = [each.time for each in found[0][1] if (each.fault.what, each.outcome) == (one.fault.what, one.outcome)]
+        assert one.time == min(alike)
+    assert everything(found) == [(LAIGHT, one) for one in found[0][1]]
+    simple = record(tmp_path / "simple", chosen, simpler)
+    plain = record(tmp_path / "plain", chosen)
+    assert [one.outcome for one in simple] == [one for _, one in chosen]
+    slices = []
+    for example, other in zip(simple, plain, strict=True):
+        recording = read_recording(example.path)
+        slices.append([len(merged(list(unpack(read_recording(one.path).choices)))) for one in (example, other)])
+        if example.outcome.by == "policy":
+            continue
+        again = replay_session(recording).run()
+        assert again.state_hash == recording.state_hash
+        assert judged("laight", again)[0] == example.outcome.outcome
+    assert all(less <= more for less, more in slices)
+    assert any(less < more for less, more in slices)
+
+
+@pytest.mark.parametrize("what", ["nmi", "timer", "delay-ipi", "drop-invlpg", "fail-alloc"])
+def test_a_fault_is_declared_as_a_campaign_s_file_takes_it(what: str, tmp_path: Path) -> None:
+    fault, _ = faults_at(what, census(LAIGHT), 1)[0]
+    head = 'policies = ["switch-sp-ipi"]\nscenarios = ["laight"]\n'
+    (tmp_path / "c.toml").write_text(head + declared(fault))
+    assert read_campaign(tmp_path / "c.toml").single == [fault]
 
 
 CAMPAIGN = """

@@ -10,17 +10,16 @@ from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
-from rich import box
-from rich.table import Table
 
 from vm.cli.options import Json, ModeList, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
-from vm.trials.campaign import LIMIT, Batch, Wanted, batches, read_campaign, run, write_examples
+from vm.report.faults import Found, matrix, write_matrix
+from vm.report.page import check_can_write
+from vm.trials.campaign import LIMIT, Wanted, batches, read_campaign, run
+from vm.trials.examples import Example, everything, record, shortest
 from vm.trials.sites import SYSTEMATIC
-from vm.trials.trial import OUTCOMES, Outcome
-
-Found = list[tuple[Batch, list[Outcome]]]
+from vm.trials.trial import OUTCOMES
 
 
 @Parameter(name="*")
@@ -33,14 +32,19 @@ class Work:
         jobs: processes.
         resume: file.
         recordings: folder.
+        every: recordings of all trials.
     """
 
     limit: Annotated[int, Parameter(help="Sites that a fault is tried at in a pair, at most, evenly spread.")] = LIMIT
     jobs: Annotated[int, Parameter(help="Worker processes; no outcome depends on it.")] = 1
     resume: Annotated[Path | None, Parameter(help="File to keep outcomes in, and to go on from if it exists.")] = None
     recordings: Annotated[
-        Path | None, Parameter(help="Folder for a recording of the shortest trial of each fault and outcome.")
+        Path | None,
+        Parameter(
+            help="Folder for a recording of the shortest trial of each fault and outcome, its schedule made as simple as can be."
+        ),
     ] = None
+    every: Annotated[bool, Parameter(help="Record every trial there, as it was.", negative="")] = False
 
 
 def inject(
@@ -52,6 +56,9 @@ def inject(
     campaign: Annotated[Path | None, Parameter(help="TOML file that declares a campaign instead.")] = None,
     work: Work = Work(),
     mode: ModeList = None,
+    report: Annotated[
+        Path | None, Parameter(help="HTML page to write: the matrix, and what each cell is made of.")
+    ] = None,
     json: Json = False,
 ) -> int:
     """Inject faults, one a trial, and say what each comes to: masked, detected, wrong data, a hang or a shutdown.
@@ -63,17 +70,23 @@ def inject(
     """
     if work.jobs < 1:
         raise ConfigError(f"--jobs {work.jobs}: give 1 or more")
+    if work.every and work.recordings is None:
+        raise ConfigError("--every: say where, with --recordings FOLDER")
+    if report is not None:
+        check_can_write(report)
     wanted = _wanted(scenario, policy, faults, campaign, work, mode)
     found = list(run(batches(wanted), work.jobs, work.resume, _progress))
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    examples = {} if work.recordings is None else write_examples(work.recordings, found)
+    examples = [] if work.recordings is None else _record(work.recordings, found, work.every)
+    if report is not None:
+        write_matrix(report, found, examples)
     if json:
         print_json(_document(found, examples))
     else:
-        console().print(_matrix(found))
-        for (what, outcome), place in examples.items():
-            print(f"{what}, {outcome}: kstack replay {place}")
+        console().print(matrix(found))
+        for pair, outcome, place in examples if not work.every else []:
+            print(f"{outcome.fault.what}, {outcome.outcome} ({pair.policy}, {pair.scenario}): kstack replay {place}")
     return 1 if any(one.outcome == "wrong-data" for _, outcomes in found for one in outcomes) else 0
 
 
@@ -108,25 +121,16 @@ def _progress(done: int, total: int) -> None:
         print(f"\r\x1b[K{done} of {total} pairs", end="", file=sys.stderr, flush=True)
 
 
-def _matrix(found: Found) -> Table:
-    """A row a policy and fault: how many trials came to what."""
-    rows: dict[tuple[str, str], Counter[str]] = {}
-    for batch, outcomes in found:
-        for one in outcomes:
-            row = rows.setdefault((batch.pair.policy, one.fault.what), Counter())
-            row["trials"] += 1
-            row["fired"] += one.fired is not None
-            row[f"by {one.by}" if one.outcome == "detected" else one.outcome] += 1
-    shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    columns = ("trials", "fired", "masked", "by guest", "by policy", "by oracle", "wrong-data", "hang", "shutdown")
-    for name in ("policy", "fault", *columns):
-        shown.add_column(name, justify="left" if name in ("policy", "fault") else "right", no_wrap=True)
-    for (policy, what), row in rows.items():
-        shown.add_row(policy, what, *(str(row[column]) if row[column] else "" for column in columns))
-    return shown
+def _record(folder: Path, found: Found, every: bool) -> list[Example]:
+    if every:
+        return record(folder, everything(found))
+    from vm.testing.trials import simpler
+
+    return record(folder, shortest(found), simpler)
 
 
-def _document(found: Found, examples: dict[tuple[str, str], Path]) -> dict[str, Any]:
+def _document(found: Found, examples: list[Example]) -> dict[str, Any]:
+    places = {(example.pair, example.outcome): str(example.path) for example in examples}
     trials = []
     totals: Counter[str] = Counter()
     for batch, outcomes in found:
@@ -143,9 +147,7 @@ def _document(found: Found, examples: dict[tuple[str, str], Path]) -> dict[str, 
                     "by": one.by,
                     "finding": one.kind,
                     "text": one.text,
-                    "recording": str(examples[one.fault.what, one.outcome])
-                    if (one.fault.what, one.outcome) in examples
-                    else None,
+                    "recording": places.get((batch.pair, one)),
                 }
             )
     summary = {name: totals[name] for name in OUTCOMES}

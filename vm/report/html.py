@@ -1,24 +1,17 @@
-"""One HTML file with everything that `kstack compare` has found; it loads nothing from anywhere.
-
-Text that comes from policies and guests goes through jinja2's escaping, and the page's content
-security policy lets no script run but the page's own.
-"""
+"""One HTML file with everything that `kstack compare` has found."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from vm.campaign import versions
 from vm.counts import detail_of, totals_of
-from vm.errors import ConfigError
 from vm.hw.modes import Modes
 from vm.judge import Judgement
+from vm.report import page
 from vm.report.comparison import Comparison
 from vm.report.fleet import Fleet, estimate
 from vm.report.sensitivity import sensitivity
@@ -27,10 +20,8 @@ from vm.report.witness import Witness, witness
 from vm.stacks.costs import OPERATIONS, Cycles
 from vm.stacks.usage import BUCKETS
 
-TEMPLATES: Final = Path(__file__).parent / "templates"
 _NEEDS: Final = ("plotly", "jinja2")
 _WORDS: Final = {True: "safe", False: "unsafe", None: "undecided"}
-_NONCE: Final = "NONCE-OF-THIS-PAGE"
 
 
 def check_can_write(path: Path) -> None:
@@ -39,15 +30,7 @@ def check_can_write(path: Path) -> None:
     Raises:
         ConfigError: a library is missing, or the file cannot be written.
     """
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"--report needs {' and '.join(missing)}: pip install 'kstack[report]'")
-    if path.is_dir():
-        raise ConfigError(f"--report {path}: is a folder; give a file")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--report {path}: there is no folder {path.parent}")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError(f"--report {path}: the folder cannot be written")
+    page.check_can_write(path, _NEEDS)
 
 
 def write_report(path: Path, comparison: Comparison, fleet: Fleet | None = None) -> None:
@@ -57,40 +40,16 @@ def write_report(path: Path, comparison: Comparison, fleet: Fleet | None = None)
         ConfigError: it cannot be written.
     """
     check_can_write(path)
-    text = render(comparison, fleet)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"--report {path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    page.write_page(path, render(comparison, fleet))
 
 
 def render(comparison: Comparison, fleet: Fleet | None = None) -> str:
     """The report as text; the same comparison gives the same text."""
-    import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"short": short_number, "cycles": _cycles}
-    page = environment.get_template("report.html").render(
-        **_content(comparison, fleet),
-        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")),
-        style=Markup((TEMPLATES / "style.css").read_text()),
-        script=Markup((TEMPLATES / "page.js").read_text()),
-        nonce=_NONCE,
-    )
-    nonce = hashlib.blake2b(page.encode(), digest_size=16).hexdigest()  # nothing inside the page can know it
-    return page.replace(_NONCE, nonce)
+    content = _content(comparison, fleet) | {"plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}
+    return page.rendered("report.html", content, {"short": short_number, "cycles": _cycles})
 
 
 def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, Any]:

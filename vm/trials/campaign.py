@@ -28,7 +28,7 @@ from vm.campaign import versions
 from vm.errors import ConfigError
 from vm.fault import Fault
 from vm.hw.modes import Modes
-from vm.recording import image_hash, write_recording
+from vm.recording import image_hash
 from vm.recording.document import digest_of
 from vm.scenarios import find_image, find_scenario, scenarios
 from vm.stacks.registry import find_policy, policies, policy_hash
@@ -84,6 +84,19 @@ def read_campaign(path: Path) -> Wanted:
         except msgspec.ValidationError as error:
             raise ConfigError(f"campaign {path}: fault {number}: {error}") from error
     return Wanted(found.policies, found.scenarios, systematic, single, found.limit, found.modes)
+
+
+def declared(fault: Fault) -> str:
+    """A fault as a campaign's file declares it (TOML)."""
+    plain = msgspec.to_builtins(fault)
+    lines = ["[[faults]]"]
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            parts = ", ".join(f"{key} = {json.dumps(part)}" for key, part in value.items() if part is not None)
+            lines.append(f"{name} = {{ {parts} }}")
+        elif value is not None:
+            lines.append(f"{name} = {json.dumps(value)}")
+    return "\n".join(lines)
 
 
 class Batch(NamedTuple):
@@ -211,33 +224,3 @@ def _read(journal: Path) -> dict[str, list[Outcome]]:
                 break
             raise ConfigError(f"--resume {journal}: line {number} is damaged ({error}); give a new file") from error
     return found
-
-
-def write_examples(folder: Path, found: list[tuple[Batch, list[Outcome]]]) -> dict[tuple[str, str], Path]:
-    """Record the shortest trial of each fault and outcome, the masked ones left out.
-
-    Args:
-        folder: made if it is not there.
-        found: of a campaign.
-
-    Returns:
-        The recording of each fault and outcome.
-
-    Raises:
-        RecordingError: they cannot be written.
-    """
-    best: dict[tuple[str, str], tuple[int, Batch, Outcome]] = {}
-    for batch, outcomes in found:
-        for one in outcomes:
-            key = (one.fault.what, one.outcome)
-            if one.outcome != "masked" and (key not in best or one.time < best[key][0]):
-                best[key] = (one.time, batch, one)
-    written: dict[tuple[str, str], Path] = {}
-    folder.mkdir(parents=True, exist_ok=True)
-    for (what, outcome), (_, batch, one) in best.items():
-        _, recording = Trial(batch.pair, one.fault, one.site, census(batch.pair).usual).recorded()
-        if recording is not None:
-            place = folder / f"{what}-{outcome}.json"
-            write_recording(place, recording)
-            written[what, outcome] = place
-    return written

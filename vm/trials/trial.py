@@ -13,7 +13,7 @@ from vm.errors import PolicyError
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
 from vm.judge import unexpected
-from vm.recording import Recording
+from vm.recording import Recording, pack
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule
 from vm.session import GUEST_FAILED, GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
@@ -116,18 +116,21 @@ class Trial(NamedTuple):
         """Try it."""
         return self._run()[0]
 
-    def recorded(self) -> tuple[Outcome, Recording | None]:
-        """Try it; what repeats it, unless the policy failed before the run had an end."""
+    @property
+    def setup(self) -> Setup:
+        """Of its run."""
+        setup, options = self.pair.setup, RunOptions(max(LEAST, PATIENCE * self.usual.time))
+        return Setup(setup.image, setup.cpus, setup.ram, setup.modes, setup.policy, options, (self.fault,))
+
+    def recorded(self) -> tuple[Outcome, Recording]:
+        """Try it; and what repeats it: without an end to compare with, where the policy failed."""
         outcome, session, result = self._run()
         if result is None:
-            return outcome, None
-        setup = self.pair.setup
-        options = RunOptions(session.options.max_time)
-        with_fault = Setup(setup.image, setup.cpus, setup.ram, setup.modes, setup.policy, options, (self.fault,))
-        return outcome, with_fault.recording(session.choices, result)
+            return outcome, msgspec.structs.replace(self.setup.head(), choices=pack(session.choices))
+        return outcome, self.setup.recording(session.choices, result)
 
     def _run(self) -> tuple[Outcome, Session, RunResult | None]:
-        session = self.pair.session(max(LEAST, PATIENCE * self.usual.time))
+        session = self.pair.session(self.setup.options.max_time)
         injector = Injector(session, [self.fault])
         try:
             result = session.run()
@@ -146,10 +149,10 @@ class Trial(NamedTuple):
 def judged(scenario: str, result: RunResult) -> tuple[str, str, str, str | None]:
     """Outcome, who noticed, in words, and the kind of the finding that decides.
 
-    A trial that comes to what the run without its fault comes to is masked. The worst counts: shutdown, then a hang, wrong data, and what was only noticed. Data is wrong where the oracle
-    sees it, also if the guest notices nothing.
+    The worst counts: shutdown, then a hang, wrong data, and what was only noticed. Data is wrong where the oracle sees it,
+    also if the guest notices nothing; where the guest's own check alone notices, the guest has detected it.
     """
-    findings = unexpected(find_scenario(scenario), result)
+    findings = tuple(found for found in unexpected(find_scenario(scenario), result) if found in result.findings)
     if result.ended == "shutdown":
         return "shutdown", "oracle", _first(findings) or "a CPU shut down", _kind(findings)
     if result.ended in ("bound", "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):

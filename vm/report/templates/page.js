@@ -1,6 +1,7 @@
 "use strict";
 (() => {
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const data = document.getElementById("figures");
+  const figures = data ? JSON.parse(data.textContent) : {};
   const config = { displayModeBar: false, responsive: true };
   const draw = (element, name) => Plotly.newPlot(element, figures[name].data, figures[name].layout, config);
   for (const element of document.querySelectorAll("[data-figure]")) draw(element, element.dataset.figure);

@@ -1,0 +1,153 @@
+"""What a campaign of injected faults came to: a matrix for the terminal, and one as an HTML page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich import box
+from rich.table import Table
+
+from vm.campaign import versions
+from vm.report import page
+from vm.trials import OUTCOMES, Outcome, Pair
+from vm.trials.campaign import Batch, declared
+from vm.trials.examples import Example
+
+Found = list[tuple[Batch, list[Outcome]]]
+MOST: Final = 40  # trials that a cell of the page lists
+Places = dict[tuple[Pair, Outcome], Path]
+SHOWN: Final = ("masked", "by guest", "by policy", "by oracle", "wrong-data", "hang", "shutdown")
+
+
+class Row(NamedTuple):
+    """A trial, as the page lists it: the fault as a campaign's file declares it, and what shows it again, if recorded."""
+
+    scenario: str
+    outcome: Outcome
+    declared: str
+    recording: Path | None
+
+
+class Cell(NamedTuple):
+    """A policy and a fault.
+
+    Attributes:
+        anchor: of its panel.
+        policy, what: by name.
+        counts: trials by outcome, all, and `fired`.
+        worst: of the outcomes.
+        scenarios: the same by scenario.
+        rows: trials that were not masked, at most so many of each outcome that all are MOST.
+        left_out: how many more there are.
+    """
+
+    anchor: str
+    policy: str
+    what: str
+    counts: Counter[str]
+    worst: str
+    scenarios: dict[str, Counter[str]]
+    rows: list[Row]
+    left_out: int
+
+
+def tally(outcomes: Iterable[Outcome]) -> Counter[str]:
+    """How many trials there were (`trials`), whose fault happened (`fired`), by outcome, and what was detected by whom."""
+    found: Counter[str] = Counter()
+    for one in outcomes:
+        found["trials"] += 1
+        found["fired"] += one.fired is not None
+        found[one.outcome] += 1
+        if one.outcome == "detected":
+            found[f"by {one.by}"] += 1
+    return found
+
+
+def matrix(found: Found) -> Table:
+    """For a terminal: a row a policy and fault, how many trials came to what."""
+    shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    columns = ("trials", "fired", *SHOWN)
+    for name in ("policy", "fault", *columns):
+        shown.add_column(name, justify="left" if name in ("policy", "fault") else "right", no_wrap=True)
+    for (policy, what), trials in _by_cell(found).items():
+        counts = tally(outcome for _, outcome in trials)
+        shown.add_row(policy, what, *(str(counts[column]) if counts[column] else "" for column in columns))
+    return shown
+
+
+def write_matrix(path: Path, found: Found, examples: Sequence[Example]) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: of the file.
+        found: batches and what came of their trials.
+        examples: recordings of some of them.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    page.check_can_write(path)
+    page.write_page(path, render(found, examples))
+
+
+def render(found: Found, examples: Sequence[Example]) -> str:
+    """The page as text; the same outcomes give the same text."""
+    places = {(example.pair, example.outcome): example.path for example in examples}
+    cells = [
+        _cell(f"pair-{number}", policy, what, trials, places)
+        for number, ((policy, what), trials) in enumerate(_by_cell(found).items())
+    ]
+    whats = list(dict.fromkeys(cell.what for cell in cells))
+    rows: dict[str, list[Cell | None]] = {cell.policy: [None] * len(whats) for cell in cells}
+    for cell in cells:
+        rows[cell.policy][whats.index(cell.what)] = cell
+    everything = [outcome for _, outcomes in found for outcome in outcomes]
+    return page.rendered(
+        "faults.html",
+        {
+            "cells": cells,
+            "rows": rows,
+            "whats": whats,
+            "scenarios": list(dict.fromkeys(batch.pair.scenario for batch, _ in found)),
+            "totals": tally(everything),
+            "outcomes": OUTCOMES,
+            "shown": SHOWN,
+            "modes": found[0][0].pair.modes.as_dict() if found else {},
+            "versions": versions(),
+        },
+        {"share": _share},
+    )
+
+
+def _by_cell(found: Found) -> dict[tuple[str, str], list[tuple[Pair, Outcome]]]:
+    """Trials by policy and fault, in order."""
+    cells: dict[tuple[str, str], list[tuple[Pair, Outcome]]] = {}
+    for batch, outcomes in found:
+        for one in outcomes:
+            cells.setdefault((batch.pair.policy, one.fault.what), []).append((batch.pair, one))
+    return cells
+
+
+def _cell(anchor: str, policy: str, what: str, trials: list[tuple[Pair, Outcome]], places: Places) -> Cell:
+    counts = tally(one for _, one in trials)
+    kinds = [name for name in OUTCOMES if name != "masked" and counts[name]]
+    rows = []
+    for name in kinds:
+        alike = sorted((trial for trial in trials if trial[1].outcome == name), key=lambda trial: trial[1].time)
+        recorded = [trial for trial in alike if trial in places]
+        chosen = [*recorded, *(trial for trial in alike if trial not in places)][: MOST // len(kinds)]
+        rows += [Row(pair.scenario, one, declared(one.fault), places.get((pair, one))) for pair, one in chosen]
+    by_scenario: dict[str, list[Outcome]] = {}
+    for pair, one in trials:
+        by_scenario.setdefault(pair.scenario, []).append(one)
+    scenarios = {scenario: tally(outcomes) for scenario, outcomes in by_scenario.items()}
+    left = counts["trials"] - counts["masked"] - len(rows)
+    return Cell(anchor, policy, what, counts, kinds[-1] if kinds else "masked", scenarios, rows, left)
+
+
+def _share(counts: Counter[str], name: str) -> Any:
+    """Per cent of the trials that came to an outcome."""
+    return round(100 * counts[name] / counts["trials"], 2)

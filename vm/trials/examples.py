@@ -1,0 +1,64 @@
+"""Recordings of trials: of the shortest of each fault and outcome, or of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from vm.recording import Recording, write_recording
+from vm.trials.campaign import Batch
+from vm.trials.sites import census
+from vm.trials.trial import Outcome, Pair, Trial
+
+Simpler = Callable[[Trial, Outcome, Recording], Recording]
+
+
+class Example(NamedTuple):
+    """A trial that is recorded: what was tried, what it came to, and where the recording is."""
+
+    pair: Pair
+    outcome: Outcome
+    path: Path
+
+
+def shortest(found: list[tuple[Batch, list[Outcome]]]) -> list[tuple[Pair, Outcome]]:
+    """The shortest trial of each fault and outcome, the masked ones left out."""
+    best: dict[tuple[str, str], tuple[Pair, Outcome]] = {}
+    for batch, outcomes in found:
+        for one in outcomes:
+            key = (one.fault.what, one.outcome)
+            if one.outcome != "masked" and (key not in best or one.time < best[key][1].time):
+                best[key] = (batch.pair, one)
+    return list(best.values())
+
+
+def everything(found: list[tuple[Batch, list[Outcome]]]) -> list[tuple[Pair, Outcome]]:
+    """All trials."""
+    return [(batch.pair, one) for batch, outcomes in found for one in outcomes]
+
+
+def record(
+    folder: Path, chosen: list[tuple[Pair, Outcome]], simpler: Simpler = lambda _trial, _outcome, recording: recording
+) -> list[Example]:
+    """Try them again, and write what repeats them.
+
+    Args:
+        folder: made if it is not there.
+        chosen: trials.
+        simpler: what is written instead of a trial's own recording.
+
+    Raises:
+        RecordingError: they cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, (pair, one) in enumerate(chosen):
+        trial = Trial(pair, one.fault, one.site, census(pair).usual)
+        again, recording = trial.recorded()
+        assert again == one, "the same trial comes to the same"
+        names = (f"{number:04}", Path(pair.policy).stem, Path(pair.scenario).stem, one.fault.what, one.outcome)
+        path = folder / f"{'-'.join(names)}.json"
+        write_recording(path, simpler(trial, one, recording))
+        written.append(Example(pair, one, path))
+    return written
