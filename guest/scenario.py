@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,5 +109,10 @@ def read_scenario(path: Path) -> Scenario:
 
 def scenarios() -> dict[str, Scenario]:
     """All scenarios that come with kstack, by id, sorted."""
+    return dict(_scenarios())
+
+
+@cache
+def _scenarios() -> dict[str, Scenario]:
     found = [read_scenario(path) for path in sorted(FOLDER.glob("*.toml"))]
     return {scenario.id: scenario for scenario in sorted(found, key=lambda scenario: scenario.id)}

@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile [--policies a,b] [--jobs N] [--schedules N] [--count N]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile [--policies a,b] [--jobs N] [--schedules N] [--count N] [--report FILE]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
+from pathlib import Path
 
 from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded
+from vm.report.faults import write_matrix
 from vm.stacks.registry import policies
 
 
@@ -20,6 +22,7 @@ def main() -> None:
     parser.add_argument("--policies", default="")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--sites", type=int, default=injected.SITES, help="a fault and pair, for injected")
+    parser.add_argument("--report", type=Path, help="HTML page, of injected")
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
     parser.add_argument("--count", type=int, default=100_000, help="of hostile guests")
     arguments = parser.parse_args()
@@ -33,7 +36,7 @@ def main() -> None:
         elif arguments.what == "decisions":
             wrong = _decisions(executor, chosen)
         elif arguments.what == "injected":
-            wrong = _injected(executor, chosen or list(policies()), arguments.sites)
+            wrong = _injected(executor, chosen or list(policies()), arguments.sites, arguments.report)
         elif arguments.what == "hostile":
             wrong = _hostile(executor, arguments.count)
         else:
@@ -77,10 +80,12 @@ def _decisions(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     return False
 
 
-def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int) -> bool:
+def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int, report: Path | None) -> bool:
     work = injected.work(names, sites)
     found = list(zip(work, executor.map(injected.tried, work, chunksize=1), strict=True))
     print(injected.table(found))
+    if report is not None:
+        write_matrix(report, [(batch, outcomes) for batch, outcomes in found if not isinstance(outcomes, str)], [])
     return False
 
 

@@ -13,17 +13,20 @@ from vm.trials.campaign import Batch
 SCENARIOS: Final = ("laight", "wilcox", "exit-reuse", "two-faults")
 """Growth and sharing, writes by others, exits, faults: every policy does something in each."""
 SITES: Final = 500  # a fault and pair: 2,000 a policy
-WHATS: Final = tuple(SYSTEMATIC)
+SOME: Final = 25  # of every other fault than these
+EVERYWHERE: Final = ("nmi", "drop-ipi", "drop-invlpg", "fail-alloc")
+WHATS: Final = (*EVERYWHERE, *(what for what in SYSTEMATIC if what not in EVERYWHERE))
 
 
 def work(names: list[str], sites: int = SITES) -> list[Batch]:
-    """A batch a policy, scenario and fault, so that workers share the work evenly."""
+    """Three batches a policy and scenario, so that workers share the work evenly."""
     modes = Modes(df_restart="exact")
+    parts = ((("nmi",), sites), (EVERYWHERE[1:], sites), (WHATS[len(EVERYWHERE) :], min(sites, SOME)))
     return [
-        Batch(Pair(name, scenario, modes), (what,), (), sites)
+        Batch(Pair(name, scenario, modes), whats, (), limit)
         for name in names
         for scenario in SCENARIOS
-        for what in WHATS
+        for whats, limit in parts
     ]
 
 

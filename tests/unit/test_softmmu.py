@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 
 from tests.support.long_mode import AREA, PLAIN, USER, LongModeGuest
+from vm.hw import tracking
 from vm.hw.engine import Access, Flags, Gpr
 from vm.hw.mmu import Cr0, Cr4
 from vm.hw.modes import Modes
@@ -150,9 +151,13 @@ class Bench:
             self.guest.set_flags(random.choice((0, Flags.AC)), cpu)
 
 
-@pytest.mark.parametrize("tlb", ["retain", "capacity 4"])
+@pytest.mark.parametrize(("tlb", "cleared"), [("retain", 64), ("capacity 4", 64), ("retain", 0), ("capacity 4", 0)])
 @pytest.mark.parametrize("seed", range(10))
-def test_how_long_the_softmmu_keeps_entries_never_shows(tlb: str, seed: int) -> None:
+def test_how_long_the_softmmu_keeps_entries_never_shows(
+    tlb: str, cleared: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor which frames are taken for tables: at 0 none is any more as soon as it is stored to."""
+    monkeypatch.setattr(tracking, "CLEARED", cleared)
     benches = [Bench(tlb, flush, watch) for flush in (False, True) for watch in (False, True)]
     randoms = [Random(seed) for _ in benches]
     for number in range(OPERATIONS):
@@ -164,3 +169,50 @@ def test_how_long_the_softmmu_keeps_entries_never_shows(tlb: str, seed: int) -> 
     assert benches[1].watcher.stale == benches[3].watcher.stale, "each stale load and store is reported, once"
     assert benches[1].watcher.stale
     assert {vector for _, vector, _ in benches[0].seen} >= {None, 14, 0x80}
+
+
+def test_a_table_that_is_cleared_is_one_no_more_until_a_walk_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five hundred stores do not come back one by one; what a store to it then changes is seen all the same."""
+    guest = LongModeGuest(cpus=2)
+    watcher = Watcher()
+    for cpu in guest.machine.cpus:
+        cpu.mmu.observer = watcher
+    leaf = guest.entry(AREA)
+    table, window = leaf & ~0xFFF, AREA + (1 << 21)  # of another table
+    guest.memory.write64(guest.entry(window), table | PLAIN)
+    frames = [guest.frame() for _ in range(2)]
+    for number, frame in enumerate(frames):
+        guest.memory.write64(frame, number + 7)
+    load, store = guest.kernel_code("mov rax, [rbx]\nhlt"), guest.kernel_code("mov [rbx], rcx\nhlt")
+    clear = guest.kernel_code(".Lnext: mov qword ptr [rdi], rax\nadd rdi, 8\ndec rcx\njnz .Lnext\nhlt")
+
+    def run(code: int, cpu: int = 0, **gprs: int) -> int:
+        guest.start(code, cpu, **({"rax": 0} | gprs))
+        guest.until_halt(cpu)
+        assert guest.vector(cpu) is None
+        return guest.gpr(Gpr.RAX, cpu)
+
+    def through(frame: int, cpu: int = 0) -> int:
+        run(store, rbx=window + (leaf & 0xFFF), rcx=frame | PLAIN)
+        return run(load, cpu, rbx=AREA)
+
+    tables = guest.machine.tracker.tables
+    assert [through(frames[0]), run(load, 1, rbx=AREA)] == [7, 7]
+    assert table >> 12 in tables
+    told: list[int] = []
+    store_told = guest.machine.tracker.store
+
+    def counted(address: int, size: int, storer: int = -1) -> None:
+        told.append(address)
+        store_told(address, size, storer)
+
+    monkeypatch.setattr(guest.machine.tracker, "store", counted)
+    run(clear, rdi=window + (leaf & 0xFFF) + 8, rcx=300)
+    assert table >> 12 not in tables
+    assert tracking.CLEARED <= len(told) <= tracking.CLEARED + 3
+    watcher.stale.clear()
+    assert run(load, 1, rbx=AREA) == 7
+    assert table >> 12 in tables, "a walk compares what the TLB holds, and has read it"
+    assert watcher.stale == []
+    assert through(frames[1], 1) == 7, "the other CPU's TLB has the older one"
+    assert [(cpu, address) for cpu, address, _ in watcher.stale] == [(1, AREA)]

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+CLEARED: Final = 64
+"""Stores, each right behind the one before, after which a frame is thought to be no table any more."""
 _P: Final = 1
+_NEXT: Final = 64  # bytes from a store to the next one, at most
 
 
 class TrackedMmu(Protocol):
@@ -46,6 +49,8 @@ class FrameTracker:
         self.code: dict[int, int] = {}  # frame number -> bit mask of CPUs that executed from it
         self.tables: dict[int, int] = {}  # frame number -> log2 of what one of its entries maps
         self.generation = 0  # grows whenever a walk may come out differently
+        self._last = 0  # where a table was stored to
+        self._in_row = 0  # stores to tables, each right behind the one before
 
     def add_code(self, frame: int, cpu: int) -> None:
         """CPU `cpu` executes from `frame` (a frame number)."""
@@ -71,12 +76,22 @@ class FrameTracker:
         for frame in range(address >> 12, (address + size - 1 >> 12) + 1):
             if frame in self.tables:
                 self._table_stored(address, size, self.tables[frame])
+                self._in_row = self._in_row + 1 if 0 < address - self._last <= _NEXT else 0
+                self._last = address
+                if self._in_row >= CLEARED:
+                    self._forget(frame)
             users = self.code.get(frame, 0)
             if not users:
                 continue
             for cpu, mmu in enumerate(self.mmus):
                 if users >> cpu & 1 and cpu != storer:
                     mmu.code_stored(address, size)
+
+    def _forget(self, frame: int) -> None:
+        """A frame is being cleared or filled: as long as no walk reads it again its stores need not come back."""
+        self._in_row = 0
+        del self.tables[frame]
+        self.flush()  # the generation has grown: whatever a TLB holds is compared again, by a walk
 
     def _table_stored(self, address: int, size: int, shift: int) -> None:
         self.generation += 1

@@ -18,6 +18,7 @@ would be wrong: `Engine` puts that right.
 from __future__ import annotations
 
 import ctypes
+from mmap import mmap
 from typing import Final
 
 from vm.hw.engine import layout
@@ -96,7 +97,10 @@ class Recorder:
     """
 
     def __init__(self, library: layout.Library, handle: int, env: int, control: Control) -> None:
-        self._buffer = (ctypes.c_uint64 * (WORDS * (BUFFER_RECORDS + SPARE_RECORDS)))()
+        size = RECORD_BYTES * (BUFFER_RECORDS + SPARE_RECORDS)
+        self._buffer = (ctypes.c_uint64 * (size // 8)).from_buffer(
+            mmap(-1, size)
+        )  # goes back to the host when it is dropped
         self._first = ctypes.addressof(self._buffer)
         self._cursor = cursor = _Cursor(control=ctypes.addressof(control), env=env)
         cursor.enough = self._first + BUFFER_RECORDS * RECORD_BYTES
