@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
-from vm.hw.engine.tracing import INSTRUCTION, LOAD, STORE, WORDS
+from vm.hw.engine.tracing import BUFFER_RECORDS, LOAD, STORE
 
 SETS_FLAGS: Final = (
     "sub rax, 0x3f8", "cmp rax, rcx", "add rax, rcx", "dec rax", "inc cl", "neg rax", "adc rax, rcx", "sbb eax, ecx",
@@ -47,21 +47,23 @@ def test_flags_are_right_where_the_engine_goes_back(back: str) -> None:
                 assert state(text, True, map_it) == state(text, False, map_it), text
 
 
-def test_records_are_instructions_with_their_accesses_behind_them() -> None:
+def test_records_are_instructions_and_accesses_with_their_instruction() -> None:
     guest = LongModeGuest()
     frame = guest.frame(0x1234)
     guest.map(AREA, frame)
     recorder = guest.machine.cpus[0].engine.record()
     guest.run("mov rax, [rbx]\nadd [rbx+8], eax\npush rax", rbx=AREA)
-    words = memoryview(recorder.read()).cast("Q")
-    records = [tuple(words[at : at + WORDS]) for at in range(0, len(words), WORDS)]
-    kinds = [tag & 0xFF for _, tag, _ in records]
-    assert kinds == [INSTRUCTION, LOAD, INSTRUCTION, LOAD, STORE, INSTRUCTION, STORE, INSTRUCTION]
-    assert records[1] == (frame, LOAD | 8 << 8, 0x1234)
-    assert records[4] == (frame + 8, STORE | 4 << 8, 0x1234)
-    assert [tag >> 8 & 0xFF for _, tag, _ in records if tag & 0xFF == INSTRUCTION] == [3, 3, 1, 1]
+    found = recorder.read()
+    assert [tag & 0xFF for tag in found.tag] == [3, 3, 1, 1]
+    assert [rip - found.rip[0] for rip in found.rip] == [0, 3, 6, 7]
+    assert [kind & 0xFF for kind in found.kind] == [LOAD, LOAD, STORE, STORE]
+    assert [(owner - found.first) // 8 for owner in found.owner] == [1, 2, 2, 3]
+    assert (found.physical[0], found.kind[0] >> 8, found.value[0]) == (frame, 8, 0x1234)
+    assert (found.physical[2], found.kind[2] >> 8, found.value[2]) == (frame + 8, 4, 0x1234)
+    assert found.rsp[3] == found.rsp[0] - 8
+    assert (recorder.instructions, recorder.accesses) == (4, 4)
     recorder.clear()
-    assert recorder.written == 0
+    assert (recorder.instructions, recorder.accesses) == (0, 0)
 
 
 def test_a_store_into_its_own_block_is_recorded_once() -> None:
@@ -69,7 +71,21 @@ def test_a_store_into_its_own_block_is_recorded_once() -> None:
     recorder = guest.machine.cpus[0].engine.record()
     text = "lea rbx, [rip+.Lthere]\nmov ecx, 3\n.Lagain:\nmov byte ptr [rbx], 0x90\n.Lthere:\nnop\ndec ecx\njnz .Lagain"
     guest.run(text)
-    words = memoryview(recorder.read()).cast("Q")
-    rips = [words[at] for at in range(0, len(words), WORDS) if words[at + 1] & 0xFF == INSTRUCTION]
-    assert len(rips) == 2 + 3 * 4 + 1
-    assert guest.machine.cpus[0].counts.instructions == len(rips)
+    found = recorder.read()
+    assert len(found.rip) == 2 + 3 * 4 + 1
+    assert guest.machine.cpus[0].counts.instructions == len(found.rip)
+    assert [kind & 0xFF for kind in found.kind] == [STORE] * 3
+    assert [(owner - found.first) // 8 for owner in found.owner] == [3, 7, 11]
+
+
+@pytest.mark.parametrize("text", ["inc rax", "mov rdx, [rbx]"])
+def test_a_buffer_that_nobody_reads_begins_again(text: str) -> None:
+    """A run stops where it is full, of instructions or of accesses, and goes on."""
+    guest = LongModeGuest()
+    guest.map(AREA, guest.frame(7), PLAIN)
+    recorder = guest.machine.cpus[0].engine.record()
+    count = BUFFER_RECORDS // 8
+    guest.start(guest.kernel_code(".Lagain:\n" + f"{text}\n" * 8 + "dec rcx\njnz .Lagain\nhlt"), rbx=AREA, rcx=count)
+    guest.until_halt(units=10 * count + 100)
+    assert guest.machine.cpus[0].counts.instructions == 10 * count + 1
+    assert 0 < recorder.instructions < BUFFER_RECORDS + 100

@@ -11,16 +11,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vm.hw.engine.tracing import INSTRUCTION, STORE, WORDS
+from vm.hw.engine.tracing import STORE, Records
 
 Numbers = NDArray[np.uint64]
+Places = NDArray[np.int64]
+"""Positions of records in their buffer."""
 PAGE: Final = np.uint64(0xFFF)
 FRAME_SHIFT: Final = np.uint64(12)
 POSITION_BITS: Final = np.uint64(24)  # of a record in its buffer
+MOST_FRAMES: Final = 1 << 21  # beyond which frames are looked up by searching
+_FRAME, _PAGE = 2, 3  # places in what is entered
+_ODD: Final = np.uint64(0x9E3779B97F4A7C15)  # makes one number of two
 
 
 class Ran(NamedTuple):
-    """One run of an engine: virtual time at its start, instructions retired, and the position behind its records."""
+    """One run of an engine: virtual time at its start, instructions retired, and the position behind theirs."""
 
     time: int
     retired: int
@@ -41,9 +46,6 @@ INSTRUCTIONS: Final = ("count", "cpu", "rip", "size", "ring", "rsp", "thread")
 ACCESSES: Final = ("count", "cpu", "store", "model", "size", "address", "physical", "value")
 
 
-_Entered = tuple[int, int, int]  # position, frame number, linear page in bytes
-
-
 class Pages:
     """Which frames an engine has been given for which linear pages, in the order of its records.
 
@@ -54,52 +56,68 @@ class Pages:
     def __init__(self) -> None:
         self.page_of: dict[int, int] = {}  # frame number -> linear page, in bytes
         self._frame_of: dict[int, int] = {}
-        self._entered: list[_Entered] = []
-        self._at_first: tuple[list[_Entered], list[_Entered]] = ([], [])  # by frame, and by page
+        self._entered: list[tuple[int, int, int, int]] = []  # accesses and instructions before, frame, page
+        self._at_first: tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int, int]]] = ([], [])
+        self._moved = False  # a frame or page has had two meanings since the buffer's start
 
-    def entered(self, frame: int, position: int, page: int) -> None:
-        """From the record at `position` on."""
-        if self.page_of.get(frame) != page or self._frame_of.get(page) != frame:
-            self._entered.append((position, frame, page))
+    def entered(self, frame: int, positions: tuple[int, int], page: int) -> None:
+        """From so many accesses and instructions on."""
+        old = self.page_of.get(frame), self._frame_of.get(page)
+        if old != (page, frame):
+            self._moved = self._moved or old != (None, None)
+            self._entered.append((*positions, frame, page))
             self.page_of[frame], self._frame_of[page] = page, frame
 
     def next_buffer(self) -> None:
         """Positions begin again: what is entered is so from the start."""
         self._at_first = (
-            [(0, frame, page) for frame, page in self.page_of.items()],
-            [(0, frame, page) for page, frame in self._frame_of.items()],
+            [(0, 0, frame, page) for frame, page in self.page_of.items()],
+            [(0, 0, frame, page) for page, frame in self._frame_of.items()],
         )
         self._entered.clear()
+        self._moved = False
 
     def physical_now(self, linear: int) -> int | None:
         """Where a linear address lies at present; None if the engine has no page for it."""
         frame = self._frame_of.get(linear & ~0xFFF)
         return None if frame is None else frame << 12 | linear & 0xFFF
 
-    def linear(self, physical: Numbers, positions: Numbers) -> Numbers:
-        """Linear addresses of recorded physical ones."""
-        return self._latest(physical >> FRAME_SHIFT, positions, 1, 2) | physical & PAGE
+    def linear(self, physical: Numbers, accesses: Places) -> Numbers:
+        """Linear addresses of recorded physical ones, by the places of the accesses."""
+        frames = physical >> FRAME_SHIFT
+        most = max(self.page_of, default=0)
+        if self._moved or most > MOST_FRAMES:
+            return self._latest(frames, accesses, _FRAME, _PAGE) | physical & PAGE
+        table = np.zeros(most + 1, dtype=np.uint64)
+        table[list(self.page_of)] = list(self.page_of.values())
+        found: Numbers = table[frames] | physical & PAGE
+        return found
 
-    def physical(self, linear: Numbers, positions: Numbers) -> Numbers:
-        """Physical addresses of linear ones that were used."""
-        return self._latest(linear & ~PAGE, positions, 2, 1) << FRAME_SHIFT | linear & PAGE
+    def physical(self, linear: Numbers, instructions: Places) -> Numbers:
+        """Physical addresses of linear ones that were executed, by the places of the instructions."""
+        return self._latest(linear & ~PAGE, instructions, _PAGE, _FRAME) << FRAME_SHIFT | linear & PAGE
 
-    def _latest(self, wanted: Numbers, positions: Numbers, key: int, answer: int) -> Numbers:
-        """For each wanted key what was entered with it last, at its position or before."""
+    def first_of_each(self, linear: Numbers, instructions: Places) -> Places:
+        """Where each linear address comes first, in each place that it has had; in order."""
+        return first_of_each(linear * _ODD + self.physical(linear, instructions) if self._moved else linear)
+
+    def _latest(self, wanted: Numbers, places: Places, key: int, answer: int) -> Numbers:
+        """For each wanted key what was entered with it last, at its place or before."""
         if not len(wanted):
             return wanted
-        entered = np.array(self._at_first[key - 1] + self._entered, dtype=np.uint64)
+        position = 0 if key == _FRAME else 1
+        entered = np.array(self._at_first[position] + self._entered, dtype=np.uint64)
         known, numbers = np.unique(entered[:, key], return_inverse=True)
-        keys = numbers.astype(np.uint64) << POSITION_BITS | entered[:, 0]
+        keys = numbers.astype(np.uint64) << POSITION_BITS | entered[:, position]
         order = np.argsort(keys, kind="stable")
-        asked = np.searchsorted(known, wanted).astype(np.uint64) << POSITION_BITS | positions
+        asked = np.searchsorted(known, wanted).astype(np.uint64) << POSITION_BITS | places.astype(np.uint64)
         found: Numbers = entered[order[np.searchsorted(keys[order], asked, "right") - 1], answer]
         return found
 
 
 def assemble(
-    records: bytes, runs: list[Ran], cpu: int, pages: Pages, switches: list[tuple[int, int]]
-) -> tuple[Columns, Columns, Numbers]:
+    records: Records, runs: list[Ran], cpu: int, pages: Pages, switches: list[tuple[int, int]]
+) -> tuple[Columns, Columns, Places]:
     """Instructions that were retired, and accesses of theirs, of one engine.
 
     Args:
@@ -110,69 +128,76 @@ def assemble(
         switches: virtual time and thread, in order: the thread that is current from then on.
 
     Returns:
-        Columns INSTRUCTIONS and ACCESSES, in the order of execution, and where the instructions lie (physical).
+        Columns INSTRUCTIONS and ACCESSES, in the order of execution, and the places of the instructions' records.
     """
-    words = np.frombuffer(records, dtype=np.uint64).reshape(-1, WORDS)
-    tags = words[:, 1]
-    is_code = (tags & np.uint64(0xFF)) == INSTRUCTION
+    rip, tag, rsp, physical, kind, value, owner = (np.array(column, dtype=np.uint64) for column in records[:7])
     ends = np.array([run.end for run in runs], dtype=np.int64)
-    retired = np.array([run.retired for run in runs], dtype=np.int64)
+    starts = np.concatenate(([0], ends[:-1]))
+    begun, retired = ends - starts, np.array([run.retired for run in runs], dtype=np.int64)
     times = np.array([run.time for run in runs], dtype=np.uint64)
-    run_of = np.searchsorted(ends, np.arange(len(words)), "right")
-    code_so_far = np.cumsum(is_code)
-    before = np.concatenate(([0], code_so_far))[np.concatenate(([0], ends[:-1]))]
-    ordinal = code_so_far - 1 - before[run_of]  # of the instruction within its run
-    kept = ordinal < retired[run_of]
-    count = times[run_of] + ordinal.astype(np.uint64)
-    code, access = kept & is_code, kept & ~is_code
-    counts = count[code]
+    places = np.arange(len(rip), dtype=np.int64)
+    counts = np.repeat(times - starts.astype(np.uint64), begun) + places.astype(np.uint64)
+    of = (owner - np.uint64(records.first) >> np.uint64(3)).astype(np.int64) - 1  # the place of an access's instruction
+    their_counts, reached = counts[of], np.arange(len(physical), dtype=np.int64)
+    if (begun > retired).any():
+        kept = places - np.repeat(starts, begun) < np.repeat(retired, begun)
+        theirs = kept[of]
+        counts, rip, tag, rsp, places = (column[kept] for column in (counts, rip, tag, rsp, places))
+        their_counts, physical, kind, value, reached = (
+            column[theirs] for column in (their_counts, physical, kind, value, reached)
+        )
+    bytes_of_tag, bytes_of_kind = tag.view(np.uint8), kind.view(np.uint8)
     instructions = Columns(
         INSTRUCTIONS,
         (
             counts,
             np.full(len(counts), cpu, np.uint8),
-            words[code, 0],
-            (tags[code] >> np.uint64(8) & np.uint64(0xFF)).astype(np.uint8),
-            (tags[code] >> np.uint64(16)).astype(np.uint8),
-            words[code, 2],
+            rip,
+            bytes_of_tag[0::8],
+            bytes_of_tag[1::8],
+            rsp,
             threads(counts, switches),
         ),
     )
-    physical = words[access, 0]
     accesses = Columns(
         ACCESSES,
         (
-            count[access],
+            their_counts,
             np.full(len(physical), cpu, np.uint8),
-            (tags[access] & np.uint64(0xFF)) == STORE,
+            bytes_of_kind[0::8] == STORE,
             np.zeros(len(physical), np.bool_),
-            (tags[access] >> np.uint64(8)).astype(np.uint8),
-            pages.linear(physical, np.nonzero(access)[0].astype(np.uint64)),
+            bytes_of_kind[1::8],
+            pages.linear(physical, reached),
             physical,
-            words[access, 2],
+            value,
         ),
     )
-    return instructions, accesses, pages.physical(words[code, 0], np.nonzero(code)[0].astype(np.uint64))
+    return instructions, accesses, places
 
 
 def threads(counts: Numbers, switches: list[tuple[int, int]]) -> NDArray[np.int32]:
-    """The thread that is current at each of these virtual times; 0 before there is one."""
+    """The thread that is current at each of these virtual times, which ascend; 0 before there is one."""
     times = np.array([time for time, _ in switches], dtype=np.uint64)
     ids = np.array([0] + [thread for _, thread in switches], dtype=np.int64).astype(np.int32)
-    found: NDArray[np.int32] = ids[np.searchsorted(times, counts, "left")]
+    changes = np.concatenate(([0], np.searchsorted(counts, times, "right"), [len(counts)]))
+    found: NDArray[np.int32] = np.repeat(ids, np.diff(changes))
     return found
 
 
-def first_of_each(values: Numbers) -> list[int]:
+def first_of_each(values: Numbers) -> Places:
     """Where each value comes first, in order."""
     numbers = pa.array(values).dictionary_encode().indices.to_numpy()  # values are numbered as they come
     most = np.maximum.accumulate(numbers)
-    found: list[int] = np.flatnonzero(np.diff(most, prepend=-1)).tolist()
-    return found
+    return np.flatnonzero(np.diff(most, prepend=-1))
 
 
 def sorted_together(parts: list[Columns]) -> Columns:
     """All rows by virtual time; rows of one time stay in order."""
-    arrays = tuple(np.concatenate(arrays) for arrays in zip(*(part.arrays for part in parts), strict=True))
+    some = [part for part in parts if len(part)] or parts[:1]
+    if len(some) == 1:
+        return some[0]
+    arrays = tuple(np.concatenate(arrays) for arrays in zip(*(part.arrays for part in some), strict=True))
+    if (arrays[0][1:] >= arrays[0][:-1]).all():
+        return Columns(parts[0].names, arrays)
     order = np.argsort(arrays[0], kind="stable")
     return Columns(parts[0].names, tuple(array[order] for array in arrays))

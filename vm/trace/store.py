@@ -75,7 +75,8 @@ SCHEMAS: Final = {
     "code": pa.schema([("rip", pa.uint64()), ("count", pa.uint64()), ("code", pa.binary()), ("symbol", pa.string())]),
 }
 DELTAS: Final = {"count": "DELTA_BINARY_PACKED"}
-PLAIN: Final = ("count", "value", "physical", "address", "rsp")  # columns that are smaller without a dictionary
+PLAIN: Final = ("count", "cpu", "value", "physical", "address", "rsp", "size", "ring", "thread", "store", "model")
+"""Columns that are as small without a dictionary, and written faster."""
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,7 +140,8 @@ class Writer:
             compression_level=LEVEL,
             use_dictionary=[column for column in columns if column not in PLAIN],
             column_encoding={column: DELTAS[column] for column in columns if column in DELTAS},
-            write_statistics=True,
+            write_statistics=["count"],  # by which queries pass over row groups
+            data_page_version="2.0",
             dictionary_pagesize_limit=1 << 22,
         )
 

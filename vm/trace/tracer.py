@@ -18,19 +18,17 @@ from vm.trace.columns import (
     ACCESSES,
     INSTRUCTIONS,
     Columns,
-    Numbers,
     Pages,
+    Places,
     Ran,
     assemble,
-    first_of_each,
     sorted_together,
     threads,
 )
 from vm.trace.events import Event, Events
 
-PART_RECORDS: Final = 1 << 18  # of one engine, after which a part is handed on
+PART_RECORDS: Final = 1 << 18  # instructions or accesses of one engine, after which a part is handed on
 _U64: Final = (1 << 64) - 1
-_ODD: Final = np.uint64(0x9E3779B97F4A7C15)  # makes one number of two
 
 
 class Part:
@@ -69,7 +67,7 @@ class _Cpu:
         old = self.pages.page_of.get(frame)
         if old is not None and abs(old - page) > 0x1000:  # not while one access straddles both
             self.cpu.engine.flush_page(old)
-        self.pages.entered(frame, self.recorder.written, page)
+        self.pages.entered(frame, (self.recorder.accesses, self.recorder.instructions), page)
 
 
 class Tracer:
@@ -97,8 +95,9 @@ class Tracer:
     def ran(self, cpu: int, time: int, stop: Stop) -> None:
         """InstructionObserver: the engine's records of one run are complete."""
         one = self._cpus[cpu]
-        one.runs.append(Ran(time, stop.instructions, one.recorder.written))
-        if one.recorder.written >= PART_RECORDS:
+        recorder = one.recorder
+        one.runs.append(Ran(time, stop.instructions, recorder.instructions))
+        if recorder.instructions >= PART_RECORDS or recorder.accesses >= PART_RECORDS:
             self.hand_on()
 
     def emulated(self, cpu: int, time: int, instruction: Instruction, before: Before) -> None:
@@ -129,10 +128,10 @@ class Tracer:
         code: list[tuple[int, int, bytes]] = []
         for index, one in enumerate(self._cpus):
             if one.runs:
-                own, made, places = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
+                own, made, kept = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
                 instructions.append(own)
                 accesses.append(made)
-                code += self._seen(own, places)
+                code += self._seen(one, own, kept)
             instructions.append(_emulated(one, index))
             accesses.append(_model(one, index))
             code += [(time, before.rip, before.code) for time, before in one.emulated]
@@ -140,18 +139,19 @@ class Tracer:
         new = [(count, rip, data) for count, rip, data in sorted(code) if self._is_new(rip, data)]
         self._sink(Part(sorted_together(instructions), sorted_together(accesses), self.events.take(), new))
 
-    def _seen(self, instructions: Columns, places: Numbers) -> list[tuple[int, int, bytes]]:
+    def _seen(self, one: _Cpu, instructions: Columns, kept: Places) -> list[tuple[int, int, bytes]]:
         """Count, RIP and bytes (as they are now) of each instruction, where it comes first in each place."""
         counts, rips, sizes = (instructions.arrays[INSTRUCTIONS.index(name)] for name in ("count", "rip", "size"))
-        first = first_of_each(rips * _ODD + places)
+        first = one.pages.first_of_each(rips, kept)
+        places = one.pages.physical(rips[first], kept[first])
         read = self._machine.memory.read
         found = []
-        for at in first:
-            place, size = int(places[at]), int(sizes[at])
+        for at, place in zip(first.tolist(), places.tolist(), strict=True):
+            size = int(sizes[at])
             within = min(size, 0x1000 - (place & 0xFFF))
             data = read(place, within)
             if within < size:
-                rest = self._cpus[int(instructions.arrays[1][at])].pages.physical_now(int(rips[at]) + within)
+                rest = one.pages.physical_now(int(rips[at]) + within)
                 data += b"" if rest is None else read(rest, size - within)
             found.append((int(counts[at]), int(rips[at]), data))
         return found

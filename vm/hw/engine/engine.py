@@ -27,7 +27,7 @@ from vm.hw.engine import layout
 from vm.hw.engine.blocks import Blocks
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
-from vm.hw.engine.tracing import BUFFER_RECORDS, Recorder
+from vm.hw.engine.tracing import Recorder
 
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
 PHYSICAL_BITS = 40
@@ -312,7 +312,7 @@ class Engine:
 
     def _run(self, budget: int) -> Stop:
         control = self.control
-        if self.recorder is not None and self.recorder.written >= BUFFER_RECORDS:
+        if self.recorder is not None and self.recorder.full:
             self.recorder.clear()  # nobody reads them any more
         self._refused_ahead = False
         self._budget = budget

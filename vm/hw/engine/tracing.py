@@ -1,14 +1,14 @@
 """Records of what an engine does, written by machine code: each instruction and each access to memory.
 
-Two stubs of a few instructions, called by the translated code, append records of three 64-bit words to a buffer; Python
+Two stubs of a few instructions, called by the translated code, append records to a buffer, column by column; Python
 reads them when the engine has stopped. When the buffer is nearly full the engine is asked to stop before the
 next block, which is no different from a slice that ends there.
 
-    an instruction    RIP             1 | bytes << 8 | CPL << 16    RSP before it
-    a load, a store   physical        25 or 17 | bytes << 8         value
+    an instruction    RIP, bytes | CPL << 8, RSP before it
+    a load, a store   physical address, 25 or 17 | bytes << 8, value, how many instructions were recorded
 
-Accesses follow the record of their instruction. An instruction that was not retired (it faulted, or stored into
-its own block and runs again) has left its records too: whoever reads has to know how many were retired.
+An instruction that was not retired (it faulted, or stored into its own block and runs again) has left its records too:
+whoever reads has to know how many were retired.
 
 With a code hook Unicorn computes the flags that the instruction before has left, into cc_src, behind the point for which
 QEMU has noted how they are kept (cc_op). Whenever QEMU goes back to an instruction it takes what it noted, and the flags
@@ -19,17 +19,17 @@ from __future__ import annotations
 
 import ctypes
 from mmap import mmap
-from typing import Final
+from typing import Final, NamedTuple
 
 from vm.hw.engine import layout
 from vm.hw.engine.stubs import CodePage, Control
 
-INSTRUCTION, LOAD, STORE = 1, 25, 17
-"""Kinds of records; of accesses Unicorn's own (UC_MEM_READ_AFTER, UC_MEM_WRITE)."""
-WORDS: Final = 3  # of a record
-RECORD_BYTES: Final = 8 * WORDS
-BUFFER_RECORDS: Final = 1 << 20
+LOAD, STORE = 25, 17
+"""Kinds of accesses: Unicorn's own (UC_MEM_READ_AFTER, UC_MEM_WRITE)."""
+BUFFER_RECORDS: Final = 1 << 19  # of instructions, and of accesses
 SPARE_RECORDS: Final = 1 << 16  # for what a block can still do once the engine has been asked to stop
+_COLUMN: Final = 8 * (BUFFER_RECORDS + SPARE_RECORDS)  # bytes of a column; a record has a 64-bit word in each
+_OF_INSTRUCTIONS, _OF_ACCESSES = 3, 4  # columns
 _HOOK_CODE, _HOOK_READ_AFTER, _HOOK_WRITE = 1 << 2, 1 << 13, 1 << 11
 _CONTROL: Final = {name: getattr(Control, name).offset for name, _ in Control._fields_}
 
@@ -38,10 +38,12 @@ class _Cursor(ctypes.Structure):
     """What the stubs and Python share."""
 
     _fields_ = (
-        ("next", ctypes.c_uint64),  # 0: host address of the next record
+        ("next", ctypes.c_uint64),  # 0: host address of the next instruction's record, in the first column
         ("enough", ctypes.c_uint64),  # 8: beyond this the engine is asked to stop
         ("control", ctypes.c_uint64),  # 16: the engine's `Control`
         ("env", ctypes.c_uint64),  # 24
+        ("next_access", ctypes.c_uint64),  # 32: the same of accesses
+        ("enough_accesses", ctypes.c_uint64),  # 40
     )
 
 
@@ -52,15 +54,17 @@ _CODE = f"""
     mov r8, [rcx + 24]
     mov r9d, [r8 + {layout.ENV_HFLAGS}]
     and r9d, {layout.HF_CPL}
-    shl r9d, 16
-    shl edx, 8
-    lea r9d, [r9 + rdx + {INSTRUCTION}]
-    mov [rax + 8], r9
+    shl r9d, 8
+    or r9d, edx
+    mov [rax + {_COLUMN}], r9
     mov r9, [r8 + {layout.ENV_REGS + 4 * 8}]
-    mov [rax + 16], r9
-    add rax, {RECORD_BYTES}
+    mov [rax + {2 * _COLUMN}], r9
+    add rax, 8
     mov [rcx], rax
     cmp rax, [rcx + 8]
+    jae full
+    mov rax, [rcx + 32]
+    cmp rax, [rcx + 40]
     jae full
     ret
 full:
@@ -74,16 +78,38 @@ full:
 
 # void access(uc, type, address, size, value, user_data)
 _ACCESS = f"""
-    mov rax, [r9]
+    mov rax, [r9 + 32]
     mov [rax], rdx
     shl ecx, 8
-    lea ecx, [rcx + rsi]
-    mov [rax + 8], rcx
-    mov [rax + 16], r8
-    add rax, {RECORD_BYTES}
-    mov [r9], rax
+    or ecx, esi
+    mov [rax + {_COLUMN}], rcx
+    mov [rax + {2 * _COLUMN}], r8
+    mov rdx, [r9]
+    mov [rax + {3 * _COLUMN}], rdx
+    add rax, 8
+    mov [r9 + 32], rax
     ret
 """
+
+
+class Records(NamedTuple):
+    """Columns of what was recorded, each of 64-bit words; they are the buffer itself, and change with it.
+
+    Attributes:
+        rip, tag, rsp: of instructions; a tag is bytes | CPL << 8.
+        physical, kind, value, owner: of accesses; a kind is LOAD or STORE | bytes << 8, an owner `first` + 8 times
+            the number of instructions that were recorded before, its own among them.
+        first: what owners count from.
+    """
+
+    rip: memoryview
+    tag: memoryview
+    rsp: memoryview
+    physical: memoryview
+    kind: memoryview
+    value: memoryview
+    owner: memoryview
+    first: int
 
 
 class Recorder:
@@ -97,13 +123,15 @@ class Recorder:
     """
 
     def __init__(self, library: layout.Library, handle: int, env: int, control: Control) -> None:
-        size = RECORD_BYTES * (BUFFER_RECORDS + SPARE_RECORDS)
-        self._buffer = (ctypes.c_uint64 * (size // 8)).from_buffer(
-            mmap(-1, size)
-        )  # goes back to the host when it is dropped
+        size = _COLUMN * (_OF_INSTRUCTIONS + _OF_ACCESSES)
+        self._buffer = (ctypes.c_uint64 * (size // 8)).from_buffer(mmap(-1, size))  # goes back to the host when dropped
+        words = memoryview(self._buffer).cast("B").cast("Q")
+        self._columns = [words[at // 8 : (at + _COLUMN) // 8] for at in range(0, size, _COLUMN)]
         self._first = ctypes.addressof(self._buffer)
+        self._first_access = self._first + _OF_INSTRUCTIONS * _COLUMN
         self._cursor = cursor = _Cursor(control=ctypes.addressof(control), env=env)
-        cursor.enough = self._first + BUFFER_RECORDS * RECORD_BYTES
+        cursor.enough = self._first + 8 * BUFFER_RECORDS
+        cursor.enough_accesses = self._first_access + 8 * BUFFER_RECORDS
         self._code = code = CodePage()
         data, access = ctypes.addressof(cursor), code.add(_ACCESS)
         library.hook(handle, _HOOK_CODE, code.add(_CODE), data)
@@ -112,24 +140,37 @@ class Recorder:
         self.clear()
 
     @property
-    def written(self) -> int:
-        """Records in the buffer."""
-        written: int = (self._cursor.next - self._first) // RECORD_BYTES
+    def instructions(self) -> int:
+        """Instructions in the buffer."""
+        written: int = (self._cursor.next - self._first) // 8
         return written
 
-    def read(self) -> bytes:
+    @property
+    def accesses(self) -> int:
+        """Accesses in the buffer."""
+        written: int = (self._cursor.next_access - self._first_access) // 8
+        return written
+
+    @property
+    def full(self) -> bool:
+        """Whether the engine is asked to stop at each block."""
+        return self.instructions >= BUFFER_RECORDS or self.accesses >= BUFFER_RECORDS
+
+    def read(self) -> Records:
         """All records."""
-        return ctypes.string_at(self._first, self._cursor.next - self._first)
+        rip, tag, rsp = (column[: self.instructions] for column in self._columns[:_OF_INSTRUCTIONS])
+        physical, kind, value, owner = (column[: self.accesses] for column in self._columns[_OF_INSTRUCTIONS:])
+        return Records(rip, tag, rsp, physical, kind, value, owner, self._first)
 
     def clear(self) -> None:
         """Begin again at the buffer's start."""
-        self._cursor.next = self._first
+        self._cursor.next, self._cursor.next_access = self._first, self._first_access
 
     def take_back(self) -> None:
         """The instruction that was begun last runs again: drop its records."""
-        word = self.written * WORDS
-        while word:
-            word -= WORDS
-            if self._buffer[word + 1] & 0xFF == INSTRUCTION:
-                break
-        self._cursor.next = self._first + 8 * word
+        if not self.instructions:
+            return
+        self._cursor.next -= 8
+        owners = self._columns[-1]
+        while self.accesses and owners[self.accesses - 1] > self._cursor.next:
+            self._cursor.next_access -= 8
