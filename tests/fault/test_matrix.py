@@ -75,11 +75,15 @@ def test_the_page_has_a_cell_a_policy_and_fault_with_a_panel() -> None:
 
 def test_a_cell_lists_some_of_each_outcome_and_says_how_many_more_there_are() -> None:
     many = [outcome(fault, "hang") for fault in DROP[:99]] + [outcome(DROP[99], "shutdown")]
-    text = render([batch("one", "laight", many)], [])
+    found = batch("one", "laight", many)
+    text = render([found], [])
     listed = text.count("<details>")
     assert listed == MOST // 2 + 1
     assert f"and {100 - listed} more." in text
     assert text.count('<span class="outcome shutdown">shutdown</span></td>') == 1
+    assert "kept/98.json" in render([found], [Example(found[0].pair, many[98], Path("kept/98.json"))]), (
+        "recorded: listed"
+    )
 
 
 @pytest.mark.system("chromium")

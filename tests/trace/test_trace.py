@@ -104,6 +104,25 @@ def test_program_counters_are_those_of_single_steps(laight: Trace) -> None:
     assert not different, different[:3]
 
 
+def test_a_thread_is_current_from_behind_the_switch_on(laight: Trace) -> None:
+    """The OUT by which the kernel says so is still the one's before; no other row changes threads."""
+    rows, events = table(laight, "instructions"), table(laight, "events")
+    switches = {
+        (int(cpu), int(count)): int(thread)
+        for kind, cpu, count, thread in zip(*(events[name] for name in ("kind", "cpu", "count", "thread")), strict=True)
+        if kind == "switch"
+    }
+    current = dict.fromkeys(range(laight.meta.cpus), 0)
+    after: dict[int, int] = {}
+    for count, cpu, thread in zip(*(rows[name].tolist() for name in ("count", "cpu", "thread")), strict=True):
+        current[cpu] = after.pop(cpu, current[cpu])
+        assert thread == current[cpu], count
+        if (cpu, count) in switches:
+            after[cpu] = switches.pop((cpu, count))
+    assert not switches
+    assert len(set(rows["thread"].tolist())) > 2
+
+
 def test_pushes_and_pops_are_where_the_stack_pointer_is(laight: Trace) -> None:
     code = {rip: bytes(code) for rip, code in zip(*map(table(laight, "code").get, ("rip", "code")), strict=True)}
     accesses: dict[int, list[tuple[bool, int]]] = {}

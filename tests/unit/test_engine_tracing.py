@@ -78,7 +78,7 @@ def test_a_store_into_its_own_block_is_recorded_once() -> None:
     assert [(owner - found.first) // 8 for owner in found.owner] == [3, 7, 11]
 
 
-@pytest.mark.parametrize("text", ["inc rax", "mov rdx, [rbx]"])
+@pytest.mark.parametrize("text", ["inc rax", "xadd [rbx], rdx"])
 def test_a_buffer_that_nobody_reads_begins_again(text: str) -> None:
     """A run stops where it is full, of instructions or of accesses, and goes on."""
     guest = LongModeGuest()
@@ -89,3 +89,4 @@ def test_a_buffer_that_nobody_reads_begins_again(text: str) -> None:
     guest.until_halt(units=10 * count + 100)
     assert guest.machine.cpus[0].counts.instructions == 10 * count + 1
     assert 0 < recorder.instructions < BUFFER_RECORDS + 100
+    assert recorder.accesses < BUFFER_RECORDS + 100

@@ -1,7 +1,7 @@
 """For people who test: policies, guests, devices, schedules and faults of their own.
 
 `vm.testing.plugin` is the pytest plugin, `vm.testing.strategies` are Hypothesis strategies (both documented in
-docs/testing/testing.md); here are the conformance kits (test classes to derive from), mutants of a policy, and runs of
+docs/testing.md); here are the conformance kits (test classes to derive from), mutants of a policy, and runs of
 guests. Names are imported when they are asked for: the plugin is loaded by every pytest run there is.
 """
 

@@ -4,7 +4,7 @@ Installed as the entry point `kstack` of the group `pytest11`, so every pytest r
 imports nothing but pytest until a test asks for one of its fixtures, or a scenario's TOML is collected.
 
 Fixtures: `machine`, `machine_factory`, `guest`, `policy`, `schedule`, `inject`, `explore`. Markers: `smp`, `policy`,
-`mode`, `schedules`. Files `test_*.toml` that are scenarios are tests. docs/testing/testing.md explains all of it.
+`mode`, `schedules`. Files `test_*.toml` that are scenarios are tests. docs/testing.md explains all of it.
 """
 
 from __future__ import annotations
