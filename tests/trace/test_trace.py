@@ -15,11 +15,13 @@ import pytest
 from tests.support.command import kstack
 from tests.support.long_mode import AREA, LongModeGuest
 from vm.errors import TraceError
+from vm.hw.cpu import SliceEnd
 from vm.hw.modes import Modes
 from vm.recording import Recording, read_recording
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
 from vm.session import RunOptions
 from vm.setup import Setup, replay_session
+from vm.trace.columns import REGISTERS
 from vm.trace.diff import diff
 from vm.trace.make import make_trace
 from vm.trace.query import QUERIES, Database, ask
@@ -102,6 +104,51 @@ def test_program_counters_are_those_of_single_steps(laight: Trace) -> None:
         if stepped.get(int(count)) != rip
     ]
     assert not different, different[:3]
+
+
+@pytest.mark.parametrize(("scenario", "policy", "scheduler", "modes"), RUNS, ids=[f"{a}-{b}" for a, b, *_ in RUNS])
+def test_registers_where_blocks_begin_are_those_of_single_steps(
+    scenario: str, policy: str, scheduler: Scheduler, modes: Modes, tmp_path: Path
+) -> None:
+    """They are those before the instruction at their count; each jump that is taken leads to the beginning of a block."""
+    recording = recorded(scenario, policy, scheduler, modes)
+    make_trace(recording, tmp_path / "trace", registers=True)
+    trace = read_trace(tmp_path / "trace")
+    rows, instructions = table(trace, "registers"), table(trace, "instructions")
+    found = dict(
+        zip(rows["count"].tolist(), zip(*(rows[name].tolist() for name in REGISTERS[1:]), strict=True), strict=True)
+    )
+    begins = frozenset(found)
+    assert len(begins) == len(rows["count"])
+    session = replay_session(recording)
+    machine, compared = session.machine, 0
+    while not isinstance(choice := session.begin(1 << 30), str):
+        left = 0 if choice is None else choice.quantum
+        while choice is not None and left > 0:
+            if found.get(machine.time, (None,))[0] == choice.cpu:  # another CPU's slice may spend nothing
+                assert found[machine.time][1:] == tuple(machine.cpus[choice.cpu].registers.gpr), machine.time
+                compared += 1
+                del found[machine.time]
+            piece = session.advance(choice.cpu, 1)
+            left -= piece.elapsed
+            if piece.end is not SliceEnd.BUDGET:
+                break
+        if choice is not None and session.finish() is not None:
+            break
+    assert not found
+    assert compared == len(rows["count"])
+    jumped, after = 0, dict[int, int]()
+    for count, cpu, rip, size in zip(
+        *(instructions[name].tolist() for name in ("count", "cpu", "rip", "size")), strict=True
+    ):
+        if after.get(cpu, rip) != rip and count in begins:
+            jumped += 1
+        after[cpu] = rip + size
+    assert jumped > 100
+
+
+def test_a_trace_has_no_registers_that_were_not_asked_for(laight: Trace) -> None:
+    assert laight.meta.rows["registers"] == 0
 
 
 def test_a_thread_is_current_from_behind_the_switch_on(laight: Trace) -> None:

@@ -106,7 +106,9 @@ def query(
     name: str = "",
     /,
     *arguments: str,
-    sql: Annotated[str | None, Parameter(help="Any query of instructions, accesses, events, code, symbols.")] = None,
+    sql: Annotated[
+        str | None, Parameter(help="Any query of instructions, accesses, registers, events, code, symbols.")
+    ] = None,
     json: Json = False,
 ) -> int:
     """Ask a trace: a ready-made query, or SQL. Without either, list the ready-made ones.
@@ -170,6 +172,9 @@ def write(
     *,
     format: Annotated[str, Parameter(help=f"parquet, {', '.join(FORMATS)}.")] = "parquet",
     output: Annotated[Path | None, Parameter(help="Where to write it (default: beside FILE).")] = None,
+    registers: Annotated[
+        bool, Parameter(negative=(), help="Parquet: RAX to R15 where each block of code begins, as one more table.")
+    ] = False,
 ) -> int:
     """Write a trace: as a folder of Parquet tables, or in the format of another tool.
 
@@ -181,8 +186,10 @@ def write(
         place = output or file.with_suffix(".trace")
         if is_trace(file):
             raise TraceError(f"{file} is a folder of Parquet tables already")
-        make_trace(read_recording(file), place)
+        make_trace(read_recording(file), place, registers)
     else:
+        if registers:
+            raise TraceError(f"--registers: the format {format} has no place for them; leave out --format")
         known = FORMATS.get(format)
         place = output or file.with_suffix(known.suffix if known is not None else "")
         with opened(file) as found:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vm.hw.engine import Gpr
 from vm.hw.engine.tracing import STORE, Records
 
 Numbers = NDArray[np.uint64]
@@ -43,6 +44,7 @@ class Columns(NamedTuple):
 
 
 INSTRUCTIONS: Final = ("count", "cpu", "rip", "size", "ring", "rsp", "thread")
+REGISTERS: Final = ("count", "cpu", *(register.name.lower() for register in Gpr))
 ACCESSES: Final = ("count", "cpu", "store", "model", "size", "address", "physical", "value")
 
 
@@ -117,8 +119,8 @@ class Pages:
 
 def assemble(
     records: Records, runs: list[Ran], cpu: int, pages: Pages, switches: list[tuple[int, int]]
-) -> tuple[Columns, Columns, Places]:
-    """Instructions that were retired, and accesses of theirs, of one engine.
+) -> tuple[Columns, Columns, Columns, Places]:
+    """Instructions that were retired, accesses of theirs, and registers before some, of one engine.
 
     Args:
         records: as `Recorder.read` gives them.
@@ -128,7 +130,7 @@ def assemble(
         switches: virtual time and thread, in order: the thread that is current from then on.
 
     Returns:
-        Columns INSTRUCTIONS and ACCESSES, in the order of execution, and the places of the instructions' records.
+        Columns INSTRUCTIONS, ACCESSES and REGISTERS, in the order of execution, and the places of the instructions' records.
     """
     rip, tag, rsp, physical, kind, value, owner = (np.array(column, dtype=np.uint64) for column in records[:7])
     ends = np.array([run.end for run in runs], dtype=np.int64)
@@ -139,9 +141,16 @@ def assemble(
     counts = np.repeat(times - starts.astype(np.uint64), begun) + places.astype(np.uint64)
     of = (owner - np.uint64(records.first) >> np.uint64(3)).astype(np.int64) - 1  # the place of an access's instruction
     their_counts, reached = counts[of], np.arange(len(physical), dtype=np.int64)
+    before, gprs = counts[:0], [counts[:0]] * len(Gpr)
+    if records.blocks:
+        begins, *gprs = (np.array(column, dtype=np.uint64) for column in records.blocks)
+        first = (begins - np.uint64(records.first) >> np.uint64(3)).astype(np.int64)  # of the block
+        before = counts[first]
     if (begun > retired).any():
         kept = places - np.repeat(starts, begun) < np.repeat(retired, begun)
         theirs = kept[of]
+        if records.blocks:
+            before, gprs = before[kept[first]], [column[kept[first]] for column in gprs]
         counts, rip, tag, rsp, places = (column[kept] for column in (counts, rip, tag, rsp, places))
         their_counts, physical, kind, value, reached = (
             column[theirs] for column in (their_counts, physical, kind, value, reached)
@@ -172,7 +181,8 @@ def assemble(
             value,
         ),
     )
-    return instructions, accesses, places
+    registers = Columns(REGISTERS, (before, np.full(len(before), cpu, np.uint8), *gprs))
+    return instructions, accesses, registers, places
 
 
 def threads(counts: Numbers, switches: list[tuple[int, int]]) -> NDArray[np.int32]:

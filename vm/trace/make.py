@@ -14,12 +14,13 @@ from vm.trace.store import Meta, Writer
 from vm.trace.tracer import Tracer
 
 
-def make_trace(recording: Recording, folder: Path) -> Meta:
+def make_trace(recording: Recording, folder: Path, registers: bool = False) -> Meta:
     """Replay a recording and write its trace.
 
     Args:
         recording: what to replay.
         folder: that the trace becomes; an earlier trace there is replaced.
+        registers: have them where blocks of code begin, too.
 
     Raises:
         TraceError: it cannot be written, or the replay does not come out as it was recorded.
@@ -28,7 +29,7 @@ def make_trace(recording: Recording, folder: Path) -> Meta:
     session = replay_session(recording)
     begun = session.machine.time
     with Writer(folder, session.symbols) as writer:
-        tracer = Tracer(session, writer.part)
+        tracer = Tracer(session, writer.part, registers)
         result = session.run()
         tracer.hand_on()
         if result.state_hash != recording.state_hash and recording.ended != UNFINISHED:

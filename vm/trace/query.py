@@ -1,6 +1,6 @@
 """Questions to a trace, in SQL by DuckDB: ready-made ones by name, and any other.
 
-The tables are views: `instructions`, `accesses`, `events`, `code`; `symbols` has each RIP's symbol.
+The tables are views: `instructions`, `accesses`, `registers`, `events`, `code`; `symbols` has each RIP's symbol.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""A trace on disk: a folder with four Parquet tables and one JSON file that says what it is of.
+"""A trace on disk: a folder with five Parquet tables and one JSON file that says what it is of.
 
     trace.json             version, recording, what ran, how many rows, a digest of each table
     instructions.parquet   count, cpu, rip, size (bytes), ring, rsp, thread: by count
     accesses.parquet       count, cpu, store, model, size (bytes), address, physical, value: by count
     events.parquet         as `Event`: by count
+    registers.parquet      count, cpu, rax to r15 before the instruction at that count, which is the first of a block of
+                           code: what the block before has left; without rows unless asked for: by count
     code.parquet           rip, count (from when on), code (bytes), symbol: by count
 
 `count` is virtual time: each instruction and each delivered event takes one unit. `model` is set for accesses that the
@@ -28,10 +30,11 @@ import pyarrow.parquet as pq
 
 from vm.errors import TraceError
 from vm.load import Symbols
+from vm.trace.columns import REGISTERS
 from vm.trace.events import Event
 from vm.trace.tracer import Part
 
-VERSION: Final = 1
+VERSION: Final = 2
 META: Final = "trace.json"
 LEVEL: Final = 1  # of zstd: more takes longer and saves little
 ROWS: Final = 1 << 20  # of a row group
@@ -59,6 +62,7 @@ SCHEMAS: Final = {
             ("value", pa.uint64()),
         ]
     ),
+    "registers": pa.schema([(name, pa.uint8() if name == "cpu" else pa.uint64()) for name in REGISTERS]),
     "events": pa.schema(
         [
             ("count", pa.uint64()),
@@ -75,7 +79,7 @@ SCHEMAS: Final = {
     "code": pa.schema([("rip", pa.uint64()), ("count", pa.uint64()), ("code", pa.binary()), ("symbol", pa.string())]),
 }
 DELTAS: Final = {"count": "DELTA_BINARY_PACKED"}
-PLAIN: Final = ("count", "cpu", "value", "physical", "address", "rsp", "size", "ring", "thread", "store", "model")
+PLAIN: Final = (*REGISTERS, "value", "physical", "address", "size", "ring", "thread", "store", "model")
 """Columns that are as small without a dictionary, and written faster."""
 
 
@@ -157,6 +161,7 @@ class Writer:
         """The next part of the trace."""
         self._write("instructions", part.instructions.arrays)
         self._write("accesses", part.accesses.arrays)
+        self._write("registers", part.registers.arrays)
         self._write("events", _transposed(part.events, len(Event._fields)))
         code = [(rip, count, code, self._symbols.name(rip)) for count, rip, code in part.code]
         self._write("code", _transposed(code, 4))

@@ -17,6 +17,7 @@ from vm.session import Session
 from vm.trace.columns import (
     ACCESSES,
     INSTRUCTIONS,
+    REGISTERS,
     Columns,
     Pages,
     Places,
@@ -35,16 +36,22 @@ class Part:
     """Some of a trace, of all CPUs, by virtual time; parts follow each other.
 
     Attributes:
-        instructions, accesses: columns INSTRUCTIONS and ACCESSES.
+        instructions, accesses, registers: columns INSTRUCTIONS, ACCESSES and REGISTERS.
         events: in order.
         code: bytes of instructions seen for the first time, or changed since: count, RIP, bytes.
     """
 
     def __init__(
-        self, instructions: Columns, accesses: Columns, events: list[Event], code: list[tuple[int, int, bytes]]
+        self,
+        instructions: Columns,
+        accesses: Columns,
+        registers: Columns,
+        events: list[Event],
+        code: list[tuple[int, int, bytes]],
     ) -> None:
         self.instructions = instructions
         self.accesses = accesses
+        self.registers = registers
         self.events = events
         self.code = code
 
@@ -52,9 +59,9 @@ class Part:
 class _Cpu:
     """What is kept of one CPU until the next part."""
 
-    def __init__(self, session: Session, index: int) -> None:
+    def __init__(self, session: Session, index: int, registers: bool) -> None:
         self.cpu = session.machine.cpus[index]
-        self.recorder = self.cpu.engine.record()
+        self.recorder = self.cpu.engine.record(registers)
         self.pages = Pages()
         self.runs: list[Ran] = []
         self.emulated: list[tuple[int, Before]] = []  # with the virtual time
@@ -76,12 +83,13 @@ class Tracer:
     Args:
         session: that has not run yet.
         sink: takes each part.
+        registers: record them where blocks of code begin, too.
     """
 
-    def __init__(self, session: Session, sink: Callable[[Part], None]) -> None:
+    def __init__(self, session: Session, sink: Callable[[Part], None], registers: bool = False) -> None:
         self._machine = session.machine
         self._sink = sink
-        self._cpus = [_Cpu(session, index) for index in range(session.machine.cpu_count)]
+        self._cpus = [_Cpu(session, index, registers) for index in range(session.machine.cpu_count)]
         self._known: dict[int, bytes] = {}
         self.events = Events(session, self._switched)
         for one in self._cpus:
@@ -125,19 +133,22 @@ class Tracer:
         """Hand on what has been gathered; no engine is running."""
         instructions: list[Columns] = []
         accesses: list[Columns] = []
+        registers = [Columns(REGISTERS, tuple(np.array([], dtype=np.uint64) for _ in REGISTERS))]
         code: list[tuple[int, int, bytes]] = []
         for index, one in enumerate(self._cpus):
             if one.runs:
-                own, made, kept = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
+                own, made, left, kept = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
                 instructions.append(own)
                 accesses.append(made)
+                registers.append(left)
                 code += self._seen(one, own, kept)
             instructions.append(_emulated(one, index))
             accesses.append(_model(one, index))
             code += [(time, before.rip, before.code) for time, before in one.emulated]
             self._next(one)
         new = [(count, rip, data) for count, rip, data in sorted(code) if self._is_new(rip, data)]
-        self._sink(Part(sorted_together(instructions), sorted_together(accesses), self.events.take(), new))
+        together = [sorted_together(rows) for rows in (instructions, accesses, registers)]
+        self._sink(Part(together[0], together[1], together[2], self.events.take(), new))
 
     def _seen(self, one: _Cpu, instructions: Columns, kept: Places) -> list[tuple[int, int, bytes]]:
         """Count, RIP and bytes (as they are now) of each instruction, where it comes first in each place."""

@@ -312,8 +312,10 @@ class Engine:
 
     def _run(self, budget: int) -> Stop:
         control = self.control
-        if self.recorder is not None and self.recorder.full:
-            self.recorder.clear()  # nobody reads them any more
+        if self.recorder is not None:
+            if self.recorder.full:
+                self.recorder.clear()  # nobody reads them any more
+            self.recorder.begin()
         self._refused_ahead = False
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
@@ -362,10 +364,14 @@ class Engine:
         rest = 0 if code == SSTEP_VECTOR else self._unexecuted()
         return Stop(StopKind.EXCEPTION, paid - rest, code, self._error_code.value, bool(self._is_int.value))
 
-    def record(self) -> Recorder:
-        """Record each instruction and access from now on (tracing.py); translated code is dropped."""
+    def record(self, registers: bool = False) -> Recorder:
+        """Record each instruction and access from now on (tracing.py); translated code is dropped.
+
+        Args:
+            registers: record them where blocks begin, too.
+        """
         if self.recorder is None:
-            self.recorder = Recorder(self._library, self._handle, self.env, self.control)
+            self.recorder = Recorder(self._library, self._handle, self.env, self.control, registers)
             self.drop_code(0, self._ram_bytes)
         return self.recorder
 

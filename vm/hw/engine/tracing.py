@@ -6,6 +6,7 @@ next block, which is no different from a slice that ends there.
 
     an instruction    RIP, bytes | CPL << 8, RSP before it
     a load, a store   physical address, 25 or 17 | bytes << 8, value, how many instructions were recorded
+    a block begins    how many instructions were recorded, RAX to R15: what the block before has left
 
 An instruction that was not retired (it faulted, or stored into its own block and runs again) has left its records too:
 whoever reads has to know how many were retired.
@@ -22,6 +23,7 @@ from mmap import mmap
 from typing import Final, NamedTuple
 
 from vm.hw.engine import layout
+from vm.hw.engine.registers import Gpr
 from vm.hw.engine.stubs import CodePage, Control
 
 LOAD, STORE = 25, 17
@@ -29,7 +31,8 @@ LOAD, STORE = 25, 17
 BUFFER_RECORDS: Final = 1 << 19  # of instructions, and of accesses
 SPARE_RECORDS: Final = 1 << 16  # for what a block can still do once the engine has been asked to stop
 _COLUMN: Final = 8 * (BUFFER_RECORDS + SPARE_RECORDS)  # bytes of a column; a record has a 64-bit word in each
-_OF_INSTRUCTIONS, _OF_ACCESSES = 3, 4  # columns
+_OF_INSTRUCTIONS, _OF_ACCESSES, _OF_BLOCKS = 3, 4, 1 + len(Gpr)  # columns
+_NOTHING: Final = 1 << 63  # no budget is that
 _HOOK_CODE, _HOOK_READ_AFTER, _HOOK_WRITE = 1 << 2, 1 << 13, 1 << 11
 _CONTROL: Final = {name: getattr(Control, name).offset for name, _ in Control._fields_}
 
@@ -44,11 +47,37 @@ class _Cursor(ctypes.Structure):
         ("env", ctypes.c_uint64),  # 24
         ("next_access", ctypes.c_uint64),  # 32: the same of accesses
         ("enough_accesses", ctypes.c_uint64),  # 40
+        ("remaining", ctypes.c_uint64),  # 48: of the budget at the last block: each pays for itself as it begins
+        ("next_block", ctypes.c_uint64),  # 56
     )
 
 
-# void code(uc, address, size, user_data)
-_CODE = f"""
+_REGISTERS = (
+    f"""
+    mov r9, [rcx + 16]
+    mov r9, [r9 + {_CONTROL["remaining"]}]
+    cmp r9, [rcx + 48]
+    je within
+    mov [rcx + 48], r9
+    mov r10, [rcx + 56]
+    mov [r10], rax
+"""
+    + "".join(
+        f"""
+    mov r9, [r8 + {layout.ENV_REGS + 8 * register}]
+    mov [r10 + {(1 + register) * _COLUMN}], r9
+"""
+        for register in Gpr
+    )
+    + """
+    add r10, 8
+    mov [rcx + 56], r10
+within:
+"""
+)
+
+# void code(uc, address, size, user_data): _BEGIN, perhaps _REGISTERS, _END
+_BEGIN = f"""
     mov rax, [rcx]
     mov [rax], rsi
     mov r8, [rcx + 24]
@@ -57,8 +86,10 @@ _CODE = f"""
     shl r9d, 8
     or r9d, edx
     mov [rax + {_COLUMN}], r9
-    mov r9, [r8 + {layout.ENV_REGS + 4 * 8}]
+    mov r9, [r8 + {layout.ENV_REGS + 8 * Gpr.RSP}]
     mov [rax + {2 * _COLUMN}], r9
+"""
+_END = f"""
     add rax, 8
     mov [rcx], rax
     cmp rax, [rcx + 8]
@@ -100,6 +131,7 @@ class Records(NamedTuple):
         physical, kind, value, owner: of accesses; a kind is LOAD or STORE | bytes << 8, an owner `first` + 8 times
             the number of instructions that were recorded before, its own among them.
         first: what owners count from.
+        blocks: as `owner`, of the first instruction of a block and without it, and RAX to R15; empty if not asked for.
     """
 
     rip: memoryview
@@ -110,6 +142,7 @@ class Records(NamedTuple):
     value: memoryview
     owner: memoryview
     first: int
+    blocks: tuple[memoryview, ...]
 
 
 class Recorder:
@@ -120,21 +153,27 @@ class Recorder:
         handle: host address of its uc_struct.
         env: host address of the CPU's state.
         control: of the engine.
+        registers: record them where blocks begin, too.
     """
 
-    def __init__(self, library: layout.Library, handle: int, env: int, control: Control) -> None:
-        size = _COLUMN * (_OF_INSTRUCTIONS + _OF_ACCESSES)
+    def __init__(
+        self, library: layout.Library, handle: int, env: int, control: Control, registers: bool = False
+    ) -> None:
+        self._registers = registers
+        size = _COLUMN * (_OF_INSTRUCTIONS + _OF_ACCESSES + (_OF_BLOCKS if registers else 0))
         self._buffer = (ctypes.c_uint64 * (size // 8)).from_buffer(mmap(-1, size))  # goes back to the host when dropped
         words = memoryview(self._buffer).cast("B").cast("Q")
         self._columns = [words[at // 8 : (at + _COLUMN) // 8] for at in range(0, size, _COLUMN)]
         self._first = ctypes.addressof(self._buffer)
         self._first_access = self._first + _OF_INSTRUCTIONS * _COLUMN
+        self._first_block = self._first_access + _OF_ACCESSES * _COLUMN
         self._cursor = cursor = _Cursor(control=ctypes.addressof(control), env=env)
         cursor.enough = self._first + 8 * BUFFER_RECORDS
         cursor.enough_accesses = self._first_access + 8 * BUFFER_RECORDS
         self._code = code = CodePage()
         data, access = ctypes.addressof(cursor), code.add(_ACCESS)
-        library.hook(handle, _HOOK_CODE, code.add(_CODE), data)
+        stub = code.add(_BEGIN + (_REGISTERS if registers else "") + _END)
+        library.hook(handle, _HOOK_CODE, stub, data)
         library.hook(handle, _HOOK_READ_AFTER, access, data)
         library.hook(handle, _HOOK_WRITE, access, data)
         self.clear()
@@ -152,6 +191,12 @@ class Recorder:
         return written
 
     @property
+    def blocks(self) -> int:
+        """Beginnings of blocks in the buffer."""
+        written: int = (self._cursor.next_block - self._first_block) // 8
+        return written
+
+    @property
     def full(self) -> bool:
         """Whether the engine is asked to stop at each block."""
         return self.instructions >= BUFFER_RECORDS or self.accesses >= BUFFER_RECORDS
@@ -159,18 +204,29 @@ class Recorder:
     def read(self) -> Records:
         """All records."""
         rip, tag, rsp = (column[: self.instructions] for column in self._columns[:_OF_INSTRUCTIONS])
-        physical, kind, value, owner = (column[: self.accesses] for column in self._columns[_OF_INSTRUCTIONS:])
-        return Records(rip, tag, rsp, physical, kind, value, owner, self._first)
+        physical, kind, value, owner = (
+            column[: self.accesses] for column in self._columns[_OF_INSTRUCTIONS:][:_OF_ACCESSES]
+        )
+        blocks = tuple(column[: self.blocks] for column in self._columns[_OF_INSTRUCTIONS + _OF_ACCESSES :])
+        return Records(rip, tag, rsp, physical, kind, value, owner, self._first, blocks)
 
     def clear(self) -> None:
         """Begin again at the buffer's start."""
-        self._cursor.next, self._cursor.next_access = self._first, self._first_access
+        cursor = self._cursor
+        cursor.next, cursor.next_access, cursor.next_block = self._first, self._first_access, self._first_block
+        self.begin()
+
+    def begin(self) -> None:
+        """The engine begins a run."""
+        self._cursor.remaining = _NOTHING
 
     def take_back(self) -> None:
         """The instruction that was begun last runs again: drop its records."""
         if not self.instructions:
             return
         self._cursor.next -= 8
-        owners = self._columns[-1]
+        owners = self._columns[_OF_INSTRUCTIONS + _OF_ACCESSES - 1]
         while self.accesses and owners[self.accesses - 1] > self._cursor.next:
             self._cursor.next_access -= 8
+        while self.blocks and self._columns[-_OF_BLOCKS][self.blocks - 1] >= self._cursor.next:
+            self._cursor.next_block -= 8
