@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -407,6 +408,24 @@ def test_two_schedules_part_in_the_schedule(laight: Trace, tmp_path: Path) -> No
     first = diff(laight, read_trace(tmp_path / "other"))[0]
     assert first.here.rip != first.there.rip
     assert "interrupt" in first.why, "it comes at another moment"
+
+
+def test_two_traces_part_at_the_first_instruction_that_differs(laight: Trace, tmp_path: Path) -> None:
+    """Counted row by row: of all CPUs together, and of each; with and without a switch of CPUs at that place."""
+    for name, policy, quantum in (("a", "switch-sp-ipi", 1000), ("b", "entry-exit", 997), ("c", "fixed-16k", 1000)):
+        make_trace(recorded("laight", policy, RoundRobin(quantum)), tmp_path / name)
+        other = read_trace(tmp_path / name)
+        partings = {parting.cpu: parting for parting in diff(laight, other)}
+        rows = []
+        for each in (laight, other):
+            found = table(each, "instructions")
+            rows.append(list(zip(found["cpu"].tolist(), found["rip"].tolist(), strict=True)))
+        for cpu in (None, 0, 1):
+            here, there = ([row for row in each if cpu in (None, row[0])] for each in rows)
+            first = next(at for at, (one, two) in enumerate(zip_longest(here, there)) if one != two)
+            assert partings[cpu].here.number == partings[cpu].there.number == first
+            for place, row in ((partings[cpu].here, here), (partings[cpu].there, there)):
+                assert (place.cpu, place.rip) == (row[first] if first < len(row) else (None, None))
 
 
 # --- the command
