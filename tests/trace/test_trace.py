@@ -13,15 +13,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from guest.asm import assemble
 from tests.support.command import kstack
 from tests.support.long_mode import AREA, LongModeGuest
 from vm.errors import TraceError
 from vm.hw.cpu import SliceEnd
+from vm.hw.engine import tracing
 from vm.hw.modes import Modes
 from vm.recording import Recording, read_recording
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
 from vm.session import RunOptions
 from vm.setup import Setup, replay_session
+from vm.trace import tracer as tracer_module
 from vm.trace.columns import REGISTERS
 from vm.trace.diff import diff
 from vm.trace.make import make_trace
@@ -212,33 +215,82 @@ def test_loads_give_what_was_stored_last(laight: Trace) -> None:
     assert checked > 10_000
 
 
-def test_two_linear_addresses_of_one_frame_are_told_apart() -> None:
+def traced(guest: LongModeGuest) -> tuple[Tracer, list[Part]]:
+    """A bare machine's tracer, and what it hands on."""
+    parts: list[Part] = []
+    runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[]])
+    return Tracer(SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None), parts.append), parts  # type: ignore[arg-type]
+
+
+def accesses_of(parts: list[Part]) -> list[tuple[bool, int, int, int]]:
+    """Store or load, linear address from AREA on, bytes and value, of accesses of the engine."""
+    found = dict(zip(parts[0].accesses.names, zip(*(part.accesses.arrays for part in parts), strict=True), strict=True))
+    columns = (np.concatenate(found[name]).tolist() for name in ("store", "address", "size", "value"))
+    return [(store, address - AREA, size, value) for store, address, size, value in zip(*columns, strict=True)]
+
+
+@pytest.mark.parametrize("apart", [0x1000, 0x5000])
+def test_two_linear_addresses_of_one_frame_are_told_apart(apart: int) -> None:
     """The engine reports physical addresses only; each has the linear one through which it was reached."""
     guest = LongModeGuest()
     frame = guest.frame(1)
     guest.map(AREA, frame)
-    guest.map(AREA + 0x5000, frame)
-    parts: list[Part] = []
-    runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[]])
-    tracer = Tracer(SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None), parts.append)  # type: ignore[arg-type]
+    guest.map(AREA + apart, frame)
+    tracer, parts = traced(guest)
     text = "mov rax, [rbx]\nmov [rcx+8], rax\nmov rdx, [rbx+8]\nmov rax, [rcx]\nmov [rbx+16], dl\nmov al, [rcx+16]"
-    assert guest.run(text, rbx=AREA, rcx=AREA + 0x5000) == 1
+    assert guest.run(text, rbx=AREA, rcx=AREA + apart) == 1
     tracer.hand_on()
-    found = dict(zip(parts[0].accesses.names, parts[0].accesses.arrays, strict=True))
-    rows = [
-        (bool(store), int(address) - AREA, int(size), int(value))
-        for store, address, size, value in zip(
-            *(found[name] for name in ("store", "address", "size", "value")), strict=True
-        )
-    ]
-    assert rows == [
+    assert accesses_of(parts) == [
         (False, 0, 8, 1),
-        (True, 0x5008, 8, 1),
+        (True, apart + 8, 8, 1),
         (False, 8, 8, 1),
-        (False, 0x5000, 8, 1),
+        (False, apart, 8, 1),
         (True, 16, 1, 1),
-        (False, 0x5010, 1, 1),
+        (False, apart + 16, 1, 1),
     ]
+
+
+def test_a_full_buffer_is_read_before_a_fetch_that_was_tried_ahead_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine runs twice then, for one run that the tracer is told of."""
+
+    def counts(loops: int) -> list[int]:
+        guest = LongModeGuest()
+        frame = guest.frame()
+        guest.map(AREA, frame)
+        loop = f"mov ecx, {loops}\n.Lagain:\n" + "inc rax\n" * 6 + "dec ecx\njnz .Lagain\nnop\nnop\n"
+        start = AREA + 0x1000 - 4 - len(assemble(loop, AREA))
+        code = assemble(loop + "mov rdx, 0x1122334455667788\nhlt", start)  # the last but one reaches over the end
+        guest.memory.write(frame + (start & 0xFFF), code[: AREA + 0x1000 - start])
+        tracer, parts = traced(guest)
+        guest.start(start)
+        guest.until_halt()
+        assert guest.vector() == 14
+        tracer.hand_on()
+        return [count for part in parts for count in part.instructions.arrays[0].tolist()]
+
+    whole = {loops: counts(loops) for loops in range(4, 16)}
+    monkeypatch.setattr(tracing, "BUFFER_RECORDS", 64)
+    monkeypatch.setattr(tracer_module, "PART_RECORDS", 64)
+    assert {loops: counts(loops) for loops in range(4, 16)} == whole
+
+
+def test_an_access_over_two_pages_of_one_frame_comes_to_an_end() -> None:
+    """Of each kind, and code that lies so: neither page can stay while the other is used."""
+    guest = LongModeGuest()
+    frame = guest.frame(0x1122334455667788)
+    for page in (AREA, AREA + 0x1000):
+        guest.map(page, frame)
+    tracer, parts = traced(guest)
+    text = (
+        "mov rax, [rbx]\nmov [rbx], rax\nadd [rbx], rax\nlock xadd [rbx], rax\nmovdqu xmm0, [rbx]\nmovdqu [rbx], xmm0\n"
+        "fxsave [rcx]\nfxrstor [rcx]\nmov rsi, rbx\nmov rdi, rbx\nmovsq\npush qword ptr [rbx]\npop qword ptr [rbx]\n"
+        "mov dword ptr [rdx], 0x90909090\nmov dword ptr [rdx+4], 0xc3909090\ncall rdx"
+    )
+    assert guest.run(text, rbx=AREA + 0xFFC, rcx=AREA + 0xE80, rdx=AREA + 0xFFD) is not None
+    tracer.hand_on()
+    found = accesses_of(parts)
+    assert [(store, size) for store, _, size, _ in found[:2]] == [(False, 8), (True, 8)]
+    assert guest.machine.cpus[0].counts.instructions >= 20
 
 
 def test_parts_make_the_same_trace(laight: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

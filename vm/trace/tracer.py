@@ -72,7 +72,7 @@ class _Cpu:
         """The engine gets a page: a frame that it had for another page comes back first when that is used again."""
         frame = physical >> 12
         old = self.pages.page_of.get(frame)
-        if old is not None and abs(old - page) > 0x1000:  # not while one access straddles both
+        if old is not None and old != page:
             self.cpu.engine.flush_page(old)
         self.pages.entered(frame, (self.recorder.accesses, self.recorder.instructions), page)
 

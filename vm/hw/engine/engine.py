@@ -303,6 +303,8 @@ class Engine:
         Returns:
             Why it stopped and how many instructions were retired; with BUDGET they can be fewer.
         """
+        if self.recorder is not None and self.recorder.full:
+            self.recorder.clear()  # nobody reads them any more
         stop = self._run(budget)
         if stop.kind is not StopKind.REFUSED or not self._refused_ahead or budget == 1:
             return stop
@@ -313,8 +315,6 @@ class Engine:
     def _run(self, budget: int) -> Stop:
         control = self.control
         if self.recorder is not None:
-            if self.recorder.full:
-                self.recorder.clear()  # nobody reads them any more
             self.recorder.begin()
         self._refused_ahead = False
         self._budget = budget
