@@ -17,7 +17,7 @@ from vm.session import RunOptions
 from vm.setup import Setup, replay_session
 from vm.trace.make import make_trace
 from vm.trace.query import QUERIES, Database, ask
-from vm.trace.store import SCHEMAS, Trace, read_trace
+from vm.trace.store import Trace, read_trace
 
 LOOPS: Final = ("compute", "memory", "calls")
 FIRST: Final = 20_000
@@ -41,7 +41,7 @@ def run() -> list[Row]:
         traced, plain = _traced(recording, folder), _plain(recording)
         rows.append(Row("tracing", "pump-long, replay and all", traced, "s", "replay alone", plain))
         trace = _million(folder)
-        size = sum(trace.file(name).stat().st_size for name in SCHEMAS) / trace.meta.rows["instructions"]
+        size = sum(trace.file(name).stat().st_size for name in trace.tables) / trace.meta.rows["instructions"]
         rows.append(
             Row("tracing", "an instruction, accesses and all", size, "bytes", None, None, *at_most(size, 5, "<= 5"))
         )

@@ -191,6 +191,32 @@ def test_a_damaged_journal_is_one_clear_error(number: int, change: Any, says: st
         read_recording(place)
 
 
+def test_lines_of_a_journal_that_are_lost_or_moved_are_noticed(tmp_path: Path) -> None:
+    place = tmp_path / "r.json"
+    lines = journal(place)
+    assert len(lines) > 3
+    for changed in (
+        [lines[0], *lines[2:]],
+        [lines[0], lines[2], lines[1], *lines[3:]],
+        [*lines[:2], lines[1], *lines[2:]],
+    ):
+        place.write_text("".join(changed))
+        with pytest.raises(RecordingError, match="is damaged in line"):
+            read_recording(place)
+
+
+def test_the_clock_is_looked_at_at_each_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few long slices may take longer than many short ones."""
+    now = iter(range(1000))
+    monkeypatch.setattr(journal_module, "_CLOCK", lambda: float(next(now)))
+    setup = Setup("litmus-laight", 2, 64 << 20, policy="fixed-16k", options=RunOptions(3000))
+    scheduler = Journal(tmp_path / "r.json", to_builtins(setup.head()), RoundRobin(500))
+    result = setup.session(scheduler).run()
+    scheduler.close()
+    recording = read_recording(tmp_path / "r.json")
+    assert recording.time > result.time - 2 * 500
+
+
 def test_nothing_is_written_for_a_run_that_cannot_begin(tmp_path: Path) -> None:
     done = kstack("run", "laight", "--policy", "nobody", "--record", str(tmp_path / "r.json"))
     assert done.returncode == 2

@@ -188,6 +188,16 @@ def test_a_write_forks_and_is_there_again_after_going_back_over_it(recording: Pa
 
 
 @gdb_is_needed
+@pytest.mark.parametrize("write", ["set $rax = 0x77", "set var *(unsigned long *)&wrong = 7"])
+def test_a_write_before_anything_else_forks_too(recording: Path, write: str) -> None:
+    """GDB asks then what vCont can do, and takes no text there."""
+    text = session((recording,), write, "stepi", "p $rax", "p *(unsigned long *)&wrong")
+    assert text.count("drops the recorded future") == 1
+    assert "Invalid remote reply" not in text
+    assert re.search(r"^\$\d = (119|7)$", text, re.M)
+
+
+@gdb_is_needed
 def test_the_ends_of_history_are_what_gdb_calls_them(recording: Path) -> None:
     text = session((recording,), "continue", "info threads", "reverse-continue", "reverse-stepi", "monitor snapshot")
     assert text.count("No more reverse-execution history.") == 3

@@ -13,7 +13,7 @@ from tests.support.command import ROOT
 from vm.errors import KstackError
 from vm.trace.query import Database, ask
 from vm.trace.show import lines
-from vm.trace.store import SCHEMAS, read_trace
+from vm.trace.store import SCHEMAS, _digest_of, read_trace
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -31,8 +31,14 @@ def _folder(name: str) -> Path:
 
 
 def trace(data: bytes) -> object:
-    """Read the head of a trace whose tables are right."""
+    """Read the head of a trace whose tables are right; its own digest is right wherever it can be."""
     place = _folder("head")
+    try:
+        document = json.loads(data)
+        document.pop("digest")
+        data = json.dumps({**document, "digest": _digest_of(document)}).encode()
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        pass
     (place / "trace.json").write_bytes(data)
     return read_trace(place)
 
@@ -49,7 +55,8 @@ def parquet(data: bytes) -> object:
     (place / f"{name}.parquet").write_bytes(data[1:])
     meta = json.loads((place / "trace.json").read_bytes())
     meta["digests"][name] = hashlib.blake2b(data[1:], digest_size=16).hexdigest()
-    (place / "trace.json").write_text(json.dumps(meta))
+    meta.pop("digest")
+    (place / "trace.json").write_text(json.dumps({**meta, "digest": _digest_of(meta)}))
     database = Database(read_trace(place))
     errors: list[KstackError] = []
     for read in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
@@ -332,11 +333,40 @@ def test_a_damaged_trace_is_one_clear_error(name: str, damage: str, laight: Trac
     if damage == "cut":
         place.write_bytes(data[: len(data) // 2])
     elif damage == "changed":
-        place.write_bytes(data.replace(b'"version": 1', b'"version": 9') if name == "trace.json" else b"x" + data[1:])
+        place.write_bytes(data.replace(b'"version": 2', b'"version": 9') if name == "trace.json" else b"x" + data[1:])
     else:
         place.unlink()
     with pytest.raises(TraceError, match="trace"):
         read_trace(tmp_path)
+
+
+def test_what_a_trace_says_of_itself_is_checked(laight: Trace, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(laight.folder, folder)
+    meta = json.loads((folder / "trace.json").read_text())
+    (folder / "trace.json").write_text(json.dumps({**meta, "cpus": 99999999}))
+    with pytest.raises(TraceError, match=r"trace\.json is not what was written"):
+        read_trace(folder)
+
+
+def test_only_a_trace_and_nothing_beside_it_is_replaced(laight: Trace, tmp_path: Path) -> None:
+    recording = recorded("litmus-laight", "fixed-16k", RoundRobin(10))
+    for name, files in (("chrome", {"trace.json": "{}", "notes": "mine"}), ("notes", {"notes": "mine"})):
+        folder = tmp_path / name
+        if name == "notes":
+            shutil.copytree(laight.folder, folder)
+        folder.mkdir(exist_ok=True)
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(TraceError, match="is no trace, or has other files"):
+            make_trace(recording, folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    mine = tmp_path / "mine"
+    shutil.copytree(laight.folder, mine)
+    make_trace(recording, mine)
+    assert read_trace(mine).meta.image == "litmus-laight"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chrome", "mine", "notes"]
 
 
 def test_a_replay_that_comes_out_otherwise_leaves_no_trace(tmp_path: Path) -> None:
@@ -428,6 +458,51 @@ def test_wrong_sql_is_one_clear_error(laight: Trace) -> None:
         Database(laight).sql("select nothing from nowhere")
 
 
+@pytest.mark.parametrize("sql", ["", "select 1; select 2", "copy (select 1) to '/nowhere/x'", "create table t (x int)"])
+def test_sql_that_is_no_question_is_one_clear_error(sql: str, laight: Trace) -> None:
+    with pytest.raises(TraceError, match="one SELECT or EXPLAIN"):
+        Database(laight).sql(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "shown"),
+    [
+        ("select 'mov rax, [r13 + 8]' as \"[/x]\"", "mov rax, [r13 + 8]"),
+        ("select 1.5::decimal(4,2) as d", "1.50"),
+        ("select date '2026-01-02' as d", "2026-01-02"),
+        ("select {'a': 'b'::blob} as d", "{'a': b'b'}"),
+    ],
+)
+def test_answers_are_shown_as_they_are(sql: str, shown: str, laight: Trace) -> None:
+    for more in ((), ("--json",)):
+        done = kstack("trace", "query", str(laight.folder), "--sql", sql, *more)
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("--from", "99999999"), ("--from", "88100", "--to", "5"), ("--cpu", "2"), ("--to", "10")]
+)
+def test_a_stretch_that_is_not_there_is_one_clear_error(words: tuple[str, ...], laight: Trace) -> None:
+    done = kstack("trace", "show", str(laight.folder), *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"from {laight.meta.begun} to {laight.meta.time}, and has CPUs 0 to 1" in done.stderr
+
+
+def test_a_recording_is_not_replaced_by_its_export(laight: Trace, tmp_path: Path) -> None:
+    file = tmp_path / "r.vcd"
+    file.write_text("mine")
+    done = kstack("trace", "export", str(file), "--format", "vcd")
+    assert (done.returncode, file.read_text()) == (2, "mine")
+    assert "is the recording itself" in done.stderr
+
+
+def test_the_ready_made_queries_are_a_document_too(laight: Trace, tmp_path: Path) -> None:
+    found = json.loads(kstack("trace", "query", str(laight.folder), "--json").stdout)
+    assert [query["name"] for query in found["queries"]] == list(QUERIES)
+    assert kstack("trace", "query", str(tmp_path / "none")).returncode == 2
+
+
 def test_a_stretch_shows_the_stale_read_with_its_value(laight: Trace) -> None:
     database = Database(laight)
     count = database.findings().rows[0][1]
@@ -498,7 +573,8 @@ def test_the_commands_take_a_recording_or_a_trace(laight: Trace, tmp_path: Path)
     assert (same.returncode, same.stdout) == (0, "the same instructions, on every CPU\n")
     listed = kstack("trace", "query", str(file))
     assert all(name in listed.stdout for name in QUERIES)
-    registers = kstack("trace", "show", str(file), "--from", str(count), "--to", str(count), "--registers")
+    first = str(counts[file])
+    registers = kstack("trace", "show", str(file), "--from", first, "--to", first, "--registers")
     assert "RSP" in registers.stdout.upper()
     missing = kstack("trace", "show", str(tmp_path / "no"))
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)

@@ -13,6 +13,7 @@ from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vm.cli.options import Json
 from vm.cli.output import console, print_json
@@ -30,6 +31,7 @@ from vm.trace.view import serve
 
 UNBOUND = 10_000  # columns
 STRETCH = 200  # virtual time that `show` shows, where nothing else is asked for
+_JSON = (int, float, str, bool)
 HEXADECIMAL = frozenset({"rip", "address", "frame", "physical", "bottom", "deepest_rip", "rsp", "value"})
 
 trace = App(
@@ -75,16 +77,33 @@ def show(
     """
     with opened(file) as found:
         database = Database(found)
-        first = database.range()[0] if begin is None else begin
-        shown = list(lines(database, first, first + STRETCH if to is None else to, cpu))
+        first, end = _stretch(database, begin, to, cpu)
+        shown = list(lines(database, first, end, cpu))
+    state = _registers(file, first) if registers else None
     if json:
-        print_json({"version": 1, "lines": [line._asdict() for line in shown]})
+        print_json({"version": 1, "lines": [line._asdict() for line in shown], "registers": state})
         return 0
-    if registers:
-        print(_registers(file, first))
+    if state is not None:
+        print(state)
     for line in shown:
         print(_text(line))
     return 0
+
+
+def _stretch(database: Database, begin: int | None, to: int | None, cpu: int | None) -> tuple[int, int]:
+    """What is to be shown: the first and the last virtual time.
+
+    Raises:
+        TraceError: the trace has nothing of it.
+    """
+    meta = database.trace.meta
+    first = database.range()[0] if begin is None else begin
+    end = first + STRETCH if to is None else to
+    if end < first or first > meta.time or end < meta.begun or (cpu is not None and not 0 <= cpu < meta.cpus):
+        raise TraceError(
+            f"nothing to show: the trace goes from {meta.begun} to {meta.time}, and has CPUs 0 to {meta.cpus - 1}"
+        )
+    return first, end
 
 
 def _registers(file: Path, time: int) -> str:
@@ -120,6 +139,13 @@ def query(
     arguments: the numbers that it takes
     """
     if not name and sql is None:
+        if not file.exists():
+            raise TraceError(f"{file}: there is no such recording or trace")
+        if json:
+            print_json(
+                {"version": 1, "queries": [{"name": n, "takes": q.takes, "tells": q.tells} for n, q in QUERIES.items()]}
+            )
+            return 0
         for known, one in QUERIES.items():
             print(f"{known + ' ' + one.takes:<28} {one.tells}")
         return 0
@@ -147,15 +173,20 @@ def _number(text: str) -> int:
 
 
 def _plain(row: tuple[Any, ...]) -> list[Any]:
-    return [value.hex() if isinstance(value, bytes) else value for value in row]
+    """As JSON has it: bytes as hexadecimal digits, what JSON does not have as text."""
+    return [value if value is None or type(value) in _JSON else _as_text(value) for value in row]
+
+
+def _as_text(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _table(answer: Answer) -> Table:
     shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in answer.columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(Text(column), overflow="fold")
     for row in answer.rows:
-        shown.add_row(*(_cell(column, value) for column, value in zip(answer.columns, _plain(row), strict=True)))
+        shown.add_row(*(Text(_cell(column, value)) for column, value in zip(answer.columns, _plain(row), strict=True)))
     return shown
 
 
@@ -192,6 +223,8 @@ def write(
             raise TraceError(f"--registers: the format {format} has no place for them; leave out --format")
         known = FORMATS.get(format)
         place = output or file.with_suffix(known.suffix if known is not None else "")
+        if place.resolve() == file.resolve():
+            raise TraceError(f"--output {place} is the recording itself; give another name")
         with opened(file) as found:
             export(found, format, place)
     print(place)
@@ -223,11 +256,15 @@ def compare(one: Path, other: Path, /, *, json: Json = False) -> int:
     other: a recording, or a trace
     """
     with opened(one) as here, opened(other) as there:
-        found = diff(here, there)
+        found, metas = diff(here, there), (here.meta, there.meta)
+    differ = [what for what in ("image", "policy", "state_hash") if getattr(metas[0], what) != getattr(metas[1], what)]
     if json:
-        print_json({"version": 1, "partings": [_document(parting) for parting in found]})
-    elif not found:
-        print("the same instructions, on every CPU")
+        print_json({"version": 1, "partings": [_document(parting) for parting in found], "differ": differ})
+    for what in () if json else differ:
+        values = (f"{path}: {getattr(meta, what)}" for path, meta in zip((one, other), metas, strict=True))
+        print(f"{what.replace('_', ' ')}: {', '.join(values)}")
+    if not json and not found:
+        print("the same instructions, on every CPU" + (", and other data" if "state_hash" in differ else ""))
     for parting in () if json else found:
         whose = "all CPUs together" if parting.cpu is None else f"CPU {parting.cpu} by itself"
         print(f"{whose}: the same up to instruction {parting.here.number}; then")
@@ -236,7 +273,7 @@ def compare(one: Path, other: Path, /, *, json: Json = False) -> int:
             if parting.cpu is None:
                 print("".join(f"    {_text(line)}\n" for line in (*before, *since)), end="")
         print(f"  why: {parting.why}")
-    return 1 if found else 0
+    return 1 if found or differ else 0
 
 
 def _where(place: Place) -> str:

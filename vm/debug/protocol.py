@@ -63,7 +63,7 @@ class Protocol:
             reply = INVALID
         if reply is None:
             return []
-        return [*self._console(), reply] if packet[:1] in _CAN_SAY or packet.startswith(b"qRcmd,") else [reply]
+        return [*self._console(), reply] if packet.startswith(_CAN_SAY) else [reply]
 
     def _console(self) -> list[bytes]:
         """O packets; GDB takes them while it waits for a stop or a monitor command."""
@@ -273,7 +273,8 @@ class Protocol:
         self.ended = True
 
 
-_CAN_SAY: Final = (b"c", b"s", b"C", b"S", b"v", b"b")  # packets that wait for a stop
+_CAN_SAY: Final = (b"c", b"s", b"C", b"S", b"vCont;", b"bs", b"bc", b"qRcmd,")
+"""Packets that wait for a stop or what a command says: the only ones before whose answers GDB takes text."""
 _HANDLERS: Final[tuple[tuple[bytes, Callable[[Protocol, bytes], bytes | None]], ...]] = (
     (b"qSupported", Protocol._supported),
     (b"qXfer:features:read:", Protocol._features),

@@ -30,7 +30,10 @@ def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
     text = json.dumps({"kstack": kind, **document, "digest": digest_of(document)}, indent=1) + "\n"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_text(text)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

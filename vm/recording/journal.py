@@ -1,7 +1,8 @@
 """A recording that is being made: a head, and the choices so far, a line at a time.
 
-What the host's crash leaves is a journal, from which all but the last second can be repeated. A line that was not
-written to its end is left out; a damaged one before others is an error.
+What the host's crash leaves is a journal, from which all but the last second can be repeated. Each line has a digest, and
+the digest of the line before. A line that was not written to its end is left out; a damaged, lost or moved one before others
+is an error.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from vm.schedule.base import Choice, Scheduler, View
 
 KIND: Final = "journal"
 SECONDS: Final = 0.5  # between two lines, at most, as long as slices are short
-OFTEN: Final = 64  # choices after which the clock is looked at
-LONG: Final = 1 << 20  # units of a slice before which the clock is looked at in any case
 _CLOCK = time.monotonic  # decides when a line is written, and nothing else
 
 
@@ -40,6 +39,7 @@ class Journal:
         self._path, self._head, self._scheduler = path, head, scheduler
         self._new: list[Choice] = []
         self._written = 0.0
+        self._before = ""  # the digest of the last line
         self._file: TextIO | None = None
 
     @property
@@ -59,8 +59,8 @@ class Journal:
             self._line(self._file, {"kstack": KIND, **self._head})
         choice = self._scheduler.choose(view)
         self._new.append(choice)
-        if (len(self._new) % OFTEN == 0 or choice.quantum >= LONG) and _CLOCK() - self._written > SECONDS:
-            self._line(self._file, {"time": view.time, "choices": pack(self._new)})
+        if _CLOCK() - self._written > SECONDS:
+            self._line(self._file, {"time": view.time, "choices": pack(self._new), "after": self._before})
             self._new.clear()
         return choice
 
@@ -80,8 +80,9 @@ class Journal:
             raise RecordingError(f"recording {self._path} cannot be written: {error.strerror}") from error
 
     def _line(self, file: TextIO, document: dict[str, Any]) -> None:
+        self._before = digest_of(document)
         try:
-            file.write(json.dumps({**document, "digest": digest_of(document)}) + "\n")
+            file.write(json.dumps({**document, "digest": self._before}) + "\n")
             file.flush()
             os.fsync(file.fileno())
         except OSError as error:
@@ -107,7 +108,7 @@ def read_journal(path: Path) -> dict[str, Any] | None:
     if head is None:
         raise RecordingError(f"recording {path} is damaged: its first line is not what was written; record it again")
     choices: list[Choice] = []
-    reached = 0
+    reached, before = 0, digest_of(head)
     for number, text in enumerate(rest, 2):
         line = _parsed(text)
         if line is None and number == len(rest) + 1:
@@ -115,6 +116,9 @@ def read_journal(path: Path) -> dict[str, Any] | None:
         try:
             choices += unpack(line["choices"])  # type: ignore[index] # None is an error too
             reached = int(line["time"])  # type: ignore[index]
+            if line.get("after", before) != before:  # type: ignore[union-attr] # earlier versions do not say
+                raise ValueError("lines between are missing")
+            before = digest_of(line)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError, OverflowError, zlib.error) as error:
             raise RecordingError(f"recording {path} is damaged in line {number}; record it again") from error
     head.pop("kstack")

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 import duckdb
 
 from vm.errors import TraceError
-from vm.trace.store import SCHEMAS, Trace
+from vm.trace.store import Trace
 
 SHOWN: Final = 40  # rows of a ready-made query, where nothing else is asked for
+_READ: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 WINDOWS: Final = 40  # into which a thread's time is cut
 
 
@@ -46,7 +47,7 @@ class Database:
         self.trace = trace
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
         try:
-            for name in SCHEMAS:
+            for name in trace.tables:
                 place = str(trace.file(name)).replace("'", "''")
                 self._connection.execute(f"create view {name} as select * from read_parquet('{place}')")
             self._connection.execute(
@@ -62,6 +63,9 @@ class Database:
             TraceError: it is wrong, or changes anything.
         """
         try:
+            statements = self._connection.extract_statements(text)
+            if len(statements) != 1 or statements[0].type not in _READ:
+                raise TraceError("the query must be one SELECT or EXPLAIN: a trace is not changed")
             found = self._connection.execute(text, parameters or None)
             columns = tuple(column[0] for column in found.description or ())
             return Answer(columns, found.fetchall())

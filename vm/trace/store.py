@@ -35,6 +35,7 @@ from vm.trace.events import Event
 from vm.trace.tracer import Part
 
 VERSION: Final = 2
+OLD: Final = 1  # which can be read: it has no registers and no digest of its own
 META: Final = "trace.json"
 LEVEL: Final = 1  # of zstd: more takes longer and saves little
 ROWS: Final = 1 << 20  # of a row group
@@ -125,8 +126,8 @@ class Writer:
 
     def __init__(self, folder: Path, symbols: Symbols) -> None:
         self.folder, self._symbols = folder, symbols
-        if folder.exists() and not (folder / META).is_file():
-            raise TraceError(f"--output {folder} exists and is no trace; give another name")
+        if folder.exists() and not _replaceable(folder):
+            raise TraceError(f"--output {folder} exists and is no trace, or has other files in it; give another name")
         self._place = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         self._rows = dict.fromkeys(SCHEMAS, 0)
         try:
@@ -179,16 +180,36 @@ class Writer:
             writer.close()
         digests = {name: _digest(self._place / f"{name}.parquet") for name in SCHEMAS}
         found = Meta(version=VERSION, rows=self._rows, digests=digests, **meta)
-        (self._place / META).write_text(json.dumps(msgspec.to_builtins(found), indent=1) + "\n")
+        document = msgspec.to_builtins(found)
+        (self._place / META).write_text(json.dumps({**document, "digest": _digest_of(document)}, indent=1) + "\n")
         if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self._place.rename(self.folder)
+            old = self._place.with_suffix(".old")
+            self.folder.rename(old)
+            self._place.rename(self.folder)
+            shutil.rmtree(old)
+        else:
+            self._place.rename(self.folder)
         return found
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a folder is a trace of any version, and nothing else."""
+    try:
+        document = json.loads((folder / META).read_bytes())
+        names = {path.name for path in folder.iterdir()}
+    except (OSError, ValueError, RecursionError):
+        return False
+    ours = isinstance(document, dict) and {"version", "recording", "state_hash", "digests"} <= set(document)
+    return ours and names <= {META, *(f"{name}.parquet" for name in SCHEMAS)}
 
 
 def _transposed(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
     columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
     return columns or [[] for _ in range(width)]
+
+
+def _digest_of(document: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -201,6 +222,11 @@ class Trace(NamedTuple):
 
     folder: Path
     meta: Meta
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of those it has."""
+        return [name for name in SCHEMAS if name in self.meta.digests]
 
     def file(self, table: str) -> Path:
         """A table's file."""
@@ -219,10 +245,15 @@ def read_trace(folder: Path) -> Trace:
         TraceError: it is damaged, incomplete, or of another version.
     """
     try:
-        meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
-        if meta.version != VERSION:
-            raise TraceError(f"trace {folder} has version {meta.version}; this kstack reads {VERSION}")
-        wrong = [name for name in SCHEMAS if _digest(folder / f"{name}.parquet") != meta.digests.get(name)]
+        document = msgspec.json.decode((folder / META).read_bytes(), type=dict[str, Any])
+        version = document.get("version")
+        if version not in (OLD, VERSION):
+            raise TraceError(f"trace {folder} has version {version!r}; this kstack reads {OLD} and {VERSION}")
+        if version != OLD and document.pop("digest", None) != _digest_of(document):
+            raise TraceError(f"trace {folder} is damaged: {META} is not what was written; make it again")
+        meta = msgspec.convert(document, Meta)
+        tables = [name for name in SCHEMAS if version != OLD or name != "registers"]
+        wrong = [name for name in tables if _digest(folder / f"{name}.parquet") != meta.digests.get(name)]
     except OSError as error:
         raise TraceError(f"trace {folder}: {error.filename}: {error.strerror}; make it again") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

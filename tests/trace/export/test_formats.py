@@ -11,10 +11,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from guest.images import build_image
+from vm.recording import pack
+from vm.setup import Setup
 from vm.trace.export import FORMATS, drcov, export, read
-from vm.trace.store import Trace
+from vm.trace.make import make_trace
+from vm.trace.store import Trace, read_trace
 
 TEXTS = ("qemu", "drcov", "tenet", "vcd", "coverage")
 
@@ -43,6 +47,15 @@ def test_an_export_does_not_depend_on_how_the_tables_are_read(
     first = exported(laight, format, tmp_path).read_bytes()
     monkeypatch.setattr(read, "BATCH", 113)
     assert exported(laight, format, tmp_path).read_bytes() == first
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_run_in_which_nothing_has_run_has_an_export_too(format: str, tmp_path: Path) -> None:
+    """A journal that was cut behind its head."""
+    setup = Setup("litmus-laight", 2, 64 << 20, policy="fixed-16k")
+    make_trace(replace(setup.head(), choices=pack([])), tmp_path / "trace")
+    assert read_trace(tmp_path / "trace").meta.rows["instructions"] == 0
+    assert exported(read_trace(tmp_path / "trace"), format, tmp_path).stat().st_size >= 0
 
 
 # --- qemu

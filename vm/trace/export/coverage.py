@@ -60,7 +60,7 @@ def coverage(trace: Trace) -> Coverage:
     functions: list[Function] = []
     if image is not None:
         moved = _moved(hits, _frames(trace), image.sections)
-        chapters, functions = of_sources(image, code, moved)
+        chapters, functions = of_sources(image, code, moved, trace.meta.cpus)
         spans = [(one.vaddr, one.vaddr + one.size) for one in image.sections]
         hits = {rip: counts for rip, counts in moved.items() if not any(low <= rip < high for low, high in spans)}
     if hits:

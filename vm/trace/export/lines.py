@@ -72,19 +72,20 @@ def _sum(one: Counts, other: Counts) -> Counts:
 # --- of sources
 
 
-def of_sources(image: Image, code: Code, hits: Mapping[int, Counts]) -> tuple[list[Chapter], list[Function]]:
+def of_sources(image: Image, code: Code, hits: Mapping[int, Counts], cpus: int) -> tuple[list[Chapter], list[Function]]:
     """Lines and functions of an image whose sources are known.
 
     Args:
         image: as assembled.
         code: of the trace.
-        hits: how often the instruction at an address of the image ran.
+        hits: how often the instruction at an address of the image ran, by CPU.
+        cpus: of the machine.
     """
     texts = {file: Path(file).read_text(encoding="utf-8").splitlines() for file in _files(image)}
     spans = [(one.vaddr, one.vaddr + one.size) for one in image.sections if Access.X in one.access]
     lines = _statements(image, texts, spans)
     starts = [at for at, _ in lines]
-    statements = _ran(starts, spans, code, hits)
+    statements = _ran(starts, spans, code, hits, cpus)
     by_line: dict[tuple[str, int], Counts] = {}
     is_code: list[bool] = []
     for (_, place), counts in zip(lines, statements, strict=True):
@@ -114,9 +115,10 @@ def _statements(image: Image, texts: Mapping[str, list[str]], spans: list[tuple[
     return found
 
 
-def _ran(starts: list[int], spans: list[tuple[int, int]], code: Code, hits: Mapping[int, Counts]) -> list[Counts]:
+def _ran(
+    starts: list[int], spans: list[tuple[int, int]], code: Code, hits: Mapping[int, Counts], cpus: int
+) -> list[Counts]:
     """How often each statement ran; an instruction may be spelled as several."""
-    cpus = len(next(iter(hits.values()), []))
     found: list[Counts] = [[0] * cpus for _ in starts]
     for rip, counts in hits.items():
         end = rip + max(len(code.at(rip, 0)), 1)
