@@ -240,9 +240,15 @@ class Machine:
         deadline = self._deadline()
         return NO_DEADLINE if deadline is None else max(1, deadline - self.time)
 
-    def warp(self) -> bool:
-        """Let time jump to the next timer (every CPU sleeps); whether there was one."""
+    def warp(self, due: int | None = None) -> bool:
+        """Let time jump to the next timer (every CPU sleeps); whether there was one.
+
+        Args:
+            due: virtual time of something else that comes, or None.
+        """
         deadline = self._deadline()
+        if deadline is None or (due is not None and due < deadline):
+            deadline = due
         if deadline is None:
             return False
         self.time = max(self.time, deadline)

@@ -31,6 +31,7 @@ BOOT_LIMIT: Final = 50_000_000
 GUEST_PASSED: Final = frozenset({0x00, 0x10})
 GUEST_FAILED: Final = 0x11
 GUEST_PANICKED: Final = 0x12
+PANIC: Final = "PANIC "  # how the line begins by which our kernel says why
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,15 @@ class Advances(Protocol):
     @property
     def pending(self) -> bool:
         """Whether something will still happen by itself."""
+        ...
+
+    @property
+    def due(self) -> int | None:
+        """Virtual time at which something happens next, whoever runs then; None if nothing does."""
+        ...
+
+    def come(self) -> None:
+        """Time has jumped, perhaps to there; every CPU sleeps."""
         ...
 
 
@@ -244,7 +254,7 @@ class Session:
         runnable = machine.runnable()
         if not runnable:
             self._idle += 1
-            return None if self._idle < IDLE_WARPS and machine.warp() else "asleep"
+            return None if self._idle < IDLE_WARPS and self._warp() else "asleep"
         self._idle = 0
         if self._adversary is not None:
             self._adversary.act()
@@ -259,6 +269,15 @@ class Session:
         before = self._progress(choice.cpu) if self._waiting else None
         self._slice = choice.cpu, runnable, len(blocked) < len(runnable), before, runtime.counts.waits
         return choice
+
+    def _warp(self) -> bool:
+        """Every CPU sleeps: time jumps to the next timer, or to what is injected next; whether there is any."""
+        if self.injector is None:
+            return self.machine.warp()
+        if not self.machine.warp(self.injector.due):
+            return False
+        self.injector.come()
+        return True
 
     def finish(self) -> str | None:
         """The slice that `begin` chose has been run: why the run has ended, or None."""
@@ -296,7 +315,7 @@ class Session:
         oracle, machine = self.oracle, self.machine
         if oracle is not None and ended == "exit":
             if machine.exit_port.code == GUEST_PANICKED:
-                oracle.panicked(_last_line(machine.uart.sent))
+                oracle.panicked(last_words(machine.uart.sent.decode("utf-8", "replace")))
             else:
                 oracle.finish([call for calls in self.runtime.calls for call in calls], self.runtime.variables)
         scheduler = self.scheduler
@@ -322,10 +341,10 @@ class Session:
         )
 
 
-def _last_line(serial: bytes | bytearray) -> str:
-    """The last line with anything in it that the guest printed."""
-    lines = bytes(serial).decode("utf-8", "replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+def last_words(serial: str) -> str:
+    """The line by which a guest says why it panicked; else the last one with anything in it that it printed."""
+    lines = [line.strip() for line in serial.split("\n") if line.strip()]
+    return next((line for line in reversed(lines) if line.startswith(PANIC)), lines[-1] if lines else "")
 
 
 class _EventLog:

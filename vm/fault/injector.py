@@ -123,14 +123,23 @@ class Injector:
         )
         return bool(self._by_time or self._later) or waits
 
+    @property
+    def due(self) -> int | None:
+        """Virtual time at which something happens next, whoever runs then: a moment, or an IPI that is late."""
+        times = [_time(self._by_time[0])] if self._by_time else []
+        return min(times + [when for when, _ in self._later], default=None)
+
+    def come(self) -> None:
+        """Time has jumped, perhaps to there; every CPU sleeps, and CPU 0 is hit where a fault names none."""
+        self._arrive()
+        self._moments(0)
+
     def _until(self) -> int:
         """Units until something may happen; 1 where each instruction is looked at."""
         if self._at:
             return 1
-        time = self._machine.time
-        moments = [_time(self._by_time[0])] if self._by_time else []
-        moments += [when for when, _ in self._later]
-        return max(1, min(moments) - time) if moments else FOR_EVER
+        due = self.due
+        return FOR_EVER if due is None else max(1, due - self._machine.time)
 
     def _moments(self, cpu: int) -> None:
         while self._by_time and _time(self._by_time[0]) <= self._machine.time:

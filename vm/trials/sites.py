@@ -118,6 +118,14 @@ class _Counting:
         """Nothing happens by itself."""
         return False
 
+    @property
+    def due(self) -> None:
+        """As above."""
+        return
+
+    def come(self) -> None:
+        """As above."""
+
     def _name(self, rip: int) -> str | None:
         """What to call an instruction of a window; None outside."""
         if rip not in self._names:
@@ -158,7 +166,7 @@ def census(pair: Pair) -> Census:
     if result.ended != "exit":
         raise ConfigError(f"{pair.scenario} under {pair.policy} ends with {result.ended} without any fault")
     outcome, by, _, kind = judged(pair.scenario, result)
-    usual = Usual(result.time - start, outcome, by, kind)
+    usual = Usual(result.time - start, outcome, by, kind, result.exit_value, result.serial)
     return Census(
         usual, tuple(counting.sites), tuple(counting.sends), counting.steps, tuple(counting.wide), counting.flushes
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ from vm.judge import unexpected
 from vm.recording import Recording, pack
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import GUEST_FAILED, GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
+from vm.session import GUEST_FAILED, GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session, last_words
 from vm.setup import Setup, boot, script_of
 from vm.stacks.registry import find_policy
 
@@ -24,6 +25,8 @@ OUTCOMES: Final = ("masked", "detected", "wrong-data", "hang", "shutdown")
 QUANTUM: Final = 200  # units a slice, where the scenario has no script
 PATIENCE: Final = 4  # times as long as without the fault a run may take before it hangs
 LEAST: Final = 100_000  # units, and at least so long
+Judged = tuple[str, str, str, str | None]
+"""Outcome, who noticed, in words, and the kind of the finding that decides."""
 _WRONG: Final = frozenset({Kind.WRONG_DATA, Kind.DATA_LEAK})
 _HANGS: Final = frozenset({Kind.DEADLOCK, Kind.LIVELOCK})
 
@@ -89,12 +92,14 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Usual(NamedTuple):
-    """A run without a fault: virtual time that it takes (units), and what it comes to, as in `Outcome`."""
+    """A run without a fault: virtual time that it takes (units), what it comes to, as in `Outcome`, and what it says."""
 
     time: int
     outcome: str = "masked"
     by: str = "nobody"
     kind: str | None = None
+    exit_value: int | None = None
+    serial: str = ""
 
 
 class Trial(NamedTuple):
@@ -137,31 +142,44 @@ class Trial(NamedTuple):
         except PolicyError as error:
             found = ("detected", "policy", str(error), None)
             return self._outcome(injector, found, session.machine.time), session, None
-        return self._outcome(injector, judged(self.pair.scenario, result), result.time), session, result
+        found = judged(self.pair.scenario, result)
+        compared = self._compared(result) if found[0] == "masked" else found
+        return self._outcome(injector, compared, result.time), session, result
 
-    def _outcome(self, injector: Injector, found: tuple[str, str, str, str | None], time: int) -> Outcome:
+    def _compared(self, result: RunResult) -> Judged:
+        """Nobody has noticed anything: whether the guest says and prints what it does without the fault."""
+        if result.exit_value != self.usual.exit_value:
+            text = f"the guest exits with {result.exit_value:#x}, and without the fault with {self.usual.exit_value or 0:#x}"
+            return "wrong-data", "nobody", text, None
+        if result.serial != self.usual.serial:
+            lines = zip_longest(result.serial.split("\n"), self.usual.serial.split("\n"), fillvalue="")
+            printed, wanted = next((here, there) for here, there in lines if here != there)
+            return "wrong-data", "nobody", f"the guest prints {printed!r}, and without the fault {wanted!r}", None
+        return "masked", "nobody", "", None
+
+    def _outcome(self, injector: Injector, found: Judged, time: int) -> Outcome:
         outcome, by, text, kind = found
         if (outcome, by, kind) == (self.usual.outcome, self.usual.by, self.usual.kind) and outcome != "masked":
             outcome, by, text = "masked", "nobody", f"as without the fault: {text}"
         return Outcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
 
 
-def judged(scenario: str, result: RunResult) -> tuple[str, str, str, str | None]:
+def judged(scenario: str, result: RunResult) -> Judged:
     """Outcome, who noticed, in words, and the kind of the finding that decides.
 
-    The worst counts: shutdown, then a hang, wrong data, and what was only noticed. Data is wrong where the oracle sees it,
-    also if the guest notices nothing; where the guest's own check alone notices, the guest has detected it.
+    The worst counts: shutdown, then wrong data, a hang, and what was only noticed. Data is wrong where the oracle sees it,
+    also if the guest notices nothing, or hangs; where the guest's own check alone notices, the guest has detected it.
     """
     findings = tuple(found for found in unexpected(find_scenario(scenario), result) if found in result.findings)
     if result.ended == "shutdown":
         return "shutdown", "oracle", _first(findings) or "a CPU shut down", _kind(findings)
-    if result.ended in ("bound", "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
-        return "hang", "nobody", f"{result.ended} at {result.time}", _kind(findings)
     wrong = [found for found in findings if found.kind in _WRONG]
     if wrong:
         return "wrong-data", "oracle", wrong[0].text, wrong[0].kind.value
+    if result.ended in ("bound", "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
+        return "hang", "nobody", f"{result.ended} at {result.time}", _kind(findings)
     if result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
-        return "detected", "guest", _last_line(result.serial), _kind(findings)
+        return "detected", "guest", last_words(result.serial), _kind(findings)
     if findings:
         return "detected", "oracle", findings[0].text, findings[0].kind.value
     return "masked", "nobody", "", None
@@ -173,7 +191,3 @@ def _first(findings: tuple[Finding, ...]) -> str:
 
 def _kind(findings: tuple[Finding, ...]) -> str | None:
     return findings[0].kind.value if findings else None
-
-
-def _last_line(serial: str) -> str:
-    return next((line.strip() for line in reversed(serial.split("\n")) if line.strip()), "")
