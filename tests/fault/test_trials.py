@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.command import kstack
+from tests.support.command import ROOT, kstack
+from vm.coherence import Finding, Kind
 from vm.errors import ConfigError, KstackError, PolicyError
 from vm.fault import At, Fault, Send, Step
 from vm.hw.modes import Modes
 from vm.recording import read_recording, unpack, write_recording
+from vm.session import RunResult
 from vm.setup import replay_session
 from vm.testing.minimise import merged
 from vm.testing.trials import simpler
-from vm.trials import OUTCOMES, SYSTEMATIC, Pair, Trial, census, faults_at
+from vm.trials import OUTCOMES, SYSTEMATIC, Pair, Trial, campaign, census, faults_at
 from vm.trials.campaign import Batch, Wanted, batches, declared, read_campaign, run
 from vm.trials.examples import everything, record, shortest
 from vm.trials.trial import judged
@@ -104,8 +109,140 @@ def test_outcomes_do_not_depend_on_the_number_of_workers_and_a_journal_is_gone_o
     journal.write_text(text + text[: len(text) // 2])
     together = list(run(batches(wanted), jobs=2, journal=journal))
     assert together == alone
-    assert len(journal.read_text().splitlines()) == 4
+    assert len(journal.read_text().splitlines()) == 8
     assert list(run(batches(wanted), journal=journal)) == alone
+
+
+def test_a_pair_is_cut_into_batches_that_make_the_same_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Wanted(["switch-sp-ipi"], ["laight"], ["drop-invlpg", "nmi"], [], 20)
+    whole = [one for _, each in run(batches(wanted)) for one in each]
+    monkeypatch.setattr(campaign, "CHUNK", 3)
+    work = batches(wanted)
+    assert len(work) == 14
+    cut = [one for _, each in run(work) for one in each]
+    assert sorted(map(str, cut)) == sorted(map(str, whole))
+    assert len(whole) == 40
+
+
+def test_a_journal_is_of_its_policy_its_modes_and_its_limit(tmp_path: Path) -> None:
+    """What was tried with others is tried again."""
+    policy = tmp_path / "mine.py"
+    shutil.copy(ROOT / "policies" / "entry_exit.py", policy)
+    wanted = Wanted([str(policy)], ["laight"], ["drop-ipi"], [], 2)
+    journal = tmp_path / "journal"
+
+    def tried(more: Wanted) -> int:
+        before = len(journal.read_text().splitlines()) if journal.exists() else 0
+        list(run(batches(more), journal=journal))
+        return len(journal.read_text().splitlines()) - before
+
+    assert tried(wanted) == 1
+    assert tried(wanted) == 0
+    assert tried(Wanted(wanted.policies, wanted.scenarios, ["drop-ipi"], [], 3)) == 1
+    assert tried(Wanted(wanted.policies, wanted.scenarios, ["drop-ipi"], [], 2, {"tlb": "capacity:4"})) == 1
+    policy.write_text(policy.read_text() + "# another")
+    assert tried(wanted) == 1
+
+
+def test_a_pair_without_a_baseline_is_told_of_and_the_others_are_tried() -> None:
+    refused: dict[Pair, str] = {}
+    wanted = Wanted(["switch-sp-ipi", "entry-exit"], ["hotplug"], ["drop-ipi"], [], 2)
+    found = list(run(batches(wanted), refused=refused.__setitem__))
+    assert {batch.pair.policy for batch, _ in found} == {"switch-sp-ipi"}
+    assert list(refused.values()) == ["hotplug under entry-exit ends with asleep without any fault"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        (Wanted([], ["laight"], ["nmi"]), "policies: give one"),
+        (Wanted(["fixed-16k"], [], ["nmi"]), "scenarios: give one"),
+        (Wanted(["fixed-16k"], ["laight"]), "faults: give one"),
+    ],
+)
+def test_nothing_to_try_is_an_error(wanted: Wanted, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        batches(wanted)
+
+
+def test_what_is_named_twice_is_tried_once() -> None:
+    assert batches(Wanted(["fixed-16k"] * 2, ["laight"] * 2, ["nmi"] * 2)) == batches(
+        Wanted(["fixed-16k"], ["laight"], ["nmi"])
+    )
+
+
+# --- what a trial comes to
+
+
+def result(
+    ended: str = "exit", exit_value: int = 0x10, kinds: tuple[Kind, ...] = (), serial: str = "well\n"
+) -> RunResult:
+    findings = tuple(Finding(kind, 0, "here", 0, 5, kind.value) for kind in kinds)
+    usual = LAIGHT.session().run()
+    return dataclasses.replace(usual, ended=ended, exit_value=exit_value, findings=findings, serial=serial)
+
+
+@pytest.mark.parametrize(
+    ("run_result", "comes_to"),
+    [
+        ({}, ("masked", "nobody")),
+        ({"ended": "shutdown"}, ("shutdown", "oracle")),
+        ({"ended": "shutdown", "kinds": (Kind.WRONG_DATA,)}, ("shutdown", "oracle")),
+        ({"ended": "bound"}, ("hang", "nobody")),
+        ({"ended": "asleep"}, ("hang", "nobody")),
+        ({"ended": "deadlock", "kinds": (Kind.DEADLOCK,)}, ("hang", "nobody")),
+        ({"kinds": (Kind.LIVELOCK,)}, ("hang", "nobody")),
+        ({"ended": "bound", "kinds": (Kind.DATA_LEAK,)}, ("wrong-data", "oracle")),
+        ({"exit_value": 0x11, "kinds": (Kind.WRONG_DATA,)}, ("wrong-data", "oracle")),
+        ({"exit_value": 0x11}, ("detected", "guest")),
+        ({"exit_value": 0x12}, ("detected", "guest")),
+        ({"kinds": (Kind.STALE_TRANSLATION,)}, ("detected", "oracle")),
+    ],
+)
+def test_the_worst_of_what_a_run_comes_to_counts(run_result: dict[str, Any], comes_to: tuple[str, str]) -> None:
+    assert judged("laight", result(**run_result))[:2] == comes_to
+
+
+def test_a_panic_is_told_by_its_own_line() -> None:
+    serial = "kernel\nPANIC no idea\ncpu 0 thread 3\nss     0x10\n"
+    assert judged("laight", result(exit_value=0x12, serial=serial))[2] == "PANIC no idea"
+
+
+@pytest.mark.parametrize(
+    ("place", "bit", "says"),
+    [("shut_down", 5, "the guest exits with 0x30"), ("print", 0, "the guest prints")],
+)
+def test_a_guest_that_says_something_else_is_not_as_without_the_fault(place: str, bit: int, says: str) -> None:
+    found = census(LAIGHT)
+    fault = Fault("flip-register", At(place), register="rdi", bit=bit)
+    outcome = Trial(LAIGHT, fault, "", found.usual).run()
+    assert (outcome.outcome, outcome.by) == ("wrong-data", "nobody")
+    assert outcome.text.startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("faults", "code"), [("nmi", 0), ("raise", 0), ("lose-ack", 1), ("early-ack", 1), ("drop-ipi", 1)]
+)
+def test_the_exit_code_says_whether_anything_unexpected_came_of_it(faults: str, code: int) -> None:
+    done = kstack("inject", "laight", "--policy", "switch-sp-ipi", "--faults", faults, "--limit", "7")
+    assert done.returncode == code, done.stdout
+
+
+def test_a_folder_that_cannot_be_is_told_of_before_anything_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ("inject", "laight", "--policy", "switch-sp-ipi", "--faults", "nmi", "--limit", "5000")
+    for place in (tmp_path / "file", Path("/proc/none")):
+        done = kstack(*words, "--recordings", place)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"--recordings {place}: " in done.stderr
+
+
+def test_an_instruction_s_fault_is_recorded_under_its_own_schedule(tmp_path: Path) -> None:
+    """Another schedule would have another instruction there at that time."""
+    batch = Batch(Pair("switch-sp-ipi", "wilcox"), ("spurious-fault",), (), 3)
+    chosen = everything([(batch, batch.run())])
+    for simple, plain in zip(record(tmp_path / "a", chosen, simpler), record(tmp_path / "b", chosen), strict=True):
+        assert read_recording(simple.path) == read_recording(plain.path)
 
 
 def test_a_damaged_journal_is_one_clear_error(tmp_path: Path) -> None:
@@ -195,7 +332,7 @@ def test_a_campaign_is_declared_in_toml(tmp_path: Path) -> None:
     wanted = read_campaign(tmp_path / "c.toml")
     assert wanted.systematic == ["drop-ipi"]
     assert wanted.single == [Fault("flip-register", At("laight_watch+0x2d"), register="r12", bit=3)]
-    [(_, outcomes)] = run(batches(wanted))
+    outcomes = [one for _, each in run(batches(wanted)) for one in each]
     assert [one.fault.what for one in outcomes] == ["drop-ipi"] * 3 + ["flip-register"]
 
 

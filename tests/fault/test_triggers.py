@@ -22,6 +22,8 @@ from vm.schedule import RoundRobin
 from vm.session import RunOptions, Session
 from vm.setup import Setup
 from vm.stacks import hypercall
+from vm.trials import Pair, Trial, census, faults_at
+from vm.trials.sites import LATE
 
 
 def bare(guest: LongModeGuest, places: dict[str, int], *faults: Fault) -> Injector:
@@ -132,6 +134,73 @@ def test_a_trigger_of_one_cpu_does_not_count_another_s_executions() -> None:
     assert injector.fired == [None]
     run(guest, injector, address, 1, r9=0)
     assert guest.gpr(Gpr.R9, 1) == 1
+
+
+def test_triggers_of_one_cpu_are_of_that_cpu() -> None:
+    """Behind an instruction, at a value, at an INVLPG and at a policy's step."""
+    guest = LongModeGuest(cpus=2)
+    address = guest.kernel_code("mov r8d, 5\ninvlpg [rbx]\nhlt")
+    faults = [
+        flip(At("here", cpu=1, after=True)),
+        flip(Where("r8", 5, cpu=1), "r10"),
+        Fault("drop-invlpg", Flush(cpu=1)),
+    ]
+    injector = bare(guest, {"here": address}, *faults)
+    run(guest, injector, address, 0, r9=0, r10=0, rbx=AREA)
+    assert injector.fired == [None, None, None]
+    run(guest, injector, address, 1, r9=0, r10=0, rbx=AREA)
+    assert None not in injector.fired
+    assert [guest.gpr(register, 1) for register in (Gpr.R9, Gpr.R10)] == [1, 1]
+    found = {}
+    for cpu in (None, 0, 1):
+        one = session("switch-sp-ipi", Fault("raise", Step("WaitForAck", cpu=cpu)))
+        with pytest.raises(PolicyError):
+            one.run()
+        found[cpu] = injector_of(one).fired[0]
+    assert found[None] in (found[0], found[1])
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4, 5])
+def test_an_execution_that_is_given_up_is_one_and_the_next_there_another(nth: int) -> None:
+    """The handler goes on behind the load that faults, as a fixup of a kernel's does, and gives it a page for the next turn."""
+    guest = LongModeGuest()
+    guest.map(AREA + 0x1000, guest.frame(7))
+    fix = f"add qword ptr [rsp+8], 3\nadd rsp, 8\nmov rbx, {hex(AREA + 0x1000)}\niretq"
+    guest.gate(14, guest.kernel_code(fix))
+    address = guest.kernel_code("mov ecx, 4\nagain:\nmov rdx, [rbx]\nadd r10, r9\ndec ecx\njnz again\nhlt")
+    injector = bare(guest, {"load": address + 5}, flip(At("load", nth=nth)))
+    run(guest, injector, address, rbx=AREA, r9=0, r10=0)
+    assert guest.gpr(Gpr.R10) == max(0, 5 - nth), "turns from there on"
+    assert (injector.fired[0] is None) == (nth == 5)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("flip-ram", Moment(1), address=0xFFFFFFFFFFFFFF00, bit=1),
+        Fault("flip-pte", Moment(1), address=AREA, bit=1),
+        Fault("flip-pte", Moment(1), address=1 << 63, bit=1),
+    ],
+)
+def test_what_there_is_nothing_to_do_to_has_not_happened(fault: Fault) -> None:
+    assert deed(LongModeGuest(), fault).fired == [None]
+
+
+def test_what_is_to_come_comes_while_every_cpu_sleeps() -> None:
+    """An IPI that is late wakes the CPU that waits for it, and an interrupt comes at its moment."""
+    pair = Pair("switch-sp-ipi", "quiet-then-deep-migrate")
+    found = census(pair)
+    late = [Trial(pair, fault, site, found.usual).run() for fault, site in faults_at("delay-ipi", found, 12)]
+    assert {one.outcome for one in late} == {"masked"}
+    assert any(one.time > found.usual.time + LATE // 2 for one in late)
+    asleep = Pair("entry-exit", "hotplug")
+    end = asleep.session().run()
+    assert end.ended == "asleep"
+    one = asleep.session()
+    injector = Injector(one, [Fault("timer", Moment(end.time + 50), vector=0x20, cpu=0)])
+    one.run()
+    assert injector.fired == [end.time + 50]
 
 
 def test_a_moment_is_exact_in_the_middle_of_a_slice() -> None:
@@ -491,6 +560,11 @@ def test_a_drained_pool_has_no_page_left() -> None:
         (Fault("flip-register", Moment(1), register="rax", bit=64), "bit 64"),
         (Fault("lose-ack", Step("TakePage")), "its step must be WaitForAck"),
         (Fault("nmi", Where("eax", 1)), "no register 'eax'"),
+        (Fault("nmi", Where("rax", 1 << 70)), "value .* of its trigger is not 0 to"),
+        (Fault("nmi", Moment(-5)), "time -5 of its trigger is not 0 to"),
+        (Fault("drop-ipi", Send(vector=999)), "vector 999 of its trigger is not 0 to 255"),
+        (Fault("raise", Step("WritePteX")), "there is no step 'WritePteX'; there are ReadPte"),
+        (Fault("nmi", At("0xffffffffffffffffffff")), "symbol, symbol"),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_error(fault: Fault, says: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded
 from vm.report.faults import write_matrix
 from vm.stacks.registry import policies
+from vm.trials.campaign import Batch
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def _decisions(executor: ProcessPoolExecutor, names: list[str]) -> bool:
 
 def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int, report: Path | None) -> bool:
     work = injected.work(names, sites)
-    found = list(zip(work, executor.map(injected.tried, work, chunksize=1), strict=True))
+    found = list(zip(work, executor.map(Batch.tried, work, chunksize=1), strict=True))
     print(injected.table(found))
     if report is not None:
         write_matrix(report, [(batch, outcomes) for batch, outcomes in found if not isinstance(outcomes, str)], [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from vm.errors import ConfigError
 from vm.hw.modes import Modes
 from vm.trials import SYSTEMATIC, Outcome, Pair
 from vm.trials.campaign import Batch
@@ -28,14 +27,6 @@ def work(names: list[str], sites: int = SITES) -> list[Batch]:
         for scenario in SCENARIOS
         for whats, limit in parts
     ]
-
-
-def tried(batch: Batch) -> list[Outcome] | str:
-    """A batch's outcomes; or why the pair cannot be tried."""
-    try:
-        return batch.run()
-    except ConfigError as error:
-        return str(error)
 
 
 def table(found: list[tuple[Batch, list[Outcome] | str]]) -> str:

@@ -17,9 +17,9 @@ from vm.errors import ConfigError
 from vm.report.faults import Found, matrix, write_matrix
 from vm.report.page import check_can_write
 from vm.trials.campaign import LIMIT, Wanted, batches, read_campaign, run
-from vm.trials.examples import Example, everything, record, shortest
+from vm.trials.examples import Example, everything, make_folder, record, shortest
 from vm.trials.sites import SYSTEMATIC
-from vm.trials.trial import OUTCOMES
+from vm.trials.trial import OUTCOMES, Outcome, Pair
 
 
 @Parameter(name="*")
@@ -35,7 +35,10 @@ class Work:
         every: recordings of all trials.
     """
 
-    limit: Annotated[int, Parameter(help="Sites that a fault is tried at in a pair, at most, evenly spread.")] = LIMIT
+    limit: Annotated[
+        int | None,
+        Parameter(help=f"Sites that a fault is tried at in a pair, at most, evenly spread (default: {LIMIT})."),
+    ] = None
     jobs: Annotated[int, Parameter(help="Worker processes; no outcome depends on it.")] = 1
     resume: Annotated[Path | None, Parameter(help="File to keep outcomes in, and to go on from if it exists.")] = None
     recordings: Annotated[
@@ -75,19 +78,33 @@ def inject(
     if report is not None:
         check_can_write(report)
     wanted = _wanted(scenario, policy, faults, campaign, work, mode)
-    found = list(run(batches(wanted), work.jobs, work.resume, _progress))
+    if work.recordings is not None:
+        make_folder(work.recordings)
+    refused: dict[Pair, str] = {}
+    found = list(run(batches(wanted), work.jobs, work.resume, _progress, refused.__setitem__))
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if not any(outcomes for _, outcomes in found):
+        raise ConfigError(
+            "; ".join(refused.values()) or "nothing to try: none of these faults has a site in these runs"
+        )
+    for why in refused.values():
+        print(f"kstack: not tried: {why}", file=sys.stderr)
     examples = [] if work.recordings is None else _record(work.recordings, found, work.every)
     if report is not None:
         write_matrix(report, found, examples)
     if json:
-        print_json(_document(found, examples))
+        print_json(_document(found, examples, refused))
     else:
         console().print(matrix(found))
         for pair, outcome, place in examples if not work.every else []:
             print(f"{outcome.fault.what}, {outcome.outcome} ({pair.policy}, {pair.scenario}): kstack replay {place}")
-    return 1 if any(one.outcome == "wrong-data" for _, outcomes in found for one in outcomes) else 0
+    return 1 if any(_is_unexpected(one) for _, outcomes in found for one in outcomes) else 0
+
+
+def _is_unexpected(one: Outcome) -> bool:
+    """Neither masked, nor detected by the guest or the policy, whose business that is."""
+    return one.outcome != "masked" and not (one.outcome == "detected" and one.by in ("guest", "policy"))
 
 
 def _wanted(
@@ -99,8 +116,10 @@ def _wanted(
     mode: list[str] | None,
 ) -> Wanted:
     if campaign is not None:
-        if scenario is not None or policy is not None or faults is not None or mode:
-            raise ConfigError("--campaign says all of it: give no scenario, --policy, --faults or --mode beside it")
+        if any(one is not None for one in (scenario, policy, faults, work.limit)) or mode:
+            raise ConfigError(
+                "--campaign says all of it: give no scenario, --policy, --faults, --limit or --mode beside it"
+            )
         return read_campaign(campaign)
     if scenario is None or policy is None:
         raise ConfigError("give a scenario and --policy, or --campaign FILE")
@@ -111,14 +130,14 @@ def _wanted(
         split(scenario) or [],
         list(SYSTEMATIC) if chosen == ["all"] else chosen,
         [],
-        work.limit,
+        LIMIT if work.limit is None else work.limit,
         modes,
     )
 
 
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{done} of {total} pairs", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{done} of {total} batches", end="", file=sys.stderr, flush=True)
 
 
 def _record(folder: Path, found: Found, every: bool) -> list[Example]:
@@ -129,7 +148,7 @@ def _record(folder: Path, found: Found, every: bool) -> list[Example]:
     return record(folder, shortest(found), simpler)
 
 
-def _document(found: Found, examples: list[Example]) -> dict[str, Any]:
+def _document(found: Found, examples: list[Example], refused: dict[Pair, str]) -> dict[str, Any]:
     places = {(example.pair, example.outcome): str(example.path) for example in examples}
     trials = []
     totals: Counter[str] = Counter()
@@ -151,4 +170,9 @@ def _document(found: Found, examples: list[Example]) -> dict[str, Any]:
                 }
             )
     summary = {name: totals[name] for name in OUTCOMES}
-    return {"version": 1, "trials": trials, "summary": {"trials": len(trials), **summary}}
+    return {
+        "version": 1,
+        "trials": trials,
+        "refused": list(refused.values()),
+        "summary": {"trials": len(trials), **summary},
+    }

@@ -9,6 +9,7 @@ from vm.fault.records import Fault
 from vm.hw.decode import decode
 from vm.hw.engine import Flags, Gpr
 from vm.hw.events import PF, exception
+from vm.hw.paging import is_canonical
 from vm.machine import FOR_EVER
 from vm.session import Session
 
@@ -18,15 +19,15 @@ _MASK64: Final = (1 << 64) - 1
 _KEPT: Final = int(Flags.FIXED)
 
 
-def act(session: Session, fault: Fault, cpu: int) -> None:
-    """Carry out a fault that has a CPU and a moment alone.
+def act(session: Session, fault: Fault, cpu: int) -> bool:
+    """Carry out a fault that has a CPU and a moment alone; whether there was anything to do it to.
 
     Args:
         session: whose machine.
         fault: of a kind in DEEDS.
         cpu: whom it hits.
     """
-    DEEDS[fault.what](session, fault, cpu)
+    return DEEDS[fault.what](session, fault, cpu) is not False
 
 
 def _evict(session: Session, fault: Fault, cpu: int) -> None:
@@ -37,16 +38,21 @@ def _fill(session: Session, fault: Fault, cpu: int) -> None:
     session.machine.cpus[cpu].mmu.prefetch(fault.address or 0)
 
 
-def _flip_pte(session: Session, fault: Fault, cpu: int) -> None:
-    leaf = session.machine.cpus[cpu].mmu.leaf_address(fault.address or 0)
-    if leaf is not None:
-        _flip(session, leaf, fault.bit or 0)
+def _flip_pte(session: Session, fault: Fault, cpu: int) -> bool:
+    address = fault.address or 0
+    leaf = session.machine.cpus[cpu].mmu.leaf_address(address) if is_canonical(address) else None
+    if leaf is None:
+        return False
+    _flip(session, leaf, fault.bit or 0)
+    return True
 
 
-def _flip_ram(session: Session, fault: Fault, cpu: int) -> None:
+def _flip_ram(session: Session, fault: Fault, cpu: int) -> bool:
     address = (fault.address or 0) & ~7
-    if session.machine.memory.is_ram(address):
-        _flip(session, address, fault.bit or 0)
+    if not session.machine.memory.is_ram(address):
+        return False
+    _flip(session, address, fault.bit or 0)
+    return True
 
 
 def _flip(session: Session, address: int, bit: int) -> None:
@@ -100,14 +106,17 @@ def _offline(session: Session, fault: Fault, cpu: int) -> None:
     session.runtime.gone(cpu)
 
 
-def _skip(session: Session, fault: Fault, cpu: int) -> None:
+def _skip(session: Session, fault: Fault, cpu: int) -> bool:
     processor = session.machine.cpus[cpu]
     instruction = decode(processor.linear.code(processor.registers.rip), processor.registers.bits)
-    if instruction is not None:
-        processor.registers.rip = processor.registers.rip + instruction.length & _MASK64
+    if instruction is None:
+        return False
+    processor.registers.rip = processor.registers.rip + instruction.length & _MASK64
+    return True
 
 
-DEEDS: Final[dict[str, Callable[[Session, Fault, int], None]]] = {
+# What each returns: False where there was nothing to do it to.
+DEEDS: Final[dict[str, Callable[[Session, Fault, int], bool | None]]] = {
     "evict-tlb": _evict,
     "fill-tlb": _fill,
     "flip-pte": _flip_pte,

@@ -45,7 +45,8 @@ class Injector:
         faults: in the order in which they were declared.
 
     Attributes:
-        fired: for each fault, the virtual time at which it happened; None as long as it has not.
+        fired: for each fault, the virtual time at which it happened; None as long as it has not, and where there was
+            nothing that it could do anything to.
 
     Raises:
         ConfigError: a fault makes no sense on this machine, or names a symbol that is not there.
@@ -69,7 +70,7 @@ class Injector:
             tuple[int, int], tuple[HookCall, int]
         ] = {}  # by CPU and depth: a hook, and its answers so far
         self._hit: dict[tuple[int, int], list[_Armed]] = {}  # what that step has triggered
-        self._begun: dict[int, list[int]] = {}  # by CPU: places at which executions have begun and not retired
+        self._begun: dict[int, list[tuple[int, int]]] = {}  # by CPU: RIP and RSP of what has begun and not retired
         self._delivered = False
         session.injector = self
         if self._steps:
@@ -86,6 +87,8 @@ class Injector:
         try:
             base = int(name, 16) if name.startswith("0x") else self._session.symbols.address(name)
             more = int(offset, 0) if offset else 0
+            if base is not None and not 0 <= base + more < 1 << 64:
+                raise ValueError
         except ValueError:
             raise ConfigError(f"place {place!r}: give symbol, symbol+offset or 0x...") from None
         if base is None:
@@ -146,10 +149,9 @@ class Injector:
             self._fire(self._by_time.pop(0), cpu)
 
     def _fire(self, one: _Armed, cpu: int) -> None:
-        fault = one.fault
-        self.fired[one.number] = self._machine.now()
-        if fault.what in DEEDS:
-            act(self._session, fault, cpu if fault.cpu is None else fault.cpu)
+        fault, now = one.fault, self._machine.now()
+        if fault.what not in DEEDS or act(self._session, fault, cpu if fault.cpu is None else fault.cpu):
+            self.fired[one.number] = now
 
     # --- instructions
 
@@ -158,8 +160,10 @@ class Injector:
         processor = self._machine.cpus[cpu]
         if processor.state is not CpuState.RUNNING:
             return
-        begun = self._begun.setdefault(cpu, [])
-        again = processor.registers.rip in begun  # a handler has run in between
+        place = processor.registers.rip, processor.registers.gpr[Gpr.RSP]
+        # A handler that has run in between had another stack pointer; with the same one nobody comes back to the others.
+        begun = [one for one in self._begun.get(cpu, ()) if one == place or one[1] != place[1]]
+        again = place in begun
         for one in list(self._at):
             when = one.fault.when
             assert isinstance(when, At | Where)
@@ -174,8 +178,8 @@ class Injector:
                 if one.seen == one.nth and not when.after:
                     self._at.remove(one)
                     self._fire(one, cpu)
-        if processor.registers.rip not in begun:  # a fault may have moved RIP
-            self._begun[cpu] = [*begun[-MOST_BEGUN:], processor.registers.rip]
+        place = processor.registers.rip, processor.registers.gpr[Gpr.RSP]  # a fault may have moved them
+        self._begun[cpu] = begun if place in begun else [*begun[-MOST_BEGUN:], place]
 
     def _after(self, cpu: int, place: int, piece: Slice) -> None:
         """One unit has been spent at `place`: an instruction has retired, or an event was delivered, or it goes on."""
@@ -184,8 +188,10 @@ class Injector:
             return  # it has not retired
         if processor.registers.rip == place and self._repeats(cpu, place):
             return
-        if place in self._begun.get(cpu, ()):
-            self._begun[cpu].remove(place)
+        begun = self._begun.get(cpu, [])
+        own = next((one for one in reversed(begun) if one[0] == place), None)  # it may have changed RSP
+        if own is not None:
+            begun.remove(own)
         for one in list(self._at):
             when = one.fault.when
             here = isinstance(when, At) and when.after and one.place == place and when.cpu in (None, cpu)

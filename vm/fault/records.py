@@ -22,6 +22,7 @@ import msgspec
 
 from vm.errors import ConfigError
 from vm.hw.engine import Gpr
+from vm.stacks import steps
 
 
 class At(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="at", tag_field="on"):
@@ -104,6 +105,13 @@ When = At | Moment | Step | Send | Flush | Where
 KINDS: Final[dict[type, str]] = {At: "at", Moment: "time", Step: "step", Send: "send", Flush: "flush", Where: "when"}
 """Names of triggers in files."""
 _ANY: Final = (At, Moment, Where)
+
+
+STEP_NAMES: Final = tuple(
+    name
+    for name, kind in vars(steps).items()
+    if isinstance(kind, type) and issubclass(kind, steps.Step) and not kind.__subclasses__()
+)
 
 
 class Action(NamedTuple):
@@ -208,6 +216,14 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for cpu in (self.cpu, getattr(self.when, "cpu", None)):
             if cpu is not None and not 0 <= cpu < cpus:
                 raise ConfigError(f"fault {self.what}: there is no CPU {cpu}; the machine has {cpus}")
+        for name, most in (("time", (1 << 62)), ("value", (1 << 64) - 1), ("vector", 255)):
+            value = getattr(self.when, name, None)
+            if value is not None and not 0 <= value <= most:
+                raise ConfigError(f"fault {self.what}: {name} {value} of its trigger is not 0 to {most}")
+        if isinstance(self.when, Step) and self.when.name not in ("", *STEP_NAMES):
+            raise ConfigError(
+                f"fault {self.what}: there is no step {self.when.name!r}; there are {', '.join(STEP_NAMES)}"
+            )
         nth = getattr(self.when, "nth", 1)
         if nth < 1:
             raise ConfigError(f"fault {self.what}: nth {nth}: give 1 or more")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from vm.fault import Moment
 from vm.recording import Recording, unpack
 from vm.schedule import ReplaySchedule
 from vm.stacks.registry import find_policy
-from vm.testing.guests import Start
+from vm.testing.guests import GuestRun, Start
 from vm.testing.minimise import merged, minimise
 from vm.trials import Outcome, Trial
 from vm.trials.trial import judged
@@ -19,6 +22,8 @@ def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:
         outcome: what it came to.
         recording: what repeats it.
     """
+    if isinstance(trial.fault.when, Moment):
+        return recording  # at the same time another instruction would be hit
     setup = trial.setup
     policy = find_policy(trial.pair.policy)
     start = Start(
@@ -32,4 +37,13 @@ def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:
     if len(merged(best.choices)) >= len(merged(choices)) or best.outcome is None or best.fired == (None,):
         return recording
     same = judged(trial.pair.scenario, best.outcome)[:2] == (outcome.outcome, outcome.by)
-    return best.start.recording(best) if same else recording
+    return best.start.recording(best) if same and _is_the_faults(trial, best) else recording
+
+
+def _is_the_faults(trial: Trial, run: GuestRun) -> bool:
+    """Whether the same schedule without the fault comes to what the pair comes to without it, as far as it can be followed."""
+    bare = replace(run.start, faults=()).run(ReplaySchedule(run.choices, finished=False))
+    return bare.outcome is not None and judged(trial.pair.scenario, bare.outcome)[:2] in (
+        (trial.usual.outcome, trial.usual.by),
+        ("hang", "nobody"),  # the schedule has no more choices, or lets somebody wait
+    )

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,11 +33,13 @@ from vm.recording.document import digest_of
 from vm.scenarios import find_image, find_scenario, scenarios
 from vm.stacks.registry import find_policy, policies, policy_hash
 from vm.tomlfile import read_toml
-from vm.trials.sites import SYSTEMATIC, census, faults_at
+from vm.trials.sites import SYSTEMATIC, NoBaselineError, census, faults_at
 from vm.trials.trial import Outcome, Pair, Trial
 
 LIMIT: Final = 200  # sites a fault and pair, where nothing else is asked for
+CHUNK: Final = 25  # trials of a batch, or so
 Progress = Callable[[int, int], None]  # batches done, and all
+Refused = Callable[[Pair, str], None]  # a pair in which nothing can be tried, and why
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,27 +102,42 @@ def declared(fault: Fault) -> str:
 
 
 class Batch(NamedTuple):
-    """A pair, and what is tried in it: the work of one task."""
+    """A pair, and some of what is tried in it: the work of one task.
+
+    Attributes:
+        pair: policy and scenario.
+        systematic, single, limit: as in `Wanted`.
+        part, parts: every so manieth trial of these, from which on.
+    """
 
     pair: Pair
     systematic: tuple[str, ...]
     single: tuple[Fault, ...]
     limit: int
+    part: int = 0
+    parts: int = 1
 
     def trials(self) -> list[Trial]:
         """All trials, in order.
 
         Raises:
-            ConfigError: the pair does not end without a fault.
+            NoBaselineError: the pair does not end without a fault.
         """
         found = census(self.pair)
         chosen = [each for what in self.systematic for each in faults_at(what, found, self.limit)]
         chosen += [(fault, fault.what) for fault in self.single]
-        return [Trial(self.pair, fault, site, found.usual) for fault, site in chosen]
+        return [Trial(self.pair, fault, site, found.usual) for fault, site in chosen[self.part :: self.parts]]
 
     def run(self) -> list[Outcome]:
         """Try all."""
         return [trial.run() for trial in self.trials()]
+
+    def tried(self) -> list[Outcome] | str:
+        """Outcomes of all; or why nothing can be tried in this pair."""
+        try:
+            return self.run()
+        except NoBaselineError as error:
+            return str(error)
 
 
 def batches(wanted: Wanted) -> list[Batch]:
@@ -131,11 +148,16 @@ def batches(wanted: Wanted) -> list[Batch]:
     """
     if wanted.limit < 1:
         raise ConfigError(f"limit {wanted.limit}: give 1 or more")
+    for what in ("policies", "scenarios"):
+        if not getattr(wanted, what):
+            raise ConfigError(f"{what}: give one at least, or all")
+    if not wanted.systematic and not wanted.single:
+        raise ConfigError(f"faults: give one at least; there are {', '.join(SYSTEMATIC)}")
     modes = Modes()
     for name, value in wanted.modes.items():
         modes = modes.with_option(f"{name}={value}")
-    names = list(policies()) if wanted.policies == ["all"] else wanted.policies
-    places = list(scenarios()) if wanted.scenarios == ["all"] else wanted.scenarios
+    names = list(policies()) if wanted.policies == ["all"] else list(dict.fromkeys(wanted.policies))
+    places = list(scenarios()) if wanted.scenarios == ["all"] else list(dict.fromkeys(wanted.scenarios))
     for name in names:
         find_policy(name)
     for what in wanted.systematic:
@@ -145,11 +167,22 @@ def batches(wanted: Wanted) -> list[Batch]:
         for place in places:
             fault.checked(find_scenario(place).cpus)
     pairs = [Pair(policy, find_scenario(place).id, modes) for policy in names for place in places]
-    return [Batch(pair, tuple(wanted.systematic), tuple(wanted.single), wanted.limit) for pair in pairs]
+    made = []
+    for pair in pairs:
+        for what in dict.fromkeys(wanted.systematic):
+            parts = -(-wanted.limit // CHUNK)
+            made += [Batch(pair, (what,), (), wanted.limit, part, parts) for part in range(parts)]
+        parts = -(-len(wanted.single) // CHUNK)
+        made += [Batch(pair, (), tuple(wanted.single), wanted.limit, part, parts) for part in range(parts)]
+    return made
 
 
 def run(
-    work: list[Batch], jobs: int = 1, journal: Path | None = None, progress: Progress = lambda *_: None
+    work: list[Batch],
+    jobs: int = 1,
+    journal: Path | None = None,
+    progress: Progress = lambda *_: None,
+    refused: Refused = lambda *_: None,
 ) -> Iterator[tuple[Batch, list[Outcome]]]:
     """Try everything: each batch with its outcomes, in order; nothing depends on `jobs`.
 
@@ -158,28 +191,45 @@ def run(
         jobs: worker processes.
         journal: outcomes are kept there as they come, and not tried again if they are there already.
         progress: told after each batch.
+        refused: told of pairs in which nothing can be tried, once each.
 
     Raises:
         ConfigError: the journal is of other files or another kstack, damaged, or cannot be written.
         KstackError: as `Batch.run`.
     """
-    known = {} if journal is None else _read(journal)
+    known: dict[str, list[Outcome] | str] = {} if journal is None else dict(_read(journal))
     names = [_name(batch) for batch in work]
-    left = [batch for batch, name in zip(work, names, strict=True) if name not in known]
+    left = {name: batch for batch, name in zip(work, names, strict=True) if name not in known}
     executor = ProcessPoolExecutor(min(jobs, len(left))) if jobs > 1 and len(left) > 1 else None
+    told: set[Pair] = set()
     try:
-        fresh = iter(executor.map(Batch.run, left) if executor is not None else map(Batch.run, left))
+        fresh = _fresh(left, executor)
         for number, (batch, name) in enumerate(zip(work, names, strict=True), 1):
-            outcomes = known.get(name)
-            if outcomes is None:
-                outcomes = next(fresh)
-                if journal is not None:
-                    _append(journal, name, outcomes)
+            while name not in known:
+                other, outcomes = next(fresh)
+                known[other] = outcomes
+                if journal is not None and not isinstance(outcomes, str):
+                    _append(journal, other, outcomes)
             progress(number, len(work))
-            yield batch, outcomes
+            found = known.pop(name)
+            if not isinstance(found, str):
+                yield batch, found
+            elif batch.pair not in told:
+                told.add(batch.pair)
+                refused(batch.pair, found)
     finally:
         if executor is not None:
             executor.shutdown(cancel_futures=True)
+
+
+def _fresh(left: dict[str, Batch], executor: ProcessPoolExecutor | None) -> Iterator[tuple[str, list[Outcome] | str]]:
+    """Names and outcomes, as they come."""
+    if executor is None:
+        yield from ((name, batch.tried()) for name, batch in left.items())
+        return
+    futures = {executor.submit(Batch.tried, batch): name for name, batch in left.items()}
+    for future in as_completed(futures):
+        yield futures[future], future.result()
 
 
 def _name(batch: Batch) -> str:
@@ -191,7 +241,7 @@ def _name(batch: Batch) -> str:
             "policy": policy_hash(pair.policy),
             "image": image_hash(find_image(pair.scenario)),
             "pair": [pair.policy, pair.scenario, pair.modes.as_dict()],
-            "faults": [list(batch.systematic), msgspec.to_builtins(batch.single), batch.limit],
+            "faults": [list(batch.systematic), msgspec.to_builtins(batch.single), batch.limit, batch.part, batch.parts],
         }
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from vm.errors import ConfigError
 from vm.recording import Recording, write_recording
 from vm.trials.campaign import Batch
 from vm.trials.sites import census
@@ -38,6 +40,20 @@ def everything(found: list[tuple[Batch, list[Outcome]]]) -> list[tuple[Pair, Out
     return [(batch.pair, one) for batch, outcomes in found for one in outcomes]
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for recordings, if it is not there.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--recordings {folder}: {error.strerror}; give a folder") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"--recordings {folder}: the folder cannot be written")
+
+
 def record(
     folder: Path, chosen: list[tuple[Pair, Outcome]], simpler: Simpler = lambda _trial, _outcome, recording: recording
 ) -> list[Example]:
@@ -51,7 +67,7 @@ def record(
     Raises:
         RecordingError: they cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written = []
     for number, (pair, one) in enumerate(chosen):
         trial = Trial(pair, one.fault, one.site, census(pair).usual)

@@ -53,6 +53,10 @@ TIMER: Final = 0x20  # the guest kernel's vector of its local timer
 NOWHERE: Final = 0xFFFF_F000_0000_0000  # a linear address that no guest maps
 
 
+class NoBaselineError(ConfigError):
+    """A pair does not come to its end without a fault, so that nothing could be told of one with."""
+
+
 class Site(NamedTuple):
     """An instruction that is about to begin: virtual time, CPU, and where it lies."""
 
@@ -157,14 +161,14 @@ def census(pair: Pair) -> Census:
     """Run a pair once, and count what can be hit; what was counted last is remembered.
 
     Raises:
-        ConfigError: it does not come to its end without a fault: nothing could be told.
+        NoBaselineError: it does not come to its end without a fault.
     """
     session = pair.session()
     start = session.machine.time
     counting = _Counting(session)
     result = session.run()
     if result.ended != "exit":
-        raise ConfigError(f"{pair.scenario} under {pair.policy} ends with {result.ended} without any fault")
+        raise NoBaselineError(f"{pair.scenario} under {pair.policy} ends with {result.ended} without any fault")
     outcome, by, _, kind = judged(pair.scenario, result)
     usual = Usual(result.time - start, outcome, by, kind, result.exit_value, result.serial)
     return Census(

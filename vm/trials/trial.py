@@ -140,9 +140,9 @@ class Trial(NamedTuple):
         try:
             result = session.run()
         except PolicyError as error:
-            found = ("detected", "policy", str(error), None)
-            return self._outcome(injector, found, session.machine.time), session, None
-        found = judged(self.pair.scenario, result)
+            failed: Judged = ("detected", "policy", str(error), None)
+            return self._outcome(injector, failed, session.machine.time), session, None
+        found: Judged = judged(self.pair.scenario, result)
         compared = self._compared(result) if found[0] == "masked" else found
         return self._outcome(injector, compared, result.time), session, result
 
