@@ -272,6 +272,12 @@ def test_a_failing_policy_s_trial_is_recorded_too_and_fails_again(tmp_path: Path
     with pytest.raises(PolicyError) as caught:
         replay_session(read_recording(tmp_path / "r.json")).run()
     assert str(caught.value) == outcome.text
+    done = kstack("replay", tmp_path / "r.json", "--json")
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["exit"], said["error"]) == (1, "policy-failed", outcome.text)
+    assert said["instructions"] == outcome.time
+    shown = kstack("trace", "query", tmp_path / "r.json", "--sql", "select max(count) m from instructions", "--json")
+    assert outcome.time - 50 < json.loads(shown.stdout)["rows"][0][0] <= outcome.time
 
 
 def test_examples_are_the_shortest_of_each_kind_or_all(tmp_path: Path) -> None:

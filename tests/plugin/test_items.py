@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.plugin.inner import outcomes, pytest_in, section, write_guest
 
 LINES = r"PASS one: it is\nFAIL two: it is not\nSKIP three: no such CPU\nXFAIL four\nPASS one\nPASSING by\n"
@@ -39,7 +41,8 @@ def test_a_guest_that_dies_is_one_failed_item_with_the_panic_report(tmp_path: Pa
     assert outcomes(done) == {"test_own.toml::one": "PASSED", "test_own.toml::guest": "FAILED"}
     said = done.stdout.partition("kstack ---")[0]
     assert "guest died at virtual time" in said
-    assert "last instructions" in said
+    assert "its last block" in said
+    assert "out 0xf4, eax" in section(done).splitlines()[-1], "by which the kernel ends it"
     assert "CR2" not in section(done), "once is enough"
     assert "kstack gdb" in section(done)
 
@@ -81,6 +84,19 @@ def test_a_mistake_in_a_scenario_is_an_error_that_names_it(tmp_path: Path) -> No
     assert "ERROR collecting test_own.toml" in said.stdout
     assert "own.s" in said.stdout
     assert said.returncode == 2
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [("sources", "source_files", "source_files"), ('"]', "", "own.toml")])
+def test_a_scenario_that_is_broken_does_not_vanish(old: str, new: str, says: str, tmp_path: Path) -> None:
+    """What is left would be green."""
+    toml = write_guest(tmp_path, r"PASS one\n")
+    assert old in toml.read_text()
+    toml.write_text(toml.read_text().replace(old, new, 1))
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    done = pytest_in(tmp_path)
+    assert done.returncode == 2
+    assert "ERROR collecting test_own.toml" in done.stdout
+    assert says in done.stdout
 
 
 def test_toml_files_of_others_are_left_alone(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_policy_that_fails_is_recorded_up_to_there(tmp_path: Path) -> None:
     text = section(pytest_in(tmp_path))
     assert "under mine, scripted: policy failed: " in text
     replayed = kstack("replay", str(tmp_path / recording_in(text)))
-    assert (replayed.returncode, "ValueError: no" in replayed.stderr) == (2, True), replayed.stderr
+    assert (replayed.returncode, "ValueError: no" in replayed.stderr) == (1, True), replayed.stderr
 
 
 def test_a_policy_that_cannot_be_found_again_is_named(tmp_path: Path) -> None:

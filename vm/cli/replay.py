@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vm.cli.options import Json
 from vm.cli.output import console, print_json, run_document
-from vm.errors import ConfigError
+from vm.errors import ConfigError, PolicyError
 from vm.explore.path import follow, is_path, read_path
 from vm.recording import UNFINISHED, read_recording
 from vm.report.panic import panic_report
@@ -55,7 +55,18 @@ def replay(
         else:
             print(panic_report(session.machine, session.symbols))
         return 0
-    result = session.run()
+    try:
+        result = session.run()
+    except PolicyError as error:
+        if recording.ended != UNFINISHED:
+            raise
+        time, hashed = session.machine.time, session.machine.state_hash()
+        if json:
+            print_json(
+                {"version": 1, "exit": "policy-failed", "instructions": time, "error": str(error), "state_hash": hashed}
+            )
+        print(f"{error}\npolicy failed: virtual time {time}, state {hashed}", file=sys.stderr)
+        return 1
     if recording.booted:
         result = result.without(find_scenario(recording.image).expects)
     cut = recording.ended == UNFINISHED

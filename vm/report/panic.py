@@ -67,7 +67,7 @@ def _last_instructions(cpu: Cpu, symbols: Symbols) -> list[str]:
     if cpu.recent:
         block = cpu.engine.last_block()
         listed += _block(cpu, cpu.recent[-1] if block is None else block, cpu.recent[-1], symbols)
-    return ["  last instructions, newest last:", *listed[-LAST:]]
+    return ["  where it stopped last, and its last block, newest last:", *listed[-LAST:]]
 
 
 def _block(cpu: Cpu, start: int, end: int, symbols: Symbols) -> list[str]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from vm.errors import KstackError
+from vm.errors import KstackError, PolicyError
 from vm.explore.path import write_path
 from vm.explore.witness import witness
+from vm.hw.cpu import SliceEnd
+from vm.hw.decode import disassemble
 from vm.recording import write_recording
 from vm.report.panic import panic_report
 from vm.schedule import ReplaySchedule
+from vm.session import Session
 from vm.testing.bench import Search
 from vm.testing.guests import GuestRun, name_of
 from vm.testing.minimise import Minimised, minimise
@@ -25,6 +30,8 @@ STRETCHES: Final = 12
 """Choices that are shown of a schedule."""
 MOVES: Final = 12
 """Moves that are shown of a witness, the last ones."""
+LAST: Final = 8
+"""Instructions of each CPU that are shown, at most, of the last SHOWN units."""
 DIED: Final = 3
 """`RunResult.code` of a guest that shut down, panicked or sleeps for ever."""
 NAME: Final = 60
@@ -58,10 +65,10 @@ class Section:
         wrong = "the guest itself came to a good end" if failure is None else f"{failure.kind}: {failure.text}"
         lines = [f"{start.image}{under}, {run.schedule}: {wrong}", *_faults(run), _schedule(run, best)]
         lines += self._recorded(best.run)
-        fresh = best.run.start.run(
-            ReplaySchedule(best.run.choices, finished=False)
-        )  # another run may have taken the machine since
-        lines += ["", *_last_instructions(fresh, whole)]
+        last, session = _last_instructions(best.run)
+        lines += ["", *last]
+        if whole and best.run.outcome is not None and best.run.outcome.code == DIED:
+            lines += ["", panic_report(session.machine, session.symbols)]
         return "\n".join(lines)
 
     def _recorded(self, run: GuestRun) -> list[str]:
@@ -130,9 +137,29 @@ def _schedule(run: GuestRun, best: Minimised) -> str:
     return f"{made}; {len(best.kept)} will do, then everybody in turn: {', '.join(first)}; {tried}{bound}"
 
 
-def _last_instructions(run: GuestRun, whole: bool) -> list[str]:
-    """Of each CPU; and all of what `panic_report` says, where the guest has died."""
-    report = panic_report(run.session.machine, run.session.symbols)
-    if whole and run.outcome is not None and run.outcome.code == DIED:
-        return report.split("\n")
-    return [line for line in report.split("\n") if line.startswith(("CPU ", "  last instructions", "    0x"))]
+def _last_instructions(run: GuestRun) -> tuple[list[str], Session]:
+    """Of each CPU, the newest last, by running it again and its end one by one; and the session that has done so."""
+    session = run.start.session(ReplaySchedule(run.choices, finished=False))
+    machine, begin = session.machine, max(0, run.end - SHOWN)
+    listed: list[deque[str]] = [deque(maxlen=LAST) for _ in machine.cpus]
+    with suppress(PolicyError):  # as it has then
+        while machine.time < run.end and not isinstance(choice := session.begin(run.end - machine.time), str):
+            left = 0 if choice is None else choice.quantum
+            while choice is not None and left > 0:
+                cpu = machine.cpus[choice.cpu]
+                rip = cpu.registers.rip
+                _, text = disassemble(cpu.linear.code(rip), rip, cpu.registers.bits)
+                near = machine.time >= begin
+                piece = session.advance(choice.cpu, 1 if near else min(left, begin - machine.time))
+                left -= piece.elapsed
+                if near and piece.elapsed:
+                    listed[choice.cpu].append(f"    {rip:#018x}  {session.symbols.name(rip):<28} {text}")
+                if piece.end is not SliceEnd.BUDGET:
+                    break
+            if choice is not None and session.finish() is not None:
+                break
+    lines = []
+    for cpu, own in zip(machine.cpus, listed, strict=True):
+        where = session.symbols.name(cpu.registers.rip)
+        lines += [f"CPU {cpu.index}: {cpu.state.value} at {where}, last instructions, newest last:", *own]
+    return lines, session

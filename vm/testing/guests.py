@@ -159,7 +159,17 @@ class Start:
             error = caught
         serial = session.machine.uart.sent[before:].decode("utf-8", "replace").replace("\r", "")
         fired = tuple(session.injector.fired) if isinstance(session.injector, Injector) else ()
-        return GuestRun(self, name or scheduler.name, session, result, serial, tuple(session.choices), fired, error)
+        return GuestRun(
+            self,
+            name or scheduler.name,
+            session,
+            result,
+            serial,
+            tuple(session.choices),
+            fired,
+            error,
+            session.machine.time,
+        )
 
     def recording(self, run: GuestRun) -> Recording:
         """What `kstack replay` repeats a run of this by.
@@ -204,6 +214,7 @@ class GuestRun:
         choices: of the schedule, as they were made.
         fired: for each fault, the virtual time (units) at which it happened; None where it has not.
         error: what the policy did that no policy may, or None.
+        end: virtual time of its end (units).
     """
 
     start: Start
@@ -214,6 +225,7 @@ class GuestRun:
     choices: tuple[Choice, ...] = field(repr=False)
     fired: tuple[int | None, ...] = ()
     error: PolicyError | None = None
+    end: int = 0
 
     def __repr__(self) -> str:
         under = "" if self.start.policy is None else f" under {self.start.policy.id}"

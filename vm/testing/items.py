@@ -11,13 +11,14 @@ scenario's script where it has one, else round robin.
 
 from __future__ import annotations
 
-import tomllib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from guest.scenario import Scenario
 from vm.errors import KstackError
 from vm.hw.modes import Modes
 from vm.report.panic import panic_report
@@ -26,17 +27,18 @@ from vm.testing.failures import DIED
 from vm.testing.guests import GuestRun, Report, Schedule
 from vm.testing.plugin import watch
 
-KEYS: Final = ("cpus", "sources")
-"""What every scenario says, and hardly any other TOML file."""
+KEYS: Final = 3
+"""Of a scenario's, that a TOML file has: hardly any other one has so many."""
+_KEY: Final = re.compile(r"^(\w+)\s*=", re.MULTILINE)
 
 
 def is_scenario_file(path: Path) -> bool:
-    """Whether a TOML file is meant to be a scenario."""
+    """Whether a TOML file is meant to be a scenario, be it a wrong one."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
         return False
-    return all(key in table for key in KEYS)
+    return len(set(_KEY.findall(text)) & set(Scenario.__struct_fields__)) >= KEYS
 
 
 class ReportedError(Exception):

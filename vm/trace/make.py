@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from vm.errors import TraceError
+from vm.errors import PolicyError, TraceError
 from vm.recording import UNFINISHED, Recording
 from vm.setup import replay_session
 from vm.trace.store import Meta, Writer
 from vm.trace.tracer import Tracer
+
+FAILED: Final = "policy-failed"
+"""How a run has ended in which the policy did what no policy may."""
 
 
 def make_trace(recording: Recording, folder: Path, registers: bool = False) -> Meta:
@@ -30,17 +34,22 @@ def make_trace(recording: Recording, folder: Path, registers: bool = False) -> M
     begun = session.machine.time
     with Writer(folder, session.symbols) as writer:
         tracer = Tracer(session, writer.part, registers)
-        result = session.run()
+        try:
+            result = session.run()
+        except PolicyError:
+            if recording.ended != UNFINISHED:
+                raise
+            result = None  # it was recorded up to there
         tracer.hand_on()
-        if result.state_hash != recording.state_hash and recording.ended != UNFINISHED:
+        if result is not None and result.state_hash != recording.state_hash and recording.ended != UNFINISHED:
             raise TraceError(f"the replay ends in state {result.state_hash}, recorded was {recording.state_hash}")
         return writer.finish(
             recording=hashlib.blake2b(msgspec.json.encode(recording), digest_size=16).hexdigest(),
             image=recording.image,
             policy=recording.policy,
             cpus=recording.cpus,
-            ended=result.ended,
-            time=result.time,
+            ended=FAILED if result is None else result.ended,
+            time=session.machine.time,
             begun=begun,
-            state_hash=result.state_hash,
+            state_hash=session.machine.state_hash() if result is None else result.state_hash,
         )
