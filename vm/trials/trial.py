@@ -17,7 +17,7 @@ from vm.judge import unexpected
 from vm.recording import Recording, pack
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import GUEST_FAILED, GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session, last_words
+from vm.session import GUEST_FAILED, GUEST_PANICKED, PANIC, BootedScenario, RunOptions, RunResult, Session, last_words
 from vm.setup import Setup, boot, script_of
 from vm.stacks.registry import find_policy
 
@@ -147,7 +147,12 @@ class Trial(NamedTuple):
         return self._outcome(injector, compared, result.time), session, result
 
     def _compared(self, result: RunResult) -> Judged:
-        """Nobody has noticed anything: whether the guest says and prints what it does without the fault."""
+        """Nobody has noticed anything: whether the guest says and prints what it does without the fault.
+
+        Where it comes to no good end without the fault, it may say what it likes.
+        """
+        if self.usual.outcome != "masked":
+            return "masked", "nobody", "better than without the fault", None
         if result.exit_value != self.usual.exit_value:
             text = f"the guest exits with {result.exit_value:#x}, and without the fault with {self.usual.exit_value or 0:#x}"
             return "wrong-data", "nobody", text, None
@@ -178,7 +183,8 @@ def judged(scenario: str, result: RunResult) -> Judged:
         return "wrong-data", "oracle", wrong[0].text, wrong[0].kind.value
     if result.ended in ("bound", "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
         return "hang", "nobody", f"{result.ended} at {result.time}", _kind(findings)
-    if result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
+    panicked = any(line.startswith(PANIC) for line in result.serial.split("\n"))  # another CPU may have ended the run
+    if panicked or result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
         return "detected", "guest", last_words(result.serial), _kind(findings)
     if findings:
         return "detected", "oracle", findings[0].text, findings[0].kind.value
