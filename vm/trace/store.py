@@ -256,7 +256,7 @@ def read_trace(folder: Path) -> Trace:
         wrong = [name for name in tables if _digest(folder / f"{name}.parquet") != meta.digests.get(name)]
     except OSError as error:
         raise TraceError(f"trace {folder}: {error.filename}: {error.strerror}; make it again") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TraceError(f"{folder} is no trace of kstack: {error}") from error
     if wrong:
         raise TraceError(f"trace {folder} is damaged: {wrong[0]}.parquet is not what was written; make it again")
