@@ -13,12 +13,11 @@ import pytest
 
 from tests.cli.test_commands import document, kstack
 from tests.support.judgements import comparison, judged, used
+from vm import page as page_module
 from vm.coherence import Finding, Kind, Moment
 from vm.errors import ConfigError
-from vm.report import page
 from vm.report.fleet import find_fleet
 from vm.report.html import render, write_report
-from vm.report.page import TEMPLATES
 from vm.report.plots import _PLOT, label_points
 from vm.report.witness import lanes
 
@@ -179,7 +178,7 @@ def test_nothing_is_loaded_from_anywhere() -> None:
         assert tag not in ("link", "iframe", "img", "object", "embed", "base"), tag
         for name in ("src", "srcset", "href", "xlink:href", "action", "data"):
             assert attributes.get(name, "#").startswith("#"), (tag, attributes)
-    style = Path(TEMPLATES / "style.css").read_text()
+    style = (page_module.HERE / "style.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
 
@@ -236,7 +235,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_judged(tm
 
 
 def test_without_the_libraries_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(page_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'kstack\[report\]'"):
         write_report(tmp_path / "out.html", comparison(judged("p", "s", used())))
 

@@ -14,8 +14,8 @@ from cyclopts import Parameter
 from vm.cli.options import Json, ModeList, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
+from vm.page import check_can_write
 from vm.report.faults import Found, matrix, write_matrix
-from vm.report.page import check_can_write
 from vm.trials.campaign import LIMIT, Wanted, batches, read_campaign, run
 from vm.trials.examples import Example, everything, make_folder, record, shortest
 from vm.trials.sites import SYSTEMATIC

@@ -14,10 +14,11 @@ from vm.cli.options import Json
 from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, PolicyError
 from vm.explore.path import follow, is_path, read_path
-from vm.recording import UNFINISHED, read_recording
+from vm.recording import UNFINISHED, Recording, read_recording
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes, path_lanes
 from vm.scenarios import find_scenario
+from vm.session import RunResult, Session
 from vm.setup import replay_session
 
 
@@ -43,32 +44,43 @@ def replay(
     recording = read_recording(file)
     session = replay_session(recording)
     if to is not None:
-        while session.machine.time < to and session.step(to - session.machine.time) is None:
-            pass
-        if json:
-            cpus = [
-                {"cpu": cpu.index, "state": cpu.state.value, "rip": f"{cpu.rip():#x}"} for cpu in session.machine.cpus
-            ]
-            print_json(
-                {"version": 1, "time": session.machine.time, "cpus": cpus, "state_hash": session.machine.state_hash()}
-            )
-        else:
-            print(panic_report(session.machine, session.symbols))
-        return 0
+        return _up_to(session, to, json)
     try:
         result = session.run()
     except PolicyError as error:
         if recording.ended != UNFINISHED:
             raise
-        time, hashed = session.machine.time, session.machine.state_hash()
-        if json:
-            print_json(
-                {"version": 1, "exit": "policy-failed", "instructions": time, "error": str(error), "state_hash": hashed}
-            )
-        print(f"{error}\npolicy failed: virtual time {time}, state {hashed}", file=sys.stderr)
-        return 1
+        return _failed(session, error, json)
     if recording.booted:
         result = result.without(find_scenario(recording.image).expects)
+    return _compared(file, recording, result, json)
+
+
+def _up_to(session: Session, to: int, json: bool) -> int:
+    """Run to a virtual time, and show every CPU."""
+    machine = session.machine
+    while machine.time < to and session.step(to - machine.time) is None:
+        pass
+    if json:
+        cpus = [{"cpu": cpu.index, "state": cpu.state.value, "rip": f"{cpu.rip():#x}"} for cpu in machine.cpus]
+        print_json({"version": 1, "time": machine.time, "cpus": cpus, "state_hash": machine.state_hash()})
+    else:
+        print(panic_report(machine, session.symbols))
+    return 0
+
+
+def _failed(session: Session, error: PolicyError, json: bool) -> int:
+    """The policy does what none may, as it has when this was recorded."""
+    time, hashed = session.machine.time, session.machine.state_hash()
+    if json:
+        found = {"exit": "policy-failed", "instructions": time, "error": str(error), "state_hash": hashed}
+        print_json({"version": 1, **found})
+    print(f"{error}\npolicy failed: virtual time {time}, state {hashed}", file=sys.stderr)
+    return 1
+
+
+def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -> int:
+    """What it has come to, and whether that is what was recorded."""
     cut = recording.ended == UNFINISHED
     identical = result.state_hash == recording.state_hash or cut
     if json:

@@ -10,13 +10,14 @@ from typing import Any, Final, NamedTuple
 from rich import box
 from rich.table import Table
 
+from vm import page
 from vm.campaign import versions
-from vm.report import page
 from vm.trials import OUTCOMES, Outcome, Pair
 from vm.trials.campaign import Batch, declared
 from vm.trials.examples import Example
 
 Found = list[tuple[Batch, list[Outcome]]]
+TEMPLATE: Final = Path(__file__).parent / "templates" / "faults.html"
 MOST: Final = 40  # trials that a cell of the page lists
 Places = dict[tuple[Pair, Outcome], Path]
 SHOWN: Final = ("masked", "by guest", "by policy", "by oracle", "wrong-data", "hang", "shutdown")
@@ -106,7 +107,7 @@ def render(found: Found, examples: Sequence[Example]) -> str:
         rows[cell.policy][whats.index(cell.what)] = cell
     everything = [outcome for _, outcomes in found for outcome in outcomes]
     return page.rendered(
-        "faults.html",
+        TEMPLATE,
         {
             "cells": cells,
             "rows": rows,

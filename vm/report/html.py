@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from vm import page
 from vm.campaign import versions
 from vm.counts import detail_of, totals_of
 from vm.hw.modes import Modes
 from vm.judge import Judgement
-from vm.report import page
 from vm.report.comparison import Comparison
 from vm.report.fleet import Fleet, estimate
 from vm.report.sensitivity import sensitivity
@@ -20,6 +20,7 @@ from vm.report.witness import Witness, witness
 from vm.stacks.costs import OPERATIONS, Cycles
 from vm.stacks.usage import BUCKETS
 
+TEMPLATES: Final = Path(__file__).parent / "templates"
 _NEEDS: Final = ("plotly", "jinja2")
 _WORDS: Final = {True: "safe", False: "unsafe", None: "undecided"}
 
@@ -49,7 +50,7 @@ def render(comparison: Comparison, fleet: Fleet | None = None) -> str:
     from plotly.offline import get_plotlyjs
 
     content = _content(comparison, fleet) | {"plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}
-    return page.rendered("report.html", content, {"short": short_number, "cycles": _cycles})
+    return page.rendered(TEMPLATES / "report.html", content, {"short": short_number, "cycles": _cycles})
 
 
 def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, Any]:

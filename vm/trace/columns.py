@@ -132,57 +132,63 @@ def assemble(
     Returns:
         Columns INSTRUCTIONS, ACCESSES and REGISTERS, in the order of execution, and the places of the instructions' records.
     """
-    rip, tag, rsp, physical, kind, value, owner = (np.array(column, dtype=np.uint64) for column in records[:7])
-    ends = np.array([run.end for run in runs], dtype=np.int64)
-    starts = np.concatenate(([0], ends[:-1]))
-    begun, retired = ends - starts, np.array([run.retired for run in runs], dtype=np.int64)
-    times = np.array([run.time for run in runs], dtype=np.uint64)
-    places = np.arange(len(rip), dtype=np.int64)
-    counts = np.repeat(times - starts.astype(np.uint64), begun) + places.astype(np.uint64)
-    of = (owner - np.uint64(records.first) >> np.uint64(3)).astype(np.int64) - 1  # the place of an access's instruction
-    their_counts, reached = counts[of], np.arange(len(physical), dtype=np.int64)
-    before, gprs = counts[:0], [counts[:0]] * len(Gpr)
-    if records.blocks:
-        begins, *gprs = (np.array(column, dtype=np.uint64) for column in records.blocks)
-        first = (begins - np.uint64(records.first) >> np.uint64(3)).astype(np.int64)  # of the block
-        before = counts[first]
-    if (begun > retired).any():
-        kept = places - np.repeat(starts, begun) < np.repeat(retired, begun)
-        theirs = kept[of]
-        if records.blocks:
-            before, gprs = before[kept[first]], [column[kept[first]] for column in gprs]
-        counts, rip, tag, rsp, places = (column[kept] for column in (counts, rip, tag, rsp, places))
-        their_counts, physical, kind, value, reached = (
-            column[theirs] for column in (their_counts, physical, kind, value, reached)
-        )
-    bytes_of_tag, bytes_of_kind = tag.view(np.uint8), kind.view(np.uint8)
-    instructions = Columns(
-        INSTRUCTIONS,
-        (
-            counts,
-            np.full(len(counts), cpu, np.uint8),
-            rip,
-            bytes_of_tag[0::8],
-            bytes_of_tag[1::8],
-            rsp,
-            threads(counts, switches),
-        ),
-    )
-    accesses = Columns(
-        ACCESSES,
-        (
-            their_counts,
-            np.full(len(physical), cpu, np.uint8),
-            bytes_of_kind[0::8] == STORE,
-            np.zeros(len(physical), np.bool_),
-            bytes_of_kind[1::8],
-            pages.linear(physical, reached),
-            physical,
-            value,
-        ),
-    )
-    registers = Columns(REGISTERS, (before, np.full(len(before), cpu, np.uint8), *gprs))
-    return instructions, accesses, registers, places
+    placed = _Placed.of(runs)
+    rip, tag, rsp = (np.array(column, dtype=np.uint64) for column in records[:3])
+    physical, kind, value, owner = (np.array(column, dtype=np.uint64) for column in records[3:7])
+    of = _placed_at(owner, records.first) - 1
+    blocks = [np.array(column, dtype=np.uint64) for column in records.blocks]
+    places, reached = np.arange(len(rip), dtype=np.int64), np.arange(len(physical), dtype=np.int64)
+    if placed.kept is not None:
+        kept, theirs = placed.kept, placed.kept[of]
+        rip, tag, rsp, places = rip[kept], tag[kept], rsp[kept], places[kept]
+        physical, kind, value, of, reached = physical[theirs], kind[theirs], value[theirs], of[theirs], reached[theirs]
+    counts = placed.counts[places]
+    sizes, rings = tag.view(np.uint8)[0::8], tag.view(np.uint8)[1::8]
+    instructions = (counts, _same(cpu, counts), rip, sizes, rings, rsp, threads(counts, switches))
+    kinds, bytes_of = kind.view(np.uint8)[0::8], kind.view(np.uint8)[1::8]
+    made = (placed.counts[of], _same(cpu, of), kinds == STORE, np.zeros(len(of), np.bool_), bytes_of)
+    accesses = (*made, pages.linear(physical, reached), physical, value)
+    registers = _registers(placed, blocks, records.first, cpu)
+    return Columns(INSTRUCTIONS, instructions), Columns(ACCESSES, accesses), registers, places
+
+
+class _Placed(NamedTuple):
+    """Of each instruction's record: its virtual time, and whether it was retired (None where all were)."""
+
+    counts: Numbers
+    kept: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, runs: list[Ran]) -> _Placed:
+        """By the runs that made them."""
+        ends = np.array([run.end for run in runs], dtype=np.int64)
+        starts = np.concatenate(([0], ends[:-1]))
+        begun, retired = ends - starts, np.array([run.retired for run in runs], dtype=np.int64)
+        times = np.array([run.time for run in runs], dtype=np.uint64)
+        places = np.arange(int(ends[-1]), dtype=np.int64)
+        counts = np.repeat(times - starts.astype(np.uint64), begun) + places.astype(np.uint64)
+        if not (begun > retired).any():
+            return cls(counts, None)
+        return cls(counts, places - np.repeat(starts, begun) < np.repeat(retired, begun))
+
+
+def _placed_at(addresses: Numbers, first: int) -> Places:
+    """Places of records from their host addresses."""
+    return (addresses - np.uint64(first) >> np.uint64(3)).astype(np.int64)
+
+
+def _registers(placed: _Placed, blocks: list[Numbers], first: int, cpu: int) -> Columns:
+    """Registers before the first instruction of each block of which it was retired; no rows if not recorded."""
+    if not blocks:
+        return Columns(REGISTERS, tuple(np.array([], dtype=np.uint64) for _ in REGISTERS))
+    places = _placed_at(blocks[0], first)
+    own = slice(None) if placed.kept is None else placed.kept[places]
+    counts = placed.counts[places][own]
+    return Columns(REGISTERS, (counts, _same(cpu, counts), *(column[own] for column in blocks[1:])))
+
+
+def _same(cpu: int, rows: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.full(len(rows), cpu, np.uint8)
 
 
 def threads(counts: Numbers, switches: list[tuple[int, int]]) -> NDArray[np.int32]:

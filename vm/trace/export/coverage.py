@@ -9,18 +9,18 @@ it ran. The page loads nothing and runs no script.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from vm import page
 from vm.trace.export.lines import Chapter, Function, of_code, of_sources
 from vm.trace.export.read import Code, events, instructions
 from vm.trace.export.sources import image_of
 from vm.trace.store import Trace
 
-TEMPLATES: Final = Path(__file__).parent / "templates"
+TEMPLATE: Final = Path(__file__).parent / "templates" / "coverage.html"
 
 
 class Coverage(NamedTuple):
@@ -33,22 +33,8 @@ class Coverage(NamedTuple):
 
 def write(trace: Trace, path: Path) -> None:
     """Write the page; the same trace gives the same text."""
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = files("vm.report").joinpath("templates/style.css").read_text(encoding="utf-8")
-    found = coverage(trace)
-    page = environment.get_template("coverage.html").render(
-        meta=trace.meta, found=found, cpus=range(trace.meta.cpus), style=Markup(style)
-    )
-    path.write_text(page, encoding="utf-8")
+    content = {"meta": trace.meta, "found": coverage(trace), "cpus": range(trace.meta.cpus)}
+    path.write_text(page.rendered(TEMPLATE, content, {}), encoding="utf-8")
 
 
 def coverage(trace: Trace) -> Coverage:

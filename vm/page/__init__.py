@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from vm.errors import ConfigError
 
-TEMPLATES: Final = Path(__file__).parent / "templates"
+HERE: Final = Path(__file__).parent
+"""The style and the script that all pages have."""
 _NONCE: Final = "NONCE-OF-THIS-PAGE"
 
 
@@ -40,11 +41,11 @@ def check_can_write(path: Path, needs: Iterable[str] = ("jinja2",)) -> None:
         raise ConfigError(f"--report {path}: the folder cannot be written")
 
 
-def rendered(template: str, content: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]]) -> str:
+def rendered(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]]) -> str:
     """A page as text; the same content gives the same text.
 
     Args:
-        template: a file in `templates`.
+        template: of jinja2.
         content: what it shows.
         filters: what it calls, by name.
     """
@@ -52,17 +53,17 @@ def rendered(template: str, content: Mapping[str, Any], filters: Mapping[str, Ca
     from markupsafe import Markup
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= filters
-    page = environment.get_template(template).render(
+    page = environment.get_template(template.name).render(
         **content,
-        style=Markup((TEMPLATES / "style.css").read_text()),
-        script=Markup((TEMPLATES / "page.js").read_text()),
+        style=Markup((HERE / "style.css").read_text()),
+        script=Markup((HERE / "page.js").read_text()),
         nonce=_NONCE,
     )
     nonce = hashlib.blake2b(page.encode(), digest_size=16).hexdigest()  # nothing inside the page can know it
