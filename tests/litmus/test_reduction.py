@@ -11,6 +11,7 @@ from tests.support.memory_order import abstract, outcomes, parse, write_scenario
 from vm.errors import ConfigError
 from vm.explore import locality, reduction, stateful
 from vm.explore.locality import READ, READ_IN, WRITE, WRITE_IN, Locality
+from vm.explore.memo import Memo
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.hw.modes import Modes
 
@@ -49,6 +50,36 @@ def test_three_cpus_need_a_tenth_of_the_states(variant: str, tmp_path: Path) -> 
     assert reduced.verdict == ("safe" if VARIANTS[variant] else "unsafe")
     if VARIANTS[variant]:
         assert reduced.states < every.states / 10
+
+
+@pytest.mark.parametrize("way", [READ, WRITE, READ_IN, WRITE_IN])
+@pytest.mark.parametrize("other", [READ, WRITE, READ_IN, WRITE_IN])
+def test_touches_conflict_if_one_writes_but_for_two_that_are_compared_by_words(way: int, other: int) -> None:
+    known = Locality()
+    known.touch(1, [("frame", other)])
+    writes, words = {WRITE, WRITE_IN}, {READ_IN, WRITE_IN}
+    conflicts = bool({way, other} & writes) and not {way, other} <= words
+    assert known.conflicts(0, [("frame", way)]) == (2 if conflicts else 0)
+
+
+def test_a_cpu_that_would_take_an_ipi_depends_on_who_sends_it_one() -> None:
+    """That holds for what it can do next, before it has done it; with interrupts off it does not look."""
+    outcome = search(Problem("litmus-laight", "switch-sp-ipi", Modes()))
+    memo = Memo(Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(outcome.visible.pages)).world())
+    seen, work, met = {memo.root.key}, [memo.root], set()
+    while work and len(seen) < 150:
+        node = work.pop(0)
+        for ways in memo.ways(node):
+            memo.world.become(memo.cells.state(node))
+            takes = memo.world.machine.cpus[ways.cpu].registers.interrupt_flag
+            assert ((f"ipi {ways.cpu}", READ) in ways.touches) == takes
+            met.add(takes)
+        for move in memo.moves(node):
+            after = memo.make(node, move).node
+            if after.key not in seen:
+                seen.add(after.key)
+                work.append(after)
+    assert met == {True, False}
 
 
 def test_a_reduction_to_which_nothing_conflicts_misses_what_there_is(
