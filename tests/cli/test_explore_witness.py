@@ -84,3 +84,11 @@ def test_a_random_walk_s_finding_is_minimised() -> None:
     assert document["minimised"]["steps"] <= 70 < document["steps"]
     assert document["minimised"]["switches"] <= 4
     assert document["critical_pair"] is not None
+
+
+@pytest.mark.parametrize(("states", "way"), [(200, "one way: "), (2000, "shortest way: ")])
+def test_a_way_is_called_the_shortest_only_if_every_move_was_tried(states: int, way: str) -> None:
+    """The search with every move needs 429 states to the finding; the one that makes fewer finds another way in 98."""
+    done = kstack("explore", SCENARIO, "--policy", "entry-exit", "--states", str(states))
+    assert done.returncode == 1
+    assert [line for line in done.stdout.splitlines() if " way: " in line][0].startswith(way)

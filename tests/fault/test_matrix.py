@@ -65,6 +65,14 @@ def test_the_page_has_a_cell_a_policy_and_fault_with_a_panel() -> None:
     assert cells == [f"#{panel}" for panel in panels]
     assert len(cells) == 3
     assert page.all("td", kind="absent") != [], "policy two has no allocation"
+    shares = re.findall(r'<i class="([\w-]+)" style="width:([\d.]+)%">', text)
+    assert shares == [
+        ("masked", "33.33"),
+        ("wrong-data", "33.33"),
+        ("hang", "33.33"),
+        ("detected", "100.0"),
+        ("masked", "100.0"),
+    ]
     words = " ".join(page.words)
     assert HOSTILE in words, "text is text"
     assert page.all("img") == []

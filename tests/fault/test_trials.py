@@ -11,20 +11,25 @@ from typing import Any
 
 import pytest
 
+from policies.entry_exit import EntryExit
 from tests.support.command import ROOT, kstack
 from vm.coherence import Finding, Kind
 from vm.errors import ConfigError, KstackError, PolicyError
 from vm.fault import At, Fault, Send, Step
 from vm.hw.modes import Modes
 from vm.recording import read_recording, unpack, write_recording
+from vm.scenarios import find_scenario
+from vm.schedule import RandomSchedule
 from vm.session import RunResult
 from vm.setup import replay_session
-from vm.testing.minimise import merged
+from vm.testing import trials
+from vm.testing.guests import Start
+from vm.testing.minimise import Minimised, merged
 from vm.testing.trials import simpler
-from vm.trials import OUTCOMES, SYSTEMATIC, Pair, Trial, campaign, census, faults_at
+from vm.trials import OUTCOMES, SYSTEMATIC, Outcome, Pair, Trial, campaign, census, faults_at
 from vm.trials.campaign import Batch, Wanted, batches, declared, read_campaign, run
 from vm.trials.examples import everything, record, shortest
-from vm.trials.trial import judged
+from vm.trials.trial import judged, schedule
 
 LAIGHT = Pair("switch-sp-ipi", "laight")
 
@@ -244,6 +249,26 @@ def test_a_folder_that_cannot_be_is_told_of_before_anything_is_tried(tmp_path: P
         done = kstack(*words, "--recordings", place)
         assert (done.returncode, done.stdout) == (2, "")
         assert f"--recordings {place}: " in done.stderr
+
+
+def test_a_schedule_under_which_it_goes_wrong_without_the_fault_too_is_no_example(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """entry-exit goes wrong in laight under its script, fault or none: for a pair that is sound that would show a race."""
+    pair = Pair("entry-exit", "laight")
+    trial = Trial(pair, Fault("duplicate-ipi", Send(1)), "", census(pair).usual)
+    setup = trial.setup
+    start = Start(setup.image, setup.cpus, setup.ram, setup.modes, EntryExit, setup.options, setup.faults)
+    runs = (start.run(RandomSchedule(seed, 8)) for seed in range(40))
+    run_recording = next(start.recording(run) for run in runs if run.failure is not None)
+    short = start.run(schedule(find_scenario("laight")))
+    assert short.outcome is not None
+    found = judged("laight", short.outcome)
+    outcome = Outcome(trial.fault, "", 1, found[0], found[1], found[2], found[3], short.end)
+    monkeypatch.setattr(trials, "minimise", lambda run: Minimised(short, None, 1, True))
+    for usual, is_example in ((found[:2], True), (("masked", "nobody"), False)):
+        one = trial._replace(usual=trial.usual._replace(outcome=usual[0], by=usual[1]))
+        assert (simpler(one, outcome, run_recording) != run_recording) == is_example
 
 
 def test_an_instruction_s_fault_is_recorded_under_its_own_schedule(tmp_path: Path) -> None:
