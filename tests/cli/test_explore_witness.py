@@ -91,4 +91,4 @@ def test_a_way_is_called_the_shortest_only_if_every_move_was_tried(states: int, 
     """The search with every move needs 429 states to the finding; the one that makes fewer finds another way in 98."""
     done = kstack("explore", SCENARIO, "--policy", "entry-exit", "--states", str(states))
     assert done.returncode == 1
-    assert [line for line in done.stdout.splitlines() if " way: " in line][0].startswith(way)
+    assert next(line for line in done.stdout.splitlines() if " way: " in line).startswith(way)
