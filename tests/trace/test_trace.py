@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,7 +24,7 @@ from vm.recording import Recording
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
 from vm.setup import replay_session
 from vm.trace import tracer as tracer_module
-from vm.trace.columns import REGISTERS
+from vm.trace.columns import REGISTERS, first_of_each
 from vm.trace.make import make_trace
 from vm.trace.show import disassembly
 from vm.trace.store import SCHEMAS, Trace, read_trace
@@ -364,3 +365,22 @@ def test_what_is_no_trace_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="is no trace"):
         make_trace(recorded("litmus-laight", "fixed-16k", RoundRobin(10)), tmp_path / "mine")
     assert (tmp_path / "mine" / "letter").read_text() == "dear"
+
+
+@pytest.mark.parametrize("scale", [1, 1 << 20, 1 << 58])
+def test_first_of_each_is_so_for_values_near_each_other_and_far(scale: int) -> None:
+    for seed in range(30):
+        chosen = np.random.default_rng(seed).integers(0, 1 + 2 * seed, size=3 * seed) * scale
+        values = [int(value) + (1 << 63) for value in chosen]
+        expected = [at for at, value in enumerate(values) if value not in values[:at]]
+        assert first_of_each(np.array(values, dtype=np.uint64)).tolist() == expected
+
+
+def test_numbers_are_stored_split_by_bytes(laight: Trace) -> None:
+    for name in ("instructions", "accesses"):
+        group = pq.ParquetFile(laight.file(name)).metadata.row_group(0)
+        columns = {group.column(at).path_in_schema: set(group.column(at).encodings) for at in range(group.num_columns)}
+        assert "DELTA_BINARY_PACKED" in columns.pop("count")
+        for column, encodings in columns.items():
+            wide = SCHEMAS[name].field(column).type in (pa.uint64(), pa.int32())
+            assert ("BYTE_STREAM_SPLIT" in encodings) == wide and "RLE_DICTIONARY" not in encodings

@@ -202,9 +202,16 @@ def threads(counts: Numbers, switches: list[tuple[int, int]]) -> NDArray[np.int3
 
 def first_of_each(values: Numbers) -> Places:
     """Where each value comes first, in order."""
-    numbers = pa.array(values).dictionary_encode().indices.to_numpy()  # values are numbered as they come
-    most = np.maximum.accumulate(numbers)
-    return np.flatnonzero(np.diff(most, prepend=-1))
+    if not len(values):
+        return np.array([], dtype=np.int64)
+    least = values.min()
+    span = int(values.max() - least) + 1
+    if span > len(values):
+        numbers = pa.array(values).dictionary_encode().indices.to_numpy()  # values are numbered as they come
+        return np.flatnonzero(np.diff(np.maximum.accumulate(numbers), prepend=-1))
+    first = np.full(span, -1, dtype=np.int64)
+    first[(values - least)[::-1]] = np.arange(len(values) - 1, -1, -1)  # of equal ones the last to be assigned stays
+    return np.sort(first[first >= 0])
 
 
 def sorted_together(parts: list[Columns]) -> Columns:

@@ -28,7 +28,7 @@ from vm.trace.columns import (
 )
 from vm.trace.events import Event, Events
 
-PART_RECORDS: Final = 1 << 18  # instructions or accesses of one engine, after which a part is handed on
+PART_RECORDS: Final = 1 << 17  # instructions or accesses of one engine, after which a part is handed on
 _U64: Final = (1 << 64) - 1
 
 
