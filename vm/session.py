@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from vm.adversary import Adversary
 from vm.coherence import Finding, Kind, Oracle
 from vm.errors import ScenarioError
+from vm.hw.cpu import SliceEnd
 from vm.hw.modes import Modes
 from vm.load import Symbols, load
 from vm.machine import End, Machine, MachineConfig, MachineSnapshot, Slice
@@ -132,6 +133,18 @@ class Advances(Protocol):
         ...
 
 
+class Writer(Protocol):
+    """Who writes into a session's machine from outside, at places of its run."""
+
+    def due(self) -> None:
+        """Make all changes whose place this is."""
+        ...
+
+    def until(self, units: int) -> int:
+        """At most so many units: those until the next change."""
+        ...
+
+
 class Session:
     """One run of what is loaded in a machine.
 
@@ -165,6 +178,7 @@ class Session:
         self.events: list[tuple[int, int, str]] = []  # (virtual time, CPU, name)
         self.choices: list[Choice] = []
         self.injector: Advances | None = None
+        self.writer: Writer | None = None
         self._idle = 0  # warps in a row that woke nobody
         self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
         # Of the slice in flight: its CPU, who could run and whether any of them was not blocked, its CPU's progress
@@ -233,7 +247,18 @@ class Session:
         return self.finish()
 
     def advance(self, cpu: int, units: int) -> Slice:
-        """Let a CPU run for at most so many units; what is injected happens at its moment."""
+        """Let a CPU run for at most so many units; what is injected or written happens at its moment."""
+        if self.writer is None:
+            return self._advance(cpu, units)
+        done = 0
+        while True:
+            self.writer.due()
+            piece = self._advance(cpu, self.writer.until(units - done))
+            done += piece.elapsed
+            if piece.end is not SliceEnd.BUDGET or done >= units:
+                return Slice(piece.end, done)
+
+    def _advance(self, cpu: int, units: int) -> Slice:
         if self.injector is not None:
             return self.injector.advance(cpu, units)
         return self.machine.run(cpu, units)
@@ -248,6 +273,8 @@ class Session:
             What was chosen; why the run has ended; or None where every CPU slept and time has jumped.
         """
         machine = self.machine
+        if self.writer is not None:
+            self.writer.due()
         end = machine.end()
         if end is not None:
             return "exit" if end is End.EXIT else "shutdown"

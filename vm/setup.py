@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from guest.scenario import Scenario
-from vm.errors import RecordingError, ScenarioError
+from vm.errors import ConfigError, RecordingError, ScenarioError
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
 from vm.load import load
@@ -23,6 +23,7 @@ from vm.schedule import Choice, ReplaySchedule, Scheduler, Script, ScriptStep
 from vm.session import BootedScenario, RunOptions, RunResult, Session
 from vm.stacks.pool import PoolConfig
 from vm.stacks.registry import find_policy, policy_hash
+from vm.writes import Write, Writes
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,40 @@ def replay_session(recording: Recording) -> Session:
     options = RunOptions(
         recording.max_time, recording.stop_at_finding, PoolConfig(*recording.pool), recording.adversary
     )
-    try:
-        faults = tuple(msgspec.convert(recording.faults, list[Fault]))
-    except msgspec.ValidationError as error:
-        raise RecordingError(f"the recording's faults are damaged: {error}") from error
-    setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options, faults)
+    faults, writes = faults_of(recording), writes_of(recording)
+    setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options, tuple(faults))
     if setup.is_scenario != recording.booted:
         raise RecordingError(
             f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded"
         )
-    return setup.session(ReplaySchedule(recording.schedule(), recording.ended != UNFINISHED))
+    session = setup.session(ReplaySchedule(recording.schedule(), recording.ended != UNFINISHED))
+    if writes:
+        try:
+            Writes(session, writes)
+        except ConfigError as error:
+            raise RecordingError(f"the recording's writes are damaged: {error}") from error
+    return session
+
+
+def faults_of(recording: Recording) -> list[Fault]:
+    """What is injected.
+
+    Raises:
+        RecordingError: they are no faults.
+    """
+    try:
+        return msgspec.convert(recording.faults, list[Fault])
+    except msgspec.ValidationError as error:
+        raise RecordingError(f"the recording's faults are damaged: {error}") from error
+
+
+def writes_of(recording: Recording) -> list[Write]:
+    """What a debugger has written.
+
+    Raises:
+        RecordingError: it is nothing that one writes.
+    """
+    try:
+        return msgspec.convert(recording.writes, list[Write])
+    except msgspec.ValidationError as error:
+        raise RecordingError(f"the recording's writes are damaged: {error}") from error

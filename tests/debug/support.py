@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 from tests.support.long_mode import LongModeGuest
 from vm.debug.origin import Origin
@@ -51,11 +53,12 @@ class Client:
 
     Args:
         start: where the run begins.
+        place: where what it becomes is kept.
     """
 
-    def __init__(self, start: Origin) -> None:
+    def __init__(self, start: Origin, place: Callable[[], Path] | None = None) -> None:
         self.interrupt = False
-        self.protocol = Protocol(start, lambda: self.interrupt)
+        self.protocol = Protocol(start, lambda: self.interrupt, place)
         self.console = ""
 
     def ask(self, packet: str | bytes) -> str:

@@ -182,9 +182,29 @@ def test_a_write_forks_and_is_there_again_after_going_back_over_it(recording: Pa
         "p *(unsigned long *)&wrong",
         "monitor schedule",
     )
-    assert text.count("drops the recorded future") == 1
+    assert text.count("forks a new recording") == 1
     assert re.findall(r"^\$\d = (\d+)", text, re.M) == ["0", "7"]
     assert "forked by what was written" in text
+
+
+@gdb_is_needed
+def test_a_fork_is_a_recording_that_everything_reads(recording: Path, tmp_path: Path) -> None:
+    own = tmp_path / "run.json"
+    own.write_bytes(recording.read_bytes())
+    text = session((own,), "break laight_watch", "continue", "set $rbx = 0x1234", "stepi", "stepi", "monitor snapshot")
+    fork = tmp_path / "run.fork-1.json"
+    assert own.read_bytes() == recording.read_bytes() and fork.exists()
+    state = re.search(r"state (\w{32})", text)
+    replayed = kstack("replay", fork)
+    assert state is not None and f"state {state[1]}, identical" in replayed.stderr
+    assert (replayed.returncode, replayed.stdout) == (4, "")
+    shown = kstack("trace", "diff", own, fork).stdout
+    assert re.search(
+        r"written rbx value=0x1234\n +\d+ CPU 1 .* laight_watch +push rbx +\S+ <- 0x0000000000001234", shown
+    )
+    text = session((fork, "--record", tmp_path / "named.json"), "set $rip = 0", "monitor schedule", "monitor record")
+    assert "rip = 0x0 on CPU" in text and "rbx = 0x1234" not in text, "that would have come later"
+    assert f"wrote {tmp_path / 'named.json'}: up to time " in text
 
 
 @gdb_is_needed
@@ -192,7 +212,7 @@ def test_a_write_forks_and_is_there_again_after_going_back_over_it(recording: Pa
 def test_a_write_before_anything_else_forks_too(recording: Path, write: str) -> None:
     """GDB asks then what vCont can do, and takes no text there."""
     text = session((recording,), write, "stepi", "p $rax", "p *(unsigned long *)&wrong")
-    assert text.count("drops the recorded future") == 1
+    assert text.count("forks a new recording") == 1
     assert "Invalid remote reply" not in text
     assert re.search(r"^\$\d = (119|7)$", text, re.M)
 

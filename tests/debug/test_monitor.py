@@ -9,7 +9,7 @@ from tests.support.long_mode import AREA, LongModeGuest
 from vm.debug.monitor import Monitor
 from vm.hw.paging import RW, P
 
-COMMANDS = "help walk tlb frames pool policy apic schedule snapshot goto findings".split()
+COMMANDS = "help walk tlb frames pool policy apic schedule snapshot record goto findings".split()
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_the_schedule_says_where_one_is(client: Client) -> None:
     client.ask("P0=0010000000000000")
     text = client.monitor("schedule")
     assert "forked by what was written; slice 170, of which the first 170 are fixed" in text
-    assert "written at time 102533: RegisterChange(cpu=0, number=0, value=4096)" in text
+    assert "written at time 102533: rax = 0x1000 on CPU 0" in text
     live = LongModeGuest()
     live.start(live.kernel_code("here: jmp here"))
     assert "live, slice 0, round robin" in Client(beginning(live)).monitor("schedule")

@@ -309,7 +309,7 @@ def test_going_on_elsewhere_sets_rip(small: Client) -> None:
 def test_the_news_of_a_fork_comes_with_the_next_stop(client: Client) -> None:
     assert client.ask("P0=0010000000000000") == "OK" and client.console == ""
     client.ask("vCont;s:1")
-    assert "drops the recorded future" in client.console
+    assert "forks a new recording" in client.console
     client.ask("P0=0020000000000000")
     client.ask("vCont;s:1")
     assert client.console == ""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tests.debug.support import beginning, laight, origin, recorded
 from tests.support.long_mode import FRAMES, LongModeGuest
 from vm.debug.origin import Origin
-from vm.debug.timeline import END_OF_RECORDING, MemoryChange, RegisterChange, Timeline
+from vm.debug.timeline import END_OF_RECORDING, Timeline
 from vm.fault import At, Fault, Moment, Send, Step
 from vm.hw.cpu import CpuState
 from vm.hw.engine import Gpr
@@ -21,6 +21,7 @@ from vm.scenarios import find_scenario
 from vm.schedule import parse
 from vm.session import RunOptions
 from vm.setup import Setup, replay_session, script_of
+from vm.writes import MemoryChange, RegisterChange
 
 
 def plain_hash(time: int) -> str:
@@ -153,8 +154,8 @@ def test_a_recording_that_diverges_ends_saying_so() -> None:
 def test_what_is_written_is_written_again_whenever_the_line_passes_it() -> None:
     timeline = Timeline(laight())
     timeline.goto(95_000)
-    timeline.write(RegisterChange(1, int(Gpr.R12), 5))  # GDB's number of R12 is the encoding's
-    timeline.write(MemoryChange(((0x300000, b"written"),)))
+    timeline.write(RegisterChange(1, "r12", 5))
+    timeline.write(MemoryChange(0x300000, b"written".hex()))
     timeline.goto(97_000)
     there = timeline.machine.state_hash()
     for time in (94_999, 88_088):
@@ -174,7 +175,7 @@ def test_writing_drops_the_recorded_future_and_round_robin_goes_on() -> None:
     timeline = Timeline(laight())
     timeline.goto(95_000)
     assert not timeline.goes_on
-    timeline.write(MemoryChange(((0x300000, b"x"),)))
+    timeline.write(MemoryChange(0x300000, b"x".hex()))
     made = len(timeline.session.choices)
     timeline.goto(140_000)
     assert timeline.goes_on and timeline.session.choices[made].quantum == 1000
@@ -184,9 +185,9 @@ def test_writing_drops_the_recorded_future_and_round_robin_goes_on() -> None:
 def test_writing_before_an_earlier_write_drops_that() -> None:
     timeline = Timeline(laight())
     timeline.goto(95_000)
-    timeline.write(MemoryChange(((0x300000, b"late"),)))
+    timeline.write(MemoryChange(0x300000, b"late".hex()))
     timeline.goto(92_000)
-    timeline.write(MemoryChange(((0x300010, b"soon"),)))
+    timeline.write(MemoryChange(0x300010, b"soon".hex()))
     timeline.goto(96_000)
     assert timeline.machine.memory.read(0x300000, 4) == bytes(4)
     assert timeline.machine.memory.read(0x300010, 4) == b"soon"
@@ -200,7 +201,7 @@ def test_code_that_is_written_is_what_runs_next() -> None:
     timeline = Timeline(beginning(guest))
     timeline.goto(100)
     assert guest.gpr(Gpr.RAX) == 50
-    timeline.write(MemoryChange(((code, b"\x48\xff\xc8"),)))  # dec rax
+    timeline.write(MemoryChange(code, b"\x48\xff\xc8".hex()))  # dec rax
     timeline.goto(150)
     assert guest.gpr(Gpr.RAX) == 25
     timeline.goto(100)
@@ -218,7 +219,7 @@ def test_a_page_table_entry_that_is_written_counts_at_once_unless_the_tlb_has_th
     timeline = Timeline(beginning(guest))
     timeline.goto(10)
     assert guest.gpr(Gpr.RAX) == 1
-    timeline.write(MemoryChange(((leaf, (new | 0x63).to_bytes(8, "little")),)))
+    timeline.write(MemoryChange(leaf, (new | 0x63).to_bytes(8, "little").hex()))
     timeline.goto(20)
     assert guest.gpr(Gpr.RAX) == 1, "the TLB keeps it"
     guest.machine.cpus[0].mmu.invlpg(1 << 39)
@@ -248,7 +249,7 @@ def test_runs_from_one_origin_do_not_influence_each_other() -> None:
     start = origin("laight", "entry-exit")
     first = Timeline(start)
     first.goto(95_000)
-    first.write(MemoryChange(((0x300000, b"x"),)))
+    first.write(MemoryChange(0x300000, b"x".hex()))
     first.goto(120_000)
     second = Timeline(start)
     second.goto(95_000)

@@ -197,7 +197,9 @@ def traced(guest: LongModeGuest) -> tuple[Tracer, list[Part]]:
     """A bare machine's tracer, and what it hands on."""
     parts: list[Part] = []
     runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[]])
-    return Tracer(SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None), parts.append), parts  # type: ignore[arg-type]
+    return Tracer(
+        SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None, writer=None), parts.append
+    ), parts  # type: ignore[arg-type]
 
 
 def accesses_of(parts: list[Part]) -> list[tuple[bool, int, int, int]]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Annotated, Final
 
 from cyclopts import Parameter
 
 from vm.cli.options import ModeList, modes_of
+from vm.debug.forks import beside
 from vm.debug.origin import Origin
 from vm.debug.server import HOST, serve
 from vm.errors import ConfigError, ScenarioError
@@ -32,6 +35,7 @@ def gdb(
     policy: str | None = None,
     cpus: int | None = None,
     mode: ModeList = None,
+    record: Path | None = None,
 ) -> int:
     """Wait for one GDB on the loopback interface, and serve it, forwards and backwards.
 
@@ -40,7 +44,10 @@ def gdb(
     image: a recording, or what `kstack run` takes: built-in name, scenario, or file
     policy: stack policy by id, or a Python file with one (not for a recording, which has its own)
     cpus: number of CPUs (default: what a scenario needs, else 1)
+    record: keep a recording of the run here, or of what a recording becomes once GDB writes a register or memory \
+(default then: a file beside it)
     """
+    place: Callable[[], Path] | None = None if record is None else lambda: record
     if _is_document(Path(image)):
         if (policy, cpus, mode) != (None, None, None):
             raise ConfigError("--policy, --cpus, --mode: a recording has its own")
@@ -48,6 +55,7 @@ def gdb(
             raise ConfigError(f"{image} is a witness of kstack explore, in which there is no time; see: kstack replay")
         recording = read_recording(Path(image))
         name, origin = recording.image, Origin.of_recording(recording)
+        place = place or partial(beside, Path(image))
     else:
         name, origin = image, Origin.of_setup(_setup(image, policy, cpus, mode))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the file is removed
@@ -59,7 +67,9 @@ def gdb(
             file_option = "" if symbols is None else f" -ex 'file {symbols}'"
             print(f"gdb -q{file_option} -ex 'target remote {HOST}:{chosen}'", flush=True)
 
-        serve(origin, port, listening)
+        kept = serve(origin, port, listening, place)
+        if kept is not None:
+            print(f"wrote {kept}")
     return 0
 
 

@@ -81,7 +81,7 @@ def _failed(session: Session, error: PolicyError, json: bool) -> int:
 
 def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -> int:
     """What it has come to, and whether that is what was recorded."""
-    cut = recording.ended == UNFINISHED
+    cut = recording.is_cut
     identical = result.state_hash == recording.state_hash or cut
     if json:
         print_json({**run_document(result, str(file)), "identical": identical})

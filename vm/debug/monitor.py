@@ -7,6 +7,7 @@ from typing import Final
 
 from vm.debug import views
 from vm.debug.target import Target
+from vm.errors import KstackError
 from vm.hw.cpu import Cpu
 
 STALE_IN_GDB: Final = "GDB does not know yet: maintenance flush register-cache, and maintenance flush dcache"
@@ -82,14 +83,19 @@ class Monitor:
             lines.append(f"slice {made} of {kept} in the recording")
         elif timeline.forked:
             lines.append(f"forked by what was written; slice {made}, of which the first {kept} are fixed")
-            lines += [f"written at time {write.time}: {write.change}" for write in timeline.writes]
         else:
             lines.append(f"live, slice {made}, round robin")
-        return lines
+        return lines + [f"written at time {write.time}: {write.change}" for write in timeline.writes]
 
     def _snapshot(self, _cpu: int, _arguments: list[str]) -> list[str]:
         machine = self._target.timeline.machine
         return [f"time {machine.time}, state {machine.state_hash()}"]
+
+    def _record(self, _cpu: int, _arguments: list[str]) -> list[str]:
+        try:
+            return [f"wrote {self._target.keeper.save()}"]
+        except KstackError as error:
+            raise CommandError(str(error)) from error
 
     def _goto(self, _cpu: int, arguments: list[str]) -> list[str]:
         if not (arguments[0].isascii() and arguments[0].isdigit() and len(arguments[0]) < 20):
@@ -143,6 +149,7 @@ _COMMANDS: Final[dict[str, tuple[str, str, Command]]] = {
         ("apic [CPU]", "a local APIC", Monitor._apic),
         ("schedule", "who runs next, the place in the recording, what has been written", Monitor._schedule),
         ("snapshot", "virtual time and state hash", Monitor._snapshot),
+        ("record", "save a recording of the run up to here, if it is not the one that there is", Monitor._record),
         ("goto COUNT", "go to a virtual time, forwards or backwards", Monitor._goto),
         (
             "findings",

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
 from vm.fault import Fault, Injector
 from vm.load import Symbols
 from vm.machine import Machine
 from vm.recording import Recording
 from vm.schedule import Choice, RoundRobin, Scheduler
 from vm.session import Session
-from vm.setup import Setup, replay_session
+from vm.setup import Setup, faults_of, replay_session, writes_of
 from vm.stacks.policy import Policy
 from vm.stacks.registry import find_policy
+from vm.writes import Write
 
 UNBOUNDED: Final = 1 << 62
 
@@ -34,6 +33,8 @@ class Origin:
         choices: what the schedule chose when the run was recorded; None for a live run.
         booted: the beginning is where a scenario's guest has booted.
         faults: what goes wrong.
+        writes: what an earlier debugger has written.
+        head: a recording of the same beginning; None if there can be none.
     """
 
     def __init__(
@@ -43,11 +44,15 @@ class Origin:
         choices: list[Choice] | None = None,
         booted: bool = False,
         faults: Sequence[Fault] = (),
+        writes: Sequence[Write] = (),
+        head: Recording | None = None,
     ) -> None:
         self._template = template
         self._policy = policy
         self._booted = booted
         self._faults = faults
+        self.writes = writes
+        self.head = head
         self._snapshot = template.machine.snapshot()
         self.choices = choices
         self.limit = template.machine.time + template.options.max_time
@@ -60,7 +65,8 @@ class Origin:
             KstackError: image, policy or configuration are wrong.
         """
         setup = replace(setup, options=replace(setup.options, max_time=UNBOUNDED))
-        return cls(setup.session(RoundRobin(1)), setup.policy, None, setup.is_scenario, setup.faults)
+        session = setup.session(RoundRobin(1))
+        return cls(session, setup.policy, None, setup.is_scenario, setup.faults, (), setup.head())
 
     @classmethod
     def of_recording(cls, recording: Recording) -> Origin:
@@ -71,8 +77,8 @@ class Origin:
             KstackError: image or policy are not there any more.
         """
         choices, template = list(recording.schedule()), replay_session(recording)
-        faults = msgspec.convert(recording.faults, list[Fault])
-        return cls(template, recording.policy, choices, recording.booted, faults)
+        faults, writes = faults_of(recording), writes_of(recording)
+        return cls(template, recording.policy, choices, recording.booted, faults, writes, recording)
 
     @property
     def machine(self) -> Machine:

@@ -9,8 +9,10 @@ multiprocess extensions, files.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+from vm import writes
 from vm.debug.monitor import Monitor
 from vm.debug.origin import Origin
 from vm.debug.packets import MAX_PACKET, ProtocolError, escape, number, numbers, octets
@@ -39,11 +41,14 @@ class Protocol:
     Args:
         origin: where the debugged run begins.
         interrupted: whether the user wants a running machine to stop.
+        place: where a recording of what the run becomes is kept; None keeps none.
     """
 
-    def __init__(self, origin: Origin, interrupted: Callable[[], bool]) -> None:
+    def __init__(
+        self, origin: Origin, interrupted: Callable[[], bool], place: Callable[[], Path] | None = None
+    ) -> None:
         self._news: list[str] = []
-        self.target = Target(origin, self._news.append, interrupted)
+        self.target = Target(origin, self._news.append, interrupted, place)
         self.monitor = Monitor(self.target)
         self.ended = False
         self.acknowledges = True
@@ -149,7 +154,7 @@ class Protocol:
             raise ProtocolError(f"{len(data)} bytes of registers; there are {TOTAL_BYTES}")
         for index, register in enumerate(REGISTERS):
             value, data = data[: register.bits // 8], data[register.bits // 8 :]
-            if register.write is not None and value != read_register(self._general, index):
+            if register.name in writes.REGISTERS and value != read_register(self._general, index):
                 self.target.write_register(self._cpu, index, int.from_bytes(value, "little"))
         return OK
 

@@ -11,12 +11,7 @@ from typing import Final, NamedTuple
 
 from vm.debug.packets import ProtocolError
 from vm.hw.cpu import Cpu
-from vm.hw.engine import Flags, Gpr, Seg, layout
-from vm.hw.engine.registers import WRITABLE_FLAGS
-from vm.hw.instructions import write_cr0, write_cr3, write_cr4
-from vm.hw.linear import GuestFault
-from vm.hw.msr import Msr
-from vm.hw.paging import is_canonical
+from vm.hw.engine import Gpr, Seg, layout
 
 _ORDER: Final = (Gpr.RAX, Gpr.RBX, Gpr.RCX, Gpr.RDX, Gpr.RSI, Gpr.RDI, Gpr.RBP, Gpr.RSP, *map(Gpr, range(8, 16)))
 _SELECTORS: Final = (Seg.CS, Seg.SS, Seg.DS, Seg.ES, Seg.FS, Seg.GS)
@@ -28,30 +23,18 @@ _FLAGS: Final = (
 
 
 class Register(NamedTuple):
-    """One register as GDB knows it; `write` is None where it can be read only."""
+    """One register as GDB knows it."""
 
     name: str
     bits: int
     kind: str
     feature: str
     read: Callable[[Cpu], int]
-    write: Callable[[Cpu, int], None] | None = None
 
 
 def _gpr(which: Gpr) -> Register:
-    def write(cpu: Cpu, value: int) -> None:
-        cpu.registers.gpr[which] = value
-
     kind = "data_ptr" if which in (Gpr.RBP, Gpr.RSP) else "int64"
-    return Register(which.name.lower(), 64, kind, "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.gpr[which], write)
-
-
-def _write_rip(cpu: Cpu, value: int) -> None:
-    cpu.registers.rip = value
-
-
-def _write_flags(cpu: Cpu, value: int) -> None:
-    cpu.registers.rflags = value & WRITABLE_FLAGS & ~int(Flags.VM)
+    return Register(which.name.lower(), 64, kind, "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.gpr[which])
 
 
 def _selector(which: Seg) -> Register:
@@ -60,14 +43,8 @@ def _selector(which: Seg) -> Register:
 
 
 def _base(which: Seg) -> Register:
-    def write(cpu: Cpu, value: int) -> None:
-        if not is_canonical(value):
-            raise GuestFault(13)
-        cpu.registers.set_segment(which, cpu.registers.segment(which)._replace(base=value))
-        cpu.registers.sync()
-
     read = lambda cpu: cpu.registers.segment(which).base  # noqa: E731 - as above
-    return Register(f"{which.name.lower()}_base", 64, "int64", "org.gnu.gdb.i386.segments", read, write)
+    return Register(f"{which.name.lower()}_base", 64, "int64", "org.gnu.gdb.i386.segments", read)
 
 
 # --- x87: SDM volume 1, 8.1
@@ -102,27 +79,14 @@ def _x87(name: str, read: Callable[[Cpu], int]) -> Register:
     return Register(name, 32, "int", "org.gnu.gdb.i386.core", read)
 
 
-# --- control registers: SDM 2.5, by the rules of MOV CRn and WRMSR
-
-
-def _write_cr2(cpu: Cpu, value: int) -> None:
-    cpu.registers.cr[2] = value
-
-
-def _write_cr8(cpu: Cpu, value: int) -> None:
-    if value >> 4:
-        raise GuestFault(13)
-    cpu.apic.tpr = value << 4
-
-
-def _control(name: str, read: Callable[[Cpu], int], write: Callable[[Cpu, int], None]) -> Register:
-    return Register(name, 64, "int64", _CONTROL, read, write)
+def _control(name: str, read: Callable[[Cpu], int]) -> Register:
+    return Register(name, 64, "int64", _CONTROL, read)
 
 
 REGISTERS: Final[tuple[Register, ...]] = (
     *map(_gpr, _ORDER),
-    Register("rip", 64, "code_ptr", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rip, _write_rip),
-    Register("eflags", 32, "i386_eflags", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rflags, _write_flags),
+    Register("rip", 64, "code_ptr", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rip),
+    Register("eflags", 32, "i386_eflags", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rflags),
     *map(_selector, _SELECTORS),
     *map(_stack_register, range(8)),
     _x87("fctrl", lambda cpu: _x87_words(cpu)[2]),
@@ -130,12 +94,12 @@ REGISTERS: Final[tuple[Register, ...]] = (
     _x87("ftag", _tags),
     *(_x87(name, lambda cpu: 0) for name in ("fiseg", "fioff", "foseg", "fooff", "fop")),
     *map(_base, (Seg.FS, Seg.GS)),
-    _control("cr0", lambda cpu: cpu.registers.cr[0], write_cr0),
-    _control("cr2", lambda cpu: cpu.registers.cr[2], _write_cr2),
-    _control("cr3", lambda cpu: cpu.registers.cr[3], write_cr3),
-    _control("cr4", lambda cpu: cpu.registers.cr[4], write_cr4),
-    _control("cr8", lambda cpu: cpu.apic.tpr >> 4, _write_cr8),
-    _control("efer", lambda cpu: cpu.registers.efer, lambda cpu, value: cpu.msrs.write(Msr.EFER, value)),
+    _control("cr0", lambda cpu: cpu.registers.cr[0]),
+    _control("cr2", lambda cpu: cpu.registers.cr[2]),
+    _control("cr3", lambda cpu: cpu.registers.cr[3]),
+    _control("cr4", lambda cpu: cpu.registers.cr[4]),
+    _control("cr8", lambda cpu: cpu.apic.tpr >> 4),
+    _control("efer", lambda cpu: cpu.registers.efer),
 )
 TOTAL_BYTES: Final = sum(register.bits // 8 for register in REGISTERS)
 
@@ -150,19 +114,13 @@ def read_register(cpu: Cpu, number: int) -> bytes:
     return register.read(cpu).to_bytes(register.bits // 8, "little")
 
 
-def write_register(cpu: Cpu, number: int, value: int) -> None:
-    """Set register `number`, by the rules by which the guest itself would.
+def register_name(number: int) -> str:
+    """What GDB calls register `number`.
 
     Raises:
-        ProtocolError: there is none, or the CPU would not take the value.
+        ProtocolError: there is none of this number.
     """
-    register = _numbered(number)
-    if register.write is None:
-        raise ProtocolError(f"{register.name} can be read only")
-    try:
-        register.write(cpu, value)
-    except GuestFault as fault:
-        raise ProtocolError(f"{register.name} cannot be {value:#x}: exception {fault.vector}") from fault
+    return _numbered(number).name
 
 
 def _numbered(number: int) -> Register:

@@ -10,6 +10,7 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from vm.debug.origin import Origin
@@ -65,10 +66,22 @@ class Line:
             self.closed = True
 
 
-def converse(connection: socket.socket, origin: Origin) -> None:
-    """Serve one connection until GDB kills, detaches or is gone."""
+def converse(connection: socket.socket, origin: Origin, place: Callable[[], Path] | None = None) -> str | None:
+    """Serve one connection until GDB kills, detaches or is gone.
+
+    Args:
+        connection: accepted.
+        origin: where the debugged run begins.
+        place: names the file that keeps a recording of what it becomes; None keeps none.
+
+    Returns:
+        Where that is, in words; None if there is none, or if it had been saved before.
+
+    Raises:
+        KstackError: it cannot be written, or does not repeat what was done.
+    """
     line = Line(connection)
-    protocol = Protocol(origin, line.interrupted)
+    protocol = Protocol(origin, line.interrupted, place)
     sent = b""
     while not protocol.ended and (event := line.next()) is not None:
         if event.kind is Kind.PACKET:
@@ -80,18 +93,26 @@ def converse(connection: socket.socket, origin: Origin) -> None:
             line.send(b"-")
         elif event.kind is Kind.NAK:
             line.send(sent)
+    return protocol.target.keeper.close()
 
 
-def serve(origin: Origin, port: int, listening: Callable[[int], None]) -> None:
+def serve(
+    origin: Origin, port: int, listening: Callable[[int], None], place: Callable[[], Path] | None = None
+) -> str | None:
     """Wait for one connection on the loopback interface, and serve it.
 
     Args:
         origin: where the debugged run begins.
         port: TCP port, 0 for any that is free.
         listening: told the port once connections are accepted.
+        place: as `converse` takes it.
+
+    Returns:
+        As `converse`.
 
     Raises:
         ConfigError: the port cannot be had.
+        KstackError: as `converse`.
     """
     if not 0 <= port < 1 << 16:
         raise ConfigError(f"--port {port}: give 0 to 65535")
@@ -106,4 +127,4 @@ def serve(origin: Origin, port: int, listening: Callable[[int], None]) -> None:
         connection, _ = listener.accept()
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        converse(connection, origin)
+        return converse(connection, origin, place)

@@ -8,22 +8,30 @@ before what would have stopped: for a watchpoint, before the access.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
+from vm.debug.forks import Keeper
 from vm.debug.origin import Origin
+from vm.debug.packets import ProtocolError
 from vm.debug.points import Kind, Point, Points
-from vm.debug.timeline import END_OF_RECORDING, PIECE, Change, MemoryChange, RegisterChange, Timeline
+from vm.debug.registers import register_name
+from vm.debug.timeline import END_OF_RECORDING, PIECE, Timeline
+from vm.errors import ConfigError
 from vm.hw.cpu import Cpu
 from vm.session import GUEST_PASSED
+from vm.writes import Change, MemoryChange, RegisterChange
 
 SIGINT: Final = 2
 SIGTRAP: Final = 5
 POLL_EVERY: Final = 256  # single units between two looks at the line
 WATCH_NAMES: Final = {Kind.WRITE: "watch", Kind.READ: "rwatch", Kind.ACCESS: "awatch"}
 FORKED: Final = (
-    "kstack: this write drops the recorded future; from here the CPUs run in turn, and going back over it repeats it"
+    "kstack: this write forks a new recording: what was recorded of the future is dropped, the CPUs run in turn from here, "
+    "and going back over it repeats it."
 )
+KEPT: Final = "It is saved when GDB leaves, or by: monitor record"
 
 
 class Stop(NamedTuple):
@@ -55,10 +63,18 @@ class Target:
         origin: where its run begins.
         say: takes lines for the user.
         interrupted: whether the user wants it to stop.
+        place: where a recording of what it becomes is kept; None keeps none.
     """
 
-    def __init__(self, origin: Origin, say: Callable[[str], None], interrupted: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        say: Callable[[str], None],
+        interrupted: Callable[[], bool],
+        place: Callable[[], Path] | None = None,
+    ) -> None:
         self.timeline = Timeline(origin)
+        self.keeper = Keeper(self.timeline, place)
         self.points = Points(origin.machine.memory)
         self.stop: Stop | Exited = Stop(SIGTRAP, self.timeline.cpu or 0)
         self._say = say
@@ -79,17 +95,23 @@ class Target:
         Raises:
             ProtocolError: it cannot be set.
         """
-        self._write(RegisterChange(cpu, number, value))
+        self._write([RegisterChange(cpu, register_name(number), value)])
 
     def write_memory(self, parts: list[tuple[int, bytes]]) -> None:
         """Store bytes at physical addresses here."""
-        self._write(MemoryChange(tuple(parts)))
+        self._write([MemoryChange(address, data.hex()) for address, data in parts])
 
-    def _write(self, change: Change) -> None:
+    def _write(self, changes: Sequence[Change]) -> None:
         news = self.timeline.recorded and not self.timeline.forked
-        self.timeline.write(change)
+        try:
+            for change in changes:
+                change.check(self.timeline.machine)
+            for change in changes:
+                self.timeline.write(change)
+        except ConfigError as error:
+            raise ProtocolError(str(error)) from error
         if news:
-            self._say(FORKED)
+            self._say(f"{FORKED} {KEPT}" if self.keeper.keeps else FORKED)
 
     # --- forwards
 

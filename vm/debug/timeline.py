@@ -9,64 +9,18 @@ written again whenever the line is run over it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from vm.debug.origin import UNBOUNDED, Origin
-from vm.debug.registers import write_register
 from vm.errors import KstackError, RecordingError
 from vm.hw.cpu import SliceEnd
 from vm.machine import Machine
 from vm.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
+from vm.writes import Change, Write, Writes
 
 PIECE: Final = 1 << 14  # units between two questions whether to stop
 END_OF_RECORDING: Final = "the recording ends here"
 _MAY_GO_ON: Final = (END_OF_RECORDING, "bound", "finding", "asleep", "deadlock")  # if something is written
-
-
-class Change(Protocol):
-    """Something that the user has written."""
-
-    def apply(self, machine: Machine) -> None:
-        """Write it."""
-        ...
-
-
-@dataclass(frozen=True)
-class RegisterChange:
-    """A register of CPU `cpu` by GDB's number."""
-
-    cpu: int
-    number: int
-    value: int
-
-    def apply(self, machine: Machine) -> None:
-        """Write it.
-
-        Raises:
-            ProtocolError: there is no such register, or it refuses the value.
-        """
-        write_register(machine.cpus[self.cpu], self.number, self.value)
-
-
-@dataclass(frozen=True)
-class MemoryChange:
-    """Bytes at physical addresses."""
-
-    parts: tuple[tuple[int, bytes], ...]
-
-    def apply(self, machine: Machine) -> None:
-        """Store them; code caches and softmmus hear of it as of any store."""
-        for address, data in self.parts:
-            machine.memory.write(address, data)
-
-
-class Write(NamedTuple):
-    """A change and its place."""
-
-    time: int
-    chosen: bool
-    change: Change
 
 
 class Lane(NamedTuple):
@@ -133,7 +87,9 @@ class Timeline:
         self.origin = origin
         self.recorded = origin.choices is not None
         self.forked = False
-        self.writes: list[Write] = []
+        self.kept = False  # there is a recording with all that has been written
+        self.reached = 0  # the last virtual time that this line was ever at, since it was written to
+        self._writes = list(origin.writes)
         self._choices = origin.choices or []
         self.restart()
 
@@ -146,6 +102,11 @@ class Timeline:
     def time(self) -> int:
         """Virtual time here."""
         return self.machine.time
+
+    @property
+    def writes(self) -> list[Write]:
+        """What has been written into this run, by its recording or by the user."""
+        return self._writer.writes
 
     @property
     def goes_on(self) -> bool:
@@ -164,12 +125,12 @@ class Timeline:
         """Go to the beginning."""
         self.schedule = Kept(self._choices, self.goes_on)
         self.session = self.origin.session(self.schedule)
+        self._writer = Writes(self.session, self._writes)
         self.begun: Choice | None = None  # the slice in flight
         self.left = 0  # units of it
         self.ended: str | None = None  # why the run goes no further
         self.lanes: list[Lane] = []
-        self._next_write = 0
-        self._apply_due()
+        self._guarded(self._writer.due)
 
     # --- forwards
 
@@ -180,17 +141,16 @@ class Timeline:
         return self.begun is not None
 
     def advance(self, units: int) -> int:
-        """Run the slice in flight for at most `units`, and no further than the next write.
+        """Run the slice in flight for at most `units`.
 
         Returns:
             Units of virtual time that have passed; 0 where the CPU could not run.
         """
-        units = min(units, self.left)
-        if self._next_write < len(self.writes):
-            units = min(units, max(1, self.writes[self._next_write].time - self.time))
         before = self.time
-        self._guarded(lambda: self._run(units))
-        self._apply_due()
+        self._guarded(lambda: self._run(min(units, self.left)))
+        self._guarded(self._writer.due)
+        if self.time > self.reached:
+            self.reached, self.kept = self.time, False
         return self.time - before
 
     def _guarded(self, action: Callable[[], None]) -> None:
@@ -212,7 +172,7 @@ class Timeline:
                 self.begun, self.left = begun, begun.quantum
             else:
                 self.ended = begun
-        self._apply_due()
+        self._writer.due()
 
     def _run(self, units: int) -> None:
         assert self.begun is not None
@@ -257,30 +217,31 @@ class Timeline:
         """The last stretch before here in which `cpu` ran."""
         return next((lane for lane in reversed(self.lanes) if lane.cpu == cpu), None)
 
+    # --- what would repeat it
+
+    def made(self) -> list[Choice]:
+        """The choices so far; the slice in flight ends here."""
+        choices = list(self.session.choices)
+        if self.begun is not None:
+            choices[-1] = Choice(self.begun.cpu, self.begun.quantum - self.left)
+        return choices
+
+    def written(self) -> list[Write]:
+        """What has been written so far."""
+        return self._writer.writes[: self._writer.made]
+
     # --- writing
 
     def write(self, change: Change) -> None:
         """Make a change here; what was recorded of the future is dropped.
 
         Raises:
-            ProtocolError: it cannot be made; nothing has changed.
+            ConfigError: it cannot be made; nothing has changed.
         """
-        self._apply(change)
+        self._writer.write(change)
+        self._writes = self._writer.writes
         self._choices = list(self.session.choices)
         self.schedule.fork(self._choices)
-        self.writes = [*self.writes[: self._next_write], Write(self.time, self.begun is not None, change)]
-        self._next_write += 1
-        self.forked = True
-
-    def _apply_due(self) -> None:
-        while self._next_write < len(self.writes):
-            time, chosen, change = self.writes[self._next_write]
-            if time != self.time or chosen != (self.begun is not None):
-                return
-            self._next_write += 1
-            self._apply(change)
-
-    def _apply(self, change: Change) -> None:
-        change.apply(self.machine)
+        self.forked, self.kept, self.reached = True, False, self.time
         if self.ended in _MAY_GO_ON:
             self.ended = None

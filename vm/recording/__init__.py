@@ -21,8 +21,8 @@ from vm.recording.journal import read_journal
 from vm.recording.packed import pack, unpack
 from vm.schedule.base import Choice
 
-VERSION: Final = 3
-READABLE: Final = (2, 3)  # 3 has faults
+VERSION: Final = 4
+READABLE: Final = (2, 3, 4)  # 3 has faults, 4 what a debugger has written
 UNFINISHED: Final = "unfinished"
 """How a recording ended that never did."""
 
@@ -43,6 +43,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         ended, time, state_hash: how it ended.
         finding: kind of the first finding, or None.
         faults: injected ones, as `vm.fault.Fault` has them.
+        writes: what a debugger has written into the run, as `vm.writes.Write` has it.
     """
 
     version: int
@@ -64,6 +65,12 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     state_hash: str
     finding: str | None = None
     faults: list[dict[str, Any]] = []
+    writes: list[dict[str, Any]] = []
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it broke off, so that nobody knows the state at its end."""
+        return self.ended == UNFINISHED and not self.state_hash
 
     def schedule(self) -> Iterator[Choice]:
         """The choices, unpacked as they are asked for.

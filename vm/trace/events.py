@@ -18,9 +18,13 @@ from vm.session import Session
 from vm.stacks import Pte, Thread, steps
 from vm.stacks.call import HookCall
 from vm.stacks.hypercall import Function
+from vm.writes import Change, RegisterChange, Writes
 
 EXCEPTIONS: Final = "#DE #DB NMI #BP #OF #BR #UD #NM #DF #09 #TS #NP #SS #GP #PF #15 #MF #AC #MC #XM #VE #CP".split()
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
+
+WRITTEN: Final = "written"
+"""Kind of an event that comes before the instruction of its time; all others come with it or behind it."""
 
 
 class Event(NamedTuple):
@@ -30,7 +34,7 @@ class Event(NamedTuple):
         count: virtual time.
         cpu: where it happened.
         kind: `fault`, `interrupt`, `nmi`, `software`, `ipi`, `tlb-fill`, `tlb-speculated`, `tlb-stale`, `flush`, `hook`,
-            `hook-end`, `step`, `grow`, `shrink`, `thread`, `thread-gone`, `switch`, `mark` or `finding`.
+            `hook-end`, `step`, `grow`, `shrink`, `thread`, `thread-gone`, `switch`, `mark`, `written` (by a debugger) or `finding`.
         name: of its kind: the exception, the hook, the step, the guest's event, the kind of finding.
         thread: whom it concerns; None for nobody.
         address: linear (bytes).
@@ -69,6 +73,8 @@ class Events:
         for cpu in session.machine.cpus:
             cpu.observers.append(self)
             cpu.mmu.observer = _Translations(self, cpu.mmu.observer)
+        if isinstance(session.writer, Writes):
+            session.writer.observers.append(self)
 
     def take(self) -> list[Event]:
         """All events since the last time, by virtual time."""
@@ -112,6 +118,13 @@ class Events:
         """MachineObserver."""
         name = f"{ipi.vector:#x}" if ipi.mode is DeliveryMode.FIXED else ipi.mode.name.lower()
         self.add(ipi.source, "ipi", name, value=ipi.target)
+
+    def written(self, change: Change) -> None:
+        """A debugger has written a register, or memory."""
+        if isinstance(change, RegisterChange):
+            self.add(change.cpu, WRITTEN, change.register, value=change.value)
+        else:
+            self.add(0, WRITTEN, "memory", frame=change.address, text=f"{len(change.data) // 2} bytes")
 
     # --- the policy
 

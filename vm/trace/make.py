@@ -41,7 +41,7 @@ def make_trace(recording: Recording, folder: Path, registers: bool = False) -> M
                 raise
             result = None  # it was recorded up to there
         tracer.hand_on()
-        if result is not None and result.state_hash != recording.state_hash and recording.ended != UNFINISHED:
+        if result is not None and result.state_hash != recording.state_hash and not recording.is_cut:
             raise TraceError(f"the replay ends in state {result.state_hash}, recorded was {recording.state_hash}")
         return writer.finish(
             recording=hashlib.blake2b(msgspec.json.encode(recording), digest_size=16).hexdigest(),

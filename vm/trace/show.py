@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from vm.errors import TraceError
 from vm.hw.decode import disassembler
+from vm.trace.events import WRITTEN
 from vm.trace.query import Database
 
 RINGS: Final = "k??u"
@@ -73,7 +74,13 @@ def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Itera
     ).rows:
         words = [kind, name, *_named(thread=thread, address=address, frame=frame, value=value), text]
         told = "; ".join(accesses.pop(count, ())) if kind in ("fault", "interrupt", "nmi", "software") else ""
-        rows.append((count, 2, Line(count, on, " ".join(word for word in (*words, told) if word), True)))
+        rows.append(
+            (
+                count,
+                0 if kind == WRITTEN else 2,
+                Line(count, on, " ".join(word for word in (*words, told) if word), True),
+            )
+        )
     rows.sort(key=lambda row: row[:2])
     yield from (line for _, _, line in rows)
 

@@ -1,0 +1,115 @@
+"""Recordings that a debugger makes: of a run that was written to, or of a live one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from vm.debug.origin import UNBOUNDED
+from vm.debug.timeline import Timeline
+from vm.errors import ConfigError, PolicyError, RecordingError
+from vm.recording import UNFINISHED, VERSION, Recording, pack, write_recording
+from vm.setup import replay_session
+
+MOST_FORKS: Final = 1000  # of one recording
+
+
+def recording_of(timeline: Timeline) -> Recording:
+    """What repeats a run up to where it stands; it has been repeated once.
+
+    Raises:
+        ConfigError: the run has no setup by which it could be repeated.
+        RecordingError: it does not come out the same.
+    """
+    head = timeline.origin.head
+    if head is None:
+        raise ConfigError("this run was set up by hand; only one of an image or a recording can be recorded")
+    found = replace(
+        head,
+        version=VERSION,
+        choices=pack(timeline.made()),
+        writes=[msgspec.to_builtins(write) for write in timeline.written()],
+        max_time=UNBOUNDED,
+        stop_at_finding=False,
+        ended=UNFINISHED,
+        time=timeline.time,
+        state_hash=timeline.machine.state_hash(),
+        finding=None,
+    )
+    try:
+        result = replay_session(found).run()
+    except PolicyError:
+        if timeline.ended is None:
+            raise
+        return replace(found, state_hash="")  # up to there it can be repeated
+    if result.state_hash != found.state_hash:
+        raise RecordingError(f"the run ends in state {found.state_hash}, and repeated in {result.state_hash}")
+    finding = result.findings[0].kind.value if result.findings else None
+    return replace(found, ended=result.ended, time=result.time, finding=finding)
+
+
+class Keeper:
+    """Keeps what a debugged run becomes in a file.
+
+    Args:
+        timeline: the run.
+        place: names the file when it is first needed; None keeps nothing unless it is asked for.
+    """
+
+    def __init__(self, timeline: Timeline, place: Callable[[], Path] | None) -> None:
+        self._timeline, self._place = timeline, place
+        self._path: Path | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there is a file for it."""
+        return self._place is not None
+
+    def save(self) -> str:
+        """Record the run up to where it stands, and say where.
+
+        Raises:
+            ConfigError: nobody has said where, or it cannot be repeated.
+            RecordingError: the file cannot be written, or the run does not come out the same.
+        """
+        timeline = self._timeline
+        if timeline.recorded and not timeline.forked:
+            raise ConfigError("nothing has been written: this is the recording that there is already")
+        if self._place is None:
+            raise ConfigError("give kstack gdb --record FILE for a recording of this run")
+        found = recording_of(timeline)
+        self._path = self._path or self._place()
+        write_recording(self._path, found)
+        timeline.kept = True
+        return f"{self._path}: up to time {found.time}, state {found.state_hash or 'unknown: the policy has failed'}"
+
+    def close(self) -> str | None:
+        """The debugger leaves: record what has not been, as far as it ever went; where, or None.
+
+        Raises:
+            RecordingError: as `save`.
+        """
+        timeline = self._timeline
+        if self._place is None or timeline.kept or (timeline.recorded and not timeline.forked):
+            return None
+        timeline.goto(timeline.reached)
+        if len(timeline.written()) < len(timeline.writes):
+            timeline.goto(timeline.reached, chosen=True)  # it was written where the next slice had been chosen
+        return self.save()
+
+
+def beside(path: Path) -> Path:
+    """The first name for a fork of a recording that is not taken.
+
+    Raises:
+        ConfigError: all are.
+    """
+    for number in range(1, MOST_FORKS):
+        other = path.with_name(f"{path.stem}.fork-{number}{path.suffix}")
+        if not other.exists():
+            return other
+    raise ConfigError(f"{path} has {MOST_FORKS} forks already; give --record FILE")
