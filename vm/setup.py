@@ -7,6 +7,7 @@ says them once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -24,6 +25,8 @@ from vm.session import BootedScenario, RunOptions, RunResult, Session
 from vm.stacks.pool import PoolConfig
 from vm.stacks.registry import find_policy, policy_hash
 from vm.writes import Write, Writes
+
+Parts = TypeVar("Parts")
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,7 @@ def faults_of(recording: Recording) -> list[Fault]:
     Raises:
         RecordingError: they are no faults.
     """
-    try:
-        return msgspec.convert(recording.faults, list[Fault])
-    except msgspec.ValidationError as error:
-        raise RecordingError(f"the recording's faults are damaged: {error}") from error
+    return _parts("faults", recording.faults, list[Fault])
 
 
 def writes_of(recording: Recording) -> list[Write]:
@@ -188,7 +188,11 @@ def writes_of(recording: Recording) -> list[Write]:
     Raises:
         RecordingError: it is nothing that one writes.
     """
+    return _parts("writes", recording.writes, list[Write])
+
+
+def _parts(what: str, found: list[dict[str, Any]], kind: type[Parts]) -> Parts:
     try:
-        return msgspec.convert(recording.writes, list[Write])
-    except msgspec.ValidationError as error:
-        raise RecordingError(f"the recording's writes are damaged: {error}") from error
+        return msgspec.convert(found, kind)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of half a surrogate pair
+        raise RecordingError(f"the recording's {what} are damaged: {error}") from error
