@@ -195,6 +195,7 @@ wake:
     call spin_lock
     cmp qword ptr [rbx+T_STATE], STATE_SLEEPING
     jne .Lwake_end
+wake_store:                             # traces look for wake-ups here, and take RBX from the address
     mov qword ptr [rbx+T_STATE], STATE_RUNNABLE
     cmp qword ptr [rbx+T_ON_CPU], 0
     jne .Lwake_end                      # still leaving its CPU: finish_switch queues it

@@ -20,6 +20,7 @@ from vm.errors import TraceError
 from vm.hw.cpu import SliceEnd
 from vm.hw.engine import tracing
 from vm.hw.modes import Modes
+from vm.load import Symbols
 from vm.recording import Recording
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
 from vm.setup import replay_session
@@ -198,7 +199,8 @@ def traced(guest: LongModeGuest) -> tuple[Tracer, list[Part]]:
     parts: list[Part] = []
     runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[]])
     return Tracer(
-        SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None, writer=None), parts.append
+        SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None, writer=None, symbols=Symbols([])),
+        parts.append,
     ), parts  # type: ignore[arg-type]
 
 

@@ -34,7 +34,7 @@ class Event(NamedTuple):
         count: virtual time.
         cpu: where it happened.
         kind: `fault`, `interrupt`, `nmi`, `software`, `ipi`, `tlb-fill`, `tlb-speculated`, `tlb-stale`, `flush`, `hook`,
-            `hook-end`, `step`, `grow`, `shrink`, `thread`, `thread-gone`, `switch`, `mark`, `written` (by a debugger) or `finding`.
+            `hook-end`, `step`, `grow`, `shrink`, `thread`, `thread-gone`, `switch`, `wake`, `mark`, `written` (by a debugger) or `finding`.
         name: of its kind: the exception, the hook, the step, the guest's event, the kind of finding.
         thread: whom it concerns; None for nobody.
         address: linear (bytes).
@@ -87,6 +87,10 @@ class Events:
     def add(self, cpu: int, kind: str, name: str, **more: Any) -> None:
         """Something happens now."""
         self._found.append(Event(self._machine.now(), cpu, kind, name, **more))
+
+    def woken(self, count: int, cpu: int, thread: int) -> None:
+        """A CPU has made a thread runnable that slept."""
+        self._found.append(Event(count, cpu, "wake", f"{thread}", thread=thread))
 
     # --- CPUs and the machine
 

@@ -27,6 +27,7 @@ from vm.trace.columns import (
     threads,
 )
 from vm.trace.events import Event, Events
+from vm.trace.wakes import Wakes
 
 PART_RECORDS: Final = 1 << 17  # instructions or accesses of one engine, after which a part is handed on
 _U64: Final = (1 << 64) - 1
@@ -91,6 +92,7 @@ class Tracer:
         self._sink = sink
         self._cpus = [_Cpu(session, index, registers) for index in range(session.machine.cpu_count)]
         self._known: dict[int, bytes] = {}
+        self._wakes = Wakes(session.symbols, session.machine.memory.read)
         self.events = Events(session, self._switched)
         for one in self._cpus:
             one.cpu.instructions = self
@@ -148,6 +150,8 @@ class Tracer:
             self._next(one)
         new = [(count, rip, data) for count, rip, data in sorted(code) if self._is_new(rip, data)]
         together = [sorted_together(rows) for rows in (instructions, accesses, registers)]
+        for wake in self._wakes.of(together[0], together[1], new):
+            self.events.woken(*wake)
         self._sink(Part(together[0], together[1], together[2], self.events.take(), new))
 
     def _seen(self, one: _Cpu, instructions: Columns, kept: Places) -> list[tuple[int, int, bytes]]:

@@ -1,6 +1,7 @@
 """Which events lead to which: the arrows of a timeline.
 
     IPI sent -> interrupt taken for it            by vector and target; several may be taken as one
+    thread woken -> it runs
     store of an entry -> page given back -> use of a stale translation -> findings about it
     page given back -> finding about its frame    where no stale use led there
 
@@ -34,6 +35,7 @@ class _Finder:
     def __init__(self) -> None:
         self.chains: list[list[int]] = []
         self._sent: dict[tuple[int, str], list[int]] = {}  # target, vector -> events
+        self._woken: dict[int, int] = {}  # thread -> when last, if it has not run since
         self._stored: dict[int, int] = {}  # page -> the last store of its entry
         self._cleared: dict[tuple[int, int], int] = {}  # page, frame -> the last store that took it away
         self._given: dict[int, int] = {}  # frame -> when it was given back last
@@ -49,6 +51,10 @@ class _Finder:
         elif event.kind in ("interrupt", "nmi"):
             name = "nmi" if event.kind == "nmi" else event.name
             self.chains += [[sent, place] for sent in self._sent.pop((event.cpu, name), [])]
+        elif event.kind == "wake" and event.thread is not None:
+            self._woken[event.thread] = place
+        elif event.kind == "hook" and event.name == "switch_in" and event.thread in self._woken:
+            self.chains.append([self._woken.pop(event.thread), place])
         elif event.kind == "step":
             self._step(place, event, page)
         elif event.kind == "shrink" and page is not None and frame is not None:

@@ -39,6 +39,8 @@ NAMES: Final = {
     "shrink": "shrink {name}",
     "thread": "thread {name} created",
     "thread-gone": "thread {name} gone",
+    "wake": "wake thread {name}",
+    "written": "debugger: {name}",
 }
 _UNSEEN: Final = ("hook", "hook-end", "switch")  # they are slices
 
@@ -72,6 +74,8 @@ class _Timeline:
         self._unhandled = unhandled(events(trace))
         self._shown = [-1 - cpu for cpu in range(trace.meta.cpus)]  # by CPU: the thread of its track, as in `Calls`
         self._slices = [0] * trace.meta.cpus  # that are open there
+        self._place = 0  # of the present event
+        self._switched = -1  # of the last one whose arrows a thread's slice has, and not its hook's
         stacks = areas(events(trace), self._end)
         for thread in sorted({area.thread for area in stacks}):
             self._thread(thread)
@@ -113,6 +117,7 @@ class _Timeline:
         for time, what in by_time(self._told(), self._marks(calls, deliveries)):
             if isinstance(what[1], Event):
                 place, event = what
+                self._place = place
                 calls.event(place, event)
                 self._event(place, event)
             else:
@@ -154,7 +159,8 @@ class _Timeline:
         self._stop(time, cpu)
         self._shown[cpu] = thread or -1 - cpu
         if thread:
-            self._show(time, cpu, f"thread {thread}", "thread", {"thread": thread})
+            arrows, self._switched = self._arrows(self._place), self._place
+            self._show(time, cpu, f"thread {thread}", "thread", {"thread": thread}, **arrows)
             self._packets.begin(time, self._thread(thread, "runs"), f"CPU {cpu}", "thread", {"cpu": cpu})
         for call in calls:
             self._show(time, cpu, call.name, call.kind, {**_arguments_of(call), "continued": 1})
@@ -174,7 +180,8 @@ class _Timeline:
     def begun(self, time: int, cpu: int, thread: int, call: Call) -> None:
         """A slice on the CPU's track, with the arrows, and one on the thread's."""
         more = _arguments_of(call)
-        self._show(time, cpu, call.name, call.kind, more, **self._arrows(call.place))
+        arrows = {} if call.place == self._switched else self._arrows(call.place)
+        self._show(time, cpu, call.name, call.kind, more, **arrows)
         if thread > 0:
             self._packets.begin(time, self._thread(thread), call.name, call.kind, more)
 
