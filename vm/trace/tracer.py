@@ -14,13 +14,13 @@ from vm.hw.cpu import Before
 from vm.hw.decode import Instruction
 from vm.hw.engine import Stop
 from vm.session import Session
+from vm.trace.code import Codes, Row, Translated
 from vm.trace.columns import (
     ACCESSES,
     INSTRUCTIONS,
     REGISTERS,
     Columns,
     Pages,
-    Places,
     Ran,
     assemble,
     sorted_together,
@@ -39,7 +39,7 @@ class Part:
     Attributes:
         instructions, accesses, registers: columns INSTRUCTIONS, ACCESSES and REGISTERS.
         events: in order.
-        code: bytes of instructions seen for the first time, or changed since: count, RIP, bytes.
+        code: bytes of instructions that are executed for the first time, or are not what was executed there before.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Part:
         accesses: Columns,
         registers: Columns,
         events: list[Event],
-        code: list[tuple[int, int, bytes]],
+        code: list[Row],
     ) -> None:
         self.instructions = instructions
         self.accesses = accesses
@@ -62,12 +62,23 @@ class _Cpu:
 
     def __init__(self, session: Session, index: int, registers: bool) -> None:
         self.cpu = session.machine.cpus[index]
-        self.recorder = self.cpu.engine.record(registers)
+        self.recorder = self.cpu.engine.record(registers, self._translation)
         self.pages = Pages()
+        self.translated = Translated()
+        self._memory = session.machine.memory
         self.runs: list[Ran] = []
         self.emulated: list[tuple[int, Before]] = []  # with the virtual time
         self.accesses: list[tuple[int, bool, int, int, int, int]] = []  # time, store, bytes, address, physical, value
         self.switches: list[tuple[int, int]] = []
+
+    def _translation(self, linear: int, size: int) -> None:
+        """The engine is about to execute a block for the first time: its code may lie in two pages."""
+        while size:
+            within = min(size, 0x1000 - (linear & 0xFFF))
+            physical = self.pages.physical_now(linear)
+            if physical is not None:
+                self.translated.add(self.recorder.instructions, physical, self._memory.read(physical, within))
+            linear, size = linear + within & _U64, size - within
 
     def entered(self, page: int, physical: int) -> None:
         """The engine gets a page: a frame that it had for another page comes back first when that is used again."""
@@ -91,7 +102,7 @@ class Tracer:
         self._machine = session.machine
         self._sink = sink
         self._cpus = [_Cpu(session, index, registers) for index in range(session.machine.cpu_count)]
-        self._known: dict[int, bytes] = {}
+        self._codes = Codes()
         self._wakes = Wakes(session.symbols, session.machine.memory.read)
         self.events = Events(session, self._switched)
         for one in self._cpus:
@@ -136,46 +147,24 @@ class Tracer:
         instructions: list[Columns] = []
         accesses: list[Columns] = []
         registers = [Columns(REGISTERS, tuple(np.array([], dtype=np.uint64) for _ in REGISTERS))]
-        code: list[tuple[int, int, bytes]] = []
         for index, one in enumerate(self._cpus):
             if one.runs:
                 own, made, left, kept = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
                 instructions.append(own)
                 accesses.append(made)
                 registers.append(left)
-                code += self._seen(one, own, kept)
+                self._codes.executed(own, kept, one.pages, one.translated)
             instructions.append(_emulated(one, index))
             accesses.append(_model(one, index))
-            code += [(time, before.rip, before.code) for time, before in one.emulated]
+            for time, before in one.emulated:
+                self._codes.emulated(time, before.rip, before.code)
+        new = self._codes.take()
+        for one in self._cpus:
             self._next(one)
-        new = [(count, rip, data) for count, rip, data in sorted(code) if self._is_new(rip, data)]
         together = [sorted_together(rows) for rows in (instructions, accesses, registers)]
         for wake in self._wakes.of(together[0], together[1], new):
             self.events.woken(*wake)
         self._sink(Part(together[0], together[1], together[2], self.events.take(), new))
-
-    def _seen(self, one: _Cpu, instructions: Columns, kept: Places) -> list[tuple[int, int, bytes]]:
-        """Count, RIP and bytes (as they are now) of each instruction, where it comes first in each place."""
-        counts, rips, sizes = (instructions.arrays[INSTRUCTIONS.index(name)] for name in ("count", "rip", "size"))
-        first = one.pages.first_of_each(rips, kept)
-        places = one.pages.physical(rips[first], kept[first])
-        read = self._machine.memory.read
-        found = []
-        for at, place in zip(first.tolist(), places.tolist(), strict=True):
-            size = int(sizes[at])
-            within = min(size, 0x1000 - (place & 0xFFF))
-            data = read(place, within)
-            if within < size:
-                rest = one.pages.physical_now(int(rips[at]) + within)
-                data += b"" if rest is None else read(rest, size - within)
-            found.append((int(counts[at]), int(rips[at]), data))
-        return found
-
-    def _is_new(self, rip: int, data: bytes) -> bool:
-        if self._known.get(rip) == data:
-            return False
-        self._known[rip] = data
-        return True
 
     def _next(self, one: _Cpu) -> None:
         one.recorder.clear()

@@ -13,6 +13,7 @@ import numpy as np
 
 from vm.hw.decode import decode
 from vm.load import Symbols
+from vm.trace.code import Row
 from vm.trace.columns import ACCESSES, INSTRUCTIONS, Columns, Numbers
 
 SYMBOL: Final = "wake_store"
@@ -45,7 +46,7 @@ class Wakes:
         self._displacement: int | None = None
         self._ids: dict[int, int] = {}  # linear address of a thread -> its id, when it was looked at last
 
-    def of(self, instructions: Columns, accesses: Columns, code: list[tuple[int, int, bytes]]) -> list[Wake]:
+    def of(self, instructions: Columns, accesses: Columns, code: list[Row]) -> list[Wake]:
         """All of one part, in order.
 
         Args:
@@ -74,7 +75,7 @@ class Wakes:
         self._ids |= {address: seen[-1][1] for address, seen in looks.items()}
         return found
 
-    def _found(self, code: list[tuple[int, int, bytes]]) -> int | None:
+    def _found(self, code: list[Row]) -> int | None:
         """The displacement of the store, once it has been executed."""
         data = next((data for _, rip, data in code if rip == self._store), b"")
         instruction = decode(data, 64) if data else None

@@ -157,6 +157,7 @@ _FILL_TYPE = ctypes.CFUNCTYPE(
 )
 _VOID_TYPE = ctypes.CFUNCTYPE(None)
 _HEAD_TYPE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
+_TRANSLATED_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
 
 
 class Engine:
@@ -196,6 +197,7 @@ class Engine:
         self._ram_bytes = ram_bytes
         self._traps_clac = False
         self.recorder: Recorder | None = None
+        self._on_translation: Callable[[int, int], None] | None = None
 
     # --- construction
 
@@ -253,8 +255,9 @@ class Engine:
             _VOID_TYPE(self._rewind),
             _VOID_TYPE(self._void_table),
             _HEAD_TYPE(self._give_head),
+            _TRANSLATED_TYPE(self._translated),
         ]
-        fill, control.rewind, control.void, control.give_head = (
+        fill, control.rewind, control.void, control.give_head, self._told = (
             ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep
         )
         control.table, control.tcg_ctx, control.cpu = ctypes.addressof(self._table), tcg, self._cpu
@@ -364,12 +367,16 @@ class Engine:
         rest = 0 if code == SSTEP_VECTOR else self._unexecuted()
         return Stop(StopKind.EXCEPTION, paid - rest, code, self._error_code.value, bool(self._is_int.value))
 
-    def record(self, registers: bool = False) -> Recorder:
+    def record(self, registers: bool = False, on_translation: Callable[[int, int], None] | None = None) -> Recorder:
         """Record each instruction and access from now on (tracing.py); translated code is dropped.
 
         Args:
             registers: record them where blocks begin, too.
+            on_translation: told of each translation before it runs for the first time, at least once: linear address
+                and size of its code (bytes).
         """
+        self._on_translation = on_translation
+        self.control.translated = 0 if on_translation is None else self._told
         if self.recorder is None:
             self.recorder = Recorder(self._library, self._handle, self.env, self.control, registers)
             self.drop_code(0, self._ram_bytes)
@@ -455,6 +462,14 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(error)
             return 0
+
+    def _translated(self, block: int) -> None:
+        assert self._on_translation is not None
+        try:
+            size = ctypes.c_uint16.from_address(block + layout.TB_SIZE).value
+            self._on_translation(layout.u64(block + layout.TB_PC).value, size)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._fail(error)
 
     # --- the softmmu
 

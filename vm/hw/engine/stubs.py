@@ -65,6 +65,7 @@ class Control(ctypes.Structure):
         ("withheld", ctypes.c_int64),  # 160: budget taken away to force a stop
         ("uc", ctypes.c_uint64),  # 168
         ("check_exit", ctypes.c_uint64),  # 176: helper_check_exit_request
+        ("translated", ctypes.c_uint64),  # 184: Python: a block comes for the first time; 0 if nobody wants to know
     )
 
 
@@ -183,6 +184,16 @@ describe:
     mov rsi, rax
     call qword ptr [rcx + 80]
     mov rdx, rax
+    mov rcx, [rsp + 16]
+    cmp qword ptr [rcx + 184], 0
+    je untold
+    push rdx
+    sub rsp, 8
+    mov rdi, rdx
+    call qword ptr [rcx + 184]
+    add rsp, 8
+    pop rdx
+untold:
     pop r8
     pop rax
     pop rcx
