@@ -464,7 +464,7 @@ class Cpu:
             self.state = CpuState.HALTED
             return 0
         if kind is StopKind.REFUSED:
-            fault, self.mmu.fault = self.mmu.fault, None
+            fault = self.mmu.take_fault()
             if fault is None and self.gate is not None and self.gate.held is not None:
                 self.yielded = True
                 return 0

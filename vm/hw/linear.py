@@ -52,8 +52,7 @@ class LinearMemory:
     def _physical(self, address: int, attempt: Attempt) -> int:
         physical = self._mmu.access(address & _MASK64, attempt)
         if physical is None:
-            fault = self._mmu.fault or Fault(13, 0, address)
-            self._mmu.fault = None
+            fault = self._mmu.take_fault() or Fault(13, 0, address)
             raise GuestFault(fault.vector, fault.error, fault.address if fault.vector == 14 else None)
         return physical
 

@@ -96,6 +96,9 @@ class Efer(enum.IntFlag):
     NXE = 1 << 11
 
 
+PAGE_FAULT: Final = 14
+
+
 class Fault(NamedTuple):
     """Why a translation was refused: the exception to deliver."""
 
@@ -586,11 +589,16 @@ class Mmu:
         self._forget(dropped)
 
     def _page_fault(self, address: int, error: int) -> None:
-        self.fault = Fault(14, error, address)
-        if Rule.FAULT_DROPS_PAGE in self.rules:
+        self.fault = Fault(PAGE_FAULT, error, address)
+
+    def take_fault(self) -> Fault | None:
+        """Why the last access was refused, to be delivered; a page fault drops what is cached of its page (SDM 4.10.4.1)."""
+        fault, self.fault = self.fault, None
+        if fault is not None and fault.vector == PAGE_FAULT and Rule.FAULT_DROPS_PAGE in self.rules:
             for tlb in (self.data, self.code):
-                self._lose(tlb.drop_page(address, self.pcid, True))
-            self.structures.drop_path(address, self.pcid)
+                self._lose(tlb.drop_page(fault.address, self.pcid, True))
+            self.structures.drop_path(fault.address, self.pcid)
+        return fault
 
     def invlpg(self, address: int) -> None:
         """INVLPG (SDM 4.10.4.1): the page for this PCID and global ones; all structure caches of this PCID."""

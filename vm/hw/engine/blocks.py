@@ -79,12 +79,10 @@ class Blocks:
         self._tcg, self._handle, self._control = tcg, handle, control
         self._anchor = layout.u64(tcg + layout.TCG_CODE_GEN_BUFFER).value
         self._starts: dict[int, list[int]] = {}
-        self._cc_ops: dict[int, list[int]] = {}
 
     def forget(self) -> None:
         """Every translation has been flushed."""
         self._starts.clear()
-        self._cc_ops.clear()
 
     def starts(self, low: int) -> list[int]:
         """Linear addresses of the instructions of a block.
@@ -102,21 +100,8 @@ class Blocks:
             pc = layout.u64(block + layout.TB_PC).value
             count = ctypes.c_uint16.from_address(block + layout.TB_ICOUNT).value
             data = layout.u64(block + layout.TB_TC_PTR).value + layout.u64(block + layout.TB_TC_SIZE).value
-            starts, self._cc_ops[low] = _search_data(data, pc, count)
-            self._starts[low] = starts
+            starts = self._starts[low] = _search_data(data, pc, count)
         return starts
-
-    def noted(self, low: int, address: int) -> int:
-        """How QEMU has noted that flags are kept (cc_op) when an instruction of a block begins; DYNAMIC if not its own.
-
-        Args:
-            low: as for `starts`.
-            address: linear address of the instruction.
-        """
-        starts = self.starts(low)
-        if address not in starts:
-            return layout.CC_OP_DYNAMIC
-        return self._cc_ops[low][starts.index(address)]
 
     def give_head(self, address: int) -> int:
         """Rewrite a whole block that called the block hook.
@@ -175,19 +160,15 @@ def _write(address: int, code: bytes) -> None:
     ctypes.memmove(address, code, len(code))
 
 
-def _search_data(address: int, pc: int, count: int) -> tuple[list[int], list[int]]:
+def _search_data(address: int, pc: int, count: int) -> list[int]:
     starts: list[int] = []
-    cc_ops: list[int] = []
-    cc_op = 0
     for _ in range(count):
         delta, address = _sleb128(address)
         pc = (pc + delta) & 0xFFFFFFFFFFFFFFFF
         starts.append(pc)
-        delta, address = _sleb128(address)
-        cc_op += delta
-        cc_ops.append(cc_op)
-        _, address = _sleb128(address)
-    return starts, cc_ops
+        for _ in range(2):
+            _, address = _sleb128(address)
+    return starts
 
 
 def _sleb128(address: int) -> tuple[int, int]:

@@ -414,7 +414,7 @@ class Engine:
         """QEMU has gone back to an instruction that had begun, before which its code hook computed the flags."""
         paid: int = self.control.paid_block
         linear = (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
-        if paid and self._blocks.noted(paid, linear) not in (layout.CC_OP_DYNAMIC, layout.CC_OP_EFLAGS):
+        if paid and linear in self._blocks.starts(paid):
             self._cc_op.value = layout.CC_OP_EFLAGS
 
     def _unexecuted(self) -> int:
@@ -447,10 +447,10 @@ class Engine:
         """A store changed its own block: QEMU runs the storing instruction again, alone."""
         control = self.control
         control.remaining += self._unexecuted()
-        control.paid_block = 0
         if self.recorder is not None:
             self._repair_flags()
             self.recorder.take_back()
+        control.paid_block = 0
 
     def _void_table(self) -> None:
         ctypes.memset(self._table, 0, ctypes.sizeof(self._table))

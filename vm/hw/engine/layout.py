@@ -23,6 +23,7 @@ UC_CPU: Final = 440
 UC_TCG_CTX: Final = 0x300
 UC_STOP_REQUEST: Final = 0x56D
 UC_INVALID_ADDR: Final = 1416
+UC_SKIP_SYNC_PC: Final = 0x3A32
 
 # --- CPUState (hw/core/cpu.h)
 CPU_EXIT_REQUEST: Final = 21
@@ -99,7 +100,6 @@ SEG_LIMIT: Final = 16
 SEG_FLAGS: Final = 20
 SEG_BYTES: Final = 24
 
-CC_OP_DYNAMIC: Final = 0
 CC_OP_EFLAGS: Final = 1
 
 # --- hflags (target/i386/cpu.h)
@@ -222,6 +222,9 @@ def check(uc: Uc, library: Library) -> None:
     fill = u64(u64(cpu + CPU_CC).value + CC_TLB_FILL).value
     if fill != library.address("unicorn_fill_tlb_x86_64"):
         raise EngineError(f"unicorn's TLB fill is not where {UNICORN_VERSION} has it")
+    compared = b"\x80\xbf" + UC_SKIP_SYNC_PC.to_bytes(4, "little") + b"\0"  # cmp byte ptr [rdi + ...], 0
+    if compared not in ctypes.string_at(library.address("helper_check_exit_request_x86_64"), 64):
+        raise EngineError(f"unicorn's skip_sync_pc_on_exit is not where {UNICORN_VERSION} has it")
     tcg = u64(uc._uch.value + UC_TCG_CTX).value
     if (
         not u64(tcg + TCG_CODE_GEN_BUFFER).value

@@ -13,7 +13,8 @@ whoever reads has to know how many were retired.
 
 With a code hook Unicorn computes the flags that the instruction before has left, into cc_src, behind the point for which
 QEMU has noted how they are kept (cc_op). Whenever QEMU goes back to an instruction it takes what it noted, and the flags
-would be wrong: `Engine` puts that right.
+would be wrong: `Engine` puts that right. With a hook on accesses Unicorn goes back so before each of them, to have RIP right,
+and on again: unless it is told to skip that, which each instruction does.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ within:
 
 # void code(uc, address, size, user_data): _BEGIN, perhaps _REGISTERS, _END
 _BEGIN = f"""
+    mov byte ptr [rdi + {layout.UC_SKIP_SYNC_PC}], 1
     mov rax, [rcx]
     mov [rax], rsi
     mov r8, [rcx + 24]
