@@ -136,12 +136,17 @@ class Advances(Protocol):
 class Writer(Protocol):
     """Who writes into a session's machine from outside, at places of its run."""
 
-    def due(self) -> None:
-        """Make all changes whose place this is."""
+    def due(self) -> bool:
+        """Make all changes whose place this is; whether there were any."""
         ...
 
     def until(self, units: int) -> int:
         """At most so many units: those until the next change."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """How many have not been made."""
         ...
 
 
@@ -314,13 +319,19 @@ class Session:
         runtime = self.runtime
         if runtime.counts.waits != tries and runtime.is_blocked(cpu):
             self._waiting.add(cpu)
-            if self._waiting.issuperset(runnable) and self._is_deadlock(runnable):
+            dead = self._waiting.issuperset(runnable) and self._is_deadlock(runnable)
+            if dead and not (self.writer is not None and self.writer.due()):
                 return "deadlock"
         if self._marked:
             for marker, name in self._marked:
                 self.scheduler.event(marker, name)
             self._marked.clear()
         return None
+
+    def stirred(self) -> None:
+        """Something has been written from outside: whoever waited in vain, or slept, may go on."""
+        self._idle = 0
+        self._waiting.clear()
 
     def _progress(self, cpu: int) -> tuple[int, int, int]:
         """Changes whenever a CPU does more than to try again: it may have taken an interrupt and wait again."""

@@ -49,7 +49,7 @@ class RegisterChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ta
             ConfigError: there is not.
         """
         if self.register not in REGISTERS:
-            raise ConfigError(f"{self.register} can be read only")
+            raise ConfigError(f"{self.register} is no register that can be written")
         if not (0 <= self.cpu < machine.cpu_count and 0 <= self.value < 1 << 64):
             raise ConfigError(f"{self.register} of CPU {self.cpu} cannot be {self.value:#x}")
 
@@ -144,8 +144,15 @@ class Writes:
         self.made = 0
         self.observers: list[Observer] = []
         self._session, self._machine = session, session.machine
+        before = 0, 0
         for write in self.writes:
             write.change.check(self._machine)
+            place = write.slices, write.time
+            if place[0] < before[0] or place[1] < before[1]:
+                raise ConfigError(
+                    f"{write.change}: slice {place[0]}, time {place[1]} is before slice {before[0]}, time {before[1]}"
+                )
+            before = place
         session.writer = self
 
     def write(self, change: Change) -> None:
@@ -156,27 +163,36 @@ class Writes:
         """
         change.check(self._machine)
         change.apply(self._machine)
+        self._session.stirred()
         place = len(self._session.choices), self._machine.time
         self.writes[self.made :] = [Write(*place, change)]
         self.made += 1
 
-    def due(self) -> None:
-        """Make all changes whose place this is.
+    def due(self) -> bool:
+        """Make all changes whose place this is; whether there were any.
 
         Raises:
             RecordingError: the CPU does not take a value that it took when this was recorded.
         """
+        made = self.made
         while self.made < len(self.writes):
             write = self.writes[self.made]
             if write.slices > len(self._session.choices) or write.time > self._machine.time:
-                return
+                break
             self.made += 1
+            self._session.stirred()
             try:
                 write.change.apply(self._machine)
             except ConfigError as error:
                 raise RecordingError(f"replay diverges at time {self._machine.time}: {error}") from error
             for observer in self.observers:
                 observer.written(write.change)
+        return self.made > made
+
+    @property
+    def left(self) -> int:
+        """How many have not been made."""
+        return len(self.writes) - self.made
 
     def until(self, units: int) -> int:
         """At most so many units: those until the next change."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.debug.support import Client, beginning, laight, recorded
+from tests.support.command import kstack
 from tests.support.long_mode import LongModeGuest
 from vm.debug.forks import Keeper, beside, recording_of
 from vm.debug.origin import Origin
@@ -186,6 +187,100 @@ def test_forks_have_names_of_their_own(tmp_path: Path) -> None:
     assert beside(tmp_path / "a.b.json") == tmp_path / "a.b.fork-2.json"
 
 
+def test_what_is_written_once_a_slice_has_been_chosen_is_not_there_before() -> None:
+    timeline = Timeline(laight())
+    timeline.goto(95_000)
+    while timeline.begun is not None:
+        timeline.advance(1)
+    time = timeline.time
+    timeline.goto(time, chosen=True)
+    timeline.write(MemoryChange(FREE, "aa"))
+    again = Timeline(Origin.of_recording(recording_of(timeline)))
+    for chosen, there in ((False, b"\0"), (True, b"\xaa"), (False, b"\0")):
+        again.restart()
+        again.goto(time, chosen)
+        assert again.machine.memory.read(FREE, 1) == there
+
+
+DEAD = """
+from tests.litmus.test_oracle import ShootsWithInterruptsOff
+class Dead(ShootsWithInterruptsOff):
+    id, title, proposer, source = "dead", "dead", "", ""
+"""
+
+
+def test_a_deadlock_from_which_a_write_leads_out_is_repeated(tmp_path: Path) -> None:
+    (tmp_path / "dead.py").write_text(DEAD)
+    setup = Setup("laight", 2, 64 << 20, policy=str(tmp_path / "dead.py"), options=RunOptions(1_000_000))
+    session = setup.session(RandomSchedule(1))
+    timeline = to_the_end(Timeline(Origin.of_recording(setup.recording(session.choices, session.run()))))
+    assert timeline.ended == "deadlock"
+    time = timeline.time
+    timeline.write(RegisterChange(0, "rdx", 7))
+    timeline.goto(time + 1)
+    assert timeline.time == time + 1, "a CPU has tried again, and before it is clear that this is in vain, too"
+    state = timeline.machine.state_hash()
+    found = recording_of(timeline)
+    assert (found.state_hash, repeated(found)) == (state, state)
+    timeline.goto(time - 100)
+    timeline.goto(time + 1)
+    assert timeline.machine.state_hash() == state
+
+
+def test_a_recording_up_to_a_place_before_a_write_is_not_all(tmp_path: Path) -> None:
+    timeline = Timeline(laight())
+    keeper = Keeper(timeline, lambda: tmp_path / "fork.json")
+    timeline.goto(100_000)
+    timeline.write(RegisterChange(0, "rdx", 1))
+    keeper.save()
+    timeline.goto(96_000)
+    keeper.save()
+    assert read_recording(tmp_path / "fork.json").writes == []
+    keeper.close()
+    assert len(read_recording(tmp_path / "fork.json").writes) == 1
+
+
+def test_where_a_recording_cannot_be_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    for words, message in (
+        ((tmp_path,), "it is a folder; give a file"),
+        (("/",), "it is a folder; give a file"),
+        ((".",), "it is a folder; give a file"),
+        ((tmp_path / "no" / "x.json",), f"there is no folder {tmp_path / 'no'}"),
+        ((tmp_path / "run.json" / "x.json",), f"there is no folder {tmp_path / 'run.json'}"),
+    ):
+        done = kstack("gdb", "laight", "--record", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"kstack: --record {words[0]}: {message}\n"
+    done = kstack("gdb", tmp_path / "run.json", "--record", tmp_path / "run.json")
+    assert done.stderr.endswith("it is the recording that is debugged; give another file\n")
+    assert (tmp_path / "run.json").read_text() == "{}"
+
+
+def test_a_name_that_no_file_can_have_is_one_error(tmp_path: Path) -> None:
+    recording = recorded("laight", "entry-exit")
+    for path in (tmp_path / ("a" * 300), tmp_path / "file" / "x"):
+        (tmp_path / "file").touch()
+        with pytest.raises(RecordingError, match="cannot be written"):
+            write_recording(path, recording)
+
+
+def test_writes_that_never_come_are_said(tmp_path: Path) -> None:
+    change = {"what": "memory", "address": FREE, "data": "00"}
+    late = [{"slices": 10**9, "time": 10**12, "change": change}]
+    write_recording(tmp_path / "run.json", replace(recorded("laight", "fixed-16k"), writes=late))
+    done = kstack("replay", tmp_path / "run.json")
+    assert done.returncode == 2 and "the run has ended, and 1 of its writes never came" in done.stderr
+
+
+@pytest.mark.parametrize("places", [((-1, 0),), ((0, -5),), ((2, 90_000), (1, 90_001)), ((1, 90_001), (2, 90_000))])
+def test_writes_come_in_order(places: tuple[tuple[int, int], ...]) -> None:
+    change = {"what": "memory", "address": FREE, "data": "00"}
+    writes = [{"slices": slices, "time": time, "change": change} for slices, time in places]
+    with pytest.raises(RecordingError, match="is before slice"):
+        replay_session(replace(recorded("laight", "entry-exit"), writes=writes))
+
+
 RAISES = """
 from vm.stacks import Policy
 class Raises(Policy):
@@ -238,7 +333,7 @@ def spoilt(change: Any) -> Callable[[Recording], Recording]:
             "the recording's writes are damaged",
         ),
         ({"what": "register", "cpu": 0, "register": "rax", "value": -1}, "rax of CPU 0 cannot be -0x1"),
-        ({"what": "register", "cpu": 0, "register": "cs", "value": 8}, "cs can be read only"),
+        ({"what": "register", "cpu": 0, "register": "cs", "value": 8}, "cs is no register that can be written"),
         ({"what": "memory", "address": 64 << 20, "data": "00"}, "there is no RAM at 0x4000000 for 1 bytes"),
         ({"what": "memory", "address": -1, "data": "00"}, "there is no RAM at -0x1"),
         ({"what": "memory", "address": 0, "data": "0"}, "is not 1 to 1048576 bytes in hexadecimal"),

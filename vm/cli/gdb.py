@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from typing import IO, Annotated, Final
 from cyclopts import Parameter
 
 from vm.cli.options import ModeList, modes_of
-from vm.debug.forks import beside
+from vm.debug.forks import beside, checked
 from vm.debug.origin import Origin
 from vm.debug.server import HOST, serve
 from vm.errors import ConfigError, ScenarioError
@@ -47,15 +48,20 @@ def gdb(
     record: keep a recording of the run here, or of what a recording becomes once GDB writes a register or memory \
 (default then: a file beside it)
     """
-    place: Callable[[], Path] | None = None if record is None else lambda: record
-    if _is_document(Path(image)):
+    recorded = _is_document(Path(image))
+    place: Callable[[], Path] | None = None
+    if record is not None:
+        place = partial(checked, record, Path(image) if recorded else None)
+        place()
+    if recorded:
         if (policy, cpus, mode) != (None, None, None):
             raise ConfigError("--policy, --cpus, --mode: a recording has its own")
         if is_path(Path(image)):
             raise ConfigError(f"{image} is a witness of kstack explore, in which there is no time; see: kstack replay")
         recording = read_recording(Path(image))
         name, origin = recording.image, Origin.of_recording(recording)
-        place = place or partial(beside, Path(image))
+        if record is None and os.access(Path(image).parent, os.W_OK):
+            place = partial(beside, Path(image))
     else:
         name, origin = image, Origin.of_setup(_setup(image, policy, cpus, mode))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the file is removed

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vm.cli.options import Json
 from vm.cli.output import console, print_json, run_document
-from vm.errors import ConfigError, PolicyError
+from vm.errors import ConfigError, PolicyError, RecordingError
 from vm.explore.path import follow, is_path, read_path
 from vm.recording import UNFINISHED, Recording, read_recording
 from vm.report.panic import panic_report
@@ -51,6 +51,8 @@ def replay(
         if recording.ended != UNFINISHED:
             raise
         return _failed(session, error, json)
+    if session.writer is not None and session.writer.left:
+        raise RecordingError(f"recording {file}: the run has ended, and {session.writer.left} of its writes never came")
     if recording.booted:
         result = result.without(find_scenario(recording.image).expects)
     return _compared(file, recording, result, json)

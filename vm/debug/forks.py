@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -84,7 +85,7 @@ class Keeper:
         found = recording_of(timeline)
         self._path = self._path or self._place()
         write_recording(self._path, found)
-        timeline.kept = True
+        timeline.kept = timeline.time >= timeline.reached and len(timeline.written()) == len(timeline.writes)
         return f"{self._path}: up to time {found.time}, state {found.state_hash or 'unknown: the policy has failed'}"
 
     def close(self) -> str | None:
@@ -113,3 +114,24 @@ def beside(path: Path) -> Path:
         if not other.exists():
             return other
     raise ConfigError(f"{path} has {MOST_FORKS} forks already; give --record FILE")
+
+
+def checked(path: Path, recording: Path | None) -> Path:
+    """A file for a recording, if it can be one.
+
+    Args:
+        path: of the file.
+        recording: that is debugged, and must stay.
+
+    Raises:
+        ConfigError: there is no folder for it, it is one, or it is that recording.
+    """
+    if path.is_dir() or not path.name:
+        raise ConfigError(f"--record {path}: it is a folder; give a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--record {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--record {path}: the folder cannot be written to")
+    if recording is not None and path.exists() and path.samefile(recording):
+        raise ConfigError(f"--record {path}: it is the recording that is debugged; give another file")
+    return path

@@ -153,7 +153,7 @@ class Timeline:
             self.reached, self.kept = self.time, False
         return self.time - before
 
-    def _guarded(self, action: Callable[[], None]) -> None:
+    def _guarded(self, action: Callable[[], object]) -> None:
         """Where policy or recording are wrong, the run ends, saying so."""
         try:
             action()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -28,7 +29,7 @@ def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
         RecordingError: the file cannot be written.
     """
     text = json.dumps({"kstack": kind, **document, "digest": digest_of(document)}, indent=1) + "\n"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary = path.parent / f"{path.name}.{os.getpid()}.part"
     try:
         with temporary.open("w") as file:
             file.write(text)
@@ -36,7 +37,8 @@ def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise RecordingError(f"recording {path} cannot be written: {error.strerror}") from error
 
 
