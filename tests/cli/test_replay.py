@@ -15,7 +15,7 @@ from msgspec import to_builtins
 from tests.cli.test_commands import MINE, kstack
 from tests.support.command import ROOT
 from vm.errors import RecordingError
-from vm.recording import UNFINISHED, pack, read_recording, unpack, write_recording
+from vm.recording import UNFINISHED, VERSION, pack, read_recording, unpack, write_recording
 from vm.recording import journal as journal_module
 from vm.recording.journal import Journal
 from vm.schedule import Choice, RoundRobin
@@ -66,7 +66,7 @@ def test_a_replay_under_another_policy_diverges_or_differs_but_never_passes_as_t
     [
         (lambda text: text.replace('"seed"', '"sead"').replace("entry-exit", "entry-exot"), "damaged"),
         (lambda text: text[: len(text) // 2], "no recording"),
-        (lambda text: text.replace('"version": 3', '"version": 99'), "version 99"),
+        (lambda text: text.replace(f'"version": {VERSION}', '"version": 99'), "version 99"),
         (lambda text: "[]", "no recording of kstack"),
         (lambda text: "", "no recording"),
     ],
@@ -179,7 +179,7 @@ def test_a_line_that_was_not_written_to_its_end_is_left_out(tmp_path: Path) -> N
         (0, lambda line: line.replace("fixed-16k", "fixed-17k"), "its first line"),
         (1, lambda line: line.replace('"choices": "', '"choices": "x'), "in line 2"),
         (1, lambda line: line[: len(line) // 2] + "\n", "in line 2"),
-        (0, lambda line: line.replace('"version": 3', '"version": 77'), "its first line"),
+        (0, lambda line: line.replace(f'"version": {VERSION}', '"version": 77'), "its first line"),
     ],
 )
 def test_a_damaged_journal_is_one_clear_error(number: int, change: Any, says: str, tmp_path: Path) -> None:
