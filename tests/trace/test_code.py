@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -14,12 +12,11 @@ from guest.asm import assemble
 from tests.fuzz import hostile_runs
 from tests.support.hostile_guests import RAM
 from tests.support.long_mode import AREA, LongModeGuest
+from tests.support.traces import follow
 from vm.errors import KstackError
 from vm.hw.engine import Gpr
-from vm.load import Symbols
 from vm.machine import Machine, MachineConfig
 from vm.trace.code import Translated
-from vm.trace.tracer import Part, Tracer
 
 Slices = list[tuple[int, int]]
 """CPU and units, in order."""
@@ -40,10 +37,7 @@ def steps(machine: Machine, slices: Slices) -> dict[int, tuple[int, int, bytes]]
 
 def traced(machine: Machine, slices: Slices) -> list[tuple[int, int, int, bytes]]:
     """Virtual time, CPU, RIP and bytes of each instruction, as a trace has them."""
-    parts: list[Part] = []
-    runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[] for _ in machine.cpus])
-    session: Any = SimpleNamespace(machine=machine, runtime=runtime, oracle=None, writer=None, symbols=Symbols([]))
-    tracer = Tracer(session, parts.append)
+    tracer, parts = follow(machine)
     for cpu, units in slices:
         left = units
         while left > 0:

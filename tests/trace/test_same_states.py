@@ -7,18 +7,16 @@ page, instructions that store into themselves.
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from tests.fuzz import hostile_runs
 from tests.support.hostile_guests import RAM
 from tests.support.long_mode import LongModeGuest
+from tests.support.traces import follow
 from vm.hw.engine import Gpr
-from vm.load import Symbols
 from vm.machine import Machine, MachineConfig
-from vm.trace.tracer import Part, Tracer
 
 FOUND: Final = (1041, 1590, 1681, 1537, 1563, 1668)
 """Seeds by which something was found that was different, and is not any more."""
@@ -29,13 +27,6 @@ def guest(seed: int) -> Machine:
     machine = Machine(MachineConfig(1 + seed % 2, RAM))
     hostile_runs.start(machine, random.Random(seed), hypercalls=False)
     return machine
-
-
-def trace(machine: Machine) -> None:
-    runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[] for _ in machine.cpus])
-    session: Any = SimpleNamespace(machine=machine, runtime=runtime, oracle=None, writer=None, symbols=Symbols([]))
-    parts: list[Part] = []
-    Tracer(session, parts.append)
 
 
 def end(machine: Machine, seed: int, at_once: int = 1 << 20) -> str:
@@ -52,7 +43,7 @@ def end(machine: Machine, seed: int, at_once: int = 1 << 20) -> str:
 @pytest.mark.parametrize("seed", [*FOUND, *range(1000, 1018)])
 def test_a_hostile_guest_ends_as_it_does(seed: int) -> None:
     plain, traced = end(guest(seed), seed), guest(seed)
-    trace(traced)
+    follow(traced)
     assert end(traced, seed) == plain, "traced"
     for at_once in (1, 3, 17):
         assert end(guest(seed), seed, at_once) == plain, f"{at_once} units at once"
@@ -72,7 +63,7 @@ def flags(text: str, traced: bool, units: tuple[int, ...] = (100,), **registers:
     own = LongModeGuest()
     own.start(own.kernel_code(text), **registers)
     if traced:
-        trace(own.machine)
+        follow(own.machine)
     for number in units:
         own.machine.run(0, number)
     return own.gpr(Gpr.RAX), own.machine.cpus[0].registers.rflags

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +14,11 @@ import pytest
 
 from guest.asm import assemble
 from tests.support.long_mode import AREA, LongModeGuest
-from tests.support.traces import recorded, table
+from tests.support.traces import follow, recorded, table
 from vm.errors import TraceError
 from vm.hw.cpu import SliceEnd
 from vm.hw.engine import tracing
 from vm.hw.modes import Modes
-from vm.load import Symbols
 from vm.recording import Recording
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
 from vm.setup import replay_session
@@ -194,16 +192,6 @@ def test_loads_give_what_was_stored_last(laight: Trace) -> None:
     assert checked > 10_000
 
 
-def traced(guest: LongModeGuest) -> tuple[Tracer, list[Part]]:
-    """A bare machine's tracer, and what it hands on."""
-    parts: list[Part] = []
-    runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[]])
-    return Tracer(
-        SimpleNamespace(machine=guest.machine, runtime=runtime, oracle=None, writer=None, symbols=Symbols([])),
-        parts.append,
-    ), parts  # type: ignore[arg-type]
-
-
 def accesses_of(parts: list[Part]) -> list[tuple[bool, int, int, int]]:
     """Store or load, linear address from AREA on, bytes and value, of accesses of the engine."""
     found = dict(zip(parts[0].accesses.names, zip(*(part.accesses.arrays for part in parts), strict=True), strict=True))
@@ -218,7 +206,7 @@ def test_two_linear_addresses_of_one_frame_are_told_apart(apart: int) -> None:
     frame = guest.frame(1)
     guest.map(AREA, frame)
     guest.map(AREA + apart, frame)
-    tracer, parts = traced(guest)
+    tracer, parts = follow(guest.machine)
     text = "mov rax, [rbx]\nmov [rcx+8], rax\nmov rdx, [rbx+8]\nmov rax, [rcx]\nmov [rbx+16], dl\nmov al, [rcx+16]"
     assert guest.run(text, rbx=AREA, rcx=AREA + apart) == 1
     tracer.hand_on()
@@ -243,7 +231,7 @@ def test_a_full_buffer_is_read_before_a_fetch_that_was_tried_ahead_comes_again(m
         start = AREA + 0x1000 - 4 - len(assemble(loop, AREA))
         code = assemble(loop + "mov rdx, 0x1122334455667788\nhlt", start)  # the last but one reaches over the end
         guest.memory.write(frame + (start & 0xFFF), code[: AREA + 0x1000 - start])
-        tracer, parts = traced(guest)
+        tracer, parts = follow(guest.machine)
         guest.start(start)
         guest.until_halt()
         assert guest.vector() == 14
@@ -262,7 +250,7 @@ def test_an_access_over_two_pages_of_one_frame_comes_to_an_end() -> None:
     frame = guest.frame(0x1122334455667788)
     for page in (AREA, AREA + 0x1000):
         guest.map(page, frame)
-    tracer, parts = traced(guest)
+    tracer, parts = follow(guest.machine)
     text = (
         "mov rax, [rbx]\nmov [rbx], rax\nadd [rbx], rax\nlock xadd [rbx], rax\nmovdqu xmm0, [rbx]\nmovdqu [rbx], xmm0\n"
         "fxsave [rcx]\nfxrstor [rcx]\nmov rsi, rbx\nmov rdi, rbx\nmovsq\npush qword ptr [rbx]\npop qword ptr [rbx]\n"
