@@ -14,7 +14,7 @@ from tests.support.hostile_guests import RAM
 from tests.support.long_mode import AREA, LongModeGuest
 from tests.support.traces import follow
 from vm.errors import KstackError
-from vm.hw.engine import Gpr
+from vm.hw.engine import Gpr, Seg
 from vm.machine import Machine, MachineConfig
 from vm.trace.code import Translated
 
@@ -23,13 +23,16 @@ Slices = list[tuple[int, int]]
 
 
 def steps(machine: Machine, slices: Slices) -> dict[int, tuple[int, int, bytes]]:
-    """CPU, RIP and the bytes there, before each unit of virtual time."""
+    """CPU, linear address of the next instruction and the bytes there, before each unit of virtual time."""
     found = {}
     for cpu, units in slices:
         left = units
         while left > 0:
             processor = machine.cpus[cpu]
-            found[machine.time] = cpu, processor.rip(), processor.linear.code(processor.rip())
+            registers = processor.registers
+            base = 0 if registers.bits == 64 else registers.segment(Seg.CS).base
+            at = processor.rip() + base
+            found[machine.time] = cpu, at, processor.linear.code(at)
             elapsed = machine.run(cpu, 1).elapsed
             left -= elapsed or left
     return found
