@@ -63,6 +63,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         quanta: round-robin quanta it is run at; none for the usual ones.
         schedules: random schedules it needs at the most, where each is long.
         long: a run takes half a minute or more, so it is judged only where it is named.
+        outcomes: final values that `kstack explore --outcomes` lists, by name (vm/explore/outcomes.py).
     """
 
     id: str
@@ -83,6 +84,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     quanta: list[int] = []
     schedules: int | None = None
     long: bool = False
+    outcomes: dict[str, str] = {}
+    managed: list[str] = []
 
 
 def read_scenario(path: Path) -> Scenario:
