@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from rich.markup import escape
 
 from vm.cli.options import Json, ModeList, modes_of
+from vm.cli.outcomes import print_outcomes
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.explore.dpor import dpor
@@ -96,7 +97,7 @@ def explore(
     scenario: str,
     /,
     *,
-    policy: str,
+    policy: str | None = None,
     engine: Engine = "stateful",
     limits: Limits = Limits(),
     workers: Workers = Workers(),
@@ -104,19 +105,28 @@ def explore(
         Path | None, Parameter(name="--witness", help="File to write the witness to, for kstack replay.")
     ] = None,
     mode: ModeList = None,
+    outcomes: Annotated[
+        bool, Parameter(negative=(), help="List the final values that can be reached, instead of judging the policy.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Try all interleavings of a litmus scenario: a proof within bounds, or the shortest way it breaks.
 
     Parameters
     ----------
-    scenario: one of the litmus-... scenarios, or the TOML of one of your own
-    policy: stack policy by id, or a Python file with one
+    scenario: one of the litmus-... scenarios, or the TOML of one of your own; with --outcomes also a litmus test: a TOML
+        with programs, or "x=1; r y | y=1; r x"
+    policy: stack policy by id, or a Python file with one; --outcomes does without
     engine: all states breadth first, all executions up to the order of what does not depend, or random walks
     """
+    started, progress = time.monotonic(), _Progress()
+    if outcomes:
+        _check_outcomes(engine, limits, workers, witness_file)
+        return print_outcomes(scenario, policy, limits.bounds, mode, progress, json)
+    if policy is None:
+        raise ConfigError("give --policy, or --outcomes to list final values")
     chosen, modes = find_policy(policy), modes_of(mode, Modes())
     _check(engine, limits, workers, modes)
-    started, progress = time.monotonic(), _Progress()
     if engine == "stateful":
         with executor_of(workers.jobs, workers.dask) as executor:
             problem = Problem(scenario, policy, modes)
@@ -165,6 +175,19 @@ def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> No
         raise ConfigError("--preemptions is for the engine dpor")
     if engine == "dpor" and modes.memory_order != "sc":
         raise ConfigError("the engine dpor is for memory-order=sc; take stateful or sample")
+
+
+def _check_outcomes(engine: Engine, limits: Limits, workers: Workers, witness_file: Path | None) -> None:
+    """The same of what does not go with --outcomes.
+
+    Raises:
+        ConfigError: an option is out of range, or not for it.
+    """
+    if engine != "stateful" or workers != Workers() or witness_file is not None:
+        raise ConfigError(
+            "--outcomes is for the engine stateful in one process; leave --jobs, --dask, --checkpoint and --witness out"
+        )
+    _check(engine, limits, workers, Modes())
 
 
 class _Progress:

@@ -30,7 +30,9 @@ from vm.scenarios import find_scenario
 from vm.session import BootedScenario
 
 _CLOCK = time.monotonic  # for the budget alone
-_FORM: Final = re.compile(r"cpu (?P<cpu>\d{1,3}) (?P<register>\w+)|(?P<what>word|entry) (?P<symbol>[\w.$]+)(\+(?P<offset>\w+))?")
+_FORM: Final = re.compile(
+    r"cpu (?P<cpu>\d{1,3}) (?P<register>\w+)|(?P<what>word|entry) (?P<symbol>[\w.$]+)(\+(?P<offset>\w+))?"
+)
 Values = tuple[int, ...]
 
 

@@ -63,7 +63,11 @@ class Entry(NamedTuple):
         word = text.strip()
         if match := re.fullmatch(f"0(?:[+](W?A?D?))?|([{NAMES}])(?:-([{FLAGS}]+))?", word):
             kept, frame, missing = match.groups()
-            return cls(frame, "".join(one for one in FLAGS if one not in (missing or ""))) if frame else cls("", kept or "")
+            return (
+                cls(frame, "".join(one for one in FLAGS if one not in (missing or "")))
+                if frame
+                else cls("", kept or "")
+            )
         raise ConfigError(
             f"entry {word!r}: write 0, or a location ({', '.join(NAMES)}) and flags that are clear, as in y-AD "
             f"(of {', '.join(FLAGS)})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from vm.errors import ConfigError
 from vm.hw.paging import FRAME_MASK, NX, RW, A, D, G, P
@@ -228,7 +228,11 @@ class Litmus:
             bit, sets = PTE_BITS[one.flag[1]], one.flag[0] == "+"
             if one.what == "entry-lock":
                 number = bit.bit_length() - 1
-                return [f"mov {into}, 0", f"lock {'bts' if sets else 'btr'} qword ptr [rdx], {number}", f"adc {into}, 0"]
+                return [
+                    f"mov {into}, 0",
+                    f"lock {'bts' if sets else 'btr'} qword ptr [rdx], {number}",
+                    f"adc {into}, 0",
+                ]
             return ["mov rax, [rdx]", f"or rax, {bit}" if sets else f"and rax, {~bit}", "mov [rdx], rax"]
         assert one.entry is not None
         value = self._rax(one.entry)
