@@ -145,7 +145,7 @@ def _value(text: str) -> int:
 
 def _change(what: str) -> Callable[..., list[Operation]]:
     def made(name: str, sign: str, flag: str) -> list[Operation]:
-        if flag not in FLAGS or sign + flag == "+P":
+        if len(flag) != 1 or flag not in FLAGS or sign + flag == "+P":
             raise ConfigError(f"flag {sign + flag!r}: write one of -P, -W, -A, -D, +W, +A, +D")
         return [Operation(what, _where(name), flag=sign + flag)]
 
