@@ -75,7 +75,7 @@ def outcomes(
         try:
             return _ends(world, programs, known)
         except Grown as grown:
-            visible = Visible(grown.pages)
+            visible = Visible(grown.frames)
         except Shared:
             assert known is not None
             known.relied.clear()
