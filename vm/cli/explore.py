@@ -140,7 +140,7 @@ def explore(
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     path = outcome.path
     if engine != "stateful" and outcome.finding is not None and path:
-        problem = Problem(scenario, policy, modes, tuple(sorted(outcome.visible.pages)))
+        problem = Problem(scenario, policy, modes, tuple(sorted(outcome.visible.frames)))
         path = minimised(Memo(problem.world()), path, outcome.finding.kind)
     found = witness(scenario, chosen, modes, outcome.visible, path) if path else None
     if found is not None and found.finding is not None:

@@ -302,7 +302,7 @@ class Search:
         self._here = None
         finding, footprint = self._recorder.make(move)
         if world.visible.grown:
-            raise Grown(tuple(sorted(world.visible.pages)))
+            raise Grown(tuple(sorted(world.visible.frames)))
         self._moves += 1
         node.step = node.step.with_(footprint)
         if self._watcher is not None:

@@ -56,6 +56,7 @@ class Reached:
         states, moves: how many states were seen, and moves made.
         stuck: states from which no end can be reached.
         cut: which bound cut the search, or empty.
+        visible: frames that turned out to be visible, for a `Problem` of the same guest.
     """
 
     names: tuple[str, ...]
@@ -65,6 +66,7 @@ class Reached:
     moves: int
     stuck: int = 0
     cut: str = ""
+    visible: tuple[int, ...] = ()
 
 
 def outcomes(
@@ -93,11 +95,12 @@ def outcomes(
     while True:
         try:
             memo = memo or Memo(problem.world(booted))
-            return _Search(memo, bounds, deadline, progress, watched, known).run()
+            found = _Search(memo, bounds, deadline, progress, watched, known).run()
+            return replace(found, visible=problem.visible)
         except Shared:
             continue
         except Grown as grown:
-            problem, memo = replace(problem, visible=grown.pages), None
+            problem, memo = replace(problem, visible=grown.frames), None
 
 
 # --- what is watched

@@ -80,7 +80,7 @@ def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Vi
         policy=policy,
         policy_hash=policy_hash(policy),
         modes=modes.as_dict(),
-        visible=sorted(visible.pages),
+        visible=sorted(visible.frames),
         steps=[Step(*move, line.symbol, line.what) for move, line in zip(found.path, found.lines, strict=True)],
         finding=None if finding is None else (finding.kind.value, finding.text),
     )

@@ -24,7 +24,7 @@ class Problem:
         scenario: its id.
         policy: id or path of a Python file; or the class, for a search in this process alone.
         modes: architecture modes.
-        visible: pages known to be visible, from earlier attempts.
+        visible: frames known to be visible, by number, from earlier attempts.
     """
 
     scenario: str

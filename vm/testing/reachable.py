@@ -115,6 +115,7 @@ class Guest:
         self._folder = tempfile.TemporaryDirectory(prefix="kstack-litmus-")
         self._toml = test.write(Path(self._folder.name))
         self._booted: BootedScenario | None = None
+        self._visible: tuple[int, ...] = ()
 
     def __enter__(self) -> Guest:
         return self
@@ -134,12 +135,20 @@ class Guest:
             bounds: where to stop.
             progress: told after each layer.
         """
-        problem = Problem(str(self._toml), POLICY, modes)
-        self._booted = booted = self._booted or problem.boot()
-        reached = search(problem, bounds, progress, booted)
+        booted = self._booted = self._booted or self._boot(modes)
+        reached = search(Problem(str(self._toml), POLICY, modes, self._visible), bounds, progress, booted)
+        self._visible = reached.visible
         named = (dict(zip(reached.names, values, strict=True)) for values in reached.outcomes)
         found = dict.fromkeys(self.test.outcome(values, booted.symbols) for values in named)
         return _outcomes(reached, self.test.names, [dict(outcome) for outcome in found])
+
+
+    def _boot(self, modes: Modes) -> BootedScenario:
+        """Its guest. That its CPUs share the words in which shootdowns are counted need not be found out."""
+        booted = Problem(str(self._toml), POLICY, modes).boot()
+        words = booted.machine.cpus[0].mmu.resolve(booted.symbols.address("litmus_words") or 0)
+        self._visible = () if words is None else (words >> 12,)
+        return booted
 
 
 def outcomes(
