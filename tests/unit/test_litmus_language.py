@@ -153,5 +153,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_what_needs_pages_is_not_written_without(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by vm\.testing\.pages"):
+    with pytest.raises(
+        ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by vm\.testing\.pages"
+    ):
         write_scenario(tmp_path, [parse("x=1"), parse("r y; invlpg x")])

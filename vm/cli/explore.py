@@ -31,6 +31,7 @@ from vm.stacks.registry import find_policy
 
 Engine = Literal["stateful", "dpor", "sample"]
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
+ASKED_NOTHING = 4
 LAYERS = 5  # by which it is judged how many states are left
 ORDERS = {
     "sc": "sequentially consistent",
@@ -154,7 +155,7 @@ def explore(
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
     else:
         _show(scenario, policy, outcome, found, modes, engine == "stateful" and limits.bounds.reduces)
-    return CODES[outcome.verdict]
+    return ASKED_NOTHING if outcome.asks_nothing else CODES[outcome.verdict]
 
 
 def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> None:
@@ -235,6 +236,8 @@ def _document(
         "modes": modes.as_dict(),
         "complete": outcome.complete,
         "exercised": outcome.exercised,
+        "asks_nothing": outcome.asks_nothing,
+        "stronger": list(outcome.stronger),
         "executions": None if engine == "stateful" else outcome.executions,
         "states": outcome.states,
         "steps": outcome.moves,
@@ -255,6 +258,17 @@ def _line(line: Line) -> dict[str, Any]:
 
 def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, modes: Modes, reduced: bool) -> None:
     out = console()
+    if outcome.asks_nothing:
+        out.print(
+            f"{scenario} asks nothing of this policy: no access could have gone two ways, even had nothing ever been "
+            "invalidated",
+            style="yellow",
+        )
+    if outcome.stronger:
+        out.print(
+            f"one operation here, several in hardware: what stands at {', '.join(outcome.stronger)}; a proof does not hold for them",
+            style="yellow",
+        )
     if outcome.verdict == "safe":
         out.print(
             f"safe: no violation in all {outcome.states} states of {scenario} under {policy}: {outcome.moves} moves, "

@@ -29,6 +29,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         visible: frames known to be visible, by number.
         seen: by frame number, who has touched it how (`Visible`).
+        stronger: of `StoreBuffers`.
         keys: of each state.
         parents: of each state: the state before, and the moves (CPU, kind, choice); None for the root.
         switches: of each state: the CPU that moved last, and switches of CPU on the way.
@@ -41,6 +42,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     visible: list[int]
     seen: dict[int, tuple[int, int, int, int]]
+    stronger: list[int]
     keys: list[bytes]
     parents: list[tuple[int, list[tuple[int, str, int]]] | None]
     switches: list[tuple[int, int]]

@@ -499,6 +499,11 @@ class World:
         return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
 
     @property
+    def stronger(self) -> tuple[str, ...]:
+        """Where in the guest something was one operation so far though hardware may make several of it."""
+        return tuple(sorted(self.session.symbols.name(rip) for rip in self.buffers.stronger))
+
+    @property
     def finished(self) -> bool:
         """All programs have come to their end."""
         return all(self.done) and not any(self.buffers.stores)
