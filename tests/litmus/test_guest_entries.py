@@ -101,8 +101,8 @@ def scenario(folder: Path, programs: str, managed: tuple[str, ...] = ("x", "y"),
     return str(toml)
 
 
-def explored(toml: str, bounds: Bounds = Bounds(), **modes: str) -> Outcome:
-    return search(Problem(toml, "fixed-16k", Modes(**modes)), bounds)
+def explored(toml: str, bounds: Bounds | None = None, **modes: str) -> Outcome:
+    return search(Problem(toml, "fixed-16k", Modes(**modes)), bounds or Bounds())
 
 
 def remapped(store: str, first: str = "") -> str:
