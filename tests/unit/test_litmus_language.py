@@ -83,11 +83,10 @@ def test_nothing_but_a_program_is_one() -> None:
         text = "".join(rng.choice(words) + rng.choice(("", " ")) for _ in range(rng.randint(1, 6)))
         try:
             operations = parse(text)
-        except ConfigError as error:
-            assert "operation" in str(error)
-        else:
-            programs += 1
-            assert parse("; ".join(map(str, operations))) == operations
+        except ConfigError:
+            continue
+        programs += 1
+        assert parse("; ".join(map(str, operations))) == operations
     assert programs > 100
 
 
@@ -153,5 +152,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_what_needs_pages_is_not_written_without(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by vm\.testing\.pages"):
+    with pytest.raises(
+        ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by vm\.testing\.pages"
+    ):
         write_scenario(tmp_path, [parse("x=1"), parse("r y; invlpg x")])

@@ -142,7 +142,6 @@ class Guest:
         found = dict.fromkeys(self.test.outcome(values, booted.symbols) for values in named)
         return _outcomes(reached, self.test.names, [dict(outcome) for outcome in found])
 
-
     def _boot(self, modes: Modes) -> BootedScenario:
         """Its guest. That its CPUs share the words in which shootdowns are counted need not be found out."""
         booted = Problem(str(self._toml), POLICY, modes).boot()
