@@ -35,6 +35,7 @@ class Reading:
         drains_slowly: stores become visible one by one between a fault and its handler, not all with the fault.
         hits_pass: an access through the TLB does not wait for the CPU's own store to the page's entry, as a walk does in `tso`.
         forwards: a walk in `tso` finds its own CPU's store to the entry in the store buffer, where A and D need no update.
+        loads_first: an exchange through a page that may only be read sets A, as its load does, and then faults.
     """
 
     order: str = "sc"
@@ -43,6 +44,7 @@ class Reading:
     drains_slowly: bool = True
     hits_pass: bool = True
     forwards: bool = False
+    loads_first: bool = False
 
 
 class Store(NamedTuple):
@@ -277,7 +279,8 @@ class Machine:
         if waits and not self.reading.hits_pass:
             cached = None
         if cached is not None and writes and "W" not in cached.flags:
-            yield self._fault(state, number, cpu)
+            loads = self.reading.loads_first and one.what == "exchange"
+            yield self._fault(self._use(state, one, cached) if loads else state, number, cpu)
         elif cached is not None and ("D" in cached.flags or not writes):
             yield self._hit(state, number, cpu, one, cached)
         elif not waits:
@@ -288,18 +291,23 @@ class Machine:
                 yield self._walk(state, number, cpu, one, own)
 
     def _hit(self, state: State, number: int, cpu: Cpu, one: Operation, cached: Entry) -> State:
-        """Through the TLB. What was cached with A clear sets A now, if the entry still maps its frame."""
-        entry = state.entries[one.where]
-        if "A" not in cached.flags:
-            if "P" in entry.flags and entry.frame == cached.frame:
-                state = state.storing(Store(one.name, entry.changed("A", True)))
-            cpu = cpu.caching(one.where, cached.changed("A", True))
+        """Through the TLB."""
+        state, cpu = self._use(state, one, cached), cpu.caching(one.where, cached.changed("A", True))
         return self._translated(state, number, cpu, one, cached.frame)
+
+    def _use(self, state: State, one: Operation, cached: Entry) -> State:
+        """What was cached with A clear sets A when it is used first, if the entry still maps its frame."""
+        entry = state.entries[one.where]
+        if "A" in cached.flags or "P" not in entry.flags or entry.frame != cached.frame:
+            return state
+        return state.storing(Store(one.name, entry.changed("A", True)))
 
     def _walk(self, state: State, number: int, cpu: Cpu, one: Operation, entry: Entry) -> State:
         """By the tables: A, and D for a write, are set by a locked update; what refuses the access sets nothing."""
         writes = one.what != "load"
         if "P" not in entry.flags or (writes and "W" not in entry.flags):
+            if self.reading.loads_first and one.what == "exchange" and "P" in entry.flags:
+                state = state.storing(Store(one.name, entry.changed("A", True)))
             return self._fault(state, number, cpu)
         used = entry.changed("A", True).changed("D", True) if writes else entry.changed("A", True)
         if used != entry:

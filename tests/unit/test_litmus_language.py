@@ -83,11 +83,10 @@ def test_nothing_but_a_program_is_one() -> None:
         text = "".join(rng.choice(words) + rng.choice(("", " ")) for _ in range(rng.randint(1, 6)))
         try:
             operations = parse(text)
-        except ConfigError as error:
-            assert "operation" in str(error)
-        else:
-            programs += 1
-            assert parse("; ".join(map(str, operations))) == operations
+        except ConfigError:
+            continue
+        programs += 1
+        assert parse("; ".join(map(str, operations))) == operations
     assert programs > 100
 
 

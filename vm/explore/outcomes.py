@@ -1,7 +1,7 @@
 """Which final values a litmus scenario can come to: all of them, over all its interleavings.
 
-A scenario names its final values in the table `outcomes` of its TOML: `cpu 0 r8` is a register of a CPU, `word NAME+8` a word
-of memory by a symbol of the guest, in the frame that the image was loaded into, whatever maps it in the end, and
+A scenario names its final values in the table `outcomes` of its TOML: `cpu 0 r8` is a register of a CPU as its program has
+left it (but for those that the guest needs to say that it has ended), `word NAME+8` a word of memory by a symbol of the guest, in the frame that the image was loaded into, whatever maps it in the end, and
 `entry NAME` the leaf entry that maps a symbol's page.
 
 An end is a state in which all programs have come to their end and nothing else can happen. Where a walker may or may not
@@ -33,6 +33,8 @@ _CLOCK = time.monotonic  # for the budget alone
 _FORM: Final = re.compile(
     r"cpu (?P<cpu>\d{1,3}) (?P<register>\w+)|(?P<what>word|entry) (?P<symbol>[\w.$]+)(\+(?P<offset>\w+))?"
 )
+_REGISTERS: Final = {one.name.lower(): int(one) for one in Gpr if one not in (Gpr.RAX, Gpr.RDI, Gpr.RSP)}
+"""But for those that `litmus_end` has changed."""
 Values = tuple[int, ...]
 
 
@@ -128,23 +130,23 @@ def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Wat
     if match is None:
         raise ScenarioError(f"{place} is no value; {_HOW}")
     if match["register"] is not None:
-        registers = [register.name.lower() for register in Gpr]
-        if match["register"] not in registers or int(match["cpu"]) >= len(cpus):
-            raise ScenarioError(f"{place}: give a CPU from 0 to {len(cpus) - 1}, and one of {', '.join(registers)}")
-        return Watched(name, "cpu", int(match["cpu"]), registers.index(match["register"]))
+        if match["register"] not in _REGISTERS or int(match["cpu"]) >= len(cpus):
+            raise ScenarioError(f"{place}: give a CPU from 0 to {len(cpus) - 1}, and one of {', '.join(_REGISTERS)}")
+        return Watched(name, "cpu", int(match["cpu"]), _REGISTERS[match["register"]])
     try:
         offset = int(match["offset"] or "0", 0)
     except ValueError:
         raise ScenarioError(f"{place}: {match['offset']!r} is no number") from None
-    address = booted.symbols.address(match["symbol"])
-    physical = None if address is None else cpus[0].mmu.resolve(address + offset)
-    if address is None or physical is None or not booted.machine.memory.is_ram(physical):
+    symbol = booted.symbols.address(match["symbol"])
+    address = -1 if symbol is None else symbol + offset
+    physical = cpus[0].mmu.resolve(address) if address in range(1 << 64) else None
+    if physical is None or not booted.machine.memory.is_ram(physical):
         raise ScenarioError(f"{place}: the guest has no symbol {match['symbol']!r} that it maps")
     if match["what"] == "word":
         return Watched(name, "word", physical)
-    if cpus[0].mmu.leaf_address(address + offset) is None:
+    if cpus[0].mmu.leaf_address(address) is None:
         raise ScenarioError(f"{place}: no 4 KiB entry maps it")
-    return Watched(name, "entry", address + offset)
+    return Watched(name, "entry", address)
 
 
 def final_values(world: World, watched: Iterable[Watched]) -> list[Values]:
