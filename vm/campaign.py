@@ -29,7 +29,7 @@ import msgspec
 
 from vm.errors import ConfigError, KstackError
 from vm.judge import Judgement, Pair
-from vm.recording import image_hash
+from vm.recording import RULES_VERSION, image_hash
 from vm.scenarios import find_image
 from vm.stacks.registry import policy_hash
 
@@ -49,8 +49,13 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def versions() -> dict[str, str]:
-    """What results depend on beside the options: kstack with a hash of its code, Python, Unicorn."""
-    return {"kstack": f"{installed('kstack')}+{_code_hash()}", "python": _python(), "unicorn": installed("unicorn")}
+    """What results depend on beside the options: kstack with a hash of its code, Python, Unicorn, the machine's rules."""
+    return {
+        "kstack": f"{installed('kstack')}+{_code_hash()}",
+        "python": _python(),
+        "unicorn": installed("unicorn"),
+        "rules": str(RULES_VERSION),
+    }
 
 
 def _python() -> str:

@@ -17,12 +17,13 @@ from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
 from vm.counts import detail_of, operations_of, totals_of, usage_of
 from vm.errors import PolicyError
+from vm.expected import unexpected
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.hw.modes import Modes
 from vm.recording import Recording
 from vm.scenarios import find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, RunResult
+from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
 from vm.setup import Setup, boot, script_of
 from vm.stacks.costs import CostModel, Cycles, cycles
 from vm.stacks.policy import Policy
@@ -34,10 +35,8 @@ LITMUS_QUANTA: Final = (1, 10, 100, 1000)  # one instruction at a time is slow w
 DEFAULT_SCHEDULES: Final = 20
 LITMUS_SCHEDULES: Final = 200  # of a scenario of a few dozen operations
 ENOUGH: Final = 3  # runs with an unexpected finding after which a pair is decided
-ONLY_WHERE_CONCERNED: Final = frozenset({Kind.IMBALANCE.value})  # no crash: a scenario must ask
 MEASURED_QUANTUM: Final = 1000  # of the run that is measured: long enough for nobody to wait for the schedule
 KEPT_FINDINGS: Final = 4
-GAVE_UP: Final = "waited too long"  # what guests print when a bounded wait ends; no word about data
 
 
 def quanta_of(scenario: Scenario) -> list[int]:
@@ -278,21 +277,6 @@ def _explored(sampled: Judgement, outcome: Outcome) -> Judgement:
         found_by="exploration",
         findings=(finding,),
     )
-
-
-def unexpected(scenario: Scenario, result: RunResult) -> tuple[Finding, ...]:
-    """A run's findings, less those the scenario expects; a guest whose own check of its data failed is one too."""
-    ignored = ONLY_WHERE_CONCERNED.difference(scenario.concerns)
-    found = result.without(sorted(ignored.union(scenario.expects))).findings
-    if result.exit_value == GUEST_PANICKED and not found:
-        last = result.findings[-1].text if result.findings else "nothing was found before"
-        found = (Finding(Kind.UNHANDLED_FAULT, 0, "-", 0, result.time, f"the guest panicked; {last}"),)
-    failed = result.ended == "exit" and result.exit_value == GUEST_FAILED and GAVE_UP not in result.serial
-    if failed and not found:
-        last = result.serial.strip().rsplit("\n", 1)[-1]
-        text = f"the guest's own check failed, and the oracle saw nothing: {last!r}"
-        found = (Finding(Kind.WRONG_DATA, 0, "-", 0, result.time, text),)
-    return found
 
 
 def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]]) -> tuple[bool | None, str]:

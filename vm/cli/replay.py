@@ -10,11 +10,12 @@ import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
-from vm.cli.options import Json
+from vm.cli.options import Anyway, Json, check_machine, recording_in
 from vm.cli.output import console, print_json, run_document
-from vm.errors import ConfigError, PolicyError, RecordingError
+from vm.errors import ConfigError, KstackError, PolicyError, RecordingError
+from vm.expected import judged
 from vm.explore.path import follow, is_path, read_path
-from vm.recording import UNFINISHED, Recording, read_recording
+from vm.recording import UNFINISHED, Recording, other_rules
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes, path_lanes
 from vm.scenarios import find_scenario
@@ -27,6 +28,7 @@ def replay(
     /,
     *,
     to: Annotated[int | None, Parameter(help="Stop at this virtual time and show every CPU.")] = None,
+    anyway: Anyway = False,
     json: Json = False,
 ) -> int:
     """Repeat a recording exactly, and say whether it came out the same.
@@ -40,22 +42,24 @@ def replay(
     if is_path(file):
         if to is not None:
             raise ConfigError(f"--to: {file} is a witness of kstack explore, in which there is no time")
-        return _follow(file, json)
-    recording = read_recording(file)
-    session = replay_session(recording)
+        return _follow(file, anyway, json)
+    recording = recording_in(file, anyway)
+    session = replay_session(recording, anyway)
     if to is not None:
         return _up_to(session, to, json)
+    other = other_rules(recording.rules) is not None
     try:
         result = session.run()
-    except PolicyError as error:
-        if recording.ended != UNFINISHED:
+    except (PolicyError, RecordingError) as error:
+        if other:
+            return _failed(session, "diverged", error, json)
+        if recording.ended != UNFINISHED or isinstance(error, RecordingError):
             raise
-        return _failed(session, error, json)
-    if session.writer is not None and session.writer.left:
+        return _failed(session, "policy-failed", error, json)
+    if session.writer is not None and session.writer.left and not other:
         raise RecordingError(f"recording {file}: the run has ended, and {session.writer.left} of its writes never came")
-    if recording.booted:
-        result = result.without(find_scenario(recording.image).expects)
-    return _compared(file, recording, result, json)
+    scenario = find_scenario(recording.image) if recording.booted else None
+    return _compared(file, recording, judged(scenario, result), json)
 
 
 def _up_to(session: Session, to: int, json: bool) -> int:
@@ -71,19 +75,19 @@ def _up_to(session: Session, to: int, json: bool) -> int:
     return 0
 
 
-def _failed(session: Session, error: PolicyError, json: bool) -> int:
-    """The policy does what none may, as it has when this was recorded."""
+def _failed(session: Session, how: str, error: KstackError, json: bool) -> int:
+    """The policy does what none may, as it has when this was recorded; or another machine has come to something else."""
     time, hashed = session.machine.time, session.machine.state_hash()
     if json:
-        found = {"exit": "policy-failed", "instructions": time, "error": str(error), "state_hash": hashed}
-        print_json({"version": 1, **found})
-    print(f"{error}\npolicy failed: virtual time {time}, state {hashed}", file=sys.stderr)
+        found = {"exit": how, "instructions": time, "error": str(error), "state_hash": hashed}
+        print_json({"version": 1, **found, **({"identical": False} if how == "diverged" else {})})
+    print(f"{error}\n{how.replace('-', ' ')}: virtual time {time}, state {hashed}", file=sys.stderr)
     return 1
 
 
 def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -> int:
     """What it has come to, and whether that is what was recorded."""
-    cut = recording.is_cut
+    cut = recording.is_cut and other_rules(recording.rules) is None
     identical = result.state_hash == recording.state_hash or cut
     if json:
         print_json({**run_document(result, str(file)), "identical": identical})
@@ -101,10 +105,11 @@ def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -
     return result.code if identical else 1
 
 
-def _follow(file: Path, json: bool) -> int:
+def _follow(file: Path, anyway: bool, json: bool) -> int:
     """Make the moves of a witness of `kstack explore` again."""
     saved = read_path(file)
-    lines, divergence = follow(saved)
+    check_machine(file, saved.rules, anyway)
+    lines, divergence = follow(saved, anyway)
     if json:
         found = None if divergence is None else msgspec.to_builtins(divergence)
         finding = saved.finding if divergence is None else None

@@ -15,12 +15,22 @@ from vm.explore.witness import Line, Witness, line_of
 from vm.explore.world import Grown, Move, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
-from vm.recording import READABLE, image_hash, parsed, read_document, write_document
+from vm.recording import (
+    READABLE,
+    RULES_VERSION,
+    UNNAMED_RULES,
+    check_rules,
+    image_hash,
+    parsed,
+    read_document,
+    write_document,
+)
 from vm.recording.journal import read_journal
 from vm.scenarios import find_image
 from vm.stacks.registry import find_policy, policy_hash
 
-VERSION: Final = 1
+VERSION: Final = 2
+VERSIONS: Final = (1, 2)  # that can be read; 2 has the version of the machine's rules
 KIND: Final = "witness"
 
 
@@ -45,6 +55,7 @@ class PathFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         visible: linear page numbers that were known to be visible.
         steps: the moves.
         finding: kind and text of what the last one, at least one, finds; None for a state from which no end can be reached.
+        rules: version of the machine's rules.
     """
 
     version: int
@@ -56,6 +67,7 @@ class PathFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     visible: list[int]
     steps: Annotated[list[Step], msgspec.Meta(min_length=1)]
     finding: tuple[str, str] | None
+    rules: int = UNNAMED_RULES
 
 
 class Divergence(msgspec.Struct, frozen=True):
@@ -83,6 +95,7 @@ def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Vi
         visible=sorted(visible.pages),
         steps=[Step(*move, line.symbol, line.what) for move, line in zip(found.path, found.lines, strict=True)],
         finding=None if finding is None else (finding.kind.value, finding.text),
+        rules=RULES_VERSION,
     )
     write_document(path, KIND, msgspec.to_builtins(document))
 
@@ -95,7 +108,7 @@ def is_path(path: Path) -> bool:
     """
     if read_journal(path) is not None:
         return False
-    return read_document(path, {KIND: (VERSION,), "recording": READABLE})[0] == KIND
+    return read_document(path, {KIND: VERSIONS, "recording": READABLE})[0] == KIND
 
 
 def read_path(path: Path) -> PathFile:
@@ -104,16 +117,22 @@ def read_path(path: Path) -> PathFile:
     Raises:
         RecordingError: it cannot be read, is damaged, or of another version.
     """
-    _, document = read_document(path, {KIND: (VERSION,)})
+    _, document = read_document(path, {KIND: VERSIONS})
     return parsed(path, document, PathFile)
 
 
-def follow(saved: PathFile) -> tuple[list[Line], Divergence | None]:
+def follow(saved: PathFile, anyway: bool = False) -> tuple[list[Line], Divergence | None]:
     """Make a witness's moves again: the lines so far, and where it is not what it was.
 
+    Args:
+        saved: the witness.
+        anyway: make them also on a machine of other rules.
+
     Raises:
+        RecordingError: the machine has other rules now.
         KstackError: the scenario, the policy or a mode does not exist any more.
     """
+    check_rules(f"the witness of {saved.scenario}", saved.rules, anyway)
     lines: list[Line] = []
     modes = Modes()
     for name, value in saved.modes.items():
