@@ -15,7 +15,7 @@ from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, KstackError, PolicyError, RecordingError
 from vm.expected import judged
 from vm.explore.path import follow, is_path, read_path
-from vm.recording import UNFINISHED, Recording, other_rules
+from vm.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes, path_lanes
 from vm.scenarios import find_scenario
@@ -90,7 +90,7 @@ def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -
     cut = recording.is_cut and other_rules(recording.rules) is None
     identical = result.state_hash == recording.state_hash or cut
     if json:
-        print_json({**run_document(result, str(file)), "identical": identical})
+        print_json({**run_document(result, str(file)), "identical": identical, "rules": _rules(recording.rules)})
     else:
         for finding in result.findings:
             console().print(finding_text(finding), soft_wrap=True)
@@ -100,9 +100,14 @@ def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -
         if cut:
             word = "all that was written down before the recording run was cut off"
         elif not identical:
-            word = f"NOT identical: recorded {recording.state_hash}"
+            word = f"NOT identical: recorded {recording.state_hash or 'no end'}"
         print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}, {word}", file=sys.stderr)
     return result.code if identical else 1
+
+
+def _rules(recorded: int) -> dict[str, int]:
+    """Versions of the machine's rules, for JSON: of what was recorded, and of this machine."""
+    return {"recorded": recorded, "machine": RULES_VERSION}
 
 
 def _follow(file: Path, anyway: bool, json: bool) -> int:
@@ -113,7 +118,9 @@ def _follow(file: Path, anyway: bool, json: bool) -> int:
     if json:
         found = None if divergence is None else msgspec.to_builtins(divergence)
         finding = saved.finding if divergence is None else None
-        print_json({"version": 1, "moves": len(lines), "finding": finding, "divergence": found})
+        print_json(
+            {"version": 1, "moves": len(lines), "finding": finding, "divergence": found, "rules": _rules(saved.rules)}
+        )
     else:
         console().print(path_lanes(lines))
         if divergence is None:
