@@ -15,9 +15,11 @@ from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, KstackError, PolicyError, RecordingError
 from vm.expected import judged
 from vm.explore.path import follow, is_path, read_path
+from vm.hw.modes import Modes
 from vm.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes, path_lanes
+from vm.report.words import modes_from, modes_line
 from vm.scenarios import find_scenario
 from vm.session import RunResult, Session
 from vm.setup import replay_session
@@ -59,7 +61,7 @@ def replay(
     if session.writer is not None and session.writer.left and not other:
         raise RecordingError(f"recording {file}: the run has ended, and {session.writer.left} of its writes never came")
     scenario = find_scenario(recording.image) if recording.booted else None
-    return _compared(file, recording, judged(scenario, result), json)
+    return _compared(file, recording, judged(scenario, result), session.machine.modes, json)
 
 
 def _up_to(session: Session, to: int, json: bool) -> int:
@@ -85,12 +87,13 @@ def _failed(session: Session, how: str, error: KstackError, json: bool) -> int:
     return 1
 
 
-def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -> int:
+def _compared(file: Path, recording: Recording, result: RunResult, modes: Modes, json: bool) -> int:
     """What it has come to, and whether that is what was recorded."""
     cut = recording.is_cut and other_rules(recording.rules) is None
     identical = result.state_hash == recording.state_hash or cut
     if json:
-        print_json({**run_document(result, str(file)), "identical": identical, "rules": _rules(recording.rules)})
+        found = {"identical": identical, "rules": _rules(recording.rules)}
+        print_json({**run_document(result, str(file), modes), **found})
     else:
         for finding in result.findings:
             console().print(finding_text(finding), soft_wrap=True)
@@ -102,6 +105,7 @@ def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -
         elif not identical:
             word = f"NOT identical: recorded {recording.state_hash or 'no end'}"
         print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}, {word}", file=sys.stderr)
+        print(modes_line(modes, given=modes_from(recording.modes)), file=sys.stderr)
     return result.code if identical else 1
 
 
@@ -119,7 +123,8 @@ def _follow(file: Path, anyway: bool, json: bool) -> int:
         found = None if divergence is None else msgspec.to_builtins(divergence)
         finding = saved.finding if divergence is None else None
         print_json(
-            {"version": 1, "moves": len(lines), "finding": finding, "divergence": found, "rules": _rules(saved.rules)}
+            {"version": 1, "moves": len(lines), "finding": finding, "divergence": found}
+            | {"modes": saved.modes, "rules": _rules(saved.rules)}
         )
     else:
         console().print(path_lanes(lines))
@@ -132,4 +137,5 @@ def _follow(file: Path, anyway: bool, json: bool) -> int:
                 f"move {divergence.number} is not what it was.\nrecorded: {divergence.recorded}\nnow: {divergence.now}"
             )
             console().print(Text(text), soft_wrap=True)
+        print(modes_line(modes_from(saved.modes), explored=True), file=sys.stderr)
     return 1

@@ -20,6 +20,7 @@ from vm.recording import write_recording
 from vm.recording.journal import Journal
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
+from vm.report.words import modes_line
 from vm.scenarios import find_scenario, is_scenario
 from vm.schedule import ReplaySchedule, Scheduler, parse
 from vm.session import RunOptions, RunResult, Session
@@ -83,9 +84,10 @@ def run(
         journal.close()
         write_recording(record, setup.recording(session.choices, full))
     if json:
-        print_json(run_document(result, None if record is None else str(record)))
+        print_json(run_document(result, None if record is None else str(record), session.machine.modes))
     else:
         _explain(session, result)
+        print(modes_line(session.machine.modes, given=setup.modes), file=sys.stderr)
     return result.code
 
 
