@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.markup import escape
+from rich.text import Text
 
 from vm.cli.options import Json, ModeList, modes_of
 from vm.cli.outcomes import print_outcomes
@@ -27,6 +28,7 @@ from vm.explore.witness import Line, Witness, witness
 from vm.explore.workers import executor_of
 from vm.hw.modes import Modes
 from vm.report.table import path_lanes
+from vm.report.words import modes_line
 from vm.stacks.registry import find_policy
 
 Engine = Literal["stateful", "dpor", "sample"]
@@ -155,6 +157,7 @@ def explore(
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
     else:
         _show(scenario, policy, outcome, found, modes, engine == "stateful" and limits.bounds.reduces)
+        console().print(Text(modes_line(modes.resolved(chosen.delivery), given=modes, explored=True), "dim"))
     return ASKED_NOTHING if outcome.asks_nothing else CODES[outcome.verdict]
 
 

@@ -10,12 +10,14 @@ from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
+from rich.text import Text
 
 from vm.cli.options import Json, ModeList, split
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.page import check_can_write
 from vm.report.faults import Found, matrix, write_matrix
+from vm.report.words import modes_line
 from vm.trials.campaign import LIMIT, Wanted, batches, read_campaign, run
 from vm.trials.examples import Example, everything, make_folder, record, shortest
 from vm.trials.sites import SYSTEMATIC
@@ -97,6 +99,7 @@ def inject(
         print_json(_document(found, examples, refused))
     else:
         console().print(matrix(found))
+        console().print(Text(modes_line(found[0][0].pair.modes), "dim"))
         for pair, outcome, place in examples if not work.every else []:
             print(f"{outcome.fault.what}, {outcome.outcome} ({pair.policy}, {pair.scenario}): kstack replay {place}")
     return 1 if any(_is_unexpected(one) for _, outcomes in found for one in outcomes) else 0
@@ -172,6 +175,7 @@ def _document(found: Found, examples: list[Example], refused: dict[Pair, str]) -
     summary = {name: totals[name] for name in OUTCOMES}
     return {
         "version": 1,
+        "modes": found[0][0].pair.modes.as_dict(),
         "trials": trials,
         "refused": list(refused.values()),
         "summary": {"trials": len(trials), **summary},

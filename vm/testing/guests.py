@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from guest.scenario import Scenario
 from vm.coherence import Finding
 from vm.errors import KstackError, PolicyError
+from vm.expected import unexpected
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
-from vm.judge import unexpected
 from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.recording import Recording, pack
@@ -247,8 +247,7 @@ class GuestRun:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the oracle found, less what the scenario expects; a panic or a failed check it did not see is one too."""
-        scenario = self.start.scenario
-        return self.result.findings if scenario is None else unexpected(scenario, self.result)
+        return unexpected(self.start.scenario, self.result)
 
     @property
     def reports(self) -> list[Report]:

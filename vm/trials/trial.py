@@ -11,9 +11,9 @@ import msgspec
 from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
 from vm.errors import PolicyError
+from vm.expected import unexpected
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
-from vm.judge import unexpected
 from vm.recording import Recording, pack
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule
