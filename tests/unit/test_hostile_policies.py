@@ -268,6 +268,7 @@ FILES: Final = {
     "is delivered by nobody": (HEAD + "    delivery = 'post'", "delivery"),
     "has a pool of text": (HEAD + "    pool_pages = 'many'", "pool_pages"),
     "has a pool below zero": (HEAD + "    pool_pages = -5", "pool_pages"),
+    "says neither that it reclaims nor that it does not": (HEAD + "    reclaims = 'no'", "reclaims"),
     "exits in a hook": (
         HEAD + "    def enter_kernel(self, cpu, thread):\n        sys.exit(0)\n        yield",
         "SystemExit",

@@ -43,6 +43,8 @@ def _checked(policy: type[Policy], where: str) -> type[Policy]:
     pages = policy.pool_pages
     if pages is not None and (type(pages) is not int or not 0 <= pages <= MAX_POOL_PAGES):
         raise PolicyError(f"{where}: pool_pages {shown(pages)} is no number of pages up to {MAX_POOL_PAGES}")
+    if type(policy.reclaims) is not bool:
+        raise PolicyError(f"{where}: reclaims {shown(policy.reclaims)} is neither True nor False")
     try:
         policy()
     except (Exception, SystemExit) as error:
