@@ -111,7 +111,7 @@ def explore(
     Parameters
     ----------
     scenario: one of the litmus-... scenarios, or the TOML of one of your own
-    policy: stack policy by id, or a Python file with one
+    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
     engine: all states breadth first, all executions up to the order of what does not depend, or random walks
     """
     chosen, modes = find_policy(policy), modes_of(mode, Modes())
