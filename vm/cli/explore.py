@@ -119,7 +119,7 @@ def explore(
     ----------
     scenario: one of the litmus-... scenarios, or the TOML of one of your own; with --outcomes also a litmus test: a TOML
         with programs, or "x=1; r y | y=1; r x"
-    policy: stack policy by id, or a Python file with one; --outcomes does without
+    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several; --outcomes does without
     engine: all states breadth first, all executions up to the order of what does not depend, or random walks
     """
     started, progress = time.monotonic(), _Progress()

@@ -22,7 +22,7 @@ class Problem:
 
     Attributes:
         scenario: its id.
-        policy: id or path of a Python file; or the class, for a search in this process alone.
+        policy: id, path of a Python file, or path:name of one of several there; or the class, for a search in this process alone.
         modes: architecture modes.
         visible: frames known to be visible, by number, from earlier attempts.
     """

@@ -17,7 +17,7 @@ from vm.schedule import Scheduler
 from vm.session import RunOptions
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
-from vm.stacks.registry import find_policy
+from vm.stacks.registry import find_policy, split_name
 from vm.testing.guests import GuestRun, Schedule, Start
 
 DEFAULT_POLICY: Final = "fixed-16k"
@@ -91,17 +91,17 @@ class Bench:
         return f"<{self.policy.id}, {self.schedule}>"
 
     def policy_of(self, policy: str | type[Policy]) -> type[Policy]:
-        """A policy's class by itself, by id, or by the path of its file.
+        """A policy's class by itself, by id, or by its file and name, relative to the test's folder.
 
         Raises:
             PolicyError: there is none.
         """
         if not isinstance(policy, str):
             return policy
-        path = self.folder / policy
-        name = str(path.resolve()) if path.is_file() else policy
-        known = [one for one, named in self._names.items() if named == name]
-        found = known[0] if known else find_policy(name)
+        name, (path, wanted) = policy, split_name(policy)
+        if path is not None and (self.folder / path).is_file():
+            name = str((self.folder / path).resolve()) + (f":{wanted}" if wanted else "")
+        found = find_policy(name)
         self._names[found] = name
         return found
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TITLE: Final = "kstack"
 MARKERS: Final = (
     "smp(n): machines of this test have n CPUs",
-    "policy(name) or policy(cls=Class): stack policy of this test's guests, by id, file or class (default: fixed-16k)",
+    "policy(name) or policy(cls=Class): stack policy of this test's guests, by id, file, file:name or class (default: fixed-16k)",
     'mode("name=value", ...): architecture modes of this test\'s machines',
     "schedules(n): run this test under n schedules: round robin at some quanta, then random ones by seed",
 )
