@@ -88,6 +88,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A test whose faults had no run to happen in fails."""
+    yield
+    bench = item.stash.get(_BENCH, None)
+    if bench is not None:
+        bench.check_injected()
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -193,7 +202,7 @@ def guest(_kstack_bench: Bench) -> Callable[..., GuestRun]:
 
 @pytest.fixture
 def inject(_kstack_bench: Bench) -> Callable[..., Injection]:
-    """Lets faults happen in the guest runs that follow: `inject(Fault("nmi", At("schedule")))`; see `Bench.inject`."""
+    """Lets faults happen in the guest runs that follow, or fails: `inject(Fault("nmi", At("schedule")))`; see `Bench.inject`."""
     return _kstack_bench.inject
 
 
