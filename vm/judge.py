@@ -338,4 +338,4 @@ def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]], re
         return _Said(None, f"not exercised in {runs}")
     if reclaims:
         return _Said(None, f"reclaimed nothing in {runs}", did_nothing=True)
-    return _Said(True, f"{NEVER}, none found in {runs}")
+    return _Said(True, f"{NEVER}, in {runs}")

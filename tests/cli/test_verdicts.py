@@ -71,7 +71,7 @@ def test_safe_is_who_was_asked_or_never_reclaims(exercised: int, unmaps: int, re
     elif reclaims:
         assert said == (None, "reclaimed nothing in 1", True)
     else:
-        assert said == (True, f"{NEVER}, none found in 1", False)
+        assert said == (True, f"{NEVER}, in 1", False)
 
 
 def test_in_json_it_is_null_with_a_reason_and_a_word_of_its_own() -> None:
@@ -79,7 +79,7 @@ def test_in_json_it_is_null_with_a_reason_and_a_word_of_its_own() -> None:
     found = document("compare", "--policies", policies, "--scenarios", "laight", "--schedules", "0")
     keys = ("safe", "verdict", "reason", "reclaims")
     assert {one["policy"]: tuple(one[key] for key in keys) for one in found["results"]} == {
-        "fixed-16k": (True, "safe", f"{NEVER}, none found in 4", False),
+        "fixed-16k": (True, "safe", f"{NEVER}, in 4", False),
         LAZY: (None, "did-nothing", "reclaimed nothing in 4", True),
         "switch-sp-ipi": (True, "safe", "none found in 4", True),
         "entry-exit": (False, "unsafe", "found in 3 of 3", True),
