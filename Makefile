@@ -58,7 +58,7 @@ nightly: setup
 	KSTACK_LONG=1 $(BIN)/python -m pytest -q tests/quality/test_scenarios_earn_their_place.py
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
-	$(BIN)/python -m tests.nightly decisions --jobs $(JOBS) > decisions.md
+	$(BIN)/python -m tests.nightly decisions --write --jobs $(JOBS) > decisions.md
 	$(BIN)/python -m tests.nightly injected --jobs $(JOBS) --report injected.html > injected.md
 	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md
 	$(BIN)/python -m tests.nightly hostile --jobs $(JOBS) > hostile.md

@@ -51,7 +51,7 @@ class _Line(msgspec.Struct, frozen=True):
 def versions() -> dict[str, str]:
     """What results depend on beside the options: kstack with a hash of its code, Python, Unicorn, the machine's rules."""
     return {
-        "kstack": f"{installed('kstack')}+{code_hash(_PRESENTATION)}",
+        "kstack": f"{installed('kstack')}+{_code_hash()}",
         "python": _python(),
         "unicorn": installed("unicorn"),
         "rules": str(RULES_VERSION),
@@ -60,6 +60,10 @@ def versions() -> dict[str, str]:
 
 def _python() -> str:
     return ".".join(platform.python_version_tuple()[:2])
+
+
+def _code_hash() -> str:
+    return code_hash(_PRESENTATION)
 
 
 @cache

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
 from vm.counts import detail_of, operations_of, totals_of, usage_of
-from vm.errors import PolicyError
+from vm.errors import ConfigError, PolicyError
 from vm.expected import unexpected
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.hw.modes import Modes
@@ -188,7 +188,7 @@ def judge(
     Raises:
         PolicyError: the policy did what no policy may.
     """
-    options = RunOptions(max_time=scenario.max_instructions, pool=portfolio.pool, hashed=False)
+    options = RunOptions(max_time=scenario.max_instructions, pool=portfolio.pool, hashed=False, exact_pools=True)
     results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]] = []
     witness: Recording | None = None
     for seed, scheduler in enumerate(portfolio.runs(scenario)):
@@ -251,11 +251,14 @@ class Pair:
                 return sampled
             outcome = search(Problem(self.scenario, self.policy, modes), Bounds(budget=self.portfolio.explore))
             return _explored(sampled, outcome, modes)
-        except PolicyError as error:
+        except (PolicyError, ConfigError) as error:
             return self._failed(policy, str(error), modes)
 
     def _failed(self, policy: type[Policy], error: str, modes: Modes) -> Judgement:
-        """What can be said of a policy that did what no policy may: the other pairs are judged all the same."""
+        """What can be said of a policy that did what no policy may, or of pools that this guest cannot fill.
+
+        The other pairs are judged all the same.
+        """
         return Judgement(
             policy=policy.id,
             scenario=self.scenario,
@@ -335,4 +338,4 @@ def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]], re
         return _Said(None, f"not exercised in {runs}")
     if reclaims:
         return _Said(None, f"reclaimed nothing in {runs}", did_nothing=True)
-    return _Said(True, f"{NEVER}, none found in {runs}")
+    return _Said(True, f"{NEVER}, in {runs}")

@@ -7,12 +7,13 @@ and no thread yet; from there (the same state for every policy and schedule) its
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from vm.adversary import Adversary
 from vm.coherence import Finding, Kind, Oracle
-from vm.errors import ScenarioError
+from vm.errors import ConfigError, ScenarioError
 from vm.hw.cpu import SliceEnd
 from vm.hw.modes import Modes
 from vm.load import Symbols, load
@@ -102,6 +103,7 @@ class RunOptions:
         undisturbed: there are none of these, whatever the mode: a run that is measured, not judged.
         hashed: give the result a state hash, which costs as much as a few hundred instructions.
         ignored: kinds of findings at which it does not end.
+        exact_pools: refuse pools for which the guest has not enough pages; else they get what there is.
     """
 
     max_time: int = 100_000_000
@@ -111,6 +113,7 @@ class RunOptions:
     undisturbed: bool = False
     hashed: bool = True
     ignored: frozenset[str] = frozenset()
+    exact_pools: bool = False
 
 
 class Advances(Protocol):
@@ -224,6 +227,23 @@ class Session:
         self._marked.append((cpu, name))
         self.events.append((self.machine.now(), cpu, name))
 
+    def check_pools(self, frames: int) -> None:
+        """The guest has given so many frames: find out whether the pools can be as the options say.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        pool, pools = self.options.pool, self.runtime.pools
+        if pools is None or (pool.per_cpu, pool.shared, pool.reserve) == (None, 0, None):
+            return  # the policy's pools, or the usual ones, as far as there are pages
+        cpus = len(self.machine.cpus)
+        wanted = pools.target * cpus + pool.shared + (pool.reserve or 0)
+        if self.options.exact_pools and wanted > frames:
+            raise ConfigError(
+                f"--pool-pages {pools.target} for {cpus} CPUs, --pool-shared {pool.shared} and --pool-reserve "
+                f"{pool.reserve or 0} are {wanted} pages, and this guest has {frames} for its stacks; give less"
+            )
+
     def run(self) -> RunResult:
         """Run to the end: the guest's exit or death, or a bound.
 
@@ -245,6 +265,16 @@ class Session:
                 ended = "finding"
                 break
         return self._result(ended)
+
+    def run_to(self, time: int) -> None:
+        """Run until virtual time is `time`, or to the end of the run or of its recording.
+
+        Raises:
+            PolicyError: the policy did what no policy may.
+        """
+        with suppress(Exhausted):
+            while self.machine.time < time and self.step(time - self.machine.time) is None:
+                pass
 
     def ends_here(self) -> bool:
         """Whether the options end this run at a finding that has come since this was asked last."""
@@ -406,10 +436,14 @@ class _EventLog:
         """Pass it on."""
         self._session.mark(cpu, name)
 
-    def booted(self, *_: Any) -> None:
+    def booted(self, frames: list[int]) -> None:
+        """The pools have been filled, as far as there are frames."""
+        self._session.check_pools(len(frames))
+
+    def thread_created(self, *_: Any) -> None:
         """Nothing."""
 
-    thread_created = thread_gone = stepped = fault_ended = cannot_sleep = booted
+    thread_gone = stepped = fault_ended = cannot_sleep = thread_created
 
 
 class _Detached(Policy):

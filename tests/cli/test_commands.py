@@ -116,9 +116,11 @@ def test_a_dead_guest_gives_code_3_and_a_panic_report(tmp_path: Path) -> None:
 
 def test_a_users_own_policy_in_a_file_is_judged_like_the_others(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(MINE)
-    found = document("compare", "--policies", str(path), "--scenarios", "laight", "--schedules", "0")
-    assert [(result["policy"], result["safe"]) for result in found["results"]] == [("mine", True)]
+    says_so = MINE.replace('"here"', '"here"\n    reclaims = False')
+    for text, safe in ((MINE, None), (says_so, True)):
+        path.write_text(text)
+        found = document("compare", "--policies", str(path), "--scenarios", "laight", "--schedules", "0")
+        assert [(result["policy"], result["safe"]) for result in found["results"]] == [("mine", safe)]
 
 
 @pytest.mark.parametrize(

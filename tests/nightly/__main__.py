@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile|transistency [--policies a,b] [--jobs N] [--schedules N] [--count N] [--report FILE]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile|transistency [--policies a,b] [--scenarios x,y] [--write] [--jobs N] [--schedules N] [--count N] [--report FILE]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded, transistency
 from tests.support.shapes import SHAPES
+from vm.report.decisions import FILE, Reading, write_decisions
 from vm.report.faults import write_matrix
 from vm.stacks.registry import policies
 from vm.trials.campaign import Batch
@@ -23,8 +24,12 @@ def main() -> None:
     kinds = ("mutation", "seeded", "decisions", "injected", "alarms", "hostile", "transistency")
     parser.add_argument("what", choices=kinds)
     parser.add_argument("--policies", default="")
+    parser.add_argument("--scenarios", default="", help="litmus ones, for decisions")
+    parser.add_argument("--write", action="store_true", help="keep decisions as those that come with kstack")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--sites", type=int, default=injected.SITES, help="a fault and pair, for injected")
+    parser.add_argument(
+        "--sites", type=int, help="a fault and pair, for injected (default: 500, and 25 of some faults)"
+    )
     parser.add_argument("--report", type=Path, help="HTML page, of injected")
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
     parser.add_argument("--count", type=int, default=100_000, help="of hostile guests")
@@ -38,7 +43,8 @@ def main() -> None:
         elif arguments.what == "seeded":
             wrong = _seeded(executor, chosen)
         elif arguments.what == "decisions":
-            wrong = _decisions(executor, chosen)
+            places = [name for name in arguments.scenarios.split(",") if name]
+            wrong = _decisions(executor, chosen, places, arguments.write)
         elif arguments.what == "injected":
             wrong = _injected(executor, chosen or list(policies()), arguments.sites, arguments.report)
         elif arguments.what == "hostile":
@@ -78,15 +84,18 @@ def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     return False
 
 
-def _decisions(executor: ProcessPoolExecutor, names: list[str]) -> bool:
-    work = decisions.pairs(names)
+def _decisions(executor: ProcessPoolExecutor, names: list[str], places: list[str], write: bool) -> bool:
+    work, readings = decisions.pairs(names, places), []
     for speculation in ("sets-accessed", "keeps-accessed-clear"):
         found = list(executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1))
-        print(f"speculation={speculation}: {decisions.table(found)}\n", flush=True)
+        print(f"speculation={speculation}: {decisions.table(found, speculation)}\n", flush=True)
+        readings.append(Reading(decisions.modes_of(speculation).as_dict(), found))
+    if write:
+        write_decisions(FILE, readings)
     return False
 
 
-def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int, report: Path | None) -> bool:
+def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int | None, report: Path | None) -> bool:
     work = injected.work(names, sites)
     found = list(zip(work, executor.map(Batch.tried, work, chunksize=1), strict=True))
     print(injected.table(found))

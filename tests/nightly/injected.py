@@ -17,10 +17,11 @@ EVERYWHERE: Final = ("nmi", "drop-ipi", "drop-invlpg", "fail-alloc")
 WHATS: Final = (*EVERYWHERE, *(what for what in SYSTEMATIC if what not in EVERYWHERE))
 
 
-def work(names: list[str], sites: int = SITES) -> list[Batch]:
-    """Three batches a policy and scenario, so that workers share the work evenly."""
+def work(names: list[str], sites: int | None = None) -> list[Batch]:
+    """Three batches a policy and scenario, so that workers share the work evenly; `sites` of every fault, if given."""
     modes = Modes(df_restart="exact")
-    parts = ((("nmi",), sites), (EVERYWHERE[1:], sites), (WHATS[len(EVERYWHERE) :], min(sites, SOME)))
+    most, some = (SITES, SOME) if sites is None else (sites, sites)
+    parts = ((("nmi",), most), (EVERYWHERE[1:], most), (WHATS[len(EVERYWHERE) :], some))
     return [
         Batch(Pair(name, scenario, modes), whats, (), limit)
         for name in names

@@ -27,7 +27,8 @@ from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.explore.witness import Line, Witness, witness
 from vm.explore.workers import executor_of
 from vm.hw.modes import Modes
-from vm.report.table import path_lanes
+from vm.report.decisions import in_words, readings_of, shipped_breaks
+from vm.report.table import before_line, path_lanes
 from vm.report.words import modes_line
 from vm.stacks.registry import find_policy
 
@@ -158,6 +159,7 @@ def explore(
     else:
         _show(scenario, policy, outcome, found, modes, engine == "stateful" and limits.bounds.reduces)
         console().print(Text(modes_line(modes.resolved(chosen.delivery), given=modes, explored=True), "dim"))
+        _warn(policy if outcome.verdict == "safe" else None, modes)
     return ASKED_NOTHING if outcome.asks_nothing else CODES[outcome.verdict]
 
 
@@ -225,6 +227,15 @@ def left(layers: list[int]) -> str:
     shares = [after / before for before, after in pairwise(layers)]
     low, high = (round(layers[-1] / (1 - share)) for share in (min(shares), max(shares)))
     return f"{low} to {high} left if it goes on like this"
+
+
+def _warn(policy: str | None, modes: Modes) -> None:
+    """A policy that is safe here may be broken elsewhere, as has been explored before."""
+    found = () if policy is None else shipped_breaks(policy)
+    if found:
+        console().print(Text(f"{policy} is {in_words(found, modes)}.", "red"))
+        for reading in readings_of(found):
+            console().print(Text(before_line(reading), "dim"))
 
 
 def _document(

@@ -67,8 +67,11 @@ def replay(
 def _up_to(session: Session, to: int, json: bool) -> int:
     """Run to a virtual time, and show every CPU."""
     machine = session.machine
-    while machine.time < to and session.step(to - machine.time) is None:
-        pass
+    if to < machine.time:
+        print(f"kstack: --to {to}: the recording begins at virtual time {machine.time}", file=sys.stderr)
+    session.run_to(to)
+    if machine.time < to:
+        print(f"kstack: --to {to}: the recording ends at virtual time {machine.time}", file=sys.stderr)
     if json:
         cpus = [{"cpu": cpu.index, "state": cpu.state.value, "rip": f"{cpu.rip():#x}"} for cpu in machine.cpus]
         print_json({"version": 1, "time": machine.time, "cpus": cpus, "state_hash": machine.state_hash()})

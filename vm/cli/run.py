@@ -65,7 +65,9 @@ def run(
     scenario = find_scenario(image) if is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
-    options = RunOptions(max_instructions, stop_at_finding, pool.config(seed), seed, ignored=ignored_kinds(scenario))
+    options = RunOptions(
+        max_instructions, stop_at_finding, pool.config(seed), seed, ignored=ignored_kinds(scenario), exact_pools=True
+    )
     if cpus is None:
         cpus = scenario.cpus if scenario else 1
     wanted = size(scenario.ram) if scenario else 0

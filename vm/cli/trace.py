@@ -111,8 +111,7 @@ def _registers(file: Path, time: int, anyway: bool) -> str:
     if is_trace(file):
         raise TraceError(f"--registers: {file} is a trace; give the recording, which is replayed for it")
     session = replay_session(read_recording(file), anyway)
-    while session.machine.time < time and session.step(time - session.machine.time) is None:
-        pass
+    session.run_to(time)
     return panic_report(session.machine, session.symbols)
 
 

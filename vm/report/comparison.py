@@ -11,8 +11,8 @@ from typing import Final
 from vm.counts import operations_of
 from vm.hw.modes import Modes
 from vm.judge import Judgement
-from vm.report.decisions import Break
-from vm.report.words import VERDICTS, modes_from
+from vm.report.decisions import Break, in_words, readings_of, reads_alike
+from vm.report.words import VERDICTS
 from vm.scenarios import find_scenario
 from vm.session import GUEST_PASSED
 from vm.stacks.costs import CostModel, Cycles, cycles
@@ -181,24 +181,23 @@ class Comparison:
         known = {one.scenario for one in here}
         return (*here, *(one for one in self.shipped.get(policy, ()) if one.scenario not in known))
 
+    def is_broken(self, policy: str) -> bool:
+        """Whether a policy is broken in a litmus scenario, under this comparison's reading of Accessed."""
+        return any(reads_alike(one, self.modes) for one in self.broken_in(policy))
+
+    def breakage(self, policy: str) -> str:
+        """In words, in which litmus scenarios a policy is broken; those of another reading if there are no others."""
+        return in_words(self.broken_in(policy), self.modes)
+
     def warning(self, judgement: Judgement) -> str:
         """What has to stand beside a verdict `safe` of a policy that is broken in a litmus scenario; else nothing."""
-        found = self.broken_in(judgement.policy) if judgement.safe else ()
-        mine = self.modes.speculation
-        alike = [one for one in found if one.modes is None or one.modes["speculation"] == mine]
-        names = list(dict.fromkeys(one.scenario for one in alike or found))
-        if not names:
-            return ""
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        under = "" if alike else f" under speculation={(found[0].modes or {})['speculation']}"
-        return f"broken in {names[0]}{more}{under}"
+        return self.breakage(judgement.policy) if judgement.safe else ""
 
     @property
     def explored_before(self) -> tuple[Modes, ...]:
         """Under which modes that was explored which a warning here rests on and this command has not found itself."""
         warned = dict.fromkeys(one.policy for one in self.judgements if self.warning(one))
-        readings = [tuple(one.modes.items()) for policy in warned for one in self.broken_in(policy) if one.modes]
-        return tuple(modes_from(dict(reading)) for reading in dict.fromkeys(readings))
+        return readings_of(one for policy in warned for one in self.broken_in(policy))
 
 
 def finished(judgement: Judgement) -> bool:

@@ -7,6 +7,7 @@ them is left out: a proof or a finding is about what was explored, and nothing e
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,7 +16,9 @@ import msgspec
 
 from vm.campaign import code_hash, image_hash_of, policy_hash_of
 from vm.errors import ConfigError
+from vm.hw.modes import Modes
 from vm.hw.rules import RULES_VERSION
+from vm.report.words import modes_from
 from vm.scenarios import scenarios
 from vm.stacks.registry import find_policy
 
@@ -137,6 +140,28 @@ def shipped_breaks(policy: str) -> tuple[Break, ...]:
         for one in reading.decisions
         if one.policy == identity and one.verdict == "unsafe" and _is_of(one, policy)
     )
+
+
+def reads_alike(one: Break, modes: Modes) -> bool:
+    """Whether a policy is broken under the reading of Accessed that these modes have."""
+    return one.modes is None or one.modes["speculation"] == modes.speculation
+
+
+def in_words(found: Sequence[Break], modes: Modes) -> str:
+    """Where a policy is broken, under the reading of these modes, or else under the other one; empty if nowhere."""
+    alike = [one for one in found if reads_alike(one, modes)]
+    names = list(dict.fromkeys(one.scenario for one in alike or found))
+    if not names:
+        return ""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    under = "" if alike else f" under speculation={(found[0].modes or {})['speculation']}"
+    return f"broken in {names[0]}{more}{under}"
+
+
+def readings_of(found: Iterable[Break]) -> tuple[Modes, ...]:
+    """The modes under which that was explored before."""
+    readings = dict.fromkeys(tuple(one.modes.items()) for one in found if one.modes is not None)
+    return tuple(modes_from(dict(reading)) for reading in readings)
 
 
 def _is_of(one: Decision, policy: str) -> bool:

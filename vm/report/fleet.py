@@ -138,7 +138,7 @@ class PolicyEstimate:
     Attributes:
         policy: its id.
         safe, unsafe, undecided, did_nothing: in how many scenarios.
-        broken_in: litmus scenarios in which it is broken.
+        broken: in which litmus scenarios it is broken, in words; else empty.
         scenarios: in how many its guest finished, which is what it is estimated from.
         kib: KiB a thread; low and high over scenarios.
         saved_mib: against 16 KiB a thread, over the fleet.
@@ -153,7 +153,7 @@ class PolicyEstimate:
     unsafe: int
     undecided: int
     did_nothing: int
-    broken_in: tuple[str, ...]
+    broken: str
     scenarios: int
     kib: Range
     saved_mib: Range
@@ -228,7 +228,7 @@ def _estimate(fleet: Fleet, comparison: Comparison, units: UnitCosts) -> PolicyE
         unsafe=verdicts["unsafe"],
         undecided=verdicts["undecided"],
         did_nothing=verdicts["did-nothing"],
-        broken_in=tuple(dict.fromkeys(one.scenario for one in comparison.broken_in(units.policy))),
+        broken=comparison.breakage(units.policy),
         scenarios=len(units.scenarios),
         kib=kib,
         saved_mib=Range(*saved),

@@ -47,7 +47,7 @@ def _layout(height: int, **more: Any) -> dict[str, Any]:
 def _verdict(comparison: Comparison, policy: str) -> int:
     """The place in `_VERDICTS` of a policy."""
     found = comparison.verdicts(policy)
-    if found["unsafe"] or comparison.broken_in(policy):
+    if found["unsafe"] or comparison.is_broken(policy):
         return 0
     return 1 if found["undecided"] else 2 if found["did-nothing"] else 3
 

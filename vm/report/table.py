@@ -14,6 +14,7 @@ from rich.text import Text
 from vm.coherence import Finding
 from vm.counts import totals_of
 from vm.explore.witness import Line
+from vm.hw.modes import Modes
 from vm.judge import Judgement
 from vm.report.comparison import Comparison
 from vm.report.fleet import FleetEstimate, Range
@@ -79,11 +80,12 @@ def modes_lines(comparison: Comparison) -> list[str]:
         lines.append(f"What was explored has every moment's fills and evictions in place of tlb={modes.tlb}.")
     if modes.memory_order != "sc":
         lines.append("What was not explored was run with memory-order=sc.")
-    lines += [
-        f"Broken when explored before, by the decisions that come with kstack: {modes_line(one, explored=True)}"
-        for one in comparison.explored_before
-    ]
-    return lines
+    return lines + [before_line(one) for one in comparison.explored_before]
+
+
+def before_line(modes: Modes) -> str:
+    """Under which modes that was explored which comes with kstack as decided."""
+    return f"Broken, as explored before. {modes_line(modes, explored=True)}"
 
 
 def print_fleet(console: Console, estimates: FleetEstimate) -> None:
@@ -103,7 +105,7 @@ def print_fleet(console: Console, estimates: FleetEstimate) -> None:
         cycles = Range(one.cycles.low / 1e6, one.cycles.nominal / 1e6, one.cycles.high / 1e6)
         table.add_row(
             one.policy,
-            Text(f"{one.safe}/{one.unsafe}/{one.did_nothing}/{one.undecided}", "red" if one.broken_in else ""),
+            Text(f"{one.safe}/{one.unsafe}/{one.did_nothing}/{one.undecided}", "red" if one.broken else ""),
             _range(one.kib, console.width >= WIDE),
             _range(one.saved_mib, console.width >= NARROW),
             short_number(one.saved_percent.nominal),
@@ -111,6 +113,9 @@ def print_fleet(console: Console, estimates: FleetEstimate) -> None:
             _range(one.cores, console.width >= WIDE),
         )
     console.print(table)
+    for one in estimates.policies:
+        if one.broken:
+            console.print(Text(f"{one.policy} is {one.broken}.", "red"))
     console.print(Text(estimates.cross_check))
     for number, assumption in enumerate(estimates.assumptions, 1):
         console.print(Text(f"{number}. {assumption}", "dim"))

@@ -159,7 +159,8 @@ class Bench:
             ConfigError: it cannot be so.
         """
         wanted = size(ram) if isinstance(ram, str) else ram
-        return Machine(MachineConfig(cpus or self.cpus or 1, wanted, self._modes(modes)))
+        chosen = next(number for number in (cpus, self.cpus, 1) if number is not None)
+        return Machine(MachineConfig(chosen, wanted, self._modes(modes)))
 
     def guest(
         self,
@@ -192,9 +193,10 @@ class Bench:
         chosen = self.schedule if schedule is None else schedule
         chosen = Schedule(chosen) if isinstance(chosen, str) else chosen
         scenario = start.scenario
-        limit = max_time or (scenario.max_instructions if scenario is not None else MAX_TIME)
+        usual = scenario.max_instructions if scenario is not None else MAX_TIME
+        limit = usual if max_time is None else max_time
         seed = chosen.seed if isinstance(chosen, Schedule) else 0
-        options = RunOptions(limit, pool=pool or PoolConfig(), adversary=seed)
+        options = RunOptions(limit, pool=pool or PoolConfig(), adversary=seed, exact_pools=True)
         start = Start(**{**vars(start), "options": options})
         scheduler = chosen.scheduler(scenario) if isinstance(chosen, Schedule) else chosen
         run = start.run(scheduler, str(chosen) if isinstance(chosen, Schedule) and chosen.text else "")
@@ -231,7 +233,7 @@ class Bench:
         chosen = self.policy if policy is None else self.policy_of(policy)
         under = chosen if scenario is not None or self.marked or policy is not None else None
         least = scenario.cpus if scenario is not None else 1
-        cpus = self.cpus or least
+        cpus = least if self.cpus is None else self.cpus
         if cpus < least:
             raise ConfigError(f"scenario {image} needs {least} CPUs; mark the test with smp({least}), or not at all")
         ram = size(scenario.ram if scenario is not None else DEFAULT_RAM)
