@@ -14,6 +14,7 @@ class EntryKeep(Policy):
     title = "map on kernel entry, keep"
     proposer = "David Laight"
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03"
+    reclaims = False
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; all of them for kernel threads, which never enter from user mode."""

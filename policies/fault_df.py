@@ -33,6 +33,7 @@ class FaultDf(Policy):
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03, patches 10 to 12"
     delivery = "df"
     pool_pages = POOL
+    reclaims = False
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page, by the page allocator."""

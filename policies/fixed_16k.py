@@ -14,6 +14,7 @@ class Fixed16K(Policy):
     title = "fully backed"
     proposer = "mainline Linux"
     source = "arch/x86/include/asm/page_64_types.h, THREAD_SIZE"
+    reclaims = False
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """Map everything."""

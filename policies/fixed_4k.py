@@ -13,6 +13,7 @@ class Fixed4K(Policy):
     title = "fully backed, 4 KiB"
     proposer = "mainline Linux, CONFIG_4KSTACKS"
     source = "arch/x86/Kconfig.debug until 2.6.35"
+    reclaims = False
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """Map one page."""

@@ -14,6 +14,7 @@ class Fixed8K(Policy):
     title = "fully backed, 8 KiB"
     proposer = "mainline Linux until 3.15"
     source = "commit 6538b8ea886e, x86_64: expand kernel stack to 16K"
+    reclaims = False
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """Map two pages."""

@@ -15,6 +15,7 @@ class Probe(Policy):
     title = "probe at calls, grow where it is too little"
     proposer = "mentioned"
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03"
+    reclaims = False
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page."""

@@ -39,6 +39,7 @@ class V1AsPosted(Policy):
     source = "RFC Dynamic Kernel Stacks, linux-mm, 2024-03, patch 10"
     delivery = "df"
     pool_pages = SLOTS
+    reclaims = False
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """alloc_vmap_stack(): one page is allocated in advance."""

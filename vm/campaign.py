@@ -29,7 +29,7 @@ import msgspec
 
 from vm.errors import ConfigError, KstackError
 from vm.judge import Judgement, Pair
-from vm.recording import image_hash
+from vm.recording import RULES_VERSION, image_hash
 from vm.scenarios import find_image
 from vm.stacks.registry import policy_hash
 
@@ -49,8 +49,13 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def versions() -> dict[str, str]:
-    """What results depend on beside the options: kstack with a hash of its code, Python, Unicorn."""
-    return {"kstack": f"{installed('kstack')}+{_code_hash()}", "python": _python(), "unicorn": installed("unicorn")}
+    """What results depend on beside the options: kstack with a hash of its code, Python, Unicorn, the machine's rules."""
+    return {
+        "kstack": f"{installed('kstack')}+{code_hash(_PRESENTATION)}",
+        "python": _python(),
+        "unicorn": installed("unicorn"),
+        "rules": str(RULES_VERSION),
+    }
 
 
 def _python() -> str:
@@ -58,23 +63,26 @@ def _python() -> str:
 
 
 @cache
-def _code_hash() -> str:
+def code_hash(without: tuple[str, ...]) -> str:
+    """What identifies kstack's code, but for these folders and files of vm."""
     root = Path(__file__).parent
     whole = hashlib.blake2b(digest_size=6)
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
-        if name.parts[0] not in _PRESENTATION:
+        if name.parts[0] not in without:
             whole.update(str(name).encode() + b"\0" + path.read_bytes())
     return whole.hexdigest()
 
 
 @cache
-def _policy_hash(name: str) -> str:
+def policy_hash_of(name: str) -> str:
+    """What identifies a policy's source; found out once a process."""
     return policy_hash(name)
 
 
 @cache
-def _image_hash(name: str) -> str:
+def image_hash_of(name: str) -> str:
+    """What identifies an image; found out once a process."""
     return image_hash(find_image(name))
 
 
@@ -151,11 +159,11 @@ class Checkpoint:
         place = places.get((line.policy, line.scenario))
         if place is None:
             return
-        if line.policy_hash != _policy_hash(line.policy):
+        if line.policy_hash != policy_hash_of(line.policy):
             raise ConfigError(
                 f"--resume {self.path} is of another run: the source of policy {line.policy} differs; give a new file"
             )
-        if line.image_hash != _image_hash(line.scenario):
+        if line.image_hash != image_hash_of(line.scenario):
             raise ConfigError(
                 f"--resume {self.path} is of another run: the image of scenario {line.scenario} differs; give a new file"
             )
@@ -163,7 +171,7 @@ class Checkpoint:
 
     def add(self, pair: Pair, judgement: Judgement) -> None:
         """Save one pair's result, on the disk when this returns."""
-        line = _Line(pair.policy, pair.scenario, _policy_hash(pair.policy), _image_hash(pair.scenario), judgement)
+        line = _Line(pair.policy, pair.scenario, policy_hash_of(pair.policy), image_hash_of(pair.scenario), judgement)
         self._append(msgspec.to_builtins(line))
 
     def _append(self, document: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 A pair is run under the scenario's script, round robin at several quanta, and random schedules by
 seed, all from one booted state. One unexpected finding makes it unsafe. Without one it is safe as
 far as these runs go, if they exercised anything: a policy that cleared entries of living threads
-while no access could ever have gone two ways has shown nothing.
+while no access could ever have gone two ways has shown nothing, and one that is there to reclaim and
+never did has done nothing here. Only one that reclaims nothing by design is safe without having been asked.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
 from vm.counts import detail_of, operations_of, totals_of, usage_of
 from vm.errors import PolicyError
+from vm.expected import unexpected
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.hw.modes import Modes
 from vm.recording import Recording
 from vm.scenarios import find_scenario
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, RunResult
+from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
 from vm.setup import Setup, boot, script_of
 from vm.stacks.costs import CostModel, Cycles, cycles
 from vm.stacks.policy import Policy
@@ -34,10 +36,9 @@ LITMUS_QUANTA: Final = (1, 10, 100, 1000)  # one instruction at a time is slow w
 DEFAULT_SCHEDULES: Final = 20
 LITMUS_SCHEDULES: Final = 200  # of a scenario of a few dozen operations
 ENOUGH: Final = 3  # runs with an unexpected finding after which a pair is decided
-ONLY_WHERE_CONCERNED: Final = frozenset({Kind.IMBALANCE.value})  # no crash: a scenario must ask
 MEASURED_QUANTUM: Final = 1000  # of the run that is measured: long enough for nobody to wait for the schedule
 KEPT_FINDINGS: Final = 4
-GAVE_UP: Final = "waited too long"  # what guests print when a bounded wait ends; no word about data
+NEVER: Final = "never reclaims, by design"
 
 
 def quanta_of(scenario: Scenario) -> list[int]:
@@ -50,8 +51,8 @@ class Portfolio:
     """Which runs a pair gets.
 
     Attributes:
-        schedules: number of random schedules, seeds 0, 1, 2, ...; a long scenario may ask for fewer.
-            None for the usual number: 20, and 200 for a litmus scenario.
+        schedules: number of random schedules, seeds 0, 1, 2, ..., whatever the scenario says. None for the usual
+            number: 20, and 200 for a litmus scenario; a long scenario may say fewer.
         pool: how page pools behave.
         enough: runs with an unexpected finding after which no more are made.
         explore: seconds in which all interleavings of a litmus scenario are tried as well; None does not.
@@ -64,9 +65,10 @@ class Portfolio:
 
     def schedules_of(self, scenario: Scenario) -> int:
         """Random schedules that a scenario gets."""
+        if self.schedules is not None:
+            return self.schedules
         usual = LITMUS_SCHEDULES if scenario.litmus else DEFAULT_SCHEDULES
-        wanted = usual if self.schedules is None else self.schedules
-        return wanted if scenario.schedules is None else min(wanted, scenario.schedules)
+        return usual if scenario.schedules is None else min(usual, scenario.schedules)
 
     def runs(self, scenario: Scenario) -> Iterator[Scheduler]:
         """Fresh schedules, the script first."""
@@ -84,6 +86,8 @@ class Judgement:
 
     Attributes:
         safe: True, False, or None where the runs do not decide it.
+        reclaims: the policy takes pages from living threads; else it says that it does not, by design.
+        did_nothing: it reclaims, and in none of these runs it did.
         basis: `scripted` or `sampled`; of the run that found something, else of all.
         reason: one sentence: why undecided, or what `safe` rests on.
         exercised: accesses that could have gone two ways, over all runs.
@@ -111,6 +115,15 @@ class Judgement:
     portfolio: Portfolio
     findings: tuple[Finding, ...] = ()
     witness: Recording | None = None
+    reclaims: bool = True
+    did_nothing: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """In one word: `safe`, `unsafe`, `did-nothing`, or `undecided` for everything else."""
+        if self.safe is not None:
+            return "safe" if self.safe else "unsafe"
+        return "did-nothing" if self.did_nothing else "undecided"
 
     def cycles(self, model: CostModel | None = None) -> Cycles | None:
         """What the policy cost in the reference run, by a cost model (None: kstack's own)."""
@@ -124,8 +137,11 @@ class Judgement:
             "policy": self.policy,
             "scenario": self.scenario,
             "safe": self.safe,
+            "verdict": self.verdict,
             "basis": self.basis,
             "reason": self.reason,
+            "reclaims": self.reclaims,
+            "modes": self.modes.as_dict(),
             "exercised": self.exercised,
             "finding": None if self.finding is None else self.finding.as_dict(),
             "found_by": self.found_by,
@@ -189,15 +205,15 @@ def judge(
             break
     measured = booted.session(policy(), RoundRobin(MEASURED_QUANTUM), replace(options, undisturbed=True)).run()
     hits = [(scheduler, found) for scheduler, _, found in results if found]
-    safe, reason = _verdict(results)
+    said = _verdict(results, policy.reclaims)
     finding = hits[0][1][0] if hits else None
     scripted = hits[0][0].name == "scripted" if hits else False
     return Judgement(
         policy=policy.id,
         scenario=scenario.id,
-        safe=safe,
+        safe=said.safe,
         basis="scripted" if scripted else "sampled",
-        reason=reason,
+        reason=said.reason,
         exercised=sum(result.exercised for _, result, _ in results),
         finding=finding,
         found_by=hits[0][0].name if hits else None,
@@ -208,6 +224,8 @@ def judge(
         portfolio=portfolio,
         findings=hits[0][1][:KEPT_FINDINGS] if hits else (),
         witness=witness,
+        reclaims=policy.reclaims,
+        did_nothing=said.did_nothing,
     )
 
 
@@ -232,14 +250,14 @@ class Pair:
             if self.portfolio.explore is None or not scenario.litmus:
                 return sampled
             outcome = search(Problem(self.scenario, self.policy, modes), Bounds(budget=self.portfolio.explore))
-            return _explored(sampled, outcome)
+            return _explored(sampled, outcome, modes)
         except PolicyError as error:
-            return self._failed(policy.id, str(error))
+            return self._failed(policy, str(error), modes)
 
-    def _failed(self, policy: str, error: str) -> Judgement:
+    def _failed(self, policy: type[Policy], error: str, modes: Modes) -> Judgement:
         """What can be said of a policy that did what no policy may: the other pairs are judged all the same."""
         return Judgement(
-            policy=policy,
+            policy=policy.id,
             scenario=self.scenario,
             safe=None,
             basis="sampled",
@@ -250,28 +268,36 @@ class Pair:
             runs=0,
             hits=0,
             reference=None,
-            modes=self.modes,
+            modes=modes,
             portfolio=self.portfolio,
+            reclaims=policy.reclaims,
         )
 
 
-def _explored(sampled: Judgement, outcome: Outcome) -> Judgement:
-    """A judgement by all interleavings; what a sampled run has found stays found."""
-    if outcome.verdict == "safe" and sampled.safe is not False:
-        reason = f"no violation in all {outcome.states} states"
-        return replace(sampled, safe=True, basis="exhaustive", reason=reason, exercised=outcome.exercised)
+def _explored(sampled: Judgement, outcome: Outcome, modes: Modes) -> Judgement:
+    """A judgement by all interleavings, under these modes; what a sampled run has found stays found.
+
+    A proof in which nothing was exercised leaves it at what the runs have said, unless the policy reclaims nothing by
+    design.
+    """
+    if outcome.verdict != "unsafe" and sampled.safe is False:
+        return sampled
+    whole = replace(sampled, basis="exhaustive", modes=modes, did_nothing=False)
+    if outcome.verdict == "safe" and sampled.reclaims and not outcome.exercised:
+        return replace(sampled, reason=f"{sampled.reason}; all {outcome.states} states ask nothing of it")
+    if outcome.verdict == "safe":
+        reason = f"no violation in all {outcome.states} states" + ("" if outcome.exercised else f"; {NEVER}")
+        return replace(whole, safe=True, reason=reason, exercised=outcome.exercised)
     if outcome.verdict != "unsafe":
-        reason = f"undecided after {outcome.states} states: {outcome.cut}"
-        return sampled if sampled.safe is False else replace(sampled, safe=None, basis="exhaustive", reason=reason)
+        return replace(whole, safe=None, reason=f"undecided after {outcome.states} states: {outcome.cut}")
     reason = f"shortest way: {len(outcome.path)} operations"
     finding = outcome.finding
     if finding is None:
         text = f"no end can be reached from {outcome.stuck} of {outcome.states} states"
         finding = Finding(Kind.LIVELOCK, outcome.path[-1].cpu if outcome.path else 0, "-", 0, 0, text)
     return replace(
-        sampled,
+        whole,
         safe=False,
-        basis="exhaustive",
         reason=reason,
         exercised=outcome.exercised,
         finding=finding,
@@ -280,38 +306,33 @@ def _explored(sampled: Judgement, outcome: Outcome) -> Judgement:
     )
 
 
-def unexpected(scenario: Scenario, result: RunResult) -> tuple[Finding, ...]:
-    """A run's findings, less those the scenario expects; a guest whose own check of its data failed is one too."""
-    ignored = ONLY_WHERE_CONCERNED.difference(scenario.concerns)
-    found = result.without(sorted(ignored.union(scenario.expects))).findings
-    if result.exit_value == GUEST_PANICKED and not found:
-        last = result.findings[-1].text if result.findings else "nothing was found before"
-        found = (Finding(Kind.UNHANDLED_FAULT, 0, "-", 0, result.time, f"the guest panicked; {last}"),)
-    failed = result.ended == "exit" and result.exit_value == GUEST_FAILED and GAVE_UP not in result.serial
-    if failed and not found:
-        last = result.serial.strip().rsplit("\n", 1)[-1]
-        text = f"the guest's own check failed, and the oracle saw nothing: {last!r}"
-        found = (Finding(Kind.WRONG_DATA, 0, "-", 0, result.time, text),)
-    return found
+class _Said(NamedTuple):
+    """What runs say of a pair: `safe`, `reason` and `did_nothing` as in `Judgement`."""
+
+    safe: bool | None
+    reason: str
+    did_nothing: bool = False
 
 
-def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]]) -> tuple[bool | None, str]:
+def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]], reclaims: bool) -> _Said:
     runs = len(results)
     hits = sum(bool(found) for _, _, found in results)
     if hits:
-        return False, f"found in {hits} of {runs}"
+        return _Said(False, f"found in {hits} of {runs}")
     for scheduler, result, _ in results:
         if result.stuck:
-            return None, f"under {scheduler.name}: {result.stuck}"
+            return _Said(None, f"under {scheduler.name}: {result.stuck}")
         if result.ended != "exit":
-            return None, f"under {scheduler.name} the guest did not end ({result.ended})"
+            return _Said(None, f"under {scheduler.name} the guest did not end ({result.ended})")
         if result.exit_value not in GUEST_PASSED:
             last = result.serial.strip().rsplit("\n", 1)[-1]
-            return None, f"under {scheduler.name} the guest gave up: {last}"
+            return _Said(None, f"under {scheduler.name} the guest gave up: {last}")
     exercised = sum(result.exercised for _, result, _ in results)
     unmaps = sum(result.unmaps for _, result, _ in results)
     if exercised:
-        return True, f"none found in {runs}"
-    if not unmaps:
-        return True, f"clears nothing in {runs}"
-    return None, f"not exercised in {runs}"
+        return _Said(True, f"none found in {runs}")
+    if unmaps:
+        return _Said(None, f"not exercised in {runs}")
+    if reclaims:
+        return _Said(None, f"reclaimed nothing in {runs}", did_nothing=True)
+    return _Said(True, f"{NEVER}, none found in {runs}")

@@ -96,11 +96,12 @@ class RunOptions:
 
     Attributes:
         max_time: units of virtual time from the session's start.
-        stop_at_finding: end at the first finding.
+        stop_at_finding: end at the first finding that is not ignored.
         pool: how page pools behave.
         adversary: seed of speculative fills and evictions, in the mode tlb=adversarial.
         undisturbed: there are none of these, whatever the mode: a run that is measured, not judged.
         hashed: give the result a state hash, which costs as much as a few hundred instructions.
+        ignored: kinds of findings at which it does not end.
     """
 
     max_time: int = 100_000_000
@@ -109,6 +110,7 @@ class RunOptions:
     adversary: int = 0
     undisturbed: bool = False
     hashed: bool = True
+    ignored: frozenset[str] = frozenset()
 
 
 class Advances(Protocol):
@@ -184,6 +186,7 @@ class Session:
         self.choices: list[Choice] = []
         self.injector: Advances | None = None
         self.writer: Writer | None = None
+        self._looked = 0  # findings that `ends_here` has seen
         self._idle = 0  # warps in a row that woke nobody
         self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
         # Of the slice in flight: its CPU, who could run and whether any of them was not blocked, its CPU's progress
@@ -238,10 +241,18 @@ class Session:
             if stop is not None:
                 ended = stop
                 break
-            if self.options.stop_at_finding and self.oracle is not None and self.oracle.findings:
+            if self.ends_here():
                 ended = "finding"
                 break
         return self._result(ended)
+
+    def ends_here(self) -> bool:
+        """Whether the options end this run at a finding that has come since this was asked last."""
+        if self.oracle is None or not self.options.stop_at_finding:
+            return False
+        new = self.oracle.findings[self._looked :]
+        self._looked += len(new)
+        return any(found.kind.value not in self.options.ignored for found in new)
 
     def step(self, limit: int) -> str | None:
         """One slice of at most `limit` units; why the run has ended, or None."""

@@ -18,7 +18,7 @@ from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
 from vm.load import load
 from vm.machine import Machine, MachineConfig, size
-from vm.recording import UNFINISHED, VERSION, Recording, image_hash, pack
+from vm.recording import RULES_VERSION, UNFINISHED, VERSION, Recording, check_rules, image_hash, other_rules, pack
 from vm.scenarios import find_image, is_scenario
 from vm.schedule import Choice, ReplaySchedule, Scheduler, Script, ScriptStep
 from vm.session import BootedScenario, RunOptions, RunResult, Session
@@ -56,15 +56,19 @@ class Setup:
         """Whether the image is a scenario, whose runs start when its guest has booted."""
         return is_scenario(self.image)
 
-    def session(self, scheduler: Scheduler) -> Session:
+    def session(self, scheduler: Scheduler, recorded: bool = False) -> Session:
         """A session ready to run, with an `Injector` where there are faults.
+
+        Args:
+            scheduler: decides every slice.
+            recorded: the faults are of a recording, as `Injector` takes them.
 
         Raises:
             KstackError: image, policy or configuration are wrong.
         """
         session = self._session(scheduler)
         if self.faults:
-            Injector(session, self.faults)
+            Injector(session, self.faults, recorded)
         return session
 
     def _session(self, scheduler: Scheduler) -> Session:
@@ -101,7 +105,9 @@ class Setup:
             ended=UNFINISHED,
             time=0,
             state_hash="",
-            faults=[msgspec.to_builtins(fault) for fault in self.faults],
+            faults=[msgspec.to_builtins(fault.to_recording()) for fault in self.faults],
+            ignored=sorted(self.options.ignored),
+            rules=RULES_VERSION,
         )
 
     def recording(self, choices: list[Choice], result: RunResult) -> Recording:
@@ -141,13 +147,18 @@ def boot(
     return BootedScenario(find_image(scenario.id), scenario.id, cpus, ram or size(scenario.ram), modes)
 
 
-def replay_session(recording: Recording) -> Session:
+def replay_session(recording: Recording, anyway: bool = False) -> Session:
     """A session that repeats a recording.
 
+    Args:
+        recording: what was run.
+        anyway: repeat it also on a machine of other rules, as far as its choices can be made there.
+
     Raises:
-        RecordingError: the image is another one now.
+        RecordingError: the image is another one now, or so are the machine's rules.
         KstackError: image or policy are not there any more.
     """
+    check_rules(f"the recording of {recording.image}", recording.rules, anyway)
     if image_hash(find_image(recording.image)) != recording.image_hash:
         raise RecordingError(f"image {recording.image} is not the one that was recorded; use the kstack of that time")
     if recording.policy is not None and policy_hash(recording.policy) != recording.policy_hash:
@@ -156,7 +167,11 @@ def replay_session(recording: Recording) -> Session:
     for name, value in recording.modes.items():
         modes = modes.with_option(f"{name}={value}")
     options = RunOptions(
-        recording.max_time, recording.stop_at_finding, PoolConfig(*recording.pool), recording.adversary
+        recording.max_time,
+        recording.stop_at_finding,
+        PoolConfig(*recording.pool),
+        recording.adversary,
+        ignored=frozenset(recording.ignored),
     )
     faults, writes = faults_of(recording), writes_of(recording)
     setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options, tuple(faults))
@@ -164,7 +179,8 @@ def replay_session(recording: Recording) -> Session:
         raise RecordingError(
             f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded"
         )
-    session = setup.session(ReplaySchedule(recording.schedule(), recording.ended != UNFINISHED))
+    whole = recording.ended != UNFINISHED and other_rules(recording.rules) is None
+    session = setup.session(ReplaySchedule(recording.schedule(), whole), recorded=True)
     if writes:
         try:
             Writes(session, writes)
@@ -174,12 +190,13 @@ def replay_session(recording: Recording) -> Session:
 
 
 def faults_of(recording: Recording) -> list[Fault]:
-    """What is injected.
+    """What is injected, less what did nothing.
 
     Raises:
         RecordingError: they are no faults.
     """
-    return _parts("faults", recording.faults, list[Fault])
+    found = _parts("faults", recording.faults, list[Fault])
+    return [now for fault in found if (now := fault.from_recording()) is not None]
 
 
 def writes_of(recording: Recording) -> list[Write]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from tests.nightly.mutation import MODES, booted
-from vm.judge import unexpected
+from vm.expected import unexpected
 from vm.scenarios import find_scenario, scenarios
 from vm.schedule import RandomSchedule
 from vm.session import RunOptions

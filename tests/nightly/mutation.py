@@ -7,9 +7,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tests.nightly.equivalent import why_equivalent
+from vm.expected import unexpected
 from vm.explore.stateful import Bounds, Problem, search
 from vm.hw.modes import Modes
-from vm.judge import unexpected
 from vm.scenarios import find_scenario, scenarios
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from vm.session import GUEST_PASSED, BootedScenario, RunOptions

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from guest.scenario import Scenario
+from vm.expected import unexpected
 from vm.hw.modes import Modes
-from vm.judge import unexpected
 from vm.scenarios import find_scenario, scenarios
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from vm.session import RunOptions

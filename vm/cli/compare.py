@@ -22,6 +22,7 @@ from vm.hw.modes import Modes
 from vm.judge import Judgement, Pair, Portfolio
 from vm.recording import write_recording
 from vm.report.comparison import Comparison
+from vm.report.decisions import shipped_breaks
 from vm.report.fleet import Fleet, estimate, find_fleet
 from vm.report.table import print_fleet, print_judgements
 from vm.scenarios import find_scenario
@@ -32,6 +33,7 @@ from vm.stacks.registry import policies as known_policies
 
 ADVERSARIAL: Final = Modes(tlb="adversarial")  # whatever the architecture allows is done to a policy that is judged
 INTERRUPTED: Final = 130
+DEFAULT_BUDGET: Final = 60.0  # seconds to explore a pair
 
 
 @Parameter(name="*")
@@ -81,9 +83,11 @@ def compare(
     pool: PoolOptions = PoolOptions(),
     outputs: Outputs = Outputs(),
     explore: Annotated[bool, Parameter(negative=(), help="Try all interleavings of litmus scenarios.")] = False,
-    budget: float = 60,
+    budget: float | None = None,
     jobs: int | None = None,
-    strict: Annotated[bool, Parameter(negative=(), help="Exit with 1 if any policy is not safe.")] = False,
+    strict: Annotated[
+        bool, Parameter(negative=(), help="Exit with 1 if any policy is not safe; one that did nothing is not.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Judge every policy against every scenario: verdicts, memory, cost.
@@ -95,16 +99,15 @@ def compare(
     scenarios
         Ids, separated by commas (default: all).
     schedules
-        Random schedules a pair (default: 20, and 200 of a litmus scenario; long scenarios ask for fewer).
+        Random schedules a pair, of every scenario (default: 20, and 200 of a litmus scenario; long ones have fewer).
     budget
-        Seconds that exploring a pair may take; where it ends, the pair is undecided.
+        Seconds that exploring a pair may take (default: 60); where it ends, the pair is undecided.
     jobs
         Processes to use (default: one a core); the result does not depend on it.
     """
     if schedules is not None and schedules < 0:
         raise ConfigError("--schedules: give 0 or more")
-    if budget <= 0:
-        raise ConfigError("--budget: give more than 0 seconds")
+    seconds = _budget(explore, budget, pool)
     jobs = jobs if jobs is not None else min(8, os.cpu_count() or 1)
     if jobs < 1:
         raise ConfigError("--jobs: give 1 or more")
@@ -112,10 +115,11 @@ def compare(
     fleet = None if outputs.fleet is None else find_fleet(outputs.fleet)
     outputs.check()
     modes = modes_of(mode, ADVERSARIAL)
-    pairs = _pairs(policies, scenarios, Portfolio(schedules, pool.config(), explore=budget if explore else None), modes)
+    pairs = _pairs(policies, scenarios, Portfolio(schedules, pool.config(), explore=seconds), modes)
     done, interrupted = _judge(pairs, jobs, outputs.resume)
     judgements = [done[index] for index in sorted(done)]
-    comparison = Comparison(tuple(judgements), modes, model, _name(outputs.costs))
+    shipped = {find_policy(name).id: shipped_breaks(name) for name in dict.fromkeys(pair.policy for pair in pairs)}
+    comparison = Comparison(tuple(judgements), modes, model, _name(outputs.costs), ADVERSARIAL, shipped)
     written = {} if outputs.witnesses is None else _write_witnesses(outputs.witnesses, judgements)
     _show(comparison, fleet, written, json, complete=not interrupted)
     if interrupted:
@@ -126,6 +130,21 @@ def compare(
 
         write_report(outputs.report, comparison, fleet)
     return int(strict and any(judgement.safe is not True for judgement in judgements))
+
+
+def _budget(explore: bool, budget: float | None, pool: PoolOptions) -> float | None:
+    """Seconds for exploring a pair; None if nothing is explored.
+
+    Raises:
+        ConfigError: an option has no meaning beside the others, or is out of range.
+    """
+    if not explore and budget is not None:
+        raise ConfigError("--budget is for --explore; leave one out or give both")
+    if budget is not None and budget <= 0:
+        raise ConfigError("--budget: give more than 0 seconds")
+    if explore and pool != PoolOptions():
+        raise ConfigError("--explore tries everything with the policy's own pools; leave --pool, --pool-... out")
+    return (DEFAULT_BUDGET if budget is None else budget) if explore else None
 
 
 def _name(costs: Path | None) -> str:
@@ -193,13 +212,21 @@ def _show(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], 
             print_fleet(console(), estimates)
         return
     model: CostModel = comparison.model
-    results = [judgement.as_dict(written.get(index), model) for index, judgement in enumerate(comparison.judgements)]
+    results = [
+        {**judgement.as_dict(written.get(index), model), "broken_in": _breaks(comparison, judgement)}
+        for index, judgement in enumerate(comparison.judgements)
+    ]
     document: dict[str, Any] = {"version": 1, "modes": comparison.modes.as_dict(), "results": results}
     if estimates is not None:
         document["fleet"] = estimates.as_dict()
     if not complete:
         document["complete"] = False
     print_json(document)
+
+
+def _breaks(comparison: Comparison, judgement: Judgement) -> list[dict[str, Any]]:
+    """Litmus scenarios in which a policy is broken; those explored before with their modes."""
+    return [{"scenario": one.scenario, "modes": one.modes} for one in comparison.broken_in(judgement.policy)]
 
 
 def _write_witnesses(folder: Path, judgements: list[Judgement]) -> dict[int, str]:

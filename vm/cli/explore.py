@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.markup import escape
+from rich.text import Text
 
 from vm.cli.options import Json, ModeList, modes_of
 from vm.cli.outcomes import print_outcomes
@@ -27,10 +28,12 @@ from vm.explore.witness import Line, Witness, witness
 from vm.explore.workers import executor_of
 from vm.hw.modes import Modes
 from vm.report.table import path_lanes
+from vm.report.words import modes_line
 from vm.stacks.registry import find_policy
 
 Engine = Literal["stateful", "dpor", "sample"]
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
+ASKED_NOTHING = 4
 LAYERS = 5  # by which it is judged how many states are left
 ORDERS = {
     "sc": "sequentially consistent",
@@ -116,7 +119,7 @@ def explore(
     ----------
     scenario: one of the litmus-... scenarios, or the TOML of one of your own; with --outcomes also a litmus test: a TOML
         with programs, or "x=1; r y | y=1; r x"
-    policy: stack policy by id, or a Python file with one; --outcomes does without
+    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several; --outcomes does without
     engine: all states breadth first, all executions up to the order of what does not depend, or random walks
     """
     started, progress = time.monotonic(), _Progress()
@@ -154,7 +157,8 @@ def explore(
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
     else:
         _show(scenario, policy, outcome, found, modes, engine == "stateful" and limits.bounds.reduces)
-    return CODES[outcome.verdict]
+        console().print(Text(modes_line(modes.resolved(chosen.delivery), given=modes, explored=True), "dim"))
+    return ASKED_NOTHING if outcome.asks_nothing else CODES[outcome.verdict]
 
 
 def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> None:
@@ -235,6 +239,8 @@ def _document(
         "modes": modes.as_dict(),
         "complete": outcome.complete,
         "exercised": outcome.exercised,
+        "asks_nothing": outcome.asks_nothing,
+        "stronger": list(outcome.stronger),
         "executions": None if engine == "stateful" else outcome.executions,
         "states": outcome.states,
         "steps": outcome.moves,
@@ -255,6 +261,17 @@ def _line(line: Line) -> dict[str, Any]:
 
 def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, modes: Modes, reduced: bool) -> None:
     out = console()
+    if outcome.asks_nothing:
+        out.print(
+            f"{scenario} asks nothing of this policy: no access could have gone two ways, even had nothing ever been "
+            "invalidated",
+            style="yellow",
+        )
+    if outcome.stronger:
+        out.print(
+            f"one operation here, several in hardware: what stands at {', '.join(outcome.stronger)}; a proof does not hold for them",
+            style="yellow",
+        )
     if outcome.verdict == "safe":
         out.print(
             f"safe: no violation in all {outcome.states} states of {scenario} under {policy}: {outcome.moves} moves, "

@@ -13,14 +13,13 @@ from typing import IO, Annotated, Final
 
 from cyclopts import Parameter
 
-from vm.cli.options import ModeList, modes_of
+from vm.cli.options import Anyway, ModeList, modes_of, recording_in
 from vm.debug.forks import beside, checked
 from vm.debug.origin import Origin
 from vm.debug.server import HOST, serve
 from vm.errors import ConfigError, ScenarioError
 from vm.explore.path import is_path
 from vm.machine import size
-from vm.recording import read_recording
 from vm.scenarios import find_image, find_scenario, is_scenario
 from vm.setup import Setup
 
@@ -37,13 +36,14 @@ def gdb(
     cpus: int | None = None,
     mode: ModeList = None,
     record: Path | None = None,
+    anyway: Anyway = False,
 ) -> int:
     """Wait for one GDB on the loopback interface, and serve it, forwards and backwards.
 
     Parameters
     ----------
     image: a recording, or what `kstack run` takes: built-in name, scenario, or file
-    policy: stack policy by id, or a Python file with one (not for a recording, which has its own)
+    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several (not for a recording, which has its own)
     cpus: number of CPUs (default: what a scenario needs, else 1)
     record: keep a recording of the run here, or of what a recording becomes once GDB writes a register or memory \
 (default then: a file beside it)
@@ -58,8 +58,8 @@ def gdb(
             raise ConfigError("--policy, --cpus, --mode: a recording has its own")
         if is_path(Path(image)):
             raise ConfigError(f"{image} is a witness of kstack explore, in which there is no time; see: kstack replay")
-        recording = read_recording(Path(image))
-        name, origin = recording.image, Origin.of_recording(recording)
+        recording = recording_in(Path(image), anyway)
+        name, origin = recording.image, Origin.of_recording(recording, anyway)
         if record is None and os.access(Path(image).parent, os.W_OK):
             place = partial(beside, Path(image))
     else:

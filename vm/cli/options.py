@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from vm.hw.modes import Modes
+from vm.recording import Recording, check_rules, other_rules, read_recording
 from vm.stacks.pool import PoolConfig
 
 
@@ -16,6 +19,29 @@ def modes_of(options: list[str] | None, modes: Modes = Modes()) -> Modes:
     for option in options or []:
         modes = modes.with_option(option)
     return modes
+
+
+def recording_in(file: Path, anyway: bool) -> Recording:
+    """A recording that this machine can repeat; or `anyway` one of another machine, saying so.
+
+    Raises:
+        RecordingError: it cannot be read, or was made under other rules of the machine.
+    """
+    recording = read_recording(file)
+    check_machine(file, recording.rules, anyway)
+    return recording
+
+
+def check_machine(file: Path, rules: int, anyway: bool) -> None:
+    """Refuse what was saved under other rules of the machine; or say `anyway` that it is not the same machine.
+
+    Raises:
+        RecordingError: the rules are others.
+    """
+    check_rules(file, rules, anyway)
+    why = other_rules(rules)
+    if why is not None:
+        print(f"kstack: {file} {why}: not the same machine", file=sys.stderr)
 
 
 def split(names: str | None) -> list[str] | None:
@@ -46,6 +72,14 @@ class PoolOptions:
 
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document, and nothing else.")]
+Anyway = Annotated[
+    bool,
+    Parameter(
+        name="--anyway",
+        negative=(),
+        help="Repeat also what was recorded under another version of the machine's rules; it may come to something else.",
+    ),
+]
 ModeList = Annotated[
     list[str] | None, Parameter(name="--mode", negative=(), help="Architecture mode as name=value; repeatable.")
 ]

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from vm.hw.modes import Modes
 from vm.session import RunResult
 
 WIDTH: Final = 120  # columns where stdout is no terminal
@@ -25,8 +26,14 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=WIDTH, no_color=True)
 
 
-def run_document(result: RunResult, recording: str | None) -> dict[str, Any]:
-    """The JSON of one run."""
+def run_document(result: RunResult, recording: str | None, modes: Modes) -> dict[str, Any]:
+    """The JSON of one run.
+
+    Args:
+        result: what it came to.
+        recording: its file, or None.
+        modes: of the machine.
+    """
     return {
         "version": 1,
         "exit": result.ended,
@@ -37,6 +44,7 @@ def run_document(result: RunResult, recording: str | None) -> dict[str, Any]:
         "serial": result.serial,
         "findings": [finding.as_dict() for finding in result.findings],
         "exercised": result.exercised,
+        "modes": modes.as_dict(),
         "recording": recording,
         "state_hash": result.state_hash,
     }

@@ -10,13 +10,16 @@ import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
-from vm.cli.options import Json
+from vm.cli.options import Anyway, Json, check_machine, recording_in
 from vm.cli.output import console, print_json, run_document
-from vm.errors import ConfigError, PolicyError, RecordingError
+from vm.errors import ConfigError, KstackError, PolicyError, RecordingError
+from vm.expected import judged
 from vm.explore.path import follow, is_path, read_path
-from vm.recording import UNFINISHED, Recording, read_recording
+from vm.hw.modes import Modes
+from vm.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes, path_lanes
+from vm.report.words import modes_from, modes_line
 from vm.scenarios import find_scenario
 from vm.session import RunResult, Session
 from vm.setup import replay_session
@@ -27,6 +30,7 @@ def replay(
     /,
     *,
     to: Annotated[int | None, Parameter(help="Stop at this virtual time and show every CPU.")] = None,
+    anyway: Anyway = False,
     json: Json = False,
 ) -> int:
     """Repeat a recording exactly, and say whether it came out the same.
@@ -40,22 +44,24 @@ def replay(
     if is_path(file):
         if to is not None:
             raise ConfigError(f"--to: {file} is a witness of kstack explore, in which there is no time")
-        return _follow(file, json)
-    recording = read_recording(file)
-    session = replay_session(recording)
+        return _follow(file, anyway, json)
+    recording = recording_in(file, anyway)
+    session = replay_session(recording, anyway)
     if to is not None:
         return _up_to(session, to, json)
+    other = other_rules(recording.rules) is not None
     try:
         result = session.run()
-    except PolicyError as error:
-        if recording.ended != UNFINISHED:
+    except (PolicyError, RecordingError) as error:
+        if other:
+            return _failed(session, "diverged", error, json)
+        if recording.ended != UNFINISHED or isinstance(error, RecordingError):
             raise
-        return _failed(session, error, json)
-    if session.writer is not None and session.writer.left:
+        return _failed(session, "policy-failed", error, json)
+    if session.writer is not None and session.writer.left and not other:
         raise RecordingError(f"recording {file}: the run has ended, and {session.writer.left} of its writes never came")
-    if recording.booted:
-        result = result.without(find_scenario(recording.image).expects)
-    return _compared(file, recording, result, json)
+    scenario = find_scenario(recording.image) if recording.booted else None
+    return _compared(file, recording, judged(scenario, result), session.machine.modes, json)
 
 
 def _up_to(session: Session, to: int, json: bool) -> int:
@@ -71,22 +77,23 @@ def _up_to(session: Session, to: int, json: bool) -> int:
     return 0
 
 
-def _failed(session: Session, error: PolicyError, json: bool) -> int:
-    """The policy does what none may, as it has when this was recorded."""
+def _failed(session: Session, how: str, error: KstackError, json: bool) -> int:
+    """The policy does what none may, as it has when this was recorded; or another machine has come to something else."""
     time, hashed = session.machine.time, session.machine.state_hash()
     if json:
-        found = {"exit": "policy-failed", "instructions": time, "error": str(error), "state_hash": hashed}
-        print_json({"version": 1, **found})
-    print(f"{error}\npolicy failed: virtual time {time}, state {hashed}", file=sys.stderr)
+        found = {"exit": how, "instructions": time, "error": str(error), "state_hash": hashed}
+        print_json({"version": 1, **found, **({"identical": False} if how == "diverged" else {})})
+    print(f"{error}\n{how.replace('-', ' ')}: virtual time {time}, state {hashed}", file=sys.stderr)
     return 1
 
 
-def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -> int:
+def _compared(file: Path, recording: Recording, result: RunResult, modes: Modes, json: bool) -> int:
     """What it has come to, and whether that is what was recorded."""
-    cut = recording.is_cut
+    cut = recording.is_cut and other_rules(recording.rules) is None
     identical = result.state_hash == recording.state_hash or cut
     if json:
-        print_json({**run_document(result, str(file)), "identical": identical})
+        found = {"identical": identical, "rules": _rules(recording.rules)}
+        print_json({**run_document(result, str(file), modes), **found})
     else:
         for finding in result.findings:
             console().print(finding_text(finding), soft_wrap=True)
@@ -96,19 +103,29 @@ def _compared(file: Path, recording: Recording, result: RunResult, json: bool) -
         if cut:
             word = "all that was written down before the recording run was cut off"
         elif not identical:
-            word = f"NOT identical: recorded {recording.state_hash}"
+            word = f"NOT identical: recorded {recording.state_hash or 'no end'}"
         print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}, {word}", file=sys.stderr)
+        print(modes_line(modes, given=modes_from(recording.modes)), file=sys.stderr)
     return result.code if identical else 1
 
 
-def _follow(file: Path, json: bool) -> int:
+def _rules(recorded: int) -> dict[str, int]:
+    """Versions of the machine's rules, for JSON: of what was recorded, and of this machine."""
+    return {"recorded": recorded, "machine": RULES_VERSION}
+
+
+def _follow(file: Path, anyway: bool, json: bool) -> int:
     """Make the moves of a witness of `kstack explore` again."""
     saved = read_path(file)
-    lines, divergence = follow(saved)
+    check_machine(file, saved.rules, anyway)
+    lines, divergence = follow(saved, anyway)
     if json:
         found = None if divergence is None else msgspec.to_builtins(divergence)
         finding = saved.finding if divergence is None else None
-        print_json({"version": 1, "moves": len(lines), "finding": finding, "divergence": found})
+        print_json(
+            {"version": 1, "moves": len(lines), "finding": finding, "divergence": found}
+            | {"modes": saved.modes, "rules": _rules(saved.rules)}
+        )
     else:
         console().print(path_lanes(lines))
         if divergence is None:
@@ -120,4 +137,5 @@ def _follow(file: Path, json: bool) -> int:
                 f"move {divergence.number} is not what it was.\nrecorded: {divergence.recorded}\nnow: {divergence.now}"
             )
             console().print(Text(text), soft_wrap=True)
+        print(modes_line(modes_from(saved.modes), explored=True), file=sys.stderr)
     return 1

@@ -11,14 +11,16 @@ from cyclopts import Parameter
 from msgspec import to_builtins
 
 from guest.scenario import Scenario
-from vm.cli.options import Json, ModeList, PoolOptions, modes_of
+from vm.cli.options import Anyway, Json, ModeList, PoolOptions, modes_of, recording_in
 from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, ScenarioError
+from vm.expected import ignored_kinds, judged
 from vm.machine import size
-from vm.recording import read_recording, write_recording
+from vm.recording import write_recording
 from vm.recording.journal import Journal
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
+from vm.report.words import modes_line
 from vm.scenarios import find_scenario, is_scenario
 from vm.schedule import ReplaySchedule, Scheduler, parse
 from vm.session import RunOptions, RunResult, Session
@@ -42,6 +44,7 @@ def run(
     record: Path | None = None,
     mode: ModeList = None,
     pool: PoolOptions = PoolOptions(),
+    anyway: Anyway = False,
     json: Json = False,
 ) -> int:
     """Run a guest image or a scenario; its serial port goes to stdout.
@@ -51,10 +54,10 @@ def run(
     image: built-in name, scenario, or file (flat, ELF, multiboot)
     cpus: number of CPUs (default: what a scenario needs, else 1)
     ram: size of RAM, like 64M (default: what a scenario needs, else 64M)
-    policy: stack policy by id, or a Python file with one
+    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
     schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
     seed: of the random schedules and of seeded pools
-    stop_at_finding: end the run at the first finding
+    stop_at_finding: end the run at the first unexpected finding
     record: write a recording for `kstack replay`
     """
     if max_instructions < 1:
@@ -62,7 +65,7 @@ def run(
     scenario = find_scenario(image) if is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
-    options = RunOptions(max_instructions, stop_at_finding, pool.config(seed), seed)
+    options = RunOptions(max_instructions, stop_at_finding, pool.config(seed), seed, ignored=ignored_kinds(scenario))
     if cpus is None:
         cpus = scenario.cpus if scenario else 1
     wanted = size(scenario.ram) if scenario else 0
@@ -70,29 +73,30 @@ def run(
     if memory < wanted:
         raise ScenarioError(f"scenario {image} needs {scenario.ram if scenario else 0} of RAM; give --ram that or more")
     setup = Setup(image, cpus, memory, modes_of(mode), policy, options)
-    scheduler = _scheduler(schedule, seed, scenario)
+    scheduler = _scheduler(schedule, seed, scenario, anyway)
     journal = None if record is None else Journal(record, to_builtins(setup.head()), scheduler)
     session = setup.session(journal or scheduler)
     if not json:
         _echo(session)
     full = session.run()
-    result = full.without(scenario.expects) if scenario else full
+    result = judged(scenario, full)
     if record is not None and journal is not None:
         journal.close()
         write_recording(record, setup.recording(session.choices, full))
     if json:
-        print_json(run_document(result, None if record is None else str(record)))
+        print_json(run_document(result, None if record is None else str(record), session.machine.modes))
     else:
         _explain(session, result)
+        print(modes_line(session.machine.modes, given=setup.modes), file=sys.stderr)
     return result.code
 
 
-def _scheduler(text: str | None, seed: int, scenario: Scenario | None) -> Scheduler:
+def _scheduler(text: str | None, seed: int, scenario: Scenario | None, anyway: bool) -> Scheduler:
     script = script_of(scenario) if scenario is not None and scenario.script else None
     if text is None:
         text = "scripted" if script else "round-robin"
     if text.startswith("replay:"):
-        return ReplaySchedule(read_recording(Path(text.removeprefix("replay:"))).schedule())
+        return ReplaySchedule(recording_in(Path(text.removeprefix("replay:")), anyway).schedule())
     return parse(text, seed, script)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vm.cli.options import Json
+from vm.cli.options import Anyway, Json, recording_in
 from vm.cli.output import console, print_json
 from vm.errors import TraceError
 from vm.recording import read_recording
@@ -40,17 +40,17 @@ trace = App(
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Trace]:
+def opened(file: Path, anyway: bool) -> Iterator[Trace]:
     """A trace that has been made, or one of a recording, for as long as it is needed."""
     if is_trace(file):
         yield read_trace(file)
         return
     if file.is_dir():
         raise TraceError(f"{file} is no trace: it has no trace.json")
-    recording = read_recording(file)
+    recording = recording_in(file, anyway)
     place = Path(mkdtemp(prefix="kstack-"))
     try:
-        make_trace(recording, place / "trace")
+        make_trace(recording, place / "trace", anyway=anyway)
         yield read_trace(place / "trace")
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -67,6 +67,7 @@ def show(
     to: Annotated[int | None, Parameter(help=f"Virtual time, included (default: {STRETCH} later).")] = None,
     cpu: Annotated[int | None, Parameter(help="Of this CPU alone.")] = None,
     registers: Annotated[bool, Parameter(negative=(), help="Every CPU's registers before --from, by replay.")] = False,
+    anyway: Anyway = False,
     json: Json = False,
 ) -> int:
     """Instructions with what they read and wrote, and events between them.
@@ -75,11 +76,11 @@ def show(
     ----------
     file: a recording, or a trace
     """
-    with opened(file) as found:
+    with opened(file, anyway) as found:
         database = Database(found)
         first, end = _stretch(database, begin, to, cpu)
         shown = list(lines(database, first, end, cpu))
-    state = _registers(file, first) if registers else None
+    state = _registers(file, first, anyway) if registers else None
     if json:
         print_json({"version": 1, "lines": [line._asdict() for line in shown], "registers": state})
         return 0
@@ -106,10 +107,10 @@ def _stretch(database: Database, begin: int | None, to: int | None, cpu: int | N
     return first, end
 
 
-def _registers(file: Path, time: int) -> str:
+def _registers(file: Path, time: int, anyway: bool) -> str:
     if is_trace(file):
         raise TraceError(f"--registers: {file} is a trace; give the recording, which is replayed for it")
-    session = replay_session(read_recording(file))
+    session = replay_session(read_recording(file), anyway)
     while session.machine.time < time and session.step(time - session.machine.time) is None:
         pass
     return panic_report(session.machine, session.symbols)
@@ -128,6 +129,7 @@ def query(
     sql: Annotated[
         str | None, Parameter(help="Any query of instructions, accesses, registers, events, code, symbols.")
     ] = None,
+    anyway: Anyway = False,
     json: Json = False,
 ) -> int:
     """Ask a trace: a ready-made query, or SQL. Without either, list the ready-made ones.
@@ -151,7 +153,7 @@ def query(
         return 0
     if name and sql is not None:
         raise TraceError("--sql: give a ready-made query or SQL, not both")
-    with opened(file) as found:
+    with opened(file, anyway) as found:
         database = Database(found)
         answer = database.sql(sql) if sql is not None else ask(database, name, [_number(text) for text in arguments])
     if json:
@@ -206,6 +208,7 @@ def write(
     registers: Annotated[
         bool, Parameter(negative=(), help="Parquet: RAX to R15 where each block of code begins, as one more table.")
     ] = False,
+    anyway: Anyway = False,
 ) -> int:
     """Write a trace: as a folder of Parquet tables, or in the format of another tool.
 
@@ -217,7 +220,7 @@ def write(
         place = output or file.with_suffix(".trace")
         if is_trace(file):
             raise TraceError(f"{file} is a folder of Parquet tables already")
-        make_trace(read_recording(file), place, registers)
+        make_trace(recording_in(file, anyway), place, registers, anyway)
     else:
         if registers:
             raise TraceError(f"--registers: the format {format} has no place for them; leave out --format")
@@ -225,21 +228,27 @@ def write(
         place = output or file.with_suffix(known.suffix if known is not None else "")
         if place.resolve() == file.resolve():
             raise TraceError(f"--output {place} is the recording itself; give another name")
-        with opened(file) as found:
+        with opened(file, anyway) as found:
             export(found, format, place)
     print(place)
     return 0
 
 
 @trace.command
-def view(file: Path, /, *, port: Annotated[int, Parameter(help="Of 127.0.0.1; 0 for any that is free.")] = 0) -> int:
+def view(
+    file: Path,
+    /,
+    *,
+    port: Annotated[int, Parameter(help="Of 127.0.0.1; 0 for any that is free.")] = 0,
+    anyway: Anyway = False,
+) -> int:
     """Serve the Perfetto UI with a trace on this machine alone, without internet, until Ctrl-C.
 
     Parameters
     ----------
     file: a recording, or a trace
     """
-    with TemporaryDirectory(prefix="kstack-") as place, opened(file) as found:
+    with TemporaryDirectory(prefix="kstack-") as place, opened(file, anyway) as found:
         timeline = Path(place) / "trace.pftrace"
         export(found, "perfetto", timeline)
         serve(timeline, port, lambda url: print(url, flush=True))
@@ -247,7 +256,7 @@ def view(file: Path, /, *, port: Annotated[int, Parameter(help="Of 127.0.0.1; 0 
 
 
 @trace.command(name="diff")
-def compare(one: Path, other: Path, /, *, json: Json = False) -> int:
+def compare(one: Path, other: Path, /, *, anyway: Anyway = False, json: Json = False) -> int:
     """Where two recordings part, with the context of both; exit code 1 if they do.
 
     Parameters
@@ -255,9 +264,13 @@ def compare(one: Path, other: Path, /, *, json: Json = False) -> int:
     one: a recording, or a trace
     other: a recording, or a trace
     """
-    with opened(one) as here, opened(other) as there:
+    with opened(one, anyway) as here, opened(other, anyway) as there:
         found, metas = diff(here, there), (here.meta, there.meta)
-    differ = [what for what in ("image", "policy", "state_hash") if getattr(metas[0], what) != getattr(metas[1], what)]
+    differ = [
+        what
+        for what in ("image", "policy", "rules", "state_hash")
+        if getattr(metas[0], what) != getattr(metas[1], what)
+    ]
     if json:
         print_json({"version": 1, "partings": [_document(parting) for parting in found], "differ": differ})
     for what in () if json else differ:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from vm.debug.origin import UNBOUNDED
 from vm.debug.timeline import Timeline
 from vm.errors import ConfigError, PolicyError, RecordingError
-from vm.recording import UNFINISHED, VERSION, Recording, pack, write_recording
+from vm.recording import RULES_VERSION, UNFINISHED, VERSION, Recording, pack, write_recording
 from vm.setup import replay_session
 
 MOST_FORKS: Final = 1000  # of one recording
@@ -32,6 +32,7 @@ def recording_of(timeline: Timeline) -> Recording:
     found = replace(
         head,
         version=VERSION,
+        rules=RULES_VERSION,
         choices=pack(timeline.made()),
         writes=[msgspec.to_builtins(write) for write in timeline.written()],
         max_time=UNBOUNDED,

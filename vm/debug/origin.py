@@ -69,14 +69,18 @@ class Origin:
         return cls(session, setup.policy, None, setup.is_scenario, setup.faults, (), setup.head())
 
     @classmethod
-    def of_recording(cls, recording: Recording) -> Origin:
+    def of_recording(cls, recording: Recording, anyway: bool = False) -> Origin:
         """A recorded run.
 
+        Args:
+            recording: what was run.
+            anyway: repeat it also on a machine of other rules.
+
         Raises:
-            RecordingError: it is damaged, or its image or policy has changed.
+            RecordingError: it is damaged, or its image, its policy or the machine's rules have changed.
             KstackError: image or policy are not there any more.
         """
-        choices, template = list(recording.schedule()), replay_session(recording)
+        choices, template = list(recording.schedule()), replay_session(recording, anyway)
         faults, writes = faults_of(recording), writes_of(recording)
         return cls(template, recording.policy, choices, recording.booted, faults, writes, recording)
 
@@ -97,7 +101,7 @@ class Origin:
         runtime = template.runtime if self._booted else None
         session = Session(template.machine, template.symbols, scheduler, self._new_policy(), template.options, runtime)
         if self._faults:
-            Injector(session, self._faults)
+            Injector(session, self._faults, recorded=True)
         return session
 
     def _new_policy(self) -> Policy | None:

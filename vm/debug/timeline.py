@@ -183,8 +183,7 @@ class Timeline:
         if piece.end is SliceEnd.BUDGET and self.left > 0:
             return
         self.begun, self.ended = None, self.session.finish()
-        oracle = self.session.oracle
-        if not self.goes_on and self.session.options.stop_at_finding and oracle is not None and oracle.findings:
+        if not self.goes_on and self.session.ends_here():
             self.ended = "finding"
 
     def _ran(self, cpu: int, start: int) -> None:

@@ -57,6 +57,7 @@ class Answer(NamedTuple):
         touched: which CPU has touched which frame there: two processes can each have seen one CPU only.
         learned: who touches what.
         grown: the visible frames, where more is visible than was known.
+        stronger: of `StoreBuffers`.
     """
 
     expansions: list[tuple[list[tuple[tuple[Move, ...], int, tuple[bytes, ...]]], Expansion]]
@@ -64,6 +65,7 @@ class Answer(NamedTuple):
     touched: dict[int, Masks]
     learned: Locality | None
     grown: tuple[int, ...] = ()
+    stronger: tuple[int, ...] = ()
 
 
 def expand_all(packed: bytes) -> bytes:
@@ -91,4 +93,5 @@ def _expand_all(batch: Batch) -> Answer:
     except Grown as grown:
         return Answer([], {}, {}, None, grown.frames)
     learned = None if reduction is None else reduction.learned
-    return Answer(expansions, memo.cells.export(new), dict(memo.world.visible.seen), learned)
+    seen, stronger = dict(memo.world.visible.seen), tuple(memo.world.buffers.stronger)
+    return Answer(expansions, memo.cells.export(new), seen, learned, stronger=stronger)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from vm.errors import ConfigError
-from vm.recording import image_hash
+from vm.recording import RULES_VERSION, UNNAMED_RULES, image_hash
 from vm.scenarios import find_image
 from vm.stacks.registry import policy_hash
 
@@ -29,6 +29,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     Attributes:
         visible: frames known to be visible, by number.
         seen: by frame number, who has touched it how (`Visible`).
+        stronger: of `StoreBuffers`.
         keys: of each state.
         parents: of each state: the state before, and the moves (CPU, kind, choice); None for the root.
         switches: of each state: the CPU that moved last, and switches of CPU on the way.
@@ -41,6 +42,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     visible: list[int]
     seen: dict[int, tuple[int, int, int, int]]
+    stronger: list[int]
     keys: list[bytes]
     parents: list[tuple[int, list[tuple[int, str, int]]] | None]
     switches: list[tuple[int, int]]
@@ -74,6 +76,7 @@ def identity(problem: Problem) -> dict[str, str]:
         "image": image_hash(find_image(problem.scenario)),
         "policy": problem.policy,
         "policy source": policy_hash(problem.policy),
+        "version of the machine's rules": str(RULES_VERSION),
         **problem.modes.as_dict(),
     }
 
@@ -108,9 +111,12 @@ def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
         raise ConfigError(f"--checkpoint {path} is no checkpoint of kstack, or damaged; delete it ({error})") from error
     if found.version != VERSION:
         raise ConfigError(f"--checkpoint {path} has version {found.version}; this kstack reads {VERSION}")
+    search = {"version of the machine's rules": str(UNNAMED_RULES), **found.search}
     for name, value in identity(problem).items():
-        if found.search.get(name) != value:
-            raise ConfigError(f"--checkpoint {path} is of another search: its {name} is {found.search.get(name)!r}")
+        if search.get(name) != value:
+            raise ConfigError(
+                f"--checkpoint {path} is of another search: its {name} is {search.get(name)!r}, not {value!r}; give a new file"
+            )
     saved = found.checkpoint
     count = len(saved.keys)
     lists = (saved.parents, saved.switches, saved.predecessors)

@@ -214,6 +214,7 @@ class Search:
             stuck=len(self._stuck),
             cut=self._cut,
             visible=self._world.visible,
+            stronger=self._world.stronger,
             executions=self._executions,
         )
 

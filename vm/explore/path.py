@@ -15,12 +15,23 @@ from vm.explore.witness import Line, Witness, line_of
 from vm.explore.world import Grown, Move, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
-from vm.recording import READABLE, image_hash, parsed, read_document, write_document
+from vm.recording import (
+    READABLE,
+    RULES_VERSION,
+    UNNAMED_RULES,
+    check_rules,
+    image_hash,
+    parsed,
+    read_document,
+    write_document,
+)
 from vm.recording.journal import read_journal
 from vm.scenarios import find_image
 from vm.stacks.registry import find_policy, policy_hash
 
-VERSION: Final = 1
+VERSION: Final = 2
+VERSIONS: Final = (1, 2)  # that can be read; 2 has the version of the machine's rules
+FRAMES: Final = 2  # the first version whose visible pages are named by their frames
 KIND: Final = "witness"
 
 
@@ -42,9 +53,10 @@ class PathFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         scenario, image_hash: its id or path, and BLAKE2b of its image (hex).
         policy, policy_hash: id or path, and BLAKE2b of its source file (hex).
         modes: the machine's.
-        visible: linear page numbers that were known to be visible.
+        visible: frame numbers that were known to be visible; in version 1 linear page numbers.
         steps: the moves.
         finding: kind and text of what the last one, at least one, finds; None for a state from which no end can be reached.
+        rules: version of the machine's rules.
     """
 
     version: int
@@ -56,6 +68,7 @@ class PathFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     visible: list[int]
     steps: Annotated[list[Step], msgspec.Meta(min_length=1)]
     finding: tuple[str, str] | None
+    rules: int = UNNAMED_RULES
 
 
 class Divergence(msgspec.Struct, frozen=True):
@@ -83,6 +96,7 @@ def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Vi
         visible=sorted(visible.frames),
         steps=[Step(*move, line.symbol, line.what) for move, line in zip(found.path, found.lines, strict=True)],
         finding=None if finding is None else (finding.kind.value, finding.text),
+        rules=RULES_VERSION,
     )
     write_document(path, KIND, msgspec.to_builtins(document))
 
@@ -95,7 +109,7 @@ def is_path(path: Path) -> bool:
     """
     if read_journal(path) is not None:
         return False
-    return read_document(path, {KIND: (VERSION,), "recording": READABLE})[0] == KIND
+    return read_document(path, {KIND: VERSIONS, "recording": READABLE})[0] == KIND
 
 
 def read_path(path: Path) -> PathFile:
@@ -104,22 +118,28 @@ def read_path(path: Path) -> PathFile:
     Raises:
         RecordingError: it cannot be read, is damaged, or of another version.
     """
-    _, document = read_document(path, {KIND: (VERSION,)})
+    _, document = read_document(path, {KIND: VERSIONS})
     return parsed(path, document, PathFile)
 
 
-def follow(saved: PathFile) -> tuple[list[Line], Divergence | None]:
+def follow(saved: PathFile, anyway: bool = False) -> tuple[list[Line], Divergence | None]:
     """Make a witness's moves again: the lines so far, and where it is not what it was.
 
+    Args:
+        saved: the witness.
+        anyway: make them also on a machine of other rules.
+
     Raises:
+        RecordingError: the machine has other rules now.
         KstackError: the scenario, the policy or a mode does not exist any more.
     """
+    check_rules(f"the witness of {saved.scenario}", saved.rules, anyway)
     lines: list[Line] = []
     modes = Modes()
     for name, value in saved.modes.items():
         modes = modes.with_option(f"{name}={value}")
     try:
-        world = World(saved.scenario, find_policy(saved.policy), modes, Visible(saved.visible))
+        world = _world(saved, modes)
         for number, step in enumerate(saved.steps, 1):
             divergence = _compare(world, number, step)
             if divergence is not None:
@@ -133,6 +153,17 @@ def follow(saved: PathFile) -> tuple[list[Line], Divergence | None]:
         return lines, Divergence(len(lines), "visible pages as recorded", "more pages are visible")
     now = None if finding is None else (finding.kind.value, finding.text)
     return lines, None if now == saved.finding else Divergence(len(lines), _said(saved.finding), _said(now))
+
+
+def _world(saved: PathFile, modes: Modes) -> World:
+    """A witness's world at its beginning, with all that was known to be visible."""
+    policy = find_policy(saved.policy)
+    if saved.version >= FRAMES:
+        return World(saved.scenario, policy, modes, Visible(saved.visible))
+    world = World(saved.scenario, policy, modes, Visible())
+    pages = [page for page in saved.visible if page not in world.managed]
+    frames = [frame for page in pages if (frame := world.frame_of(world.programs[0], page << 12)) is not None]
+    return World(saved.scenario, policy, modes, Visible(frames), world.booted)
 
 
 def _compare(world: World, number: int, step: Step) -> Divergence | None:

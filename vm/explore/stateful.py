@@ -123,7 +123,8 @@ class _Search:
         self._progress = progress
         self._executor = executor
         self._name = f"{socket.gethostname()} {os.getpid()} {next(_SEARCHES)}"  # no outcome depends on it
-        self._expected = tuple(identity(problem).items()) if isinstance(problem.policy, str) else ()
+        shared = executor is not None and isinstance(problem.policy, str)
+        self._expected = tuple(identity(problem).items()) if shared else ()
         self._checkpoint = checkpoint
         self._reduction = None if known is None else Reduction(known)
         self._numbers: dict[int, int] = {}  # by key
@@ -224,6 +225,7 @@ class _Search:
         if answer.grown:
             raise Grown(answer.grown)
         self._touched_by(answer.touched)
+        self._memo.world.buffers.stronger |= dict.fromkeys(answer.stronger)
         self._memo.cells.learn(answer.cells)
         if self._reduction is not None and answer.learned is not None:
             self._reduction.learned.add(answer.learned)
@@ -295,6 +297,7 @@ class _Search:
             Checkpoint(
                 visible=list(self._problem.visible),
                 seen=self._memo.world.visible.seen,
+                stronger=list(self._memo.world.buffers.stronger),
                 keys=[key.to_bytes(KEY_BYTES, "little") for key in self._numbers],
                 parents=[
                     None if one is None else (one[0], [(move.cpu, move.kind, move.choice) for move in one[1]])
@@ -318,6 +321,7 @@ class _Search:
     def _go_on(self, saved: Checkpoint) -> list[tuple[int, Node]]:
         """Become what was saved; the states to be expanded are made again by their moves."""
         self._touched_by(saved.seen)
+        self._memo.world.buffers.stronger |= dict.fromkeys(saved.stronger)
         self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
         if self._reduction is not None and saved.touched is not None:
             relied = {(name, way, cpu): others for name, way, cpu, others in saved.relied}
@@ -352,6 +356,7 @@ class _Search:
             depth=self._deepest(),
             shortest=verdict == "unsafe" and self._reduction is None,
             visible=Visible(self._problem.visible),
+            stronger=self._memo.world.stronger,
             **more,  # type: ignore[arg-type] # fields of Outcome, by name
         )
 

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from vm.coherence import Finding, Frame, Oracle
 from vm.errors import ConfigError, ScenarioError
+from vm.expected import ignored_kinds
 from vm.explore.buffers import StoreBuffers, drains, passes, plain
 from vm.explore.tables import Tables, managed_pages
 from vm.hw.cpu import CpuState
@@ -139,7 +140,7 @@ class World:
         self.machine, self.runtime = self.session.machine, self.session.runtime
         assert self.session.oracle is not None
         self.oracle: Oracle = self.session.oracle
-        self.expects = frozenset(found.expects)
+        self.ignored = ignored_kinds(found)
         self.programs = self._get_ready(scenario)
         self._scenario = scenario
         stacks = (
@@ -432,7 +433,7 @@ class World:
         machine = self.machine
         if machine.exit_port.code == GUEST_PANICKED:
             self.oracle.panicked("see the run")
-        new = [found for found in self.oracle.findings[before:] if found.kind.value not in self.expects]
+        new = [found for found in self.oracle.findings[before:] if found.kind.value not in self.ignored]
         return new[0] if new else None
 
     def _run_on(self, cpu: int) -> None:
@@ -497,6 +498,11 @@ class World:
         """Whether the OUT before which a CPU stands makes the next step of a hook that has begun."""
         registers, calls = self.machine.cpus[cpu].registers, self.runtime.calls[cpu]
         return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
+
+    @property
+    def stronger(self) -> tuple[str, ...]:
+        """Where in the guest something was one operation so far though hardware may make several of it."""
+        return tuple(sorted(self.session.symbols.name(rip) for rip in self.buffers.stronger))
 
     @property
     def finished(self) -> bool:

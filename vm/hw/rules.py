@@ -4,11 +4,20 @@ A rule that can be switched off can be tested: its test must pass with the rule 
 (docs/rules.md maps every rule to its test). Guests always run with `ALL`; only tests take rules away.
 
 Sections are those of the Intel SDM, volume 3A (325384), unless another source is named.
+
+The rules together have a version, which recordings and all else that is saved to be repeated name.
 """
 
 from __future__ import annotations
 
 import enum
+from typing import Final
+
+RULES_VERSION: Final = 1
+"""Of the machine's behaviour. One more with every change after which some run comes to another state than before, be it
+of a rule here, of the CPU, a device, the scheduler's boundaries, the boot or a policy's steps; so that nothing that was
+saved before is taken for the same machine's. `tests/quality/test_rules_version.py` finds out where it was forgotten.
+"""
 
 
 class Rule(enum.Enum):

@@ -16,13 +16,15 @@ from typing import Any, Final
 import msgspec
 
 from vm.errors import RecordingError
+from vm.hw.rules import RULES_VERSION
 from vm.recording.document import parsed, read_document, write_document
 from vm.recording.journal import read_journal
 from vm.recording.packed import pack, unpack
 from vm.schedule.base import Choice
 
-VERSION: Final = 4
-READABLE: Final = (2, 3, 4)  # 3 has faults, 4 what a debugger has written
+VERSION: Final = 5
+READABLE: Final = (2, 3, 4, 5)  # 3 has faults, 4 what a debugger has written, 5 the version of the machine's rules
+UNNAMED_RULES: Final = 1  # of files that do not name the version of the machine's rules
 UNFINISHED: Final = "unfinished"
 """How a recording ended that never did."""
 
@@ -44,6 +46,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         finding: kind of the first finding, or None.
         faults: injected ones, as `vm.fault.Fault` has them.
         writes: what a debugger has written into the run, as `vm.writes.Write` has it.
+        ignored: kinds of findings at which it did not stop.
+        rules: version of the machine's rules (`RULES_VERSION`).
     """
 
     version: int
@@ -66,6 +70,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     finding: str | None = None
     faults: list[dict[str, Any]] = []
     writes: list[dict[str, Any]] = []
+    ignored: list[str] = []
+    rules: int = UNNAMED_RULES
 
     @property
     def is_cut(self) -> bool:
@@ -87,6 +93,31 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 def image_hash(image: bytes) -> str:
     """What identifies an image."""
     return hashlib.blake2b(image, digest_size=16).hexdigest()
+
+
+def other_rules(rules: int) -> str | None:
+    """Why what was saved under a version of the machine's rules is of another machine than this; None if it is not."""
+    if rules == RULES_VERSION:
+        return None
+    return f"was made under version {rules} of the machine's rules, and this kstack has version {RULES_VERSION}"
+
+
+def check_rules(what: object, rules: int, anyway: bool) -> None:
+    """Find out whether this machine is the one that something was saved by.
+
+    Args:
+        what: its file, or what it is of.
+        rules: version of the machine's rules that it names.
+        anyway: it is to be repeated on another machine, too.
+
+    Raises:
+        RecordingError: it is another one.
+    """
+    why = other_rules(rules)
+    if why is not None and not anyway:
+        raise RecordingError(
+            f"{what} {why}: use the kstack of that time, or --anyway, which repeats no such run exactly"
+        )
 
 
 def write_recording(path: Path, recording: Recording) -> None:
@@ -116,10 +147,14 @@ def read_recording(path: Path) -> Recording:
 
 __all__ = [
     "READABLE",
+    "RULES_VERSION",
     "UNFINISHED",
+    "UNNAMED_RULES",
     "VERSION",
     "Recording",
+    "check_rules",
     "image_hash",
+    "other_rules",
     "pack",
     "parsed",
     "read_document",

@@ -11,6 +11,9 @@ from typing import Final
 from vm.counts import operations_of
 from vm.hw.modes import Modes
 from vm.judge import Judgement
+from vm.report.decisions import Break
+from vm.report.words import VERDICTS, modes_from
+from vm.scenarios import find_scenario
 from vm.session import GUEST_PASSED
 from vm.stacks.costs import CostModel, Cycles, cycles
 
@@ -63,12 +66,16 @@ class Comparison:
         modes: of the machine.
         model: cost model.
         model_name: where it comes from.
+        usual: the modes that it has by default.
+        shipped: by policy, where the decisions that come with kstack have it broken.
     """
 
     judgements: tuple[Judgement, ...]
     modes: Modes
     model: CostModel
     model_name: str = "kstack's own"
+    usual: Modes = Modes(tlb="adversarial")
+    shipped: Mapping[str, tuple[Break, ...]] = field(default_factory=dict)
     _pairs: dict[tuple[str, str], Judgement] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -159,10 +166,39 @@ class Comparison:
         found = [judgement.reference.kib_per_thread for judgement in self.finished(policy) if judgement.reference]
         return _mean([kib for kib in found if kib is not None])
 
-    def verdicts(self, policy: str) -> tuple[int, int, int]:
-        """In how many scenarios a policy is safe, unsafe, undecided."""
-        found = [judgement.safe for judgement in self.judgements if judgement.policy == policy]
-        return found.count(True), found.count(False), found.count(None)
+    def verdicts(self, policy: str) -> dict[str, int]:
+        """In how many scenarios a policy has which verdict."""
+        found = [judgement.verdict for judgement in self.judgements if judgement.policy == policy]
+        return {word: found.count(word) for word in VERDICTS}
+
+    def broken_in(self, policy: str) -> tuple[Break, ...]:
+        """Litmus scenarios in which a policy is broken: those found here first, then what was explored before."""
+        here = [
+            Break(one.scenario, None)
+            for one in self.judgements
+            if one.policy == policy and one.safe is False and find_scenario(one.scenario).litmus
+        ]
+        known = {one.scenario for one in here}
+        return (*here, *(one for one in self.shipped.get(policy, ()) if one.scenario not in known))
+
+    def warning(self, judgement: Judgement) -> str:
+        """What has to stand beside a verdict `safe` of a policy that is broken in a litmus scenario; else nothing."""
+        found = self.broken_in(judgement.policy) if judgement.safe else ()
+        mine = self.modes.speculation
+        alike = [one for one in found if one.modes is None or one.modes["speculation"] == mine]
+        names = list(dict.fromkeys(one.scenario for one in alike or found))
+        if not names:
+            return ""
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        under = "" if alike else f" under speculation={(found[0].modes or {})['speculation']}"
+        return f"broken in {names[0]}{more}{under}"
+
+    @property
+    def explored_before(self) -> tuple[Modes, ...]:
+        """Under which modes that was explored which a warning here rests on and this command has not found itself."""
+        warned = dict.fromkeys(one.policy for one in self.judgements if self.warning(one))
+        readings = [tuple(one.modes.items()) for policy in warned for one in self.broken_in(policy) if one.modes]
+        return tuple(modes_from(dict(reading)) for reading in dict.fromkeys(readings))
 
 
 def finished(judgement: Judgement) -> bool:

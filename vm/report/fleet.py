@@ -137,7 +137,8 @@ class PolicyEstimate:
 
     Attributes:
         policy: its id.
-        safe, unsafe, undecided: in how many scenarios.
+        safe, unsafe, undecided, did_nothing: in how many scenarios.
+        broken_in: litmus scenarios in which it is broken.
         scenarios: in how many its guest finished, which is what it is estimated from.
         kib: KiB a thread; low and high over scenarios.
         saved_mib: against 16 KiB a thread, over the fleet.
@@ -151,6 +152,8 @@ class PolicyEstimate:
     safe: int
     unsafe: int
     undecided: int
+    did_nothing: int
+    broken_in: tuple[str, ...]
     scenarios: int
     kib: Range
     saved_mib: Range
@@ -218,12 +221,14 @@ def _estimate(fleet: Fleet, comparison: Comparison, units: UnitCosts) -> PolicyE
     percent = [100 * fraction for fraction in fractions]
     cycles = _cycles_per_thread(fleet, comparison, units).scaled(fleet.threads)
     clock = fleet.ghz * 1e9
-    safe, unsafe, undecided = comparison.verdicts(units.policy)
+    verdicts = comparison.verdicts(units.policy)
     return PolicyEstimate(
         policy=units.policy,
-        safe=safe,
-        unsafe=unsafe,
-        undecided=undecided,
+        safe=verdicts["safe"],
+        unsafe=verdicts["unsafe"],
+        undecided=verdicts["undecided"],
+        did_nothing=verdicts["did-nothing"],
+        broken_in=tuple(dict.fromkeys(one.scenario for one in comparison.broken_in(units.policy))),
         scenarios=len(units.scenarios),
         kib=kib,
         saved_mib=Range(*saved),

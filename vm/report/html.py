@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from vm import page
 from vm.campaign import versions
 from vm.counts import detail_of, totals_of
-from vm.hw.modes import Modes
 from vm.judge import Judgement
 from vm.report.comparison import Comparison
 from vm.report.fleet import Fleet, estimate
 from vm.report.sensitivity import sensitivity
-from vm.report.table import short_number
+from vm.report.table import modes_lines, short_number
 from vm.report.witness import Witness, witness
+from vm.report.words import VERDICTS, modes_line
 from vm.stacks.costs import OPERATIONS, Cycles
 from vm.stacks.usage import BUCKETS
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _NEEDS: Final = ("plotly", "jinja2")
-_WORDS: Final = {True: "safe", False: "unsafe", None: "undecided"}
 
 
 def check_can_write(path: Path) -> None:
@@ -50,19 +51,30 @@ def render(comparison: Comparison, fleet: Fleet | None = None) -> str:
     from plotly.offline import get_plotlyjs
 
     content = _content(comparison, fleet) | {"plotly": Markup(get_plotlyjs().replace("</script", "<\\/script"))}
-    return page.rendered(TEMPLATES / "report.html", content, {"short": short_number, "cycles": _cycles})
+    return page.rendered(
+        TEMPLATES / "report.html",
+        content,
+        {"short": short_number, "cycles": _cycles, "modes": partial(_modes, comparison)},
+    )
+
+
+def _modes(comparison: Comparison, judgement: Judgement) -> str:
+    """Under which modes a pair was judged."""
+    given = replace(judgement.modes, stack_fault_delivery=comparison.modes.stack_fault_delivery)
+    return modes_line(judgement.modes, comparison.usual, given=given, explored=judgement.basis == "exhaustive")
 
 
 def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, Any]:
     """What the template shows."""
     cells, witnesses = _matrix(comparison)
-    verdicts = [judgement.safe for judgement in comparison.judgements]
+    verdicts = [judgement.verdict for judgement in comparison.judgements]
     return {
         "comparison": comparison,
-        "numbers": {word: verdicts.count(safe) for safe, word in _WORDS.items()},
+        "numbers": {word: verdicts.count(word) for word in VERDICTS},
+        "modes": modes_lines(comparison),
         "cells": cells,
         "witnesses": witnesses,
-        "words": _WORDS,
+        "words": {verdict: word for verdict, (word, _) in VERDICTS.items()},
         "details": {one.anchor: _numbers(one.judgement, comparison) for one in witnesses},
         "sensitivity": sensitivity(comparison),
         "paid": _paid(comparison),
@@ -78,7 +90,7 @@ def _matrix(comparison: Comparison) -> tuple[list[tuple[str, list[Witness | None
     """Rows of the verdict matrix, and all that its cells open."""
     rows: list[tuple[str, list[Witness | None]]] = []
     witnesses: list[Witness] = []
-    usual = Modes(tlb="adversarial").as_dict()
+    usual = comparison.usual.as_dict()
     chosen = [(name, value) for name, value in comparison.modes.as_dict().items() if value != usual[name]]
     options = "".join(f" --mode {name}={value.replace(' ', ':')}" for name, value in chosen)
     for policy in comparison.policies:

@@ -19,8 +19,9 @@ GREEN, RED, YELLOW, BLUE = "#1a7f37", "#cf222e", "#9a6700", "#0969da"
 INK, GRID = "#1f2328", "#d8dee4"
 _FONT: Final = {"family": "system-ui, sans-serif", "size": 13, "color": INK}
 _VERDICTS: Final = (
-    ("unsafe somewhere", RED, "x"),
+    ("unsafe somewhere, or broken when explored", RED, "x"),
     ("undecided somewhere, unsafe nowhere", YELLOW, "diamond-open"),
+    ("did nothing somewhere, safe elsewhere", BLUE, "circle-open"),
     ("safe everywhere", GREEN, "circle"),
 )
 _LABELS: Final = ("≤1K", "≤2K", "≤4K", "≤8K", "≤16K")
@@ -44,8 +45,11 @@ def _layout(height: int, **more: Any) -> dict[str, Any]:
 
 
 def _verdict(comparison: Comparison, policy: str) -> int:
-    _, unsafe, undecided = comparison.verdicts(policy)
-    return 0 if unsafe else 1 if undecided else 2
+    """The place in `_VERDICTS` of a policy."""
+    found = comparison.verdicts(policy)
+    if found["unsafe"] or comparison.broken_in(policy):
+        return 0
+    return 1 if found["undecided"] else 2 if found["did-nothing"] else 3
 
 
 def _bars(costs: list[Cycles], low: str = "low", high: str = "high") -> dict[str, Any]:

@@ -17,10 +17,10 @@ from vm.explore.witness import Line
 from vm.judge import Judgement
 from vm.report.comparison import Comparison
 from vm.report.fleet import FleetEstimate, Range
+from vm.report.words import VERDICTS, modes_line
 
 NARROW: Final = 100  # columns of a terminal below which counts are left out
 WIDE: Final = 132  # and from which on a fleet's figures all have their ranges
-WORDS = {True: ("safe", "green"), False: ("unsafe", "red"), None: ("undecided", "yellow")}
 
 
 def print_judgements(console: Console, comparison: Comparison) -> None:
@@ -42,15 +42,19 @@ def print_judgements(console: Console, comparison: Comparison) -> None:
             "dim",
         )
     )
+    for line in modes_lines(comparison):
+        console.print(Text(line, "dim"))
     for judgement in comparison.judgements:
         if judgement.finding is not None:
             console.print(_explanation(judgement))
 
 
 def _row(judgement: Judgement, comparison: Comparison) -> tuple[str | Text, ...]:
-    word, colour = WORDS[judgement.safe]
+    word, colour = VERDICTS[judgement.verdict]
     run, cycles = judgement.reference, judgement.cycles(comparison.model)
-    verdict = Text(f"{word}: {judgement.reason}", colour)
+    verdict, warning = Text(f"{word}: {judgement.reason}", colour), comparison.warning(judgement)
+    if warning:
+        verdict.append(f"; {warning}", "red")
     if run is None or cycles is None:
         return judgement.policy, judgement.scenario, verdict, *("-" for _ in range(6))
     kib, counts = run.kib_per_thread, totals_of(run)
@@ -67,6 +71,21 @@ def _row(judgement: Judgement, comparison: Comparison) -> tuple[str | Text, ...]
     )
 
 
+def modes_lines(comparison: Comparison) -> list[str]:
+    """Under which modes everything was found that a comparison shows, a line each."""
+    modes, lines = comparison.modes, [modes_line(comparison.modes, comparison.usual)]
+    explored = any(judgement.basis == "exhaustive" for judgement in comparison.judgements)
+    if explored:
+        lines.append(f"What was explored has every moment's fills and evictions in place of tlb={modes.tlb}.")
+    if modes.memory_order != "sc":
+        lines.append("What was not explored was run with memory-order=sc.")
+    lines += [
+        f"Broken when explored before, by the decisions that come with kstack: {modes_line(one, explored=True)}"
+        for one in comparison.explored_before
+    ]
+    return lines
+
+
 def print_fleet(console: Console, estimates: FleetEstimate) -> None:
     """Print what a fleet would save and spend, and what that rests on."""
     fleet = estimates.fleet
@@ -77,14 +96,14 @@ def print_fleet(console: Console, estimates: FleetEstimate) -> None:
     console.print(Text(title, "bold"))
     table = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("policy", no_wrap=True)
-    table.add_column("safe/unsafe/?", justify="right", no_wrap=True)
+    table.add_column("safe/unsafe/nothing/?", justify="right", no_wrap=True)
     for name in ("KiB a thread", "MiB saved", "% saved", "Mcycles/s", "CPUs"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in estimates.policies:
         cycles = Range(one.cycles.low / 1e6, one.cycles.nominal / 1e6, one.cycles.high / 1e6)
         table.add_row(
             one.policy,
-            f"{one.safe}/{one.unsafe}/{one.undecided}",
+            Text(f"{one.safe}/{one.unsafe}/{one.did_nothing}/{one.undecided}", "red" if one.broken_in else ""),
             _range(one.kib, console.width >= WIDE),
             _range(one.saved_mib, console.width >= NARROW),
             short_number(one.saved_percent.nominal),

@@ -27,10 +27,13 @@ class Policy:
 
     `delivery` is how the kernel takes a page fault on a stack with this policy: `df`, `ist` or `fred`;
     `pool_pages` is what a CPU's pool is filled up to, unless the user says otherwise (None: 8).
+    A policy reclaims unless it says `reclaims = False`: it takes no page from a living thread, so that a
+    run in which it cleared nothing is what it promises, and not a hook that never ran. Subclasses inherit it.
     """
 
     delivery: ClassVar[str] = "df"
     pool_pages: ClassVar[int | None] = None
+    reclaims: ClassVar[bool] = True
     id: ClassVar[str]
     title: ClassVar[str]
     proposer: ClassVar[str]

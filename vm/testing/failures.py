@@ -17,6 +17,7 @@ from vm.hw.cpu import SliceEnd
 from vm.hw.decode import disassemble
 from vm.recording import write_recording
 from vm.report.panic import panic_report
+from vm.report.words import modes_line
 from vm.schedule import ReplaySchedule
 from vm.session import Session
 from vm.testing.bench import Search
@@ -63,8 +64,8 @@ class Section:
         start = run.start
         under = "" if start.policy is None else f" under {start.policy.id}"
         wrong = "the guest itself came to a good end" if failure is None else f"{failure.kind}: {failure.text}"
-        lines = [f"{start.image}{under}, {run.schedule}: {wrong}", *_faults(run), _schedule(run, best)]
-        lines += self._recorded(best.run)
+        lines = [f"{start.image}{under}, {run.schedule}: {wrong}", *_faults(best.run), _schedule(run, best)]
+        lines += [*self._recorded(best.run), modes_line(run.session.machine.modes, given=start.modes)]
         last, session = _last_instructions(best.run)
         lines += ["", *last]
         if whole and best.run.outcome is not None and best.run.outcome.code == DIED:
@@ -93,6 +94,8 @@ class Section:
         lines = [f"{problem.scenario} under {problem.policy.id}: {outcome.verdict}, {len(found.path)} moves"]
         if found.finding is not None:
             lines.append(f"{found.finding.kind.value}: {found.finding.text}")
+        modes = problem.modes
+        lines.append(modes_line(modes.resolved(problem.policy.delivery), given=modes, explored=True))
         lines += [f"... {len(found.lines) - MOVES} moves"] if len(found.lines) > MOVES else []
         lines += [f"{line.number:>4} CPU {line.cpu} {line.what} ({line.symbol})" for line in found.lines[-MOVES:]]
         path = self._path("witness.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,9 +14,9 @@ from msgspec.structs import replace
 from guest.scenario import Scenario
 from vm.coherence import Finding
 from vm.errors import KstackError, PolicyError
+from vm.expected import unexpected
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
-from vm.judge import unexpected
 from vm.load import load
 from vm.machine import Machine, MachineConfig
 from vm.recording import Recording, pack
@@ -247,8 +246,7 @@ class GuestRun:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the oracle found, less what the scenario expects; a panic or a failed check it did not see is one too."""
-        scenario = self.start.scenario
-        return self.result.findings if scenario is None else unexpected(scenario, self.result)
+        return unexpected(self.start.scenario, self.result)
 
     @property
     def reports(self) -> list[Report]:
@@ -279,7 +277,7 @@ class GuestRun:
 
 
 def name_of(policy: type[Policy]) -> str:
-    """By what a policy is found again: its id, or the path of its file if that has no other policy in it.
+    """By what a policy is found again: its id, or the path of its file, with its name if that has others in it.
 
     Raises:
         KstackError: by nothing.
@@ -287,12 +285,10 @@ def name_of(policy: type[Policy]) -> str:
     if policies().get(policy.id) is policy:
         return policy.id
     module = sys.modules.get(policy.__module__)
-    classes = [value for value in vars(module).values() if inspect.isclass(value)] if module is not None else []
-    here = [one for one in classes if issubclass(one, Policy) and one.__module__ == policy.__module__]
     file = getattr(module, "__file__", None) or ""
-    if here == [policy] and file.endswith(".py"):
-        return str(Path(file).resolve())
+    if file.endswith(".py") and vars(module).get(policy.__name__) is policy:
+        return f"{Path(file).resolve()}:{policy.__name__}"
     raise KstackError(
-        f"policy {policy.__qualname__} cannot be found again by a name: put it into a file of its own, as the only policy "
-        "there, or offer it as an entry point of the group kstack.policies"
+        f"policy {policy.__qualname__} cannot be found again by a name: define it in a file, outside functions and "
+        "classes, or offer it as an entry point of the group kstack.policies"
     )

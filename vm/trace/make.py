@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from vm.errors import PolicyError, TraceError
-from vm.recording import UNFINISHED, Recording
+from vm.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from vm.setup import replay_session
 from vm.trace.store import Meta, Writer
 from vm.trace.tracer import Tracer
@@ -18,19 +18,21 @@ FAILED: Final = "policy-failed"
 """How a run has ended in which the policy did what no policy may."""
 
 
-def make_trace(recording: Recording, folder: Path, registers: bool = False) -> Meta:
+def make_trace(recording: Recording, folder: Path, registers: bool = False, anyway: bool = False) -> Meta:
     """Replay a recording and write its trace.
 
     Args:
         recording: what to replay.
         folder: that the trace becomes; an earlier trace there is replaced.
         registers: have them where blocks of code begin, too.
+        anyway: replay it also on a machine of other rules; then it may come out otherwise.
 
     Raises:
         TraceError: it cannot be written, or the replay does not come out as it was recorded.
         KstackError: the recording cannot be replayed.
     """
-    session = replay_session(recording)
+    session = replay_session(recording, anyway)
+    same = other_rules(recording.rules) is None
     begun = session.machine.time
     with Writer(folder, session.symbols) as writer:
         tracer = Tracer(session, writer.part, registers)
@@ -41,10 +43,11 @@ def make_trace(recording: Recording, folder: Path, registers: bool = False) -> M
                 raise
             result = None  # it was recorded up to there
         tracer.hand_on()
-        if result is not None and result.state_hash != recording.state_hash and not recording.is_cut:
+        if result is not None and result.state_hash != recording.state_hash and not recording.is_cut and same:
             raise TraceError(f"the replay ends in state {result.state_hash}, recorded was {recording.state_hash}")
         return writer.finish(
             recording=hashlib.blake2b(msgspec.json.encode(recording), digest_size=16).hexdigest(),
+            rules=RULES_VERSION,
             image=recording.image,
             policy=recording.policy,
             cpus=recording.cpus,

@@ -30,12 +30,14 @@ import pyarrow.parquet as pq
 
 from vm.errors import TraceError
 from vm.load import Symbols
+from vm.recording import UNNAMED_RULES
 from vm.trace.columns import REGISTERS
 from vm.trace.events import Event
 from vm.trace.tracer import Part
 
-VERSION: Final = 2
-OLD: Final = 1  # which can be read: it has no registers and no digest of its own
+VERSION: Final = 3
+READABLE: Final = (1, 2, 3)  # 3 has the version of the machine's rules
+OLD: Final = 1  # it has no registers and no digest of its own
 META: Final = "trace.json"
 LEVEL: Final = 1  # of zstd: more takes longer and saves little
 ROWS: Final = 1 << 20  # of a row group
@@ -93,6 +95,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         version: of this format.
         recording: digest of the recording.
         image, policy: what ran.
+        rules: version of the rules of the machine that ran it.
         cpus: CPUs of the machine.
         ended: how the run ended.
         time: virtual time at its end.
@@ -113,6 +116,7 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     state_hash: str
     rows: dict[str, int]
     digests: dict[str, str]
+    rules: int = UNNAMED_RULES
 
 
 class Writer:
@@ -250,8 +254,8 @@ def read_trace(folder: Path) -> Trace:
     try:
         document = msgspec.json.decode((folder / META).read_bytes(), type=dict[str, Any])
         version = document.get("version")
-        if version not in (OLD, VERSION):
-            raise TraceError(f"trace {folder} has version {version!r}; this kstack reads {OLD} and {VERSION}")
+        if version not in READABLE:
+            raise TraceError(f"trace {folder} has version {version!r}; this kstack reads {READABLE[0]} to {VERSION}")
         if version != OLD and document.pop("digest", None) != _digest_of(document):
             raise TraceError(f"trace {folder} is damaged: {META} is not what was written; make it again")
         meta = msgspec.convert(document, Meta)

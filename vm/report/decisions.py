@@ -1,0 +1,148 @@
+"""What exploring has decided of the shipped policies, in a file that comes with kstack; `tests/nightly` writes it.
+
+It says of which code, policies and programs it is. Where any of these differ from what is here now, what it says of
+them is left out: a proof or a finding is about what was explored, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from vm.campaign import code_hash, image_hash_of, policy_hash_of
+from vm.errors import ConfigError
+from vm.hw.rules import RULES_VERSION
+from vm.scenarios import scenarios
+from vm.stacks.registry import find_policy
+
+FILE: Final = Path(__file__).parent / "decisions.json"
+FORMAT: Final = 1
+ABOVE: Final = ("cli", "testing", "report", "page", "trials", "debug", "trace", "campaign.py", "judge.py", "counts.py")
+"""Parts of vm that exploring does not use."""
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What exploring a pair came to.
+
+    Attributes:
+        policy, policy_hash: by name, and its source.
+        scenario, image_hash: by name, and its image.
+        verdict: `safe`, `unsafe` or `undecided`.
+        amount: states, or visible operations of the shortest way to a finding.
+        every: states where every move is made.
+        exercised: moves that could have gone by more than one translation.
+        kind: of the finding, or None.
+    """
+
+    policy: str
+    policy_hash: str
+    scenario: str
+    image_hash: str
+    verdict: str
+    amount: int
+    every: int
+    exercised: int
+    kind: str | None
+
+
+class Reading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All decisions under some modes."""
+
+    modes: dict[str, str]
+    decisions: list[Decision]
+
+
+class Decisions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file.
+
+    Attributes:
+        format: of the file.
+        code: hash of what exploring depends on.
+        rules: version of the machine's rules.
+        readings: decisions by modes.
+    """
+
+    format: int
+    code: str
+    rules: int
+    readings: list[Reading]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether they were made by the code that is here."""
+        return (self.format, self.code, self.rules) == (FORMAT, exploring_code(), RULES_VERSION)
+
+
+class Break(NamedTuple):
+    """A policy is broken in a litmus scenario; under which modes, when it was explored for the shipped decisions."""
+
+    scenario: str
+    modes: dict[str, str] | None
+
+
+@cache
+def exploring_code() -> str:
+    """What identifies all code that a search depends on."""
+    return code_hash(ABOVE)
+
+
+def write_decisions(path: Path, readings: list[Reading]) -> None:
+    """Write the file."""
+    document = msgspec.to_builtins(Decisions(FORMAT, exploring_code(), RULES_VERSION, readings))
+    path.write_text(_text(document))
+
+
+def _text(document: dict[str, Any]) -> str:
+    """JSON with a line a decision."""
+    readings = [
+        f' {{"modes": {json.dumps(one["modes"])}, "decisions": [\n'
+        + ",\n".join(f"  {json.dumps(decision)}" for decision in one["decisions"])
+        + "\n ]}"
+        for one in document["readings"]
+    ]
+    head = ", ".join(f'"{name}": {json.dumps(document[name])}' for name in ("format", "code", "rules"))
+    return f'{{{head}, "readings": [\n' + ",\n".join(readings) + "\n]}\n"
+
+
+@cache
+def read_decisions(path: Path = FILE) -> Decisions | None:
+    """The shipped decisions; None if there are none that were made by the code that is here.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Decisions)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}; python -m tests.nightly decisions --write writes it") from error
+    return found if found.is_current else None
+
+
+def shipped_breaks(policy: str) -> tuple[Break, ...]:
+    """Where the shipped decisions have broken a policy, as its source and the programs are now.
+
+    Args:
+        policy: its id, or the path of its file.
+    """
+    found, identity = read_decisions(), find_policy(policy).id
+    return tuple(
+        Break(one.scenario, reading.modes)
+        for reading in (found.readings if found is not None else ())
+        for one in reading.decisions
+        if one.policy == identity and one.verdict == "unsafe" and _is_of(one, policy)
+    )
+
+
+def _is_of(one: Decision, policy: str) -> bool:
+    """Whether a decision is about this policy and the program that is here."""
+    return (
+        one.scenario in scenarios()
+        and policy_hash_of(policy) == one.policy_hash
+        and image_hash_of(one.scenario) == one.image_hash
+    )
