@@ -204,6 +204,10 @@ SHAPES: Final[dict[str, Shape]] = {
         ("pte x=0 if x-D", "x=1"), {"pte x": "x-D"}, "0:pte x=0 if x-D=x-D & 1:x=1=ok & x=1", NEVER,
         "rmap.c", "the same by compare and exchange",
     ),
+    "exchange": Shape(
+        ("x<>3", "pte x=y"), {"x": 4, "pte x": "x-D"}, "0:x<>3=4 & y=3", NEVER,
+        f"{SDM} 8.1.1, 4.8", "a locked operation loads and stores by one translation, which has D set",
+    ),
     "unused, exchange": Shape(
         ("pte x=y-A; pte x<>0; y=2", "r x"), {"pte x": "0"}, "0:pte x<>0=y-A & 1:r x=2", SILENT,
         "Amit: no shootdown for what was never accessed",
