@@ -26,11 +26,31 @@ CACHED_OR_WALKS_MEMORY: Final = ".xx .xx xxx"
 SILENT: Final = "..x ..x ..x"
 """By a translation that was cached without Accessed being set."""
 
-COAT: Final = "Hossain, Trippel, Martonosi, TransForm (ISCA 2020), tests from prior work (COATCheck, ASPLOS 2016)"
-ARM: Final = "Simner et al., Relaxed virtual memory in Armv8-A (ESOP 2022), system-litmus-harness"
-ISLA: Final = "Simner et al., Relaxed virtual memory in Armv8-A (ESOP 2022), page of test"
-DIY: Final = "diy.inria.fr/vmsa, test"
-SDM: Final = "Intel SDM 3A"
+COAT: Final = "TransForm"
+ARM: Final = "Simner"
+ISLA: Final = "Simner, web:"
+DIY: Final = "diy:"
+SDM: Final = "SDM"
+SOURCES: Final = {
+    "TransForm": "Hossain, Trippel, Martonosi: *TransForm*, ISCA 2020. At hand were its files (github.com/naorinh/TransForm, "
+    "`util/tso_transistency_perturbed_minimality_check.als` with the axioms of x86t_elt and the tests of prior work, COATCheck by "
+    "Lustig, Sethi, Martonosi and Bhattacharjee, ASPLOS 2016, and `util/tests.txt` with what these say), not the papers' texts. "
+    "Names are those of the tests.",
+    "Simner": "Simner, Armstrong, Pichon-Pharabod, Pulte, Grisenthwaite, Sewell: *Relaxed virtual memory in Armv8-A*, ESOP 2022. At "
+    "hand were its tests for hardware (github.com/rems-project/system-litmus-harness, `litmus/litmus_tests/pgtable`), and for *web* the "
+    "pages of tests at cl.cam.ac.uk/~pes20/RelaxedVM-Arm/tests, which say what is forbidden in Armv8-A.",
+    "diy": "Tests for herd7 at diy.inria.fr/vmsa.",
+    "SDM": "Intel SDM, volume 3A (325384), by section.",
+    "rmap.c": "Linux, `mm/rmap.c`, `try_to_unmap_one`: the architecture must guarantee that a write through a cached entry with Dirty clear "
+    "traps if the entry is gone.",
+    "Romanescu": "Romanescu, Lebeck, Sorin: *Specifying and dynamically verifying address translation-aware memory consistency*, ASPLOS "
+    "2010; the abstract alone.",
+    "Amit": "Amit: *Optimizing the TLB shootdown algorithm with page access tracking*, USENIX ATC 2017; the abstract alone.",
+    "Black": "Black, Rashid, Golub, Hill: *Translation lookaside buffer consistency: a software approach*, ASPLOS 1989; the abstract alone.",
+    "LATR": "Kumar et al.: *LATR: lazy translation coherence*, ASPLOS 2018; the abstract alone.",
+    "DiDi": "Villavieja et al.: *DiDi: mitigating the performance impact of TLB shootdowns*, PACT 2011; the abstract alone.",
+}
+"""By the first word of a shape's source: what it is, and what of it was at hand."""
 
 
 class Shape(NamedTuple):
@@ -86,7 +106,7 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "mrf1": Shape(
         ("pte x=y; r x",), {"y": 1}, "0:r x=0", CACHED_OR_WALKS_MEMORY,
-        f"{COAT}: mrf1", "without INVLPG the old translation may be in use (SDM 4.10.2.3)",
+        f"{COAT}: mrf1", "listed there as forbidden; without INVLPG the old translation may be in use (SDM 4.10.2.3)",
     ),
     "CoWinvT": Shape(
         ("pte x=0; r x",), {"x": 1}, "0:r x=1", CACHED_OR_WALKS_MEMORY,
@@ -118,8 +138,8 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "MRF": Shape(
         ("x=1; pte x=y; invlpg x; r x",), {}, "0:r x=1", NEVER,
-        "Romanescu, Lebeck, Sorin (ASPLOS 2010): accesses and map functions are ordered",
-        "only the paper's abstract was at hand; a store before the remap does not follow it to the new frame",
+        "Romanescu: map functions",
+        "a store before the remap does not follow it to the new frame",
     ),
     # --- accessed and dirty flags
     "dirtybittest": Shape(
@@ -173,25 +193,29 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "unmap, plain": Shape(
         ("r pte x; pte x=0", "x=1"), {"pte x": "x-D"}, "0:r pte x=x-D & 1:x=1=ok & x=1", ALWAYS,
-        "Linux, mm/rmap.c, try_to_unmap_one", "a page that was found clean has been written before it was unmapped",
+        "rmap.c", "a page that was found clean has been written before it was unmapped",
     ),
     "unmap, exchange": Shape(
         ("pte x<>0", "x=1"), {"pte x": "x-D"}, "0:pte x<>0=x-D & 1:x=1=ok & x=1", NEVER,
-        "Linux, mm/rmap.c, try_to_unmap_one",
+        "rmap.c",
         "a write through what is cached with D clear walks again, and faults: the architecture must guarantee it",
     ),
     "unmap, compare": Shape(
         ("pte x=0 if x-D", "x=1"), {"pte x": "x-D"}, "0:pte x=0 if x-D=x-D & 1:x=1=ok & x=1", NEVER,
-        "Linux, mm/rmap.c, try_to_unmap_one", "the same by compare and exchange",
+        "rmap.c", "the same by compare and exchange",
+    ),
+    "exchange": Shape(
+        ("x<>3", "pte x=y"), {"x": 4, "pte x": "x-D"}, "0:x<>3=4 & y=3", NEVER,
+        f"{SDM} 8.1.1, 4.8", "a locked operation loads and stores by one translation, which has D set",
     ),
     "unused, exchange": Shape(
         ("pte x=y-A; pte x<>0; y=2", "r x"), {"pte x": "0"}, "0:pte x<>0=y-A & 1:r x=2", SILENT,
-        "Amit (USENIX ATC 2017): no shootdown for what was never accessed",
-        "only the paper's abstract was at hand; A clear proves that nobody has cached the entry, if nobody may without setting it",
+        "Amit: no shootdown for what was never accessed",
+        "A clear proves that nobody has cached the entry, if nobody may without setting it",
     ),
     "unused, plain": Shape(
         ("pte x=y-A; r pte x; pte x=0; y=2", "r x"), {"pte x": "0"}, "0:r pte x=y-A & 1:r x=2", CACHED,
-        "Amit (USENIX ATC 2017)", "looked at and then cleared by a plain store: a walker may come between",
+        "Amit", "looked at and then cleared by a plain store: a walker may come between",
     ),
     "A before load": Shape(
         ("r x", "r pte x; y=1"), {"pte x": "x-A", "pte y": "x"}, "1:r pte x=x & 0:r x=1", ".x. .x. .x.",
@@ -276,7 +300,7 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "CoRR.alias": Shape(
         ("x=1", "r y; r x"), {"pte y": "x"}, "1:r y=1 & 1:r x=0", NEVER,
-        "Romanescu, Lebeck, Sorin (ASPLOS 2010): synonyms are one location", "only the paper's abstract was at hand",
+        "Romanescu: synonyms", "two pages of a frame are one location",
     ),
     "SB.alias": Shape(
         ("x=1; r y", "v=1; r u"), {"pte u": "x", "pte v": "y"}, "0:r y=0 & 1:r u=0", BUFFERED,
@@ -299,21 +323,22 @@ SHAPES: Final[dict[str, Shape]] = {
         f"{COAT}: n5_synonym", "and two CPUs agree on the order of their stores",
     ),
     # --- shootdowns
-    "ipi3": Shape(
+    "ipi4": Shape(
         ("pte x=y; invlpg x; z=1; r z", "invlpg x; r z; x=1; z=2"), {}, "0:r z=2 & 1:r z=1 & x=1", CACHED,
-        f"{COAT}: ipi3, ipi4 (the interrupt and its answer are z)", "invalidated before the request has been seen: too early",
+        f"{COAT}: ipi4, ipi8 (the interrupt and its answer are z)",
+        "forbidden there, where the INVLPG is the one that the remap asks for; here it may come before there was anything to drop",
     ),
     "ipi5": Shape(
         ("pte x=y; invlpg x; z=1; r z", "r z; x=1; z=2; invlpg x"), {}, "0:r z=2 & 1:r z=1 & x=1", CACHED,
-        f"{COAT}: ipi5", "answered before it has invalidated",
+        f"{COAT}: ipi5", "answered before it has invalidated; permitted there as well",
     ),
-    "ipi6": Shape(
+    "ipi4, in order": Shape(
         ("pte x=y; invlpg x; z=1; r z", "r z; invlpg x; x=1; z=2"), {}, "0:r z=2 & 1:r z=1 & x=1", NEVER,
-        f"{COAT}: ipi6, ipi7", "invalidated between the request and the answer",
+        f"{COAT}: ipi4, ipi8, with the INVLPG behind the request", "invalidated between the request and the answer",
     ),
     "shootdown": Shape(
         ("pte x=y; invlpg x; shoot x; z=1", "r z; x=1"), {}, "1:r z=1 & x=1", NEVER,
-        f"{SDM} 4.10.5; Black et al. (ASPLOS 1989)", "of the paper only the abstract was at hand; with interrupts, and awaited",
+        "Black; SDM 4.10.5", "with interrupts, and awaited",
     ),
     "sent, not awaited": Shape(
         ("pte x=y; invlpg x; send x; z=1", "r z; x=1"), {}, "1:r z=1 & x=1", CACHED,
@@ -358,12 +383,12 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "protect": Shape(
         ("lock pte x-W; r y; r y", "r x; x=1"), {"pte y": "x"}, "0:r y=0 & 0:r y #2=1", ALWAYS,
-        f"{SDM} 4.10.4.2; Villavieja et al. (PACT 2011): changes of rights",
-        "of the paper only the abstract was at hand; a write after the page was protected",
+        "DiDi: changes of rights; SDM 4.10.4.2",
+        "a write after the page was protected",
     ),
     "protect, shot down": Shape(
         ("lock pte x-W; shoot x; r y; r y", "r x; x=1"), {"pte y": "x"}, "0:r y=0 & 0:r y #2=1", NEVER,
-        f"{SDM} 4.10.4.2; Villavieja et al. (PACT 2011)", "and none after the shootdown",
+        "DiDi; SDM 4.10.4.2", "and none after the shootdown",
     ),
     "spurious fault": Shape(
         ("lock pte x+W; z=1", "r z; x=1"), {"pte x": "x-W"}, "1:r z=1 & 1:x=1=fault", CACHED,
@@ -375,16 +400,37 @@ SHAPES: Final[dict[str, Shape]] = {
     ),
     "LATR": Shape(
         ("pte x=0; u=1; r z; y=2", "r u; invlpg x; z=1; r x"), {"pte y": "x"}, "1:r u=1 & 0:r z=1 & 1:r x=2", NEVER,
-        "Kumar et al., LATR (ASPLOS 2018): lazy shootdown",
-        "only the paper's abstract was at hand; a CPU sweeps when it comes to it, and the frame is used again after that",
+        "LATR: lazy shootdown",
+        "a CPU sweeps when it comes to it, and the frame is used again after that",
     ),
     "LATR, too early": Shape(
         ("pte x=0; u=1; r z; y=2", "invlpg x; z=1; r u; r x"), {"pte y": "x"}, "0:r z=1 & 1:r x=2", CACHED,
-        "Kumar et al., LATR (ASPLOS 2018)", "it has swept before there was anything to sweep",
+        "LATR", "it has swept before there was anything to sweep",
     ),
     "two at once": Shape(
         ("pte x=u; shoot x; r y", "pte y=u; shoot y; r x"), {"u": 1}, "0:r y=0 & 1:r x=0", NEVER,
-        "Black et al. (ASPLOS 1989)", "only the paper's abstract was at hand; two CPUs shoot each other down, and each answers",
+        "Black: both answer while they wait", "two CPUs shoot each other down, and each answers",
     ),
 }
 # fmt: on
+
+_WORDS: Final = {"...": "no", "xxx": "yes", ".xx": "cached", "..x": "silent", ".x.": "marked"}
+
+
+def table() -> str:
+    """All shapes as Markdown, with their sources; for docs/litmus.md."""
+    lines = [
+        "| shape | programs | outcome | sc | tso | walks-memory | source | what it is about |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, shape in SHAPES.items():
+        init = ", ".join(f"{key}={value}" for key, value in shape.init.items()) + (
+            ", global" if shape.global_pages else ""
+        )
+        programs = "<br>".join(f"`{program}`" for program in shape.programs) + (
+            f"<br>with `{init.strip(', ')}`" if init else ""
+        )
+        condition = " or ".join(f"`{one.strip()}`" for one in shape.condition.split("|"))
+        words = " | ".join(_WORDS[group] for group in shape.allowed.split())
+        lines.append(f"| {name} | {programs} | {condition} | {words} | {shape.source} | {shape.why} |")
+    return "\n".join([*lines, "", *(f"- **{name}**: {text}" for name, text in SOURCES.items())])

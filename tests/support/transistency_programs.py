@@ -20,6 +20,8 @@ STRICTER: Final = {
     "SB.TT.inv": "... ... ...",
 }
 """Shapes in which the explored machine leaves out what the manual allows, and what it shows of them."""
+WRONG: Final = {"exchange": ".xx .xx .xx"}
+"""Shapes of which the explored machine shows what cannot be: an exchange loads by one translation and stores by another."""
 _KINDS: Final = {
     "store": 4.0, "load": 6.0, "exchange": 1.0, "fence": 1.0, "lock": 0.5, "entry-store": 5.0, "entry-load": 2.0,
     "entry-exchange": 1.0, "entry-compare": 1.0, "entry-lock": 2.0, "entry-change": 1.5, "invlpg": 2.0, "cr3": 0.7, "shoot": 1.5,
@@ -69,7 +71,7 @@ def shown(shape: Shape, outcomes: dict[tuple[str, str], set[Outcome]]) -> str:
 
 def expected_of(name: str) -> str:
     """What the explored machine is to show of a shape."""
-    return STRICTER.get(name, SHAPES[name].allowed)
+    return (STRICTER | WRONG).get(name, SHAPES[name].allowed)
 
 
 # --- random programs
