@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final, NamedTuple
 
-from tests.support.shapes import SHAPES, Shape
+from tests.support.shapes import Shape
 from tests.support.transistency import ORDERS, SPECULATIONS, Reading
 from tests.support.transistency import outcomes as abstract
 from vm.errors import ConfigError
@@ -15,27 +15,11 @@ from vm.testing.pages import Litmus, Outcome
 from vm.testing.reachable import Guest
 
 MODES: Final = tuple((order, speculation) for order in ORDERS for speculation in SPECULATIONS)
-STRICTER: Final = {
-    "SB.TR": "... ... xxx",
-    "SB.TT.inv": "... ... ...",
-}
-"""Shapes in which the explored machine leaves out what the manual allows, and what it shows of them."""
-WRONG: Final = {"exchange": ".xx .xx .xx"}
-"""Shapes of which the explored machine shows what cannot be: an exchange loads by one translation and stores by another."""
 _KINDS: Final = {
     "store": 4.0, "load": 6.0, "exchange": 1.0, "fence": 1.0, "lock": 0.5, "entry-store": 5.0, "entry-load": 2.0,
     "entry-exchange": 1.0, "entry-compare": 1.0, "entry-lock": 2.0, "entry-change": 1.5, "invlpg": 2.0, "cr3": 0.7, "shoot": 1.5,
 }  # fmt: skip
 _MISSING: Final = {"P": 0.05, "W": 0.15, "A": 0.3, "D": 0.3}  # how often a flag is clear
-
-
-def explorer(order: str, speculation: str) -> Reading:
-    """The reading that the explored machine has: where the manual allows more, the next three have the reasons.
-
-    A fault makes all stores of its CPU visible at once; an access waits for its own CPU's store to the entry even where it
-    needs no walk; an exchange through a page that may only be read sets A before it faults.
-    """
-    return Reading(order, speculation, drains_slowly=False, hits_pass=False, loads_first=True)
 
 
 class Comparison(NamedTuple):
@@ -56,7 +40,7 @@ class Comparison(NamedTuple):
 
 def compare(guest: Guest, mode: tuple[str, str], every_move: bool) -> Comparison:
     """A test on both machines."""
-    expected = abstract(guest.test, explorer(*mode))
+    expected = abstract(guest.test, Reading(*mode))
     found = guest.outcomes(Modes(memory_order=mode[0], speculation=mode[1]), Bounds(every_move=every_move))
     assert found.complete
     seen = {tuple(one.items()) for one in found}
@@ -67,14 +51,6 @@ def shown(shape: Shape, outcomes: dict[tuple[str, str], set[Outcome]]) -> str:
     """In which modes the outcome of interest is there, as `Shape.allowed` has it."""
     letters = ["x" if any(map(shape.matches, outcomes[mode])) else "." for mode in MODES]
     return " ".join("".join(letters[at : at + 3]) for at in (0, 3, 6))
-
-
-def expected_of(name: str) -> str:
-    """What the explored machine is to show of a shape."""
-    return (STRICTER | WRONG).get(name, SHAPES[name].allowed)
-
-
-# --- random programs
 
 
 def draw(seed: int) -> Litmus:

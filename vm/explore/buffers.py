@@ -203,7 +203,6 @@ class StoreBuffers:
             self._machine.run(cpu, 1)
         if core.counts.exceptions != faults:
             self._hide(hidden)
-            self._drain(cpu)
         elif seen.stores and (self.on or seen.loads):
             new = self._memory.patch(where, old)
             self._hide(hidden)
@@ -227,7 +226,7 @@ class StoreBuffers:
     def _in_one_piece(self, cpu: int) -> None:
         """An access that is locked, or not to one operand of RAM: the buffer is empty, and nothing of it waits."""
         core, before, stored = self._machine.cpus[cpu], dict[int, int](), set[int]()
-        start, locked, faults = core.registers.rip, self._is_locked(cpu), core.counts.exceptions
+        start, locked, faults = core.registers.rip, self.is_locked(cpu), core.counts.exceptions
         seen = _Accesses(core.gate)
 
         def stores(physical: int) -> None:
@@ -243,17 +242,12 @@ class StoreBuffers:
         for word, old in before.items():
             if word in stored or self._memory.read64(word) != old:
                 self._tables.changed(word, old, plain=not locked)
-        if faults != core.counts.exceptions:
-            self._drain(cpu)
-        elif len(seen.frames) > 1 or (seen.stores and not locked and (self.on or seen.loads)):
+        several = len(seen.frames) > 1 or (seen.stores and not locked and (self.on or seen.loads))
+        if several and faults == core.counts.exceptions:
             self.stronger[start] = None
 
-    def _drain(self, cpu: int) -> None:
-        """All that a CPU has stored becomes visible, before a handler runs."""
-        while self.stores[cpu]:
-            self.commit(cpu)
-
-    def _is_locked(self, cpu: int) -> bool:
+    def is_locked(self, cpu: int) -> bool:
+        """Whether a CPU stands before a locked operation."""
         code = self.code(cpu)
         instruction = decode(code, 64)
         return instruction is not None and is_locked(code, instruction)

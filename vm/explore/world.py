@@ -286,7 +286,7 @@ class World:
         if not buffers.on:
             return True  # the store of a read-modify-write comes right behind its load
         if held.what == "access":
-            return buffers.plain(cpu, held.address) is None or buffers.holds_back(cpu, held.address)
+            return buffers.plain(cpu, held.address) is None
         if held.what == "out":
             calls = self.runtime.calls[cpu]
             return not calls or not self._is_begun(cpu) or not passes(calls[-1].step)
@@ -309,8 +309,10 @@ class World:
         entry = 0 if leaf is None else self.machine.memory.read64(leaf)
         user = core.registers.cpl == USER
         smap = core.mmu.smap and not user and not core.registers.rflags & Flags.AC
-        denies = core.mmu.denies(Attempt(held.write, False, user, smap))
-        return self.lazy.options(cpu, held.address >> 12, entry, held.write, denies)
+        write = held.write or self.buffers.is_locked(cpu)  # which loads and stores by one translation
+        denies = core.mmu.denies(Attempt(write, False, user, smap))
+        walks = not self.buffers.holds_back(cpu, held.address)
+        return self.lazy.options(cpu, held.address >> 12, entry, write, denies, walks)
 
     def option(self, cpu: int, held: Held, choice: int) -> Option:
         """How an access goes by a choice of `Move`."""
@@ -387,15 +389,19 @@ class World:
                     self._set_accessed(pending[0])
             elif move.kind == "step" and move.choice:
                 self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
-            gate.granted = True
+            faults = core.counts.exceptions
+            gate.granted, gate.writes = True, move.kind == "access" and self.buffers.is_locked(cpu)
             if move.kind == "access":
                 self.buffers.access(cpu, held.address)
             else:
                 self.buffers.step(cpu)
-            gate.granted, gate.option = False, None
+            gate.granted, gate.option, gate.writes = False, None, False
+            if core.counts.exceptions != faults and self.buffers.stores[cpu]:
+                self.held[cpu] = Held(FENCE)  # the handler waits until all can see what its CPU has stored
         self._tell(cpu)
         self._check(cpu)
-        self._run_on(cpu)
+        if self.held[cpu] is None:
+            self._run_on(cpu)
         for thread in self.runtime.threads.values():
             thread.since = min(thread.since, 0)  # asleep for ever, or awake
         return self._first_finding(before)

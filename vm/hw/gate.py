@@ -120,6 +120,7 @@ class Gate:
 
     Attributes:
         granted: the operation may be done now.
+        writes: it is locked, so that its load is translated as its store is (SDM 8.1.1).
         option: how its access goes, of the page `option_page` (linear number).
         held: the operation before which the CPU has stopped.
         refused: what it did that cannot be explored, or empty.
@@ -138,7 +139,7 @@ class Gate:
         self.lazy = lazy
         self._visible = visible
         self._frame_of = frame_of
-        self.granted = False
+        self.granted = self.writes = False
         self.option: Option | None = None
         self.option_page = -1
         self.held: Held | None = None

@@ -124,7 +124,13 @@ class LazyTlb:
             self._add(page, entry | A)
 
     def options(
-        self, cpu: int, page: int, entry: int, write: bool, denies: Callable[[int], bool] = lambda _: False
+        self,
+        cpu: int,
+        page: int,
+        entry: int,
+        write: bool,
+        denies: Callable[[int], bool] = lambda _: False,
+        walks: bool = True,
     ) -> list[Option]:
         """How an access of `cpu` can go, the walk first.
 
@@ -134,13 +140,14 @@ class LazyTlb:
             entry: what the tables say now.
             write: a store; it never goes through an entry cached with D=0 (it walks again).
             denies: whether the rights of an entry forbid the access.
+            walks: it can go by a walk, so that what a walk does too is no way of its own.
         """
-        found = [Option(How.WALK)]
+        found = [Option(How.WALK)] if walks else []
         for value in sorted(self.may.get((cpu, page), ())):
             if denies(value):
-                if not entry & P or not denies(entry):
+                if not walks or not entry & P or not denies(entry):
                     found.append(Option(How.REFUSED, value))
-            elif (value & D or not write) and _differs(value, entry):
+            elif (value & D or not write) and (not walks or _differs(value, entry)):
                 found.append(Option(How.CACHED, value))
         return found
 

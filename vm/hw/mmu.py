@@ -287,6 +287,8 @@ class Mmu:
     def _translate_lazily(self, gate: Gate, address: int, attempt: Attempt) -> Translation | None:
         """As the explorer has chosen: by the tables, or by an entry that may be cached (vm.hw.lazy)."""
         page, option = address >> 12, gate.option or Option(How.WALK)
+        if gate.writes:
+            attempt = attempt._replace(write=True)
         if gate.option is not None and gate.option_page not in (page, -1):
             option = Option(How.WALK)
             if len(gate.lazy.options(self.cpu, page, self._entry_of(address), attempt.write, self.denies(attempt))) > 1:
