@@ -180,6 +180,14 @@ FORGOTTEN: Final = {
     "a step not called": ("yield OtherCpus  # here", "yield OtherCpus(...)"),
     "an inner function not called": ("def inner():  # here\n    yield OtherCpus()", "yield from inner(...)"),
     "an inner hook": ("def {hook}(self, {head}):  # here\n    yield OtherCpus()", "indent it less"),
+    "in a list with a name": ("found = [self.own(one) for one in (cpu, 1)]  # here", "yield from self.own(...)"),
+    "kept by the policy": ("self.kept = self.own(cpu)  # here", "yield from self.own(...)"),
+    "searched": ("cpu = 1 in told(cpu)  # here", "yield from told(...)"),
+    "mapped": ("map(self.own, (cpu, 1))  # here", "yield from self.own(...)"),
+    "mapped and listed": ("list(map(told, (cpu, 1)))  # here", "yield from told(...)"),
+    "steps in a list with a name": ("found = [Load('x', one) for one in (1, 2)]  # here", "yield Load(...)"),
+    "a step kept by the policy": ("self.kept = OtherCpus()  # here", "yield OtherCpus()"),
+    "steps mapped": ("list(map(Load, ('x', 'y')))  # here", "yield Load(...)"),
     "a coroutine": ("async def wait():\n    pass\nwait()  # here", "yield from wait()"),
 }
 """What may stand in a hook, and the remedy."""
@@ -244,6 +252,11 @@ WRONG: Final = {
         "def {hook}(self, {head}):",
     ),
     "defined twice": (_RIGHT.replace("  # here", "") + "\n" + _RIGHT, "rename or delete one"),
+    "hidden behind Policy": (
+        "\nclass Mixin:\n    def {hook}(self, {head}):  # here\n        yield OtherCpus()\n\n\n"
+        "class Other(Policy, Mixin):\n    pass\n\n\nclass Mine(Other):\n    id = title = proposer = source = 'mine'\n",
+        "class Mine(Mixin, Policy)",
+    ),
     "outside the class": ("\ndef {hook}(self, {head}):  # here\n    yield OtherCpus()\n", "indent it"),
 }
 """What a hook may be, and the remedy."""

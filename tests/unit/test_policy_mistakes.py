@@ -10,6 +10,7 @@ import pytest
 from tests.support.policy_mistakes import FORGOTTEN, HELPERS, HOOKS, WRONG, cases, right
 from vm.errors import PolicyError
 from vm.stacks import contract
+from vm.stacks.makers import Makers
 from vm.stacks.registry import find_policy
 from vm.testing.mutants import Site, Sites, mutants_of, without
 
@@ -71,6 +72,25 @@ def test_what_a_policy_must_say_and_says_under_another_name_is_named(name: str, 
         find_policy(str(path))
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("self.delivry = 'ist'", "did you mean delivery?"),
+        ("self.switchout = None", "did you mean switch_out?"),
+        ("self.delivery = 'ist'", "set it in the class, `delivery = ...`"),
+        ("self.reclaims = False", "set it in the class, `reclaims = ...`"),
+    ],
+)
+def test_what_a_policy_says_of_its_object_alone_is_named(line: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from policies.fixed_8k import Fixed8K\n\nclass Mine(Fixed8K):\n    def __init__(self):\n        {line}\n"
+    )
+    with pytest.raises(PolicyError) as error:
+        find_policy(str(path))
+    assert says in str(error.value)
+
+
 # --- what is no mistake
 
 
@@ -97,6 +117,10 @@ RIGHT: Final = {
     "steps in a tuple": "def tick(self, cpu):\n        for step in (OtherCpus(), Load('x')):\n            yield step",
     "a hook that may be there": "def tick(self, cpu):\n        if self.extra:\n            yield from self.extra(cpu)\n        yield OtherCpus()\n    extra = None",
     "a choice of generators": "def pick(self, cpu):\n        level = yield Load('x')\n        return free(()) if level else shootdown(())\n    def tick(self, cpu):\n        yield from (yield from self.pick(cpu))",
+    "a search": "def tick(self, cpu):\n        if cpu in pages((1, 2)):\n            yield OtherCpus()",
+    "generators of a map": "def tick(self, cpu):\n        for one in map(shootdown, ((), ())):\n            yield from one",
+    "a state of the object": "def __init__(self):\n        self.limit = 3\n    def tick(self, cpu):\n        yield Load('x', self.limit)",
+    "an old conditional": "def tick(self, cpu):\n        work = cpu and free or shootdown\n        yield from work(())",
     "a named answer": "def tick(self, cpu):\n        if (found := (yield Load('x'))) is not None:\n            yield Load('x', found)",
     "a property": "@property\n    def ticks(self):\n        return 3\n    def tick(self, cpu):\n        yield Load('x', self.ticks)",
     "a static helper": "@staticmethod\n    def late(cpu):\n        yield OtherCpus()\n    def tick(self, cpu):\n        yield from self.late(cpu)",
@@ -133,4 +157,4 @@ def test_what_is_right_is_taken(what: str, tmp_path: Path) -> None:
 def test_mutants_are_no_mistakes() -> None:
     right, site = find_policy("multiplex"), Site("switch_out", "shootdown", 1, "Invlpg")
     changed = [Sites(right).policy, without(right, ["Invlpg"]), *(one.policy for one in mutants_of(right, [site]))]
-    assert [list(contract.mistakes(one)) for one in changed] == [[]] * len(changed)
+    assert [list(contract.mistakes(one, Makers(one))) for one in changed] == [[]] * len(changed)

@@ -11,16 +11,18 @@ import ast
 import difflib
 import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partialmethod
 from types import FunctionType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from vm.errors import PolicyError
 from vm.stacks.checks import shown
 from vm.stacks.forgotten import forgotten
+from vm.stacks.makers import Makers
 from vm.stacks.policy import Policy
+from vm.stacks.reach import is_plain
 from vm.stacks.sources import ANY, Mistake, functions_of, index_of, own_classes, own_nodes, plain_function, uses_of
 
 HOOKS: Final = {
@@ -31,30 +33,62 @@ _NEAR: Final = 0.81  # of difflib's ratio: `switch_ot`, `pool_page`; not `reques
 _FAR: Final = 0.6  # where it is wrong in any case
 
 
-_checked: WeakKeyDictionary[type[Policy], Mistake | None] = WeakKeyDictionary()  # what was found, by class
+class Contract(NamedTuple):
+    """What is known of a policy's class.
+
+    Attributes:
+        mistake: the first, None if it is as it must be.
+        is_plain: its code can be told to forget nothing, so that its hooks need not be watched.
+    """
+
+    mistake: Mistake | None
+    is_plain: bool
 
 
-def check_contract(policy: type[Policy]) -> None:
-    """Refuse a policy whose hooks would not run as they are written.
+_known: WeakKeyDictionary[type[Policy], Contract] = WeakKeyDictionary()
+
+
+def check_contract(policy: type[Policy]) -> bool:
+    """Refuse a policy whose hooks would not run as they are written. Answers whether they must be watched while they do.
 
     Raises:
         PolicyError: with the first mistake: its file, its line, and how to mend it.
     """
-    if policy not in _checked:
-        _checked[policy] = next(mistakes(policy), None)
-    mistake = _checked[policy]
+    if policy not in _known:
+        makers = Makers(policy)
+        mistake = next(mistakes(policy, makers), None)
+        _known[policy] = Contract(mistake, mistake is None and is_plain(policy, makers))
+    mistake, plain = _known[policy]
     if mistake is not None:
         name = getattr(policy, "id", None)
         raise PolicyError(f"policy {name if isinstance(name, str) else policy.__name__}: {mistake}")
+    return not plain
 
 
-def mistakes(policy: type[Policy]) -> Iterator[Mistake]:
+def check_object(policy: Policy) -> None:
+    """Refuse a policy that says of its object what policies say of their class, or nearly: nobody would read it.
+
+    Raises:
+        PolicyError: it does.
+    """
+    uses = uses_of(type(policy))
+    for name in sorted(getattr(policy, "__dict__", {})):
+        if name in ("delivery", "pool_pages", "reclaims"):
+            raise PolicyError(f"policy {policy.id}: {name} is set on the object: set it in the class, `{name} = ...`")
+        hint = _hint(name, [*HOOKS, *ATTRIBUTES])
+        if hint and name not in (*HOOKS, *ATTRIBUTES) and name not in uses:
+            raise PolicyError(f"policy {policy.id}: {name} is nothing that policies have, and nothing uses it: {hint}")
+
+
+def mistakes(policy: type[Policy], makers: Makers) -> Iterator[Mistake]:
     """All that can be seen without running it, in a fixed order."""
     for name in HOOKS:
         yield from _hook(policy, name)
-    yield from _names(policy)
+    yield from _hidden(policy)
+    uses = uses_of(policy)
+    yield from _names(policy, uses)
     yield from _outside(policy)
-    yield from forgotten(policy, HOOKS)
+    yield from forgotten(policy, makers, HOOKS, uses)
 
 
 # --- hooks
@@ -79,6 +113,17 @@ def _hook(policy: type[Policy], name: str) -> Iterator[Mistake]:
         yield _at(
             owner, name, f"{name} has no `yield`, so it makes no step: `yield` each step, or `yield from ()` for none"
         )
+
+
+def _hidden(policy: type[Policy]) -> Iterator[Mistake]:
+    """What bases have that `Policy`, which comes before them, has too."""
+    classes = policy.__mro__
+    for name in (*HOOKS, *ATTRIBUTES):
+        owners = [one for one in classes if name in vars(one)]
+        if len(owners) > 1 and owners[0] is Policy:
+            base = owners[1].__name__
+            text = f"{name} of {base} is hidden by that of Policy, which comes first"
+            yield _at(owners[1], name, f"{text}: write `class {policy.__name__}({base}, Policy)`")
 
 
 def _signature(name: str) -> str:
@@ -126,14 +171,15 @@ def _is_plain(value: ast.expr) -> bool:
 # --- names
 
 
-def _names(policy: type[Policy]) -> Iterator[Mistake]:
+def _names(policy: type[Policy], uses: Mapping[str, set[str]]) -> Iterator[Mistake]:
     """Attributes of the policy's classes that nothing uses, where they would be hooks under another name."""
-    uses = uses_of(policy)
     for owner in own_classes(policy):
         for name, value in vars(owner).items():
             if name.startswith("__") or hasattr(Policy, name) or name in ATTRIBUTES or inspect.isclass(value):
                 continue
-            if not uses.get(name, set()) - {name} and not _is_hook(policy, value):
+            written = name.removeprefix(f"_{owner.__name__.lstrip('_')}") if "__" in name else name
+            using = uses.get(name, set()) | uses.get(written, set())
+            if not using - {name, written} and not _is_hook(policy, value):
                 yield from _unused(owner, name, value, ANY in uses)
         yield from _twice(owner)
 

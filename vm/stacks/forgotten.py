@@ -1,8 +1,7 @@
 """Generators and steps that a policy's code makes and forgets, found by reading it.
 
 A generator that nothing runs does nothing, and a step that is not yielded is not made: without its
-`yield from` a policy reclaims nothing, and looks safe. Read are the methods of a policy's class and bases,
-and all functions of their packages that these reach; what cannot be told there (a function out of a
+`yield from` a policy reclaims nothing, and looks safe. What cannot be told by reading (a function out of a
 table, a generator given to another function) is for `watch`.
 """
 
@@ -16,8 +15,9 @@ from types import FunctionType
 from typing import Any, Final
 
 from vm.stacks.makers import Made, Makers
-from vm.stacks.scope import Instance, Local, Scope, scope_of
-from vm.stacks.sources import Mistake, functions_of, own_classes, plain_function
+from vm.stacks.reach import scopes_of
+from vm.stacks.scope import Instance, Local, Scope
+from vm.stacks.sources import Mistake, own_classes, plain_function
 
 _SWALLOW: Final = (
     *(list, tuple, set, frozenset, dict, sorted, sum, any, all, bool, len, min, max, enumerate, next, str, repr, print),
@@ -28,40 +28,18 @@ _LONGEST: Final = 60  # characters of code in an error
 _TRUTH: Final = frozenset({"tested", "compared"})
 
 
-def forgotten(policy: type, hooks: Collection[str]) -> Iterator[Mistake]:
+def forgotten(policy: type, makers: Makers, hooks: Collection[str], uses: Collection[str]) -> Iterator[Mistake]:
     """Every place where a policy's code makes a generator or a step and forgets it.
 
     Args:
         policy: its class.
+        makers: what calls make.
         hooks: names of the methods whose answer nobody runs.
+        uses: names and attributes that the policy's code reads.
     """
-    makers = Makers(policy)
-    todo: list[tuple[FunctionType, type | None]] = [
-        (function, one) for one in own_classes(policy) for function in functions_of(one)
-    ]
-    seen = {function.__code__ for function, _ in todo}
-    while todo:
-        function, owner = todo.pop(0)
-        scope = scope_of(function, policy if owner is None or issubclass(policy, owner) else owner, owner)
-        if scope is None:
-            continue
-        yield from _Reader(scope, makers, hooks).mistakes()
-        for called, of in _reached(scope, makers):
-            if called.__code__ not in seen:
-                seen.add(called.__code__)
-                todo.append((called, of))
-
-
-def _reached(scope: Scope, makers: Makers) -> Iterator[tuple[FunctionType, type | None]]:
-    """The policy's own functions that a function names, with the class that defines each."""
-    for node in ast.walk(scope.node):
-        if isinstance(node, ast.Name | ast.Attribute):
-            found = scope.resolve(node)
-            function = None if isinstance(found, type) else plain_function(found)
-            if function is not None and makers.is_own(function):
-                base = scope.resolve(node.value) if isinstance(node, ast.Attribute) else None
-                of = base.of if isinstance(base, Instance) else base if isinstance(base, type) else None
-                yield function, of
+    for scope in scopes_of(policy, makers):
+        if scope is not None:
+            yield from _Reader(scope, makers, hooks, uses).mistakes()
 
 
 class _Reader:
@@ -70,11 +48,11 @@ class _Reader:
     Args:
         scope: the function.
         makers: what calls make.
-        hooks: names of the hooks.
+        hooks, uses: as for `forgotten`.
     """
 
-    def __init__(self, scope: Scope, makers: Makers, hooks: Collection[str]) -> None:
-        self._scope, self._makers, self._hooks = scope, makers, hooks
+    def __init__(self, scope: Scope, makers: Makers, hooks: Collection[str], uses: Collection[str]) -> None:
+        self._scope, self._makers, self._hooks, self._uses = scope, makers, hooks, uses
         self._file = "" if scope.function is None else scope.function.__code__.co_filename
         self._parents = {child: node for node in (scope.node, *scope.nodes) for child in ast.iter_child_nodes(node)}
         self._called = {node.func for node in scope.nodes if isinstance(node, ast.Call)}
@@ -96,7 +74,7 @@ class _Reader:
         for node in self._inside:
             if not isinstance(node, ast.ClassDef):
                 inner = Scope(node, self._scope.policy, None, None, self._scope)
-                yield from _Reader(inner, self._makers, self._hooks).mistakes()
+                yield from _Reader(inner, self._makers, self._hooks, self._uses).mistakes()
 
     # --- calls
 
@@ -124,7 +102,7 @@ class _Reader:
             return f"`{whole}` is a generator, which is always true and equals nothing: write `(yield from {whole})`"
         if fate in ("yielded", "awaited"):
             return f"`{whole}` is {fate}, and is a generator and no step: {remedy}"
-        if fate == "attribute":
+        if fate == "attribute" and self._makers.makes_steps(callee):
             return f"`{whole}` is a generator, asked for an attribute: write `(yield from {whole})`"
         if fate == "returned" and self._is_hook():
             return f"`{whole}` is returned by the hook, and nobody runs it: write `return (yield from {whole})`"
@@ -138,7 +116,7 @@ class _Reader:
             return any(self._scope.resolve(place.func) is one for one in _SWALLOW)
         if fate == "iterated" and isinstance(place, ast.For):
             return not self._hands_on(place)
-        return fate in ("spread", "iterated")
+        return fate in ("spread", "iterated", "searched")
 
     def _hands_on(self, loop: ast.For) -> bool:
         """Whether a loop over steps yields them, or gives them to a function."""
@@ -167,11 +145,7 @@ class _Reader:
         remedy = f"write `{name} = yield {kind}{whole}`"
         if name in self._captured or name not in self._scope.bound:
             return None
-        fates = [
-            self._fate(node)
-            for node in self._scope.nodes
-            if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load)
-        ]
+        fates = [self._fate(node) for node in self._loads(name)]
         if not fates:
             return f"`{name} = {whole}` is never used, so that nothing runs it: {remedy}"
         if not all(self._makes(value, made) for value in self._scope.bound[name]):
@@ -194,15 +168,22 @@ class _Reader:
     def _of_reference(self, node: ast.Name | ast.Attribute) -> str | None:
         if not isinstance(node.ctx, ast.Load):
             return None
-        fate, _ = self._fate(node)
-        if fate not in ("thrown", "tested", "yielded", "delegated"):
-            return None
+        fate, place = self._fate(node)
+        is_mapped = fate == "passed" and isinstance(place, ast.Call) and self._is_mapped(place)
+        if isinstance(place, ast.BoolOp) or not (is_mapped or fate in ("thrown", "tested", "yielded", "delegated")):
+            return None  # `is_late and self.late or self.early` chooses one
         made = self._makers.made_by(self._scope.resolve(node))
         if made is None or self._may_be_none(node):
             return None
-        return (
-            f"`{_short(node)}` is not called: write `yield {'' if made is Made.STEP else 'from '}{_short(node)}(...)`"
-        )
+        wrong = "mapped, and nothing runs what it makes" if is_mapped else "not called"
+        how = "yield" if made is Made.STEP else "yield from"
+        return f"`{_short(node)}` is {wrong}: write `{how} {_short(node)}(...)`{' in a loop' * is_mapped}"
+
+    def _is_mapped(self, call: ast.Call) -> bool:
+        """Whether a call is one of `map` whose results come to nothing."""
+        fate, place = self._fate(call)
+        is_lost = fate == "thrown" or (fate == "passed" and self._swallows(fate, place))
+        return is_lost and self._scope.resolve(call.func) is map
 
     def _may_be_none(self, node: ast.Name | ast.Attribute) -> bool:
         """Whether some class of the policy's has no function under an attribute: then it may be asked for."""
@@ -239,6 +220,9 @@ class _Reader:
             return "tested", parent
         if isinstance(parent, ast.BoolOp) and node is not parent.values[-1]:
             return "tested", parent
+        if isinstance(parent, ast.Compare):
+            is_searched = node is not parent.left and all(isinstance(one, ast.In | ast.NotIn) for one in parent.ops)
+            return ("searched" if is_searched else "compared"), parent
         if isinstance(parent, ast.comprehension | ast.For):
             return ("iterated" if node is parent.iter else "tested"), parent
         if isinstance(parent, ast.UnaryOp):
@@ -258,9 +242,25 @@ class _Reader:
         if isinstance(parent, ast.NamedExpr):
             fate, place = self._fate(parent)
             return (fate, place) if fate in ("thrown", "yielded", *_TRUTH) else ("named", parent.target)
-        if isinstance(parent, _CONTAINERS) and self._fate(parent)[0] == "thrown":
+        if isinstance(parent, _CONTAINERS):
+            fate, place = self._fate(parent)
+            if fate == "thrown" or (fate == "named" and isinstance(place, ast.Name) and not self._loads(place.id)):
+                return "thrown", parent
+        if isinstance(parent, ast.Assign) and all(self._is_never_read(target) for target in parent.targets):
             return "thrown", parent
         return "other", parent
+
+    def _is_never_read(self, target: ast.expr) -> bool:
+        """Whether a target is an attribute of the policy's that no code reads."""
+        if not isinstance(target, ast.Attribute) or target.attr in self._uses:
+            return False
+        return isinstance(self._scope.resolve(target.value), Instance)
+
+    def _loads(self, name: str) -> list[ast.AST]:
+        """The places where a local variable is read, those in functions inside included."""
+        inner = (one for node in self._inside for one in ast.walk(node))
+        names = (one for one in (*self._scope.nodes, *inner) if isinstance(one, ast.Name) and one.id == name)
+        return [one for one in names if isinstance(one.ctx, ast.Load)]
 
 
 def _step(fate: str, place: ast.AST, whole: str, step: type) -> str | None:
@@ -292,7 +292,6 @@ _FATES: Final[dict[type[ast.AST], str]] = {
     ast.YieldFrom: "delegated",
     ast.Await: "awaited",
     ast.Return: "returned",
-    ast.Compare: "compared",
     ast.Attribute: "attribute",
     ast.Starred: "spread",
     ast.Match: "tested",

@@ -19,7 +19,7 @@ from typing import Final
 
 from vm.errors import PolicyError
 from vm.stacks.checks import said, shown
-from vm.stacks.contract import HOOKS, check_contract
+from vm.stacks.contract import HOOKS, check_contract, check_object
 from vm.stacks.files import module_of
 from vm.stacks.hypercall import DELIVERIES
 from vm.stacks.policy import Policy
@@ -48,9 +48,11 @@ def _checked(policy: type[Policy], where: str) -> type[Policy]:
     if type(policy.reclaims) is not bool:
         raise PolicyError(f"{where}: reclaims {shown(policy.reclaims)} is neither True nor False")
     try:
-        policy()
+        made = policy()
     except (Exception, SystemExit) as error:
         raise PolicyError(f"{where}: class {policy.__name__} cannot be made ({said(error)})") from error
+    if vars(made):
+        check_object(made)
     return policy
 
 

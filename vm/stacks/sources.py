@@ -209,9 +209,10 @@ def uses_of(policy: type) -> dict[str, set[str]]:
         for name, where in ({} if index is None else index.uses).items():
             found.setdefault(name, set()).update(where)
     for one in own_classes(policy):
-        for function in functions_of(one):
-            for name in names_in(function.__code__):
-                found.setdefault(name, set()).add(function.__name__)
+        if index_of(vars(sys.modules.get(one.__module__, object))) is None:
+            for function in functions_of(one):
+                for name in names_in(function.__code__):
+                    found.setdefault(name, set()).add(function.__name__)
     return found
 
 

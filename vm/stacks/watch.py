@@ -1,9 +1,9 @@
 """Sees, while a policy's hook runs, which steps it makes and does not yield, and which generators it never starts.
 
 `forgotten` reads the code; this sees what cannot be read: a function out of a table, code without its
-source. CPython tells a profile function of each call: also of a generator that is dropped before it
-was started, since it is closed, at the instruction that made it a generator (3.11, 3.12). Where another
-profiler runs, nothing is seen.
+source. CPython 3.11 tells a profile function of each call, and also of a generator that is dropped before
+it was started: it is closed, which resumes it at the instruction that made it a generator. Another
+interpreter may not, and where another profiler runs nothing is seen.
 """
 
 from __future__ import annotations
