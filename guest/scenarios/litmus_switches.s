@@ -49,6 +49,6 @@ scenario_name:
 scenario_pool:
     .quad 48
 litmus_stacks:
-    .quad 3
+    .long 3, 2*PAGE_SIZE
 litmus_programs:
     .quad litmus_a, litmus_b, litmus_c, 0

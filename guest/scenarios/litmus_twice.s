@@ -1,18 +1,21 @@
-# A stack that was deep is switched out twice before its pages are used again, and is not deep in between: whoever looks at
-# Accessed, or counts, has had two looks, and CPU 1 may hold what it has cached since before the first.
+# Laight's scenario (litmus_laight.s), and A is switched out again and again before it goes deep: what is looked at, or
+# marked, the first time and taken the next.
 #
 # Words: 0 address of A's item (published), 8 B has read the first, 16 published again.
 .equ FIRST,         0x1111
 .equ SECOND,        0x2222
+
 .text
 litmus_a:                               # CPU 0
     L_DEEP 0
     L_ADDRESS rbx, 0, LITMUS_DEEP
     L_PUBLISH 0, FIRST
-    L_AWAIT 8, 1
+    L_AWAIT 8, 1                        # B has read it
     L_EXIT 0
     L_SWITCH_OUT 0, 256
-    L_SWITCH_IN 0                       # in user mode, or idle, for a while
+    L_SWITCH_IN 0
+    L_SWITCH_OUT 0, 256
+    L_SWITCH_IN 0
     L_SWITCH_OUT 0, 256
     L_TAKE_FRAMES 1
     L_DEEP 0
@@ -33,6 +36,6 @@ scenario_name:
 scenario_pool:
     .quad 48
 litmus_stacks:
-    .quad 2
+    .long 2, 2*PAGE_SIZE
 litmus_programs:
     .quad litmus_a, litmus_b, 0

@@ -1,9 +1,11 @@
-# Another CPU's walk, of an access that really happens, falls anywhere into a switch-out (walker_race.s): A has never touched
-# the page, B reads there at any moment, C takes what is free, and B reads again. Nothing orders them but what B waits for.
+# A page that has been mapped and never touched is taken while B reads it for the first time: B's walk sets Accessed, or
+# finds the page gone, and nothing orders the two. (walker_race.s, without a kernel around it; nothing speculates here
+# unless the mode says so.)
 #
-# What B reads does not matter, nor that it faults: it catches that. It must not reach a frame that is somebody else's.
+# What B reads does not matter, nor that it faults: it catches that. It must not read a frame that is somebody else's by
+# now.
 #
-# Words: 0 address of A's word, 8 C has written.
+# Words: 0 address of the page's word, 8 C has taken what it wants.
 .text
 litmus_a:                               # CPU 0
     L_DEEP 0
@@ -11,7 +13,9 @@ litmus_a:                               # CPU 0
     mov [r15], rbx
     L_EXIT 0
     L_SWITCH_OUT 0, 256
-    L_TAKE_FRAMES 1
+    L_DEEP 1                            # C takes what is free now, and writes there
+    L_ADDRESS rcx, 1, LITMUS_DEEP
+    mov [rcx], rcx
     mov qword ptr [r15+8], 1
     jmp litmus_end
 
@@ -19,18 +23,18 @@ litmus_b:                               # CPU 1
     mov rbx, [r15]
     test rbx, rbx
     jz litmus_b
-    lea rdi, [rip+litmus_look]
+    lea rdi, [rip+litmus_walk]
     mov rsi, rbx
     call try_call
-    L_AWAIT 8, 1
-    lea rdi, [rip+litmus_look]
-    mov rsi, rbx
-    call try_call
+    L_AWAIT 8, 1                        # it answers shootdowns to the end
     jmp litmus_end
 
-# void litmus_look(u64 *word)
-litmus_look:
-    mov rax, [rdi]                      # the access in question
+# void litmus_walk(u64 *word)
+# Look once, and again when C is there.
+litmus_walk:
+    mov rax, [rdi]                      # the walk in question
+    L_AWAIT 8, 1
+    mov rax, [rdi]
     ret
 
 .section .rodata
@@ -40,6 +44,6 @@ scenario_name:
 scenario_pool:
     .quad 48
 litmus_stacks:
-    .quad 2
+    .long 2, 2*PAGE_SIZE
 litmus_programs:
     .quad litmus_a, litmus_b, 0
