@@ -95,12 +95,13 @@ class Kernel(Policy):
         elif op.what == "write":
             yield WritePte(page, Pte(value))
         else:
-            step = {
-                "read": ReadPte(page),
-                "swap": SwapPte(page, Pte(value)),
-                "exchange": ExchangePte(page, Pte(value), Pte(expected)),
-            }[op.what]
-            found: Pte = yield step
+            found: Pte
+            if op.what == "read":
+                found = yield ReadPte(page)
+            elif op.what == "swap":
+                found = yield SwapPte(page, Pte(value))
+            else:
+                found = yield ExchangePte(page, Pte(value), Pte(expected))
             yield Store(f"seen {cpu}", (cpu, size - 1, found.value), size - 1)
         return True
 

@@ -88,7 +88,7 @@ def test_a_reduction_to_which_nothing_conflicts_misses_what_there_is(
     programs = [parse("x=1; y=1"), parse("r y; r x")]
     toml = write_scenario(tmp_path, programs)
     monkeypatch.setattr(locality, "_CONFLICTS", dict.fromkeys((READ, WRITE, READ_IN, WRITE_IN), ()))
-    assert outcomes(toml, programs, "sc", known=Locality()) < abstract(programs, buffered=False)
+    assert outcomes(toml, programs, "sc", every_move=False) < abstract(programs, buffered=False)
 
 
 def test_what_turns_out_otherwise_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,6 @@ class Reading:
         drains_slowly: stores become visible one by one between a fault and its handler, not all with the fault.
         hits_pass: an access through the TLB does not wait for the CPU's own store to the page's entry, as a walk does in `tso`.
         forwards: a walk in `tso` finds its own CPU's store to the entry in the store buffer, where A and D need no update.
-        loads_first: an exchange through a page that may only be read sets A, as its load does, and then faults.
     """
 
     order: str = "sc"
@@ -44,7 +43,6 @@ class Reading:
     drains_slowly: bool = True
     hits_pass: bool = True
     forwards: bool = False
-    loads_first: bool = False
 
 
 class Store(NamedTuple):
@@ -279,8 +277,7 @@ class Machine:
         if waits and not self.reading.hits_pass:
             cached = None
         if cached is not None and writes and "W" not in cached.flags:
-            loads = self.reading.loads_first and one.what == "exchange"
-            yield self._fault(self._use(state, one, cached) if loads else state, number, cpu)
+            yield self._fault(state, number, cpu)
         elif cached is not None and ("D" in cached.flags or not writes):
             yield self._hit(state, number, cpu, one, cached)
         elif not waits:
@@ -306,8 +303,6 @@ class Machine:
         """By the tables: A, and D for a write, are set by a locked update; what refuses the access sets nothing."""
         writes = one.what != "load"
         if "P" not in entry.flags or (writes and "W" not in entry.flags):
-            if self.reading.loads_first and one.what == "exchange" and "P" in entry.flags:
-                state = state.storing(Store(one.name, entry.changed("A", True)))
             return self._fault(state, number, cpu)
         used = entry.changed("A", True).changed("D", True) if writes else entry.changed("A", True)
         if used != entry:
