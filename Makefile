@@ -62,6 +62,7 @@ nightly: setup
 	$(BIN)/python -m tests.nightly injected --jobs $(JOBS) --report injected.html > injected.md
 	$(BIN)/python -m tests.nightly alarms --jobs $(JOBS) > alarms.md
 	$(BIN)/python -m tests.nightly hostile --jobs $(JOBS) > hostile.md
+	$(BIN)/python -m tests.nightly transistency --jobs $(JOBS) > transistency.md
 
 fuzz: setup
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[fuzz]' || \

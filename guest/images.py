@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from guest.asm import KERNEL_LAYOUT, Image, build
+from guest.asm import KERNEL_LAYOUT, Image, begin, build
 from guest.scenario import FOLDER, Scenario, scenarios
 
 KERNEL: Final = Path(__file__).parent / "kernel"
@@ -67,4 +67,10 @@ def build_scenario(scenario: Scenario, folder: Path) -> Image:
         guest.asm.AsmError: a source is wrong, or nowhere.
     """
     own = [folder / name if (folder / name).exists() else FOLDER / name for name in scenario.sources]
-    return build([*(KERNEL / f"{part}.s" for part in CORE), *own], layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL])
+    return build(own, layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL], begun=_kernel())
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> bytes:
+    """The kernel's own sources, assembled; a scenario's come behind them."""
+    return begin([KERNEL / f"{part}.s" for part in CORE], include=[KERNEL])

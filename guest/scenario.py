@@ -60,9 +60,12 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         mutant: under what it is unsafe; a scenario that nothing breaks proves nothing.
         ram: what it wants, as on the command line.
         litmus: it is small enough to be explored exhaustively.
+        managed: pages of ordinary memory whose translations are explored, as those of its stacks are: symbols of the
+            image, `symbol+offset` (bytes), `0xaddress`; with `:pages` behind it for more than one.
         quanta: round-robin quanta it is run at; none for the usual ones.
         schedules: random schedules it needs at the most, where each is long.
         long: a run takes half a minute or more, so it is judged only where it is named.
+        outcomes: final values that `kstack explore --outcomes` lists, by name (vm/explore/outcomes.py).
     """
 
     id: str
@@ -80,9 +83,11 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     mutant: Mutant
     ram: str = "64M"
     litmus: bool = False
+    managed: list[str] = []
     quanta: list[int] = []
     schedules: int | None = None
     long: bool = False
+    outcomes: dict[str, str] = {}
 
 
 def read_scenario(path: Path) -> Scenario:

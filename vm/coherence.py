@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from vm.hw.engine import Access
 from vm.hw.events import Event, EventKind, Outcome
-from vm.hw.paging import PageFault, Translation
+from vm.hw.paging import NX, RW, US, PageFault, Translation
 from vm.load import Symbols
 from vm.machine import Ipi, Machine
 from vm.stacks import Page, Pte, Thread, steps
@@ -30,6 +30,7 @@ MAX_DRIFT = 32  # pages that a CPU's pool may have gained from others before it 
 _FRAME = (1 << 52) - 1 & ~0xFFF
 _EMPTY_PAGE = bytes(4096)
 _WORD = 8
+_RIGHTS = RW | US | NX
 Candidate = tuple[int, int]  # frame, rights
 
 
@@ -157,12 +158,13 @@ class Oracle:
     holders: dict[int, HookCall] = field(default_factory=dict)  # by frame: the hook that took or cleared it last
     threads: dict[int, Thread] = field(default_factory=dict)
     areas: Areas = field(default_factory=Areas)
-    seen: dict[tuple[int, int], set[Candidate]] = field(default_factory=dict)
+    seen: dict[int, set[Candidate]] = field(default_factory=dict)  # by page (linear number): all it was ever mapped to
     last_use: tuple[object, ...] = ()
     moments: dict[int, deque[Moment]] = field(default_factory=dict)  # by page or frame address
     events: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT))
     double_faults: dict[int, tuple[int, bool]] = field(default_factory=dict)  # by CPU: stack pointer, served
     drift: dict[int, int] = field(default_factory=dict)  # by CPU: frames its pool got less those it gave
+    last_stale: str | None = None  # the last stale use, whether it is a finding or not, until somebody clears it
     leaked: set[int] = field(default_factory=set)  # frames reported already; asked for membership only
 
     # --- reporting
@@ -203,6 +205,14 @@ class Oracle:
         merged = dict.fromkeys([*own, *(event for event in self.events if event.time >= first)])
         return tuple(sorted(merged, key=lambda moment: moment.time))[-KEPT:]
 
+    def _place(self, address: int) -> str:
+        """A linear address in words: whose stack it lies in, or what the guest calls it."""
+        return f"{_owner(self._page(address)) or self.symbols.name(address)} at {address:#x}"
+
+    def guest_stored(self, cpu: int, address: int, entry: int) -> None:
+        """Guest code has stored to the entry of a page (linear address): no policy's doing, and part of the history."""
+        self._note(cpu, f"guest code stores {entry:#x} to the entry of {self._place(address)}", address, entry & _FRAME)
+
     def _page(self, address: int) -> Page | None:
         thread = self.areas.find(self.threads, address)
         return None if thread is None else thread.page_at(address)
@@ -210,12 +220,16 @@ class Oracle:
     # --- MmuObserver
 
     def filled(self, cpu: int, address: int, translation: Translation) -> None:
-        """Count accesses that could have gone two ways had nothing ever been invalidated."""
+        """Count accesses that could have gone two ways had nothing ever been invalidated.
+
+        The adversary is the same in every reading: any CPU may have cached whatever a page was ever mapped to, whether
+        Accessed was set or not.
+        """
         page = self._page(address)
         if page is None:
             return
         self.stack_walks += 1
-        candidates = self.seen.setdefault((cpu, address >> 12), set())
+        candidates = self.seen.setdefault(address >> 12, set())
         candidates.add((translation.frame, translation.rights))
         self.exercised += len(candidates) > 1
         self._note(cpu, f"TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
@@ -224,7 +238,6 @@ class Oracle:
         """A candidate that no access has asked for."""
         page = self._page(address)
         if page is not None:
-            self.seen.setdefault((cpu, address >> 12), set()).add((translation.frame, translation.rights))
             self._note(cpu, f"speculative TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
 
     def stale_use(
@@ -234,6 +247,9 @@ class Oracle:
         page = self._page(address)
         frame = translation.frame
         life = self.frames.get(frame)
+        verb, where = "wrote" if access is Access.STORE else "read", self._place(address)
+        now = f"the tables have {current.frame:#x}" if current is not None else "the tables have none"
+        self.last_stale = f"CPU {cpu} {verb} {where} through its cached translation to frame {frame:#x}; {now}"
         if page is not None:
             self.exercised += 1
         if life is None or (life.state is FrameState.MAPPED and life.owner == page):
@@ -246,8 +262,6 @@ class Oracle:
         if once == self.last_use:
             return  # the same access, seen in two parts
         self.last_use = once
-        verb = "wrote" if access is Access.STORE else "read"
-        where = f"{_owner(page) or 'an unmapped area'} at {address:#x}"
         if life.state is FrameState.MAPPED:
             kind, now = Kind.STALE_TRANSLATION, f"now {_owner(life.owner)}"
         elif life.state is FrameState.UNMAPPED:  # the address may not be reused either (SDM 4.10.5)
@@ -316,15 +330,20 @@ class Oracle:
         elif isinstance(step, steps.Invlpg):
             self._note(cpu, f"INVLPG {_owner(step.page)}", step.page.address)
 
-    def _entry_changed(self, cpu: int, call: HookCall, page: Page, old: Pte | None, new: Pte) -> None:
-        if old is not None and old.present:
+    def _entry_changed(self, cpu: int, call: HookCall, page: Page, old: Pte, new: Pte) -> None:
+        """An entry was stored; one that keeps its frame (other rights, Accessed, software bits) is no new mapping."""
+        if old.present and new.present and old.frame == new.frame:
+            self._note(cpu, f"change {_owner(page)} (frame {new.frame:#x} stays)", page.address, new.frame)
+            return
+        if old.present:
             life = self.frames.get(old.frame)
-            if life is not None and life.owner == page and (not new.present or new.frame != old.frame):
+            if life is not None and life.owner == page:
                 self.frames[old.frame] = Frame(FrameState.UNMAPPED, None, page, life.freed_by)
                 self.holders[old.frame] = call
                 self._note(cpu, f"clear {_owner(page)} (was frame {old.frame:#x})", page.address, old.frame)
         if not new.present:
             return
+        self.seen.setdefault(page.address >> 12, set()).add((new.frame, new.value & _RIGHTS))
         life = self.frames.get(new.frame)
         if life is None:
             return
@@ -439,7 +458,8 @@ class Oracle:
     def check_failed(self, cpu: int) -> None:
         """The guest's own check of what it read has failed; a finding of its own only where nothing else was seen."""
         if not self.findings:
-            self._report(Kind.WRONG_DATA, cpu, 0, "the guest's own check failed, and the oracle saw nothing")
+            seen = self.last_stale or "the oracle saw nothing"
+            self._report(Kind.WRONG_DATA, cpu, 0, f"the guest's own check failed; {seen}")
 
     def panicked(self, last_line: str) -> None:
         """The guest gave up by itself, and nothing else was found."""
@@ -478,14 +498,25 @@ class Oracle:
 
         Args:
             in_flight: hooks that had not ended, whose frames are not lost.
-            variables: values of the policy's variables; a frame in one of them is not lost either.
+            variables: values of the policy's variables; a frame in one of them is not lost either, nor is one in an
+                entry that is not present.
         """
         for cpu in sorted(self.double_faults):
             self._double_fault(cpu)
-        known = set(_numbers(variables))  # asked for membership only
+        known = {*_numbers(variables), *self._kept_in_entries()}  # asked for membership only
         for frame, life in sorted(self.frames.items()):
             kept = life.state is FrameState.TAKEN and life.previous is None  # a policy's own reserve
             homeless = life.state in (FrameState.TAKEN, FrameState.UNMAPPED) and not kept
             if homeless and frame not in known and not any(call is self.holders.get(frame) for call in in_flight):
                 text = f"frame {frame:#x} is {life.state.value} at the end: it is lost"
                 self._report(Kind.LEAK, 0, frame, text, frame)
+
+    def _kept_in_entries(self) -> Iterator[int]:
+        """Frames in leaf entries of living threads that are not present: set aside, as for watching who comes."""
+        mmu, memory = self.machine.cpus[0].mmu, self.machine.memory
+        for thread in self.threads.values():
+            for page in thread.pages:
+                leaf = mmu.leaf_address(page.address)
+                entry = Pte(0 if leaf is None else memory.read64(leaf))
+                if not entry.present:
+                    yield entry.frame

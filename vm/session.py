@@ -481,8 +481,12 @@ class BootedScenario:
 
     def session(self, policy: Policy, scheduler: Scheduler, options: RunOptions = RunOptions()) -> Session:
         """A new run from the booted state; it ends any earlier run of this object."""
-        self.machine.restore(self._snapshot)
+        self.rewind()
         return Session(self.machine, self.symbols, scheduler, policy, options, self._runtime)
+
+    def rewind(self) -> None:
+        """Let the machine be as it was when the guest had booted; it ends any run of this object."""
+        self.machine.restore(self._snapshot)
 
 
 SessionFactory = Callable[[Policy, Scheduler, RunOptions], Session]

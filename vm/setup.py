@@ -56,15 +56,19 @@ class Setup:
         """Whether the image is a scenario, whose runs start when its guest has booted."""
         return is_scenario(self.image)
 
-    def session(self, scheduler: Scheduler) -> Session:
+    def session(self, scheduler: Scheduler, recorded: bool = False) -> Session:
         """A session ready to run, with an `Injector` where there are faults.
+
+        Args:
+            scheduler: decides every slice.
+            recorded: the faults are of a recording, as `Injector` takes them.
 
         Raises:
             KstackError: image, policy or configuration are wrong.
         """
         session = self._session(scheduler)
         if self.faults:
-            Injector(session, self.faults)
+            Injector(session, self.faults, recorded)
         return session
 
     def _session(self, scheduler: Scheduler) -> Session:
@@ -101,7 +105,7 @@ class Setup:
             ended=UNFINISHED,
             time=0,
             state_hash="",
-            faults=[msgspec.to_builtins(fault) for fault in self.faults],
+            faults=[msgspec.to_builtins(fault.to_recording()) for fault in self.faults],
             ignored=sorted(self.options.ignored),
             rules=RULES_VERSION,
         )
@@ -176,7 +180,7 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
             f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded"
         )
     whole = recording.ended != UNFINISHED and other_rules(recording.rules) is None
-    session = setup.session(ReplaySchedule(recording.schedule(), whole))
+    session = setup.session(ReplaySchedule(recording.schedule(), whole), recorded=True)
     if writes:
         try:
             Writes(session, writes)
@@ -186,12 +190,13 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
 
 
 def faults_of(recording: Recording) -> list[Fault]:
-    """What is injected.
+    """What is injected, less what did nothing.
 
     Raises:
         RecordingError: they are no faults.
     """
-    return _parts("faults", recording.faults, list[Fault])
+    found = _parts("faults", recording.faults, list[Fault])
+    return [now for fault in found if (now := fault.from_recording()) is not None]
 
 
 def writes_of(recording: Recording) -> list[Write]:

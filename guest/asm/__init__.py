@@ -45,6 +45,7 @@ __all__ = [
     "Segment",
     "Symbol",
     "assemble",
+    "begin",
     "build",
     "build_text",
 ]
@@ -56,17 +57,36 @@ def build(
     entry: str | None = None,
     include: Sequence[Path] = (),
     defines: Mapping[str, int] | None = None,
+    begun: bytes = b"",
 ) -> Image:
     """Assemble and link a program.
 
     Parameters: source files in the order in which their sections are joined; where sections go;
     the entry symbol (None: the first byte); folders for ``.include`` and ``.incbin``; constants
-    defined before the first line.  Raises AsmError, which names file and line.
+    defined before the first line; what `begin` gave for the sources before these, with the same
+    layout and folders.  Raises AsmError, which names file and line.
     """
-    assembler = Assembler(layout, include, defines or {}, 64)
+    assembler = _assembled(sources, layout, include, defines or {}, begun)
+    return link(assembler.program, layout, entry)
+
+
+def begin(sources: Sequence[Path], layout: Layout = KERNEL_LAYOUT, include: Sequence[Path] = ()) -> bytes:
+    """Assemble the first files of several programs once, for `build`.
+
+    Raises AsmError, which names file and line.
+    """
+    return _assembled(sources, layout, include, {}, b"").saved()
+
+
+def _assembled(
+    sources: Sequence[Path], layout: Layout, include: Sequence[Path], defines: Mapping[str, int], begun: bytes
+) -> Assembler:
+    assembler = Assembler(layout, include, defines, 64)
+    if begun:
+        assembler.restore(begun)
     for source in sources:
         assembler.file(read(Path(source), include))
-    return link(assembler.program, layout, entry)
+    return assembler
 
 
 def build_text(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,15 @@ class Assembler:
         for name, value in defines.items():
             self.program.constants[name] = Constant(Linear(value), NOWHERE)
         self._section = self._get(".text", NOWHERE, None, False)
+
+    def saved(self) -> bytes:
+        """All that later files depend on, for `restore`."""
+        return pickle.dumps((self.program, self._unit, self._expander.saved()), pickle.HIGHEST_PROTOCOL)
+
+    def restore(self, saved: bytes) -> None:
+        """Go on behind the files after which another assembler of the same layout was saved."""
+        self.program, self._unit, macros = pickle.loads(saved)
+        self._expander.restore(macros)
 
     def file(self, lines: Iterator[Line]) -> None:
         """Assemble one file, which begins in ``.text`` and in the program's first mode.

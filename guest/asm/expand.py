@@ -62,6 +62,15 @@ class Expander:
         self._source: Iterator[Line] = iter(())
         self._ifs: list[_If] = []
 
+    def saved(self) -> tuple[dict[str, Macro], int, int]:
+        """What there is between two files: the macros, and how much has been expanded."""
+        return dict(self._macros), self._count, self._lines
+
+    def restore(self, saved: tuple[dict[str, Macro], int, int]) -> None:
+        """Become what was saved."""
+        macros, self._count, self._lines = saved
+        self._macros = dict(macros)
+
     def statements(self, source: Iterator[Line]) -> Iterator[Statement]:
         """The statements of one file.
 

@@ -140,6 +140,9 @@ scenario_main:
     push rbx
     push r12
     call litmus_gate
+.ifdef LITMUS_PREPARE                   # lib_pages.s
+    call litmus_prepare
+.endif
     xor ebx, ebx
 .Llitmus_create:
     cmp rbx, [rip+litmus_stacks]

@@ -40,7 +40,7 @@ FOUND = [
 def test_trials_are_counted_by_what_they_came_to_and_who_noticed() -> None:
     counts = tally(one for _, outcomes in FOUND for one in outcomes)
     assert counts == {
-        "trials": 5, "fired": 4, "masked": 2, "hang": 1, "wrong-data": 1, "detected": 1, "by guest": 1,
+        "trials": 5, "fired": 4, "not fired": 1, "masked": 1, "hang": 1, "wrong-data": 1, "detected": 1, "by guest": 1,
     }  # fmt: skip
 
 
@@ -51,8 +51,11 @@ def test_the_terminal_has_a_row_a_policy_and_fault() -> None:
     assert columns["fault"] == ["drop-ipi", "fail-alloc", "drop-ipi"]
     assert columns["trials"] == ["3", "1", "1"]
     assert columns["fired"] == ["3", "1", ""]
+    assert columns["not fired"] == ["", "", "1"]
+    assert columns["masked"] == ["1", "", ""], "what did not happen was not masked"
     assert columns["hang"] == ["1", "", ""]
     assert columns["by guest"] == ["", "1", ""]
+    assert "shutdown" not in columns, "nothing came to it"
 
 
 def test_the_page_has_a_cell_a_policy_and_fault_with_a_panel() -> None:
@@ -71,8 +74,10 @@ def test_the_page_has_a_cell_a_policy_and_fault_with_a_panel() -> None:
         ("wrong-data", "33.33"),
         ("hang", "33.33"),
         ("detected", "100.0"),
-        ("masked", "100.0"),
+        ("not-fired", "100.0"),
     ]
+    assert ">hang</span>" in text
+    assert ">not fired</span>" in text, "and why, in its panel"
     words = " ".join(page.words)
     assert HOSTILE in words, "text is text"
     assert page.all("img") == []

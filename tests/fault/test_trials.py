@@ -15,7 +15,7 @@ from policies.entry_exit import EntryExit
 from tests.support.command import ROOT, kstack
 from vm.coherence import Finding, Kind
 from vm.errors import ConfigError, KstackError, PolicyError
-from vm.fault import At, Fault, Send, Step
+from vm.fault import At, Fault, Moment, Send, Step
 from vm.hw.modes import Modes
 from vm.recording import read_recording, unpack, write_recording
 from vm.scenarios import find_scenario
@@ -89,7 +89,8 @@ def test_what_happens_without_the_fault_too_is_not_the_fault_s() -> None:
 def test_a_fault_that_does_not_happen_says_so() -> None:
     found = census(LAIGHT)
     outcome = Trial(LAIGHT, Fault("drop-ipi", Send(nth=1000)), "none", found.usual).run()
-    assert (outcome.fired, outcome.outcome) == (None, "masked")
+    assert (outcome.fired, outcome.outcome, outcome.column) == (None, "masked", "not fired")
+    assert outcome.text.endswith("such IPIs, and it waits for number 1000")
 
 
 @pytest.mark.parametrize("what", ["early-ack", "lose-ack", "drop-ipi", "fail-alloc", "nmi"])
@@ -419,3 +420,162 @@ def test_a_pair_that_does_not_end_by_itself_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(Pair, "session", lambda pair, limit=None: session(pair, 100))
     with pytest.raises(ConfigError, match="ends with bound without any fault"):
         census.__wrapped__(LAIGHT)
+
+
+# --- places, addresses, and what does not happen
+
+GUEST = """
+id = "patched"
+title = "a loop that is patched"
+question = "who notices?"
+source = "here"
+cpus = 1
+sources = ["patched.s"]
+success = "sum"
+mutant = { policy = "fixed-16k" }
+"""
+LOOP = """
+.text
+scenario_main:
+    push rbx
+    xor ebx, ebx
+    mov ecx, 100
+again:
+    nop
+patched:
+    mov eax, 1
+    add ebx, eax
+    dec ecx
+    jnz again
+    lea rdi, [rip+right]
+    cmp ebx, 100
+    je .Lsay
+    lea rdi, [rip+wrong]
+.Lsay:
+    call print
+    xor eax, eax
+    pop rbx
+    ret
+.section .rodata
+right: .asciz "sum 100\\n"
+wrong: .asciz "sum of something else\\n"
+.p2align 3
+scenario_pool: .quad 48
+scenario_tick: .long 0
+"""
+
+
+@pytest.fixture
+def patched(tmp_path: Path) -> Pair:
+    (tmp_path / "patched.toml").write_text(GUEST)
+    (tmp_path / "patched.s").write_text(LOOP)
+    return Pair("fixed-16k", str(tmp_path / "patched.toml"))
+
+
+def file_of(pair: Pair, *faults: Fault) -> Path:
+    """A campaign of these faults."""
+    path = Path(pair.scenario).parent / "c.toml"
+    head = f'policies = ["{pair.policy}"]\nscenarios = ["{pair.scenario}"]\n'
+    path.write_text(head + "\n".join(declared(fault) for fault in faults))
+    return path
+
+
+def test_a_bit_of_ram_is_the_one_that_is_named_by_whatever_address(patched: Pair, tmp_path: Path) -> None:
+    """Bit 1 of the immediate operand, by each of the eight bytes before it from which a word has it."""
+    session = patched.session()
+    linear = session.symbols.address("patched")
+    assert linear is not None
+    byte = (session.machine.cpus[0].mmu.resolve(linear) or 0) + 1
+    forms = [Fault("flip-ram", At("again", 50), address=byte - more, bit=8 * more + 1) for more in range(8)]
+    assert sum(fault.address % 8 != 0 for fault in forms if fault.address is not None) == 7
+    outcomes = [one for _, each in run(batches(read_campaign(file_of(patched, *forms)))) for one in each]
+    assert [(one.outcome, one.fired is not None) for one in outcomes] == [("wrong-data", True)] * 8
+    assert len({(one.text, one.time, one.fired) for one in outcomes}) == 1
+    ends = set()
+    for number, fault in enumerate(forms):
+        _, recording = Trial(patched, fault, "", census(patched).usual).recorded()
+        write_recording(tmp_path / f"{number}.json", recording)
+        again = replay_session(read_recording(tmp_path / f"{number}.json")).run()
+        assert again.state_hash == recording.state_hash
+        ends.add(again.state_hash)
+    assert len(ends) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        (
+            "patched+1",
+            "'patched+1' is inside an instruction (mov eax, 1): the nearest begin at patched and patched+0x5",
+        ),
+        (
+            "again+7",
+            "'again+7' is inside an instruction (add ebx, eax): the nearest begin at patched+0x5 and patched+0x7",
+        ),
+        ("patchd", "the image has no symbol 'patchd'"),
+        ("0x123456789abcdef0", "no canonical address"),
+    ],
+)
+def test_a_place_at_which_no_instruction_begins_is_an_error_before_anything_is_tried(
+    place: str, says: str, patched: Pair
+) -> None:
+    path = file_of(patched, Fault("nmi", At("patched")), Fault("nmi", At(place)))
+    done = kstack("inject", "--campaign", path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_place_that_only_the_run_shows_to_be_inside_an_instruction_is_an_error() -> None:
+    """The switch goes on through a pointer on a stack, so that its second half is not followed."""
+    found = census(LAIGHT)
+    with pytest.raises(ConfigError, match=r"'context_switch\+0x32' is inside an instruction \(pop r13\): the nearest"):
+        Trial(LAIGHT, Fault("nmi", At("context_switch+0x32", 1000)), "", found.usual).run()
+
+
+def test_what_did_not_happen_is_counted_apart_from_what_was_masked(patched: Pair) -> None:
+    faults = [
+        Fault("nmi", At("again", 100)),
+        Fault("nmi", At("again", 101)),
+        Fault("drop-ipi", Send(1)),
+        Fault("nmi", Moment(1 << 40)),
+        Fault("flip-ram", At("again"), address=1 << 40, bit=1),
+    ]
+    done = kstack("inject", "--campaign", file_of(patched, *faults), "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert [trial["fired"] for trial in found["trials"]] == [True, False, False, False, False]
+    assert found["summary"] == {
+        "trials": 5, "masked": 1, "detected": 0, "wrong-data": 0, "hang": 0, "shutdown": 0, "not_fired": 4,
+    }  # fmt: skip
+    assert [trial["where"] for trial in found["trials"]] == [
+        "before execution 100 of again",
+        "before execution 101 of again",
+        "IPI 1",
+        f"at {1 << 40}",
+        "before execution 1 of again",
+    ]
+    assert [trial["text"].partition(",")[0] for trial in found["trials"][1:]] == [
+        "there were 100 executions of its place",
+        "there were 0 such IPIs",
+        f"the run was at {patched.session().machine.time + census(patched).usual.time}",
+        "there was nothing that it could do anything to",
+    ]
+    assert "4 of 5 faults did not happen, as nmi before execution 101 of again: there were 100" in done.stderr
+    page = Path(patched.scenario).parent / "m.html"
+    table = kstack("inject", "--campaign", file_of(patched, *faults), "--report", page).stdout
+    assert [line.split() for line in table.splitlines()[3:6]] == [
+        ["fixed-16k", "nmi", "3", "1", "2", "1"],
+        ["fixed-16k", "drop-ipi", "1", "1"],
+        ["fixed-16k", "flip-ram", "1", "1"],
+    ]
+    assert "there were 100 executions of its place, and it waits for number 101" in page.read_text()
+
+
+def test_a_trial_whose_fault_did_not_happen_is_no_example(patched: Pair, tmp_path: Path) -> None:
+    batch = Batch(
+        patched, (), (Fault("nmi", At("again", 101)), Fault("flip-register", At("again", 9), register="rbx", bit=3)), 9
+    )
+    found = [(batch, batch.run())]
+    assert [one.column for one in found[0][1]] == ["not fired", "wrong-data"]
+    assert [one.fault.what for _, one in shortest(found)] == ["flip-register"]

@@ -295,6 +295,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         id: str
         litmus: bool = True
         expects: tuple[str, ...] = ()
+        managed: tuple[str, ...] = ()
 
     monkeypatch.setattr(world_module, "find_scenario", Found)
     monkeypatch.setattr(world_module, "boot", boot)
@@ -321,6 +322,8 @@ def local(world: World, cpu: int) -> bytes:
 def observe(world: World, move: Move) -> str:
     """What a move is about to see."""
     held, memory = world.held[move.cpu], world.machine.memory
+    if move.kind == "store":
+        return f"its own {world.buffers.stores[move.cpu][0].value!r} becomes visible"
     if move.kind == "interrupt" or held is None:
         return f"interrupt {world.machine.ipis[move.choice].vector:#x}"
     mmu = world.machine.cpus[move.cpu].mmu

@@ -149,7 +149,7 @@ def lazily(toml: Path, programs: list[list[Op]], mode: str) -> set[History]:
         try:
             return _ends(Memo(world), programs)
         except Grown as grown:
-            visible = Visible(grown.pages)
+            visible = Visible(grown.frames)
 
 
 def _ends(memo: Memo, programs: list[list[Op]]) -> set[History]:

@@ -228,7 +228,7 @@ def test_a_search_that_goes_on_knows_who_has_touched_which_page(states: int, eve
         search(late, Bounds(every_move=every_move), checkpoint=place),
     )
     assert (whole.verdict, resumed.verdict) == ("unsafe", "unsafe")
-    assert resumed.visible.pages == whole.visible.pages
+    assert resumed.visible.frames == whole.visible.frames
     assert resumed.finding == whole.finding
 
 

@@ -51,7 +51,7 @@ def check(memo: Memo, node: Node, move: Move, recalled: Outcome) -> None:
     before = world.exercised
     finding = world.make(move)
     if world.visible.grown:
-        raise Grown(tuple(sorted(world.visible.pages)))
+        raise Grown(tuple(sorted(world.visible.frames)))
     made = memo.cells.node(world.state())
     whole = memo.cells.whole(recalled.node)
     differing = [part for part, a, b in zip(memo.cells.parts, made.cells, whole.cells, strict=True) if a is not b]
@@ -77,7 +77,7 @@ def explore(problem: Problem, states: int, each: Callable[[Memo, Node, Move, Out
                         work.append(outcome.node)
             return memo
         except Grown as grown:
-            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.pages)
+            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.frames)
 
 
 @pytest.mark.parametrize(("scenario", "policy", "modes"), PAIRS)
@@ -171,7 +171,7 @@ def test_the_model_s_own_accesses_are_told_of_as_long_as_somebody_wants_to_hear(
 def test_another_process_can_go_on_from_a_node_s_cells() -> None:
     """Two memos of one problem number their parts as they meet them; nodes go between them by the names of cells."""
     memo, nodes = met()
-    other = Memo(Problem("litmus-cross", "switch-sp-ipi", Modes(), tuple(memo.world.visible.pages)).world())
+    other = Memo(Problem("litmus-cross", "switch-sp-ipi", Modes(), tuple(memo.world.visible.frames)).world())
     assert len(other.cells.parts) < len(memo.cells.parts)
     for node in reversed(nodes):
         names = memo.cells.difference(node, memo.root)

@@ -12,7 +12,6 @@ from tests.support.memory_order import Operation, Outcome, abstract, outcomes, p
 from vm.cli.explore import explore
 from vm.coherence import Kind
 from vm.errors import ConfigError
-from vm.explore.locality import Locality
 from vm.explore.stateful import Problem, search
 from vm.hw.modes import Modes
 from vm.scenarios import find_scenario
@@ -102,15 +101,15 @@ def test_a_random_program_has_exactly_the_allowed_outcomes(seed: int, tmp_path: 
     for order in ("tso", "sc"):
         allowed = abstract(programs, buffered=order == "tso")
         assert outcomes(toml, programs, order) == allowed
-        assert outcomes(toml, programs, order, known=Locality()) == allowed
+        assert outcomes(toml, programs, order, every_move=False) == allowed
 
 
 @pytest.mark.parametrize("name", CLASSIC)
 def test_what_commutes_needs_one_order(name: str, tmp_path: Path) -> None:
     programs = [parse(text) for text in CLASSIC[name][0]]
     toml = write_scenario(tmp_path, programs)
-    assert outcomes(toml, programs, "tso", known=Locality()) == abstract(programs, buffered=True)
-    assert outcomes(toml, programs, "sc", known=Locality()) == abstract(programs, buffered=False)
+    assert outcomes(toml, programs, "tso", every_move=False) == abstract(programs, buffered=True)
+    assert outcomes(toml, programs, "sc", every_move=False) == abstract(programs, buffered=False)
 
 
 class Flags(Policy):
@@ -203,7 +202,7 @@ program_1:
 def test_a_policys_plain_stores_wait_in_the_buffer_too(
     policy: type[Policy], order: str, both: bool, tmp_path: Path
 ) -> None:
-    toml = write_guest(tmp_path, ASK, 2, 2)
+    toml = write_guest(tmp_path, ASK, 2, 2, {"0.0": "cpu 0 r8", "1.0": "cpu 1 r8"})
     found = outcomes(toml, [parse("r x"), parse("r x")], order, policy)
     assert {loaded for loaded, _ in found} == {((0,), (1,)), ((1,), (0,)), ((0,), (0,))} | (
         {((1,), (1,))} if both else set()

@@ -29,7 +29,7 @@ def walk(problem: Problem, seed: int) -> tuple[Memo, list[Move], Kind]:
                         return memo, path, outcome.finding.kind
                 seed += 1000
         except Grown as grown:
-            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.pages)
+            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.frames)
 
 
 def ends(memo: Memo, path: tuple[Move, ...]) -> Kind | None:
@@ -61,5 +61,5 @@ def test_a_shortest_way_stays_as_it_is() -> None:
     problem = Problem("litmus-laight", "entry-exit", Modes())
     outcome = search(problem)
     assert outcome.finding is not None
-    memo = Memo(Problem("litmus-laight", "entry-exit", Modes(), tuple(outcome.visible.pages)).world())
+    memo = Memo(Problem("litmus-laight", "entry-exit", Modes(), tuple(outcome.visible.frames)).world())
     assert minimised(memo, outcome.path, outcome.finding.kind) == outcome.path

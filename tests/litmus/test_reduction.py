@@ -65,7 +65,7 @@ def test_touches_conflict_if_one_writes_but_for_two_that_are_compared_by_words(w
 def test_a_cpu_that_would_take_an_ipi_depends_on_who_sends_it_one() -> None:
     """That holds for what it can do next, before it has done it; with interrupts off it does not look."""
     outcome = search(Problem("litmus-laight", "switch-sp-ipi", Modes()))
-    memo = Memo(Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(outcome.visible.pages)).world())
+    memo = Memo(Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(outcome.visible.frames)).world())
     seen, work, met = {memo.root.key}, [memo.root], set()
     while work and len(seen) < 150:
         node = work.pop(0)

@@ -24,9 +24,9 @@ def world_of(problem: Problem) -> World:
                 while moves := world.moves():
                     world.make(rng.choice(moves))
                     if world.visible.grown:
-                        raise Grown(tuple(sorted(world.visible.pages)))
+                        raise Grown(tuple(sorted(world.visible.frames)))
         except Grown as grown:
-            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.pages)
+            problem = Problem(problem.scenario, problem.policy, problem.modes, grown.frames)
             continue
         world.become(root)
         return world

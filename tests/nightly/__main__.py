@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile [--policies a,b] [--scenarios x,y] [--write] [--jobs N] [--schedules N] [--count N] [--report FILE]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile|transistency [--policies a,b] [--scenarios x,y] [--write] [--jobs N] [--schedules N] [--count N] [--report FILE]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
-from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded
+from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded, transistency
+from tests.support.shapes import SHAPES
 from vm.report.decisions import FILE, Reading, write_decisions
 from vm.report.faults import write_matrix
 from vm.report.words import modes_line
@@ -19,9 +20,10 @@ from vm.trials.campaign import Batch
 
 
 def main() -> None:
-    """Run what is asked for; exit with 1 if an alarm was false, or a guest did harm."""
+    """Run what is asked for; exit with 1 if an alarm was false, a guest did harm, or two machines differ."""
     parser = argparse.ArgumentParser(prog="python -m tests.nightly")
-    parser.add_argument("what", choices=("mutation", "seeded", "decisions", "injected", "alarms", "hostile"))
+    kinds = ("mutation", "seeded", "decisions", "injected", "alarms", "hostile", "transistency")
+    parser.add_argument("what", choices=kinds)
     parser.add_argument("--policies", default="")
     parser.add_argument("--scenarios", default="", help="litmus ones, for decisions")
     parser.add_argument("--write", action="store_true", help="keep decisions as those that come with kstack")
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="HTML page, of injected")
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
     parser.add_argument("--count", type=int, default=100_000, help="of hostile guests")
+    parser.add_argument("--seeds", type=int, default=1_000, help="random programs, for transistency")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.policies.split(",") if name]
     started = time.monotonic()
@@ -47,6 +50,8 @@ def main() -> None:
             wrong = _injected(executor, chosen or list(policies()), arguments.sites, arguments.report)
         elif arguments.what == "hostile":
             wrong = _hostile(executor, arguments.count)
+        elif arguments.what == "transistency":
+            wrong = _transistency(executor, arguments.seeds)
         else:
             wrong = _alarms(executor, chosen or list(alarms.SAFE), arguments.schedules)
     print(f"{time.monotonic() - started:.0f} s with {arguments.jobs} processes", file=sys.stderr)
@@ -106,6 +111,13 @@ def _hostile(executor: ProcessPoolExecutor, count: int) -> bool:
     found = list(executor.map(hostile.batch, *zip(*hostile.batches(count), strict=True), chunksize=1))
     print(hostile.table(found))
     return any(one.wrong for one in found)
+
+
+def _transistency(executor: ProcessPoolExecutor, seeds: int) -> bool:
+    shapes = list(executor.map(transistency.shape, SHAPES, chunksize=1))
+    programs = list(executor.map(transistency.program, range(seeds), chunksize=1))
+    print(transistency.table(shapes, programs))
+    return any(row.differences for row in (*shapes, *programs))
 
 
 def _alarms(executor: ProcessPoolExecutor, names: list[str], schedules: int) -> bool:

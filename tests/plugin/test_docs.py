@@ -21,7 +21,7 @@ def test_every_python_example_of_the_page_passes(tmp_path: Path) -> None:
         f"test_example_{number}.py" for number in range(len(examples))
     }
     assert set(found.values()) == {"PASSED"}, done.stdout
-    assert len(examples) == 3
+    assert len(examples) == 4
 
 
 def test_the_page_names_all_there_is() -> None:

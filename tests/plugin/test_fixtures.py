@@ -136,6 +136,39 @@ def test_a_fault_that_makes_no_sense_is_refused(guest: Guest, inject: Callable[.
         guest("laight")
 
 
+INJECTED = {
+    "inject(Fault('drop-ipi', Send(2))); guest('laight', max_time=200_000)": "",
+    "inject(NEVER); guest('laight')": "executions of its place, and it waits for number 1000",
+    "inject(Fault('drop-ipi', Send(2)), NEVER); guest('laight', max_time=200_000)": "fault nmi, before execution 1000",
+    "inject(NEVER, must_fire=False); assert guest('laight').fired == (None,)": "",
+    "inject(NEVER)": "no guest has run since inject()",
+    "inject(NEVER, must_fire=False)": "",
+    "inject(NEVER); inject(); guest('laight')": "no guest has run since inject()",
+    "inject(Fault('nmi', Moment(1 << 40))); guest('laight')": "and it waits for 1099511627776",
+    "inject(Fault('raise', Step('Swap'))); guest('laight')": "there were 0 such steps",
+    "inject(Fault('nmi', Where('rbx', 0xdead0))); guest('laight')": "at no instruction rbx was 0xdead0",
+    "inject(Fault('flip-ram', Moment(1), address=1 << 40, bit=1)); guest('laight')": "there was nothing that it could do",
+    "inject(Fault('nmi', At('laight_watch+2')), must_fire=False); guest('laight')": "the nearest begin at laight_watch",
+}
+"""Bodies of tests, and what one that fails says."""
+
+
+def test_a_fault_that_did_not_happen_fails_the_test_unless_it_says_otherwise(tmp_path: Path) -> None:
+    head = (
+        "import pytest\nfrom vm.fault import At, Fault, Moment, Send, Step, Where\n"
+        "NEVER = Fault('nmi', At('laight_watch', nth=1000))\npytestmark = pytest.mark.policy('switch-sp-ipi')\n"
+    )
+    tests = [f"def test_{number}(guest, inject):\n    {body}\n" for number, body in enumerate(INJECTED)]
+    (tmp_path / "test_it.py").write_text(head + "".join(tests))
+    done = pytest_in(tmp_path, "--kstack-runs=0")
+    reports = done.stdout.split("\n____")
+    for number, (body, says) in enumerate(INJECTED.items()):
+        assert outcomes(done)[f"test_it.py::test_{number}"] == ("FAILED" if says else "PASSED"), (body, done.stdout)
+        failed = [report for report in reports if f" test_{number} ___" in report.splitlines()[0]]
+        assert all(says in report for report in failed), (body, failed)
+        assert len(failed) == bool(says)
+
+
 def test_exploring_says_what_the_command_says(explore: Callable[..., Any]) -> None:
     assert explore("litmus-reuse", policy="switch-sp-ipi").verdict == "safe"
     assert explore("litmus-laight", policy="entry-exit").verdict == "unsafe"

@@ -134,12 +134,39 @@ def test_a_policy_that_fails_is_recorded_up_to_there(tmp_path: Path) -> None:
 
 def test_a_policy_that_cannot_be_found_again_is_named(tmp_path: Path) -> None:
     (tmp_path / "test_own.py").write_text(
+        "import pytest\nfrom policies.entry_exit import EntryExit\n"
+        "def make():\n    class A(EntryExit): id = 'a'\n    return A\n"
+        "@pytest.mark.policy(cls=make())\ndef test_it(guest): assert guest('laight').passed\n"
+    )
+    text = section(pytest_in(tmp_path))
+    assert "no recording: policy make.<locals>.A cannot be found again by a name: define it in a file" in text
+    assert "laight_watch" in text
+
+
+def test_one_of_several_policies_in_a_test_s_file_is_found_again(tmp_path: Path) -> None:
+    (tmp_path / "test_own.py").write_text(
         "import pytest\nfrom policies.entry_exit import EntryExit\nclass A(EntryExit): id = 'a'\nclass B(A): id = 'b'\n"
         "@pytest.mark.policy(cls=A)\ndef test_it(guest): assert guest('laight').passed\n"
     )
+    recording = read_recording(tmp_path / recording_in(section(pytest_in(tmp_path))))
+    assert recording.policy == f"{tmp_path / 'test_own.py'}:A"
+    assert replay_session(recording).run().findings[0].kind.value == recording.finding
+
+
+@pytest.mark.parametrize("name", ["family.py:Local", "family.py:local"])
+def test_a_marker_takes_one_of_several_policies_of_a_file_beside_the_test(name: str, tmp_path: Path) -> None:
+    (tmp_path / "family.py").write_text(
+        "from policies.switch_sp_local import SwitchSpLocal\nfrom policies.switch_sp import SwitchSp\n"
+        "class Local(SwitchSpLocal): id = 'local'\nclass Other(SwitchSp): id = 'other'\n"
+    )
+    (tmp_path / "test_own.py").write_text(
+        f"import pytest\n@pytest.mark.policy({name!r})\ndef test_it(guest, policy): assert guest('laight').passed, policy.id\n"
+    )
     text = section(pytest_in(tmp_path))
-    assert "no recording: policy A cannot be found again by a name: put it into a file of its own" in text
-    assert "laight_watch" in text
+    assert "laight under local, " in text
+    recording = read_recording(tmp_path / recording_in(text))
+    assert recording.policy == f"{tmp_path / 'family.py'}:{name.partition(':')[2]}"
+    assert replay_session(recording).run().findings[0].kind.value == recording.finding
 
 
 def test_a_search_that_found_something_leaves_a_witness(tmp_path: Path) -> None:

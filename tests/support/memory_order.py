@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vm.explore.locality import Locality
-from vm.explore.memo import Memo
-from vm.explore.reduction import Reduction, Shared, expand
-from vm.explore.world import Grown, World
-from vm.hw.gate import Visible
+from vm.explore.outcomes import outcomes as reached
+from vm.explore.problem import Bounds, Problem
 from vm.hw.modes import Modes
 from vm.stacks import Policy
-from vm.stacks.registry import find_policy
-from vm.testing.litmus import LOCATIONS, RESULTS, STRIDE, Operation, parse, write_guest, write_scenario
+from vm.testing.litmus import LOCATIONS, Operation, parse, write_guest, write_scenario
 
 Outcome = tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]
 
@@ -34,7 +30,7 @@ def abstract(programs: list[tuple[Operation, ...]], buffered: bool) -> set[Outco
                 following.append((_set(memory, where, value), cpu, (place, tuple(rest), loaded)))
             if place == len(programs[cpu]):
                 continue
-            what, where, value = programs[cpu][place]
+            what, where, value = programs[cpu][place][:3]
             if what == "store" and buffered:
                 following.append((memory, cpu, (place + 1, (*buffer, (where, value)), loaded)))
             elif what == "store":
@@ -64,52 +60,21 @@ def outcomes(
     toml: Path,
     programs: list[tuple[Operation, ...]],
     order: str,
-    policy: type[Policy] | None = None,
-    known: Locality | None = None,
+    policy: str | type[Policy] = "fixed-16k",
+    every_move: bool = True,
 ) -> set[Outcome]:
-    """All outcomes on the machine, over all its states; or, by what is `known`, with what commutes in one order."""
-    chosen = policy or find_policy("fixed-16k")
-    visible = Visible()
-    while True:
-        world = World(str(toml), chosen, Modes(memory_order=order), visible)
-        try:
-            return _ends(world, programs, known)
-        except Grown as grown:
-            visible = Visible(grown.pages)
-        except Shared:
-            assert known is not None
-            known.relied.clear()
+    """All outcomes on the machine, over all its states; or, not by `every_move`, with what commutes in one order."""
+    found = reached(Problem(str(toml), policy, Modes(memory_order=order)), Bounds(every_move=every_move))
+    assert found.complete and not found.stuck
+    return {_outcome(dict(zip(found.names, values, strict=True)), programs) for values in found.outcomes}
 
 
-def _ends(world: World, programs: list[tuple[Operation, ...]], known: Locality | None) -> set[Outcome]:
-    memo, reduction = Memo(world), None if known is None else Reduction(known)
-    seen, work, ends = {memo.root.key}, [memo.root], set()
-    words = world.machine.cpus[0].mmu.resolve(world.session.symbols.address("litmus_words") or 0)
-    assert words is not None
-    while work:
-        node = work.pop()
-        expansion = expand(memo, node, reduction, whole=False)
-        if expansion.left and all(successor.node.key in seen for successor in expansion.successors):
-            expansion = expand(memo, node, reduction)
-        if reduction is not None:
-            reduction.take_in()
-        assert expansion.finding is None
-        if expansion.finished:
-            world.become(memo.cells.state(node))
-            loaded = tuple(
-                tuple(
-                    world.machine.cpus[cpu].registers.gpr[register]
-                    for register in RESULTS[: sum(one.what in ("load", "exchange") for one in program)]
-                )
-                for cpu, program in enumerate(programs)
-            )
-            memory = tuple(world.machine.memory.read64(words + place * STRIDE) for place in range(len(LOCATIONS)))
-            ends.add((loaded, memory))
-        for successor in expansion.successors:
-            if successor.node.key not in seen:
-                seen.add(successor.node.key)
-                work.append(successor.node)
-    return ends
+def _outcome(values: dict[str, int], programs: list[tuple[Operation, ...]]) -> Outcome:
+    loads = tuple(
+        tuple(values[f"{cpu}.{number}"] for number in range(sum(one.gives for one in program)))
+        for cpu, program in enumerate(programs)
+    )
+    return loads, tuple(values.get(name, 0) for name in LOCATIONS)
 
 
 __all__ = ["Operation", "Outcome", "abstract", "outcomes", "parse", "write_guest", "write_scenario"]

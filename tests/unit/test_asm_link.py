@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.asm import KERNEL_LAYOUT, Access, AsmError, Layout, Placement, assemble, build, build_text
+from guest.asm import KERNEL_LAYOUT, Access, AsmError, Layout, Placement, assemble, begin, build, build_text
 
 HIGH = 0xFFFFFFFF80000000
 RX = Access.R | Access.X
@@ -181,3 +181,15 @@ def test_two_programs_in_one_process_do_not_influence_each_other() -> None:
     with pytest.raises(AsmError):
         assemble("m")
     assert assemble(".equ N, 2\nmov eax, N") != first
+
+
+def test_a_program_that_was_begun_before_is_the_same(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.s", tmp_path / "second.s"
+    first.write_text(
+        ".equ SIZE, 3\n.macro both what\n.Lhere\\@:\n    .quad \\what, .Lhere\\@\n.endm\nstart:\n    both SIZE\n"
+    )
+    second.write_text("    both SIZE+1\n    jmp start\n.data\nlast:\n    .quad start\n")
+    whole = build([first, second], entry="start").to_elf()
+    begun = begin([first])
+    assert [build([second], entry="start", begun=begun).to_elf() for _ in range(2)] == [whole, whole]
+    assert build([first], entry="start").to_elf() != whole

@@ -56,7 +56,7 @@ def refused(policy: Policy, units: int = UNITS) -> str:
     with pytest.raises(PolicyError) as error:
         run(policy, units)
     text = str(error.value)
-    assert "\n" not in text and len(text) < 1000 and text.startswith("policy entry-exit, hook enter_kernel"), text
+    assert "\n" not in text and len(text) < 1000 and re.match("policy entry-exit(: |, hook )enter_kernel", text), text
     return text
 
 
@@ -129,9 +129,14 @@ def test_a_keyboard_interrupt_is_the_users() -> None:
 # --- hooks that are none, or answer nonsense
 
 
-@pytest.mark.parametrize("hook", [None, 7, lambda self, cpu, thread: None, lambda self, cpu, thread: 5, lambda: None])
+@pytest.mark.parametrize("hook", [None, 7, lambda: None, staticmethod(EntryExit.enter_kernel), Thread])
 def test_a_hook_that_is_no_generator_is_refused(hook: Any) -> None:
-    assert "raised" in refused(with_hook(hook))
+    assert "write `def enter_kernel(self, cpu, thread):`" in refused(with_hook(hook))
+
+
+@pytest.mark.parametrize("hook", [lambda self, cpu, thread: None, lambda self, cpu, thread: 5])
+def test_a_hook_that_makes_no_generator_is_refused(hook: Any) -> None:
+    assert re.search("no `yield`|no generator", refused(with_hook(hook)))
 
 
 class Undecided:
@@ -273,7 +278,16 @@ FILES: Final = {
         HEAD + "    def enter_kernel(self, cpu, thread):\n        sys.exit(0)\n        yield",
         "SystemExit",
     ),
-    "has no hook": (HEAD + "    switch_out = 5", "TypeError"),
+    "has no hook": (HEAD + "    switch_out = 5", "def switch_out(self, cpu, thread):"),
+    "has a misspelled hook": (
+        HEAD + "    def switchout(self, cpu, thread):\n        yield",
+        "did you mean switch_out?",
+    ),
+    "has a misspelled attribute": (HEAD + "    delivry = 'ist'", "did you mean delivery?"),
+    "forgets `yield from`": (
+        HEAD + "    def switch_out(self, cpu, thread):\n        yield\n        self.exit_thread(cpu, thread)",
+        "yield from self.exit_thread(...)",
+    ),
     "yields nonsense": (HEAD + "    def enter_kernel(self, cpu, thread):\n        yield 5", "no micro-step"),
 }
 

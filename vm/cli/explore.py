@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from vm.cli.options import Json, ModeList, modes_of
+from vm.cli.outcomes import print_outcomes
 from vm.cli.output import console, print_json
 from vm.errors import ConfigError
 from vm.explore.dpor import dpor
@@ -33,6 +34,7 @@ from vm.stacks.registry import find_policy
 
 Engine = Literal["stateful", "dpor", "sample"]
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
+ASKED_NOTHING = 4
 LAYERS = 5  # by which it is judged how many states are left
 ORDERS = {
     "sc": "sequentially consistent",
@@ -99,7 +101,7 @@ def explore(
     scenario: str,
     /,
     *,
-    policy: str,
+    policy: str | None = None,
     engine: Engine = "stateful",
     limits: Limits = Limits(),
     workers: Workers = Workers(),
@@ -107,19 +109,28 @@ def explore(
         Path | None, Parameter(name="--witness", help="File to write the witness to, for kstack replay.")
     ] = None,
     mode: ModeList = None,
+    outcomes: Annotated[
+        bool, Parameter(negative=(), help="List the final values that can be reached, instead of judging the policy.")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Try all interleavings of a litmus scenario: a proof within bounds, or the shortest way it breaks.
 
     Parameters
     ----------
-    scenario: one of the litmus-... scenarios, or the TOML of one of your own
-    policy: stack policy by id, or a Python file with one
+    scenario: one of the litmus-... scenarios, or the TOML of one of your own; with --outcomes also a litmus test: a TOML
+        with programs, or "x=1; r y | y=1; r x"
+    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several; --outcomes does without
     engine: all states breadth first, all executions up to the order of what does not depend, or random walks
     """
+    started, progress = time.monotonic(), _Progress()
+    if outcomes:
+        _check_outcomes(engine, limits, workers, witness_file)
+        return print_outcomes(scenario, policy, limits.bounds, mode, progress, json)
+    if policy is None:
+        raise ConfigError("give --policy, or --outcomes to list final values")
     chosen, modes = find_policy(policy), modes_of(mode, Modes())
     _check(engine, limits, workers, modes)
-    started, progress = time.monotonic(), _Progress()
     if engine == "stateful":
         with executor_of(workers.jobs, workers.dask) as executor:
             problem = Problem(scenario, policy, modes)
@@ -133,7 +144,7 @@ def explore(
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     path = outcome.path
     if engine != "stateful" and outcome.finding is not None and path:
-        problem = Problem(scenario, policy, modes, tuple(sorted(outcome.visible.pages)))
+        problem = Problem(scenario, policy, modes, tuple(sorted(outcome.visible.frames)))
         path = minimised(Memo(problem.world()), path, outcome.finding.kind)
     found = witness(scenario, chosen, modes, outcome.visible, path) if path else None
     if found is not None and found.finding is not None:
@@ -149,7 +160,7 @@ def explore(
         _show(scenario, policy, outcome, found, modes, engine == "stateful" and limits.bounds.reduces)
         console().print(Text(modes_line(modes.resolved(chosen.delivery), given=modes, explored=True), "dim"))
         _warn(policy if outcome.verdict == "safe" else None, modes)
-    return CODES[outcome.verdict]
+    return ASKED_NOTHING if outcome.asks_nothing else CODES[outcome.verdict]
 
 
 def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> None:
@@ -170,6 +181,19 @@ def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> No
         raise ConfigError("--preemptions is for the engine dpor")
     if engine == "dpor" and modes.memory_order != "sc":
         raise ConfigError("the engine dpor is for memory-order=sc; take stateful or sample")
+
+
+def _check_outcomes(engine: Engine, limits: Limits, workers: Workers, witness_file: Path | None) -> None:
+    """The same of what does not go with --outcomes.
+
+    Raises:
+        ConfigError: an option is out of range, or not for it.
+    """
+    if engine != "stateful" or workers != Workers() or witness_file is not None:
+        raise ConfigError(
+            "--outcomes is for the engine stateful in one process; leave --jobs, --dask, --checkpoint and --witness out"
+        )
+    _check(engine, limits, workers, Modes())
 
 
 class _Progress:
@@ -226,6 +250,8 @@ def _document(
         "modes": modes.as_dict(),
         "complete": outcome.complete,
         "exercised": outcome.exercised,
+        "asks_nothing": outcome.asks_nothing,
+        "stronger": list(outcome.stronger),
         "executions": None if engine == "stateful" else outcome.executions,
         "states": outcome.states,
         "steps": outcome.moves,
@@ -246,6 +272,17 @@ def _line(line: Line) -> dict[str, Any]:
 
 def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, modes: Modes, reduced: bool) -> None:
     out = console()
+    if outcome.asks_nothing:
+        out.print(
+            f"{scenario} asks nothing of this policy: no access could have gone two ways, even had nothing ever been "
+            "invalidated",
+            style="yellow",
+        )
+    if outcome.stronger:
+        out.print(
+            f"one operation here, several in hardware: what stands at {', '.join(outcome.stronger)}; a proof does not hold for them",
+            style="yellow",
+        )
     if outcome.verdict == "safe":
         out.print(
             f"safe: no violation in all {outcome.states} states of {scenario} under {policy}: {outcome.moves} moves, "

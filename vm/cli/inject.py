@@ -21,7 +21,7 @@ from vm.report.words import modes_line
 from vm.trials.campaign import LIMIT, Wanted, batches, read_campaign, run
 from vm.trials.examples import Example, everything, make_folder, record, shortest
 from vm.trials.sites import SYSTEMATIC
-from vm.trials.trial import OUTCOMES, Outcome, Pair
+from vm.trials.trial import NOT_FIRED, OUTCOMES, Outcome, Pair
 
 
 @Parameter(name="*")
@@ -71,7 +71,7 @@ def inject(
     Parameters
     ----------
     scenario: scenarios by name, comma-separated, or all
-    policy: stack policies by id or file, comma-separated, or all
+    policy: stack policies by id or file (FILE.py, FILE.py:NAME), comma-separated, or all
     """
     if work.jobs < 1:
         raise ConfigError(f"--jobs {work.jobs}: give 1 or more")
@@ -92,6 +92,7 @@ def inject(
         )
     for why in refused.values():
         print(f"kstack: not tried: {why}", file=sys.stderr)
+    _say_what_did_not_happen([one for _, outcomes in found for one in outcomes])
     examples = [] if work.recordings is None else _record(work.recordings, found, work.every)
     if report is not None:
         write_matrix(report, found, examples)
@@ -103,6 +104,14 @@ def inject(
         for pair, outcome, place in examples if not work.every else []:
             print(f"{outcome.fault.what}, {outcome.outcome} ({pair.policy}, {pair.scenario}): kstack replay {place}")
     return 1 if any(_is_unexpected(one) for _, outcomes in found for one in outcomes) else 0
+
+
+def _say_what_did_not_happen(outcomes: list[Outcome]) -> None:
+    """On stderr: a trial whose fault did not happen has shown nothing."""
+    missed = [one for one in outcomes if one.fired is None]
+    if missed:
+        first = f"{missed[0].fault.what} {missed[0].site}: {missed[0].text}"
+        print(f"kstack: {len(missed)} of {len(outcomes)} faults did not happen, as {first}", file=sys.stderr)
 
 
 def _is_unexpected(one: Outcome) -> bool:
@@ -157,7 +166,7 @@ def _document(found: Found, examples: list[Example], refused: dict[Pair, str]) -
     totals: Counter[str] = Counter()
     for batch, outcomes in found:
         for one in outcomes:
-            totals[one.outcome] += 1
+            totals[one.column] += 1
             trials.append(
                 {
                     "fault": msgspec.to_builtins(one.fault),
@@ -172,7 +181,7 @@ def _document(found: Found, examples: list[Example], refused: dict[Pair, str]) -
                     "recording": places.get((batch.pair, one)),
                 }
             )
-    summary = {name: totals[name] for name in OUTCOMES}
+    summary = {**{name: totals[name] for name in OUTCOMES}, "not_fired": totals[NOT_FIRED]}
     return {
         "version": 1,
         "modes": found[0][0].pair.modes.as_dict(),

@@ -54,7 +54,7 @@ def run(
     image: built-in name, scenario, or file (flat, ELF, multiboot)
     cpus: number of CPUs (default: what a scenario needs, else 1)
     ram: size of RAM, like 64M (default: what a scenario needs, else 64M)
-    policy: stack policy by id, or a Python file with one
+    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
     schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
     seed: of the random schedules and of seeded pools
     stop_at_finding: end the run at the first unexpected finding

@@ -101,7 +101,7 @@ class Origin:
         runtime = template.runtime if self._booted else None
         session = Session(template.machine, template.symbols, scheduler, self._new_policy(), template.options, runtime)
         if self._faults:
-            Injector(session, self._faults)
+            Injector(session, self._faults, recorded=True)
         return session
 
     def _new_policy(self) -> Policy | None:

@@ -15,6 +15,7 @@ from vm.explore.memo import Memo
 from vm.explore.problem import Problem
 from vm.explore.reduction import Expansion, Reduction, expand
 from vm.explore.world import Grown, Move
+from vm.hw.gate import Masks
 
 _WORKING = Lock()  # a process has one memo at a time, also where its workers are threads
 
@@ -53,16 +54,18 @@ class Answer(NamedTuple):
     Attributes:
         expansions: successors as moves, keys, and names of cells that differ from the state's; and all else.
         cells: those that the question did not have.
-        touched: which CPU has touched which page there: two processes can each have seen one CPU only.
+        touched: which CPU has touched which frame there: two processes can each have seen one CPU only.
         learned: who touches what.
-        grown: the visible pages, where more is visible than was known.
+        grown: the visible frames, where more is visible than was known.
+        stronger: of `StoreBuffers`.
     """
 
     expansions: list[tuple[list[tuple[tuple[Move, ...], int, tuple[bytes, ...]]], Expansion]]
     cells: dict[bytes, Export]
-    touched: dict[int, int]
+    touched: dict[int, Masks]
     learned: Locality | None
     grown: tuple[int, ...] = ()
+    stronger: tuple[int, ...] = ()
 
 
 def expand_all(packed: bytes) -> bytes:
@@ -88,6 +91,7 @@ def _expand_all(batch: Batch) -> Answer:
             new.update((name, None) for _, _, changed in successors for name in changed if name not in batch.cells)
             expansions.append((successors, found._replace(successors=[])))
     except Grown as grown:
-        return Answer([], {}, {}, None, grown.pages)
+        return Answer([], {}, {}, None, grown.frames)
     learned = None if reduction is None else reduction.learned
-    return Answer(expansions, memo.cells.export(new), dict(memo.world.visible.toucher), learned)
+    seen, stronger = dict(memo.world.visible.seen), tuple(memo.world.buffers.stronger)
+    return Answer(expansions, memo.cells.export(new), seen, learned, stronger=stronger)

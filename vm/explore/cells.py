@@ -244,7 +244,7 @@ class Cells:
             tuple(cpu.held for cpu in cpus),
             tuple(cpu.done for cpu in cpus),
             tuple((number, cpu.fault) for number, cpu in enumerate(cpus) if cpu.fault is not None),
-            stores if self._state.stores else (),
+            stores,
         )
 
     # --- nodes between processes
@@ -289,7 +289,7 @@ def _cpu(state: State, cpu: int) -> tuple[Any, OfCpu]:
         state.held[cpu],
         state.done[cpu],
         dict(state.double_faults).get(cpu),
-        state.stores[cpu] if state.stores else (),
+        state.stores[cpu],
     )
     return (found.key, found.calls, found.held, found.done, found.fault, found.stores), found
 

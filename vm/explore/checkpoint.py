@@ -20,15 +20,16 @@ from vm.stacks.registry import policy_hash
 if TYPE_CHECKING:
     from vm.explore.problem import Problem
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where a search stands; states by number, in the order in which they were found.
 
     Attributes:
-        visible: pages known to be visible.
-        touchers: of other pages: the one CPU that has touched them.
+        visible: frames known to be visible, by number.
+        seen: by frame number, who has touched it how (`Visible`).
+        stronger: of `StoreBuffers`.
         keys: of each state.
         parents: of each state: the state before, and the moves (CPU, kind, choice); None for the root.
         switches: of each state: the CPU that moved last, and switches of CPU on the way.
@@ -40,7 +41,8 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     visible: list[int]
-    touchers: dict[int, int]
+    seen: dict[int, tuple[int, int, int, int]]
+    stronger: list[int]
     keys: list[bytes]
     parents: list[tuple[int, list[tuple[int, str, int]]] | None]
     switches: list[tuple[int, int]]

@@ -28,8 +28,8 @@ from vm.coherence import Finding
 from vm.explore.world import Move, World
 from vm.hw.decode import Instruction, decode, effective_address
 from vm.hw.engine import Access
-from vm.hw.gate import Gate, Visible
-from vm.hw.lazy import How, LazyTlb
+from vm.hw.gate import Gate
+from vm.hw.lazy import How
 from vm.hw.paging import FRAME_MASK, P
 from vm.stacks import hypercall, steps
 from vm.stacks.area import Pte
@@ -72,8 +72,8 @@ EVERYTHING: Final = Footprint(everything=True)
 class _NotingGate(Gate):
     """A gate that notes the visible accesses of the instruction that it lets through."""
 
-    def __init__(self, cpu: int, visible: Visible, lazy: LazyTlb, noted: list[tuple[int, bool]]) -> None:
-        super().__init__(cpu, visible, lazy)
+    def __init__(self, world: World, cpu: int, noted: list[tuple[int, bool]]) -> None:
+        super().__init__(cpu, world.visible, world.lazy, lambda address: world.frame_of(cpu, address))
         self._noted = noted
 
     def stops_access(self, address: int, access: Access) -> bool:
@@ -101,7 +101,7 @@ class Recorder:
         world.runtime.observers.append(self)
         world.runtime.hook_observers.append(self)
         for cpu in world.machine.cpus:
-            cpu.mmu.gate = _NotingGate(cpu.index, world.visible, world.lazy, self._noted)
+            cpu.mmu.gate = _NotingGate(world, cpu.index, self._noted)
 
     def make(self, move: Move) -> tuple[Finding | None, Footprint]:
         """Make a move: the first finding that it brings, and its footprint."""
@@ -120,9 +120,11 @@ class Recorder:
             instruction = self._instruction(cpu)
             if instruction is not None and instruction.memory is not None:
                 width = max(width, instruction.memory.width)
-            option = world.options(cpu, held)[move.choice]
+            option = world.option(cpu, held, move.choice)
             cached = option.value if option.how is How.CACHED else 0
             entries = {page: self._entry(cpu, page) for page in self._pages(held.address, width)}
+        elif move.kind == "store":
+            self._becomes_visible(cpu)
         elif move.kind == "instruction":
             self._instructed(cpu)
         else:
@@ -130,6 +132,9 @@ class Recorder:
         finding = world.make(move)
         for address, is_store in self._noted:
             self._accessed(cpu, address, width, is_store, entries, cached)
+        self._writes |= {("pte", page) for page in world.tables.stored}
+        if world.buffers.stores[cpu]:
+            self._writes.add(("cpu", cpu))
         if world.machine.end() is not None:
             self._everything = True
         return finding, Footprint(frozenset(self._reads), frozenset(self._writes), self._everything)
@@ -190,11 +195,22 @@ class Recorder:
     def _touch(self, physical: int, width: int, is_store: bool) -> None:
         """Words of RAM are read, or read and written."""
         words = [("word", word) for word in range(physical // _WORD, (physical + width - 1) // _WORD + 1)]
+        entries = [("pte", page) for _, page in self._world.tables.pages_of(physical, width)]
         self._reads.update(words)
+        self._reads.update(entries)
         self._reads.add(("filled", physical & ~0xFFF))
         if is_store:
             self._writes.update(words)
+            self._writes.update(entries)
             self._reads.add(("looked", physical & ~0xFFF))
+
+    def _becomes_visible(self, cpu: int) -> None:
+        """The store of a read-modify-write, which its CPU has made and nobody else has seen."""
+        pending = self._world.buffers.stores[cpu][0]
+        if pending.kind == "memory":
+            self._touch(pending.where, len(pending.value), True)
+        else:
+            self._everything = True
 
     # --- instructions
 

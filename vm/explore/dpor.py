@@ -214,6 +214,7 @@ class Search:
             stuck=len(self._stuck),
             cut=self._cut,
             visible=self._world.visible,
+            stronger=self._world.stronger,
             executions=self._executions,
         )
 
@@ -302,7 +303,7 @@ class Search:
         self._here = None
         finding, footprint = self._recorder.make(move)
         if world.visible.grown:
-            raise Grown(tuple(sorted(world.visible.pages)))
+            raise Grown(tuple(sorted(world.visible.frames)))
         self._moves += 1
         node.step = node.step.with_(footprint)
         if self._watcher is not None:

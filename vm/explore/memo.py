@@ -229,7 +229,7 @@ class Memo:
         with watching(world, move.cpu, self.cells) as touched:
             finding = world.make(move)
         if world.visible.grown:
-            raise Grown(tuple(sorted(world.visible.pages)))
+            raise Grown(tuple(sorted(world.visible.frames)))
         state = world.state()
         after = self.cells.node(state)
         node = self.cells.whole(node)

@@ -31,6 +31,7 @@ from vm.stacks.registry import find_policy, policy_hash
 
 VERSION: Final = 2
 VERSIONS: Final = (1, 2)  # that can be read; 2 has the version of the machine's rules
+FRAMES: Final = 2  # the first version whose visible pages are named by their frames
 KIND: Final = "witness"
 
 
@@ -52,7 +53,7 @@ class PathFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         scenario, image_hash: its id or path, and BLAKE2b of its image (hex).
         policy, policy_hash: id or path, and BLAKE2b of its source file (hex).
         modes: the machine's.
-        visible: linear page numbers that were known to be visible.
+        visible: frame numbers that were known to be visible; in version 1 linear page numbers.
         steps: the moves.
         finding: kind and text of what the last one, at least one, finds; None for a state from which no end can be reached.
         rules: version of the machine's rules.
@@ -92,7 +93,7 @@ def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Vi
         policy=policy,
         policy_hash=policy_hash(policy),
         modes=modes.as_dict(),
-        visible=sorted(visible.pages),
+        visible=sorted(visible.frames),
         steps=[Step(*move, line.symbol, line.what) for move, line in zip(found.path, found.lines, strict=True)],
         finding=None if finding is None else (finding.kind.value, finding.text),
         rules=RULES_VERSION,
@@ -138,7 +139,7 @@ def follow(saved: PathFile, anyway: bool = False) -> tuple[list[Line], Divergenc
     for name, value in saved.modes.items():
         modes = modes.with_option(f"{name}={value}")
     try:
-        world = World(saved.scenario, find_policy(saved.policy), modes, Visible(saved.visible))
+        world = _world(saved, modes)
         for number, step in enumerate(saved.steps, 1):
             divergence = _compare(world, number, step)
             if divergence is not None:
@@ -152,6 +153,17 @@ def follow(saved: PathFile, anyway: bool = False) -> tuple[list[Line], Divergenc
         return lines, Divergence(len(lines), "visible pages as recorded", "more pages are visible")
     now = None if finding is None else (finding.kind.value, finding.text)
     return lines, None if now == saved.finding else Divergence(len(lines), _said(saved.finding), _said(now))
+
+
+def _world(saved: PathFile, modes: Modes) -> World:
+    """A witness's world at its beginning, with all that was known to be visible."""
+    policy = find_policy(saved.policy)
+    if saved.version >= FRAMES:
+        return World(saved.scenario, policy, modes, Visible(saved.visible))
+    world = World(saved.scenario, policy, modes, Visible())
+    pages = [page for page in saved.visible if page not in world.managed]
+    frames = [frame for page in pages if (frame := world.frame_of(world.programs[0], page << 12)) is not None]
+    return World(saved.scenario, policy, modes, Visible(frames), world.booted)
 
 
 def _compare(world: World, number: int, step: Step) -> Divergence | None:

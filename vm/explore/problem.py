@@ -22,9 +22,9 @@ class Problem:
 
     Attributes:
         scenario: its id.
-        policy: id or path of a Python file; or the class, for a search in this process alone.
+        policy: id, path of a Python file, or path:name of one of several there; or the class, for a search in this process alone.
         modes: architecture modes.
-        visible: pages known to be visible, from earlier attempts.
+        visible: frames known to be visible, by number, from earlier attempts.
     """
 
     scenario: str
@@ -84,6 +84,7 @@ class Outcome:
         cut: which bound cut the search, or empty.
         depth: visible operations on the longest shortest path.
         executions: how many were made, by an engine that makes them one by one.
+        stronger: where in the guest (symbols) something was one operation though hardware may make several of it.
     """
 
     verdict: str
@@ -99,3 +100,9 @@ class Outcome:
     executions: int = 0
     visible: Visible = field(default_factory=Visible, compare=False)
     shortest: bool = False
+    stronger: tuple[str, ...] = ()
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether it is a proof in which no access could ever have gone two ways: of this policy nothing was asked."""
+        return self.verdict == "safe" and not self.exercised

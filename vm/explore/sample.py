@@ -86,6 +86,7 @@ def _walks(memo: Memo, executions: int, bounds: Bounds, progress: Progress) -> O
                 finding=walk.finding,
                 path=tuple(walk.path),
                 visible=visible,
+                stronger=memo.world.stronger,
                 executions=done + 1,
             )
         cut = cut or len(walk.path) >= longest
@@ -94,7 +95,18 @@ def _walks(memo: Memo, executions: int, bounds: Bounds, progress: Progress) -> O
         if bounds.budget is not None and _CLOCK() - started > bounds.budget:
             break
     reason = f"{done} executions" + (", some cut" if cut else "")
-    return Outcome("undecided", False, 0, made, exercised, longest, cut=reason, visible=visible, executions=done)
+    return Outcome(
+        "undecided",
+        False,
+        0,
+        made,
+        exercised,
+        longest,
+        cut=reason,
+        visible=visible,
+        executions=done,
+        stronger=memo.world.stronger,
+    )
 
 
 class _Walk(NamedTuple):

@@ -31,7 +31,7 @@ from vm.explore.memo import Memo
 from vm.explore.problem import Bounds, Outcome, Problem, Progress
 from vm.explore.reduction import Expansion, Reduction, Shared, Successor, expand
 from vm.explore.world import Grown, Move
-from vm.hw.gate import Visible
+from vm.hw.gate import Masks, Visible
 from vm.session import BootedScenario
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
@@ -80,7 +80,7 @@ def search(
         except Shared:
             saved = None
         except Grown as grown:
-            problem, memo, saved = replace(problem, visible=grown.pages), None, None
+            problem, memo, saved = replace(problem, visible=grown.frames), None, None
         else:
             assert first is None or first.finding is None or outcome.verdict != "safe", "its moves were made"
             if outcome.verdict != "unsafe" or known is None:
@@ -92,7 +92,7 @@ def _with_history(problem: Problem, booted: BootedScenario, outcome: Outcome) ->
     """An outcome whose finding has the history of its path alone."""
     if outcome.finding is None:
         return outcome
-    world = replace(problem, visible=tuple(sorted(outcome.visible.pages))).world(booted)
+    world = replace(problem, visible=tuple(sorted(outcome.visible.frames))).world(booted)
     findings = [world.make(move) for move in outcome.path]
     return replace(outcome, finding=findings[-1])
 
@@ -123,7 +123,8 @@ class _Search:
         self._progress = progress
         self._executor = executor
         self._name = f"{socket.gethostname()} {os.getpid()} {next(_SEARCHES)}"  # no outcome depends on it
-        self._expected = tuple(identity(problem).items()) if isinstance(problem.policy, str) else ()
+        shared = executor is not None and isinstance(problem.policy, str)
+        self._expected = tuple(identity(problem).items()) if shared else ()
         self._checkpoint = checkpoint
         self._reduction = None if known is None else Reduction(known)
         self._numbers: dict[int, int] = {}  # by key
@@ -224,17 +225,17 @@ class _Search:
         if answer.grown:
             raise Grown(answer.grown)
         self._touched_by(answer.touched)
+        self._memo.world.buffers.stronger |= dict.fromkeys(answer.stronger)
         self._memo.cells.learn(answer.cells)
         if self._reduction is not None and answer.learned is not None:
             self._reduction.learned.add(answer.learned)
 
-    def _touched_by(self, touchers: dict[int, int]) -> None:
-        """Which CPU has touched which page elsewhere, or before: a page that another one has touched here is visible."""
+    def _touched_by(self, seen: dict[int, Masks]) -> None:
+        """Who has touched which frame elsewhere, or before: one that another CPU has touched here is visible."""
         visible = self._memo.world.visible
-        for page, cpu in touchers.items():
-            visible.touched(cpu, page)
+        visible.take_in(seen)
         if visible.grown:
-            raise Grown(tuple(sorted(visible.pages)))
+            raise Grown(tuple(sorted(visible.frames)))
 
     def _merge(
         self, here: int, found: Expansion, following: dict[int, Node]
@@ -295,7 +296,8 @@ class _Search:
             self._problem,
             Checkpoint(
                 visible=list(self._problem.visible),
-                touchers=self._memo.world.visible.toucher,
+                seen=self._memo.world.visible.seen,
+                stronger=list(self._memo.world.buffers.stronger),
                 keys=[key.to_bytes(KEY_BYTES, "little") for key in self._numbers],
                 parents=[
                     None if one is None else (one[0], [(move.cpu, move.kind, move.choice) for move in one[1]])
@@ -318,7 +320,8 @@ class _Search:
 
     def _go_on(self, saved: Checkpoint) -> list[tuple[int, Node]]:
         """Become what was saved; the states to be expanded are made again by their moves."""
-        self._touched_by(saved.touchers)
+        self._touched_by(saved.seen)
+        self._memo.world.buffers.stronger |= dict.fromkeys(saved.stronger)
         self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
         if self._reduction is not None and saved.touched is not None:
             relied = {(name, way, cpu): others for name, way, cpu, others in saved.relied}
@@ -353,6 +356,7 @@ class _Search:
             depth=self._deepest(),
             shortest=verdict == "unsafe" and self._reduction is None,
             visible=Visible(self._problem.visible),
+            stronger=self._memo.world.stronger,
             **more,  # type: ignore[arg-type] # fields of Outcome, by name
         )
 

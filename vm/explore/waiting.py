@@ -48,7 +48,7 @@ def look_of(move: Move, footprint: Footprint, before: State, after: State, local
     """
     if footprint.everything or move.kind not in ("access", "instruction") or before.memory != after.memory:
         return None
-    if before.runtime != after.runtime or before.rest.ipis != after.rest.ipis:
+    if before.runtime != after.runtime or before.rest.ipis != after.rest.ipis or before.stores != after.stores:
         return None
     return Look(local, (footprint.reads | footprint.writes) - {("cpu", move.cpu)}, chose)
 

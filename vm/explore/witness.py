@@ -95,8 +95,9 @@ def _follow(world: World, path: Sequence[Move]) -> tuple[list[Line], Finding | N
         if isinstance(step, PteStore):
             stores[step.page.address >> 12] = number
         finding = world.make(move)
+        stores |= dict.fromkeys(world.tables.stored, number)
         if world.visible.grown:
-            raise Grown(tuple(sorted(world.visible.pages)))
+            raise Grown(tuple(sorted(world.visible.frames)))
     return lines, finding, stores
 
 
@@ -104,17 +105,18 @@ def _pair(
     world: World, path: Sequence[Move], lines: list[Line], stores: dict[int, int], finding: Finding
 ) -> Pair | None:
     """The critical pair, if one invalidation on the accessing CPU would have kept its halves apart."""
-    page, cpu = finding.address >> 12, path[-1].cpu
-    number = stores.get(page)
-    if number is None:
-        return None
+    cpu = path[-1].cpu
     for move in path[:-1]:
         world.make(move)
     held = world.held[cpu]
     assert held is not None
-    leaf = world.machine.cpus[cpu].mmu.leaf_address(finding.address)
+    page = held.address >> 12
+    number = stores.get(page)
+    if number is None:
+        return None
+    leaf = world.machine.cpus[cpu].mmu.leaf_address(held.address)
     world.lazy.invalidate(cpu, page, 0 if leaf is None else world.machine.memory.read64(leaf))
-    stale = [option for option in world.options(cpu, held) if option.how is How.CACHED]
+    stale = [option for option in world.options(cpu, held) if option.how is not How.WALK]
     flip = f"CPU {cpu} invalidates the page between lines {number} and {len(lines)}"
     if stale:
         return None
@@ -155,7 +157,9 @@ def _place(world: World, pending: Pending) -> str:
         return f"the entry of {_where(world, page << 12)}"
     if pending.kind == "unlock":
         return f"lock {pending.where}"
-    return f"variable {pending.where[0]}" if pending.kind == "variable" else f"frame {pending.where & ~0xFFF:#x}"
+    if pending.kind == "variable":
+        return f"variable {pending.where[0]}"
+    return _entry_at(world, pending.where) or f"frame {pending.where & ~0xFFF:#x}"
 
 
 def _where(world: World, address: int) -> str:
@@ -165,10 +169,26 @@ def _where(world: World, address: int) -> str:
     return world.session.symbols.name(address)
 
 
+def _entry(world: World, cpu: int, address: int) -> str | None:
+    """The page-table entry at a linear address in words, None if there is none."""
+    frame = None if world.lazy.manages(address) else world.frame_of(cpu, address)
+    return None if frame is None else _entry_at(world, frame << 12 | address & 0xFFF)
+
+
+def _entry_at(world: World, physical: int) -> str | None:
+    """The page-table entry at a physical address in words, None if there is none."""
+    if not world.tables.is_table(physical):
+        return None
+    pages = [page for _, page in world.tables.pages_of(physical, 1)]
+    return f"the entry of {_where(world, pages[0] << 12)}" if pages else f"a page table, frame {physical & ~0xFFF:#x}"
+
+
 def _access(world: World, move: Move, held: Held) -> str:
     verb = "stores to" if held.write else "loads from"
-    where = _where(world, held.address)
-    option = world.options(move.cpu, held)[move.choice]
+    where = _entry(world, move.cpu, held.address) or _where(world, held.address)
+    option = world.option(move.cpu, held, move.choice)
     if option.how is How.WALK:
-        return f"{verb} {where}"
-    return f"{verb} {where} through what it has cached: frame {option.value & ((1 << 40) - 1) & ~0xFFF:#x}"
+        accessed = move.choice >= len(world.options(move.cpu, held))
+        return f"{verb} {where}{', and some walker has set Accessed before' if accessed else ''}"
+    by = f"{verb} {where} through what it has cached: frame {option.value & ((1 << 40) - 1) & ~0xFFF:#x}"
+    return f"{by}, which forbids it" if option.how is How.REFUSED else by

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from vm.coherence import Finding, Frame, Oracle
-from vm.errors import ScenarioError
+from vm.errors import ConfigError, ScenarioError
 from vm.expected import ignored_kinds
-from vm.explore.buffers import StoreBuffers, drains, passes
+from vm.explore.buffers import StoreBuffers, drains, passes, plain
+from vm.explore.tables import Tables, managed_pages
 from vm.hw.cpu import CpuState
-from vm.hw.engine import Registers
-from vm.hw.gate import Gate, Held, Visible
+from vm.hw.engine import Flags, Registers
+from vm.hw.gate import Gate, Held, Touch, Visible
 from vm.hw.lazy import How, LazyTlb, Option
 from vm.hw.modes import Modes
+from vm.hw.paging import A, Attempt
 from vm.machine import End, Machine, MachineSnapshot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
@@ -38,6 +40,7 @@ _OUT_HYPERCALL: Final = bytes([0xE7, PORT])
 READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
 _BROADCASTS: Final = frozenset({"invlpgb", "tlbsync"})
+USER: Final = 3  # privilege level
 LOCAL: Final = 200_000  # instructions a CPU may run between two visible operations
 TO_READY: Final = 3_000_000
 
@@ -46,12 +49,12 @@ class Grown(Exception):
     """More is visible than was known: what has been explored so far was too coarse, so begin again.
 
     Args:
-        pages: all that is known to be visible now (linear page numbers, sorted).
+        frames: all that is known to be visible now (frame numbers, sorted).
     """
 
-    def __init__(self, pages: tuple[int, ...] = ()) -> None:
-        super().__init__(pages)
-        self.pages = pages
+    def __init__(self, frames: tuple[int, ...] = ()) -> None:
+        super().__init__(frames)
+        self.frames = frames
 
 
 class Move(NamedTuple):
@@ -61,7 +64,8 @@ class Move(NamedTuple):
         cpu: whose.
         kind: `access`, `step`, `instruction`, `interrupt`, or `store` for the moment at which the oldest store
             in its buffer becomes visible.
-        choice: which of its outcomes, 0 for the first (the tables; A as it is).
+        choice: which of its outcomes, 0 for the first (the tables; A as it is). Of an access that loads an entry, those in
+            which some walker has set A come behind those in which none has.
     """
 
     cpu: int
@@ -85,7 +89,7 @@ class State(NamedTuple):
     held: tuple[Held | None, ...]
     done: tuple[bool, ...]
     double_faults: tuple[tuple[int, tuple[int, bool]], ...]
-    stores: tuple[tuple[Pending, ...], ...] = ()
+    stores: tuple[tuple[Pending, ...], ...]
 
 
 def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScenario:
@@ -93,10 +97,17 @@ def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScen
 
     Raises:
         ScenarioError: the scenario is no litmus scenario.
+        ConfigError: a mode cannot be explored.
     """
     found = find_scenario(scenario)
     if not found.litmus:
-        raise ScenarioError(f"scenario {scenario} is too large to be explored; take one of the litmus-... scenarios")
+        raise ScenarioError(
+            f"scenario {scenario} is not made to be explored (its TOML has no litmus = true); kstack scenarios lists those that are"
+        )
+    if modes.dirty_rewalk != "yes":
+        raise ConfigError("dirty-rewalk=no cannot be explored; kstack compare and kstack run can have it")
+    if modes.capacity:
+        raise ConfigError("tlb=capacity cannot be explored: every fill and eviction is tried; leave it out")
     return boot(found, modes=replace(modes.resolved(policy.delivery), tlb="retain", memory_order="sc"))
 
 
@@ -131,17 +142,24 @@ class World:
         self.oracle: Oracle = self.session.oracle
         self.ignored = ignored_kinds(found)
         self.programs = self._get_ready(scenario)
-        pages = frozenset(
+        self._scenario = scenario
+        stacks = (
             page.address >> 12
             for thread in self.runtime.threads.values()
             if thread.id >= FIRST_THREAD
             for page in thread.pages
         )
+        pages = managed_pages(found.managed, self.session.symbols).union(stacks)
         self.managed = pages  # linear page numbers; asked for membership, or sorted
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
+        mmus = [cpu.mmu for cpu in self.machine.cpus]
+        self.tables = Tables(self.machine.memory, mmus, pages, self.lazy, self.session.symbols.name)
         self.visible = visible
-        visible.grown = False
-        self.buffers = StoreBuffers(self.machine, self.runtime.executor, self.lazy, modes.memory_order)
+        visible.grown, visible.tables = False, frozenset(self.tables.frames)
+        self._frames: dict[
+            tuple[int | None, int], int | None
+        ] = {}  # by root and linear page: translations that are fixed
+        self.buffers = StoreBuffers(self.machine, self.runtime.executor, self.lazy, self.tables, modes.memory_order)
         self._close(pages)
         self.held: list[Held | None] = [None] * len(self.machine.cpus)
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
@@ -187,8 +205,9 @@ class World:
         machine = self.machine
         machine.hold_ipis = True
         self.runtime.executor.lazy = self.lazy
+        self.runtime.executor.on_touch = lambda cpu, address: self.visible.note(address >> 12, Touch.MANAGED, 1 << cpu)
         for cpu in machine.cpus:
-            cpu.mmu.gate = Gate(cpu.index, self.visible, self.lazy)
+            cpu.mmu.gate = self.gate(cpu.index)
             cpu.mmu.drop_all(True)
             cpu.mmu.flush_softmmu()
             cpu.engine.flush()
@@ -196,6 +215,21 @@ class World:
             leaf = machine.cpus[0].mmu.leaf_address(page << 12)
             if leaf is not None:
                 self.lazy.entry_is(page, machine.memory.read64(leaf))
+
+    def gate(self, cpu: int) -> Gate:
+        """A gate for a CPU."""
+        return Gate(cpu, self.visible, self.lazy, lambda address: self.frame_of(cpu, address))
+
+    def frame_of(self, cpu: int, address: int) -> int | None:
+        """The frame number of a linear address that is not managed, whose translation is fixed; None where there is none."""
+        mmu, memory = self.machine.cpus[cpu].mmu, self.machine.memory
+        place = (mmu.table, address >> 12)
+        if place not in self._frames:
+            told, memory.on_touch = memory.on_touch, None
+            physical = mmu.resolve(address)
+            memory.on_touch = told
+            self._frames[place] = None if physical is None else physical >> 12
+        return self._frames[place]
 
     # --- moving
 
@@ -229,7 +263,8 @@ class World:
 
     def _moves_of(self, cpu: int, held: Held) -> list[Move]:
         if held.what == "access":
-            return [Move(cpu, "access", choice) for choice in range(len(self.options(cpu, held)))]
+            ways = len(self.options(cpu, held)) * (2 if self._pending(cpu, held) else 1)
+            return [Move(cpu, "access", choice) for choice in range(ways)]
         if held.what == FENCE:
             return []
         if held.what != "out":
@@ -248,8 +283,10 @@ class World:
     def _waits_for_stores(self, cpu: int, held: Held) -> bool:
         """Whether a CPU's operation waits until all can see what it has stored."""
         buffers = self.buffers
+        if not buffers.on:
+            return True  # the store of a read-modify-write comes right behind its load
         if held.what == "access":
-            return buffers.plain(cpu, held.address) is None or buffers.holds_back(cpu, held.address)
+            return buffers.plain(cpu, held.address) is None
         if held.what == "out":
             calls = self.runtime.calls[cpu]
             return not calls or not self._is_begun(cpu) or not passes(calls[-1].step)
@@ -267,9 +304,53 @@ class World:
         """How an access can go."""
         if not self.lazy.manages(held.address):
             return [Option(How.WALK)]
-        leaf = self.machine.cpus[cpu].mmu.leaf_address(held.address)
+        core = self.machine.cpus[cpu]
+        leaf = core.mmu.leaf_address(held.address)
         entry = 0 if leaf is None else self.machine.memory.read64(leaf)
-        return self.lazy.options(cpu, held.address >> 12, entry, held.write)
+        user = core.registers.cpl == USER
+        smap = core.mmu.smap and not user and not core.registers.rflags & Flags.AC
+        write = held.write or self.buffers.is_locked(cpu)  # which loads and stores by one translation
+        denies = core.mmu.denies(Attempt(write, False, user, smap))
+        walks = not self.buffers.holds_back(cpu, held.address)
+        return self.lazy.options(cpu, held.address >> 12, entry, write, denies, walks)
+
+    def option(self, cpu: int, held: Held, choice: int) -> Option:
+        """How an access goes by a choice of `Move`."""
+        options = self.options(cpu, held)
+        return options[choice % len(options)]
+
+    def _pending(self, cpu: int, held: Held) -> tuple[int, int] | None:
+        """The entry (its address, a managed page) that an access loads and of which it shows now if A has been set."""
+        if self.lazy.manages(held.address):
+            return None
+        frame = self.frame_of(cpu, held.address)
+        if frame not in self.tables.frames:
+            return None
+        code = self.buffers.code(cpu)
+        operand = plain(code, held.address)
+        if operand is not None and operand.only_stores:
+            return None
+        physical = frame << 12 | held.address & 0xFFF
+        entries = [
+            (word, page)
+            for word, page in self.tables.pages_of(physical, 8 if operand is None else operand.width)
+            if self.lazy.is_pending(self.machine.memory.read64(word)) and not self.buffers.has_word(cpu, word)
+        ]
+        if len({word for word, _ in entries}) > 1:
+            self._refuse(cpu, "loads several entries at once")
+        return entries[0] if entries else None
+
+    def _set_accessed(self, word: int) -> None:
+        """Some CPU's walker has set Accessed, speculatively, in the entry at a physical address."""
+        memory = self.machine.memory
+        entry = memory.read64(word)
+        memory.exchange_quietly(word, entry, entry | A)
+        for page in self.tables.leaves[word]:
+            self.lazy.entry_is(page, entry | A)
+
+    def _refuse(self, cpu: int, what: str) -> NoReturn:
+        place = self.session.symbols.name(self.machine.cpus[cpu].registers.rip)
+        raise ScenarioError(f"scenario {self._scenario} cannot be explored: CPU {cpu} {what}, at {place}")
 
     def _exercises(self, cpu: int, held: Held) -> bool:
         """Whether an access could have gone two ways had nothing ever been invalidated."""
@@ -285,8 +366,11 @@ class World:
         core = machine.cpus[cpu]
         before = len(self.oracle.findings)
         self._forget(move)
+        self.tables.stored.clear()
+        self.oracle.last_stale = None
         if move.kind == "store":
             self._make_visible(cpu)
+            self._tell(cpu)
             return self._first_finding(before)
         held, self.held[cpu] = self.held[cpu], None
         if move.kind == "interrupt":
@@ -298,20 +382,49 @@ class World:
             assert held is not None and core.gate is not None
             gate = core.gate
             if move.kind == "access":
-                gate.option = self.options(cpu, held)[move.choice]
                 self.exercised += self._exercises(cpu, held)
+                gate.option, gate.option_page = self.option(cpu, held, move.choice), held.address >> 12
+                pending = self._pending(cpu, held) if move.choice >= len(self.options(cpu, held)) else None
+                if pending is not None:
+                    self._set_accessed(pending[0])
             elif move.kind == "step" and move.choice:
                 self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
-            gate.granted = True
+            faults = core.counts.exceptions
+            gate.granted, gate.writes = True, move.kind == "access" and self.buffers.is_locked(cpu)
             if move.kind == "access":
                 self.buffers.access(cpu, held.address)
             else:
                 self.buffers.step(cpu)
-            gate.granted, gate.option = False, None
-        self._run_on(cpu)
+            gate.granted, gate.option, gate.writes = False, None, False
+            if core.counts.exceptions != faults and self.buffers.stores[cpu]:
+                self.held[cpu] = Held(FENCE)  # the handler waits until all can see what its CPU has stored
+        self._tell(cpu)
+        self._check(cpu)
+        if self.held[cpu] is None:
+            self._run_on(cpu)
         for thread in self.runtime.threads.values():
             thread.since = min(thread.since, 0)  # asleep for ever, or awake
         return self._first_finding(before)
+
+    def _tell(self, cpu: int) -> None:
+        """Tell the oracle of entries that guest code has stored."""
+        for page in dict.fromkeys(self.tables.stored):
+            leaf = self.machine.cpus[cpu].mmu.leaf_address(page << 12)
+            self.oracle.guest_stored(cpu, page << 12, 0 if leaf is None else self.machine.memory.read64(leaf))
+
+    def _check(self, cpu: int) -> None:
+        """Whether what a CPU has just done can be explored.
+
+        Raises:
+            ScenarioError: it cannot.
+        """
+        gate = self.machine.cpus[cpu].gate
+        assert gate is not None
+        if gate.refused:
+            self._refuse(cpu, gate.refused)
+        table = self.machine.cpus[cpu].mmu.table
+        if table is not None and table not in self.tables.roots:
+            self._refuse(cpu, f"loads CR3 with the table {table:#x}, which no CPU had when its programs began")
 
     def _forget(self, move: Move) -> None:
         """Some parts of the state will be others after a move: those of its CPU, of all if it invalidates on all."""
@@ -343,6 +456,7 @@ class World:
                 self.held[cpu] = Held(FENCE)
                 return
             left -= max(1, machine.run(cpu, 1 if self.done[cpu] or watched else left).elapsed)
+            self._check(cpu)
             self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
             if gate.held is None:
                 if core.state is not CpuState.RUNNING or machine.end() is not None:
@@ -358,12 +472,13 @@ class World:
         if left > 0:
             return
         own = [thread for thread in self.runtime.threads.values() if thread.id < FIRST_THREAD]
-        shared = [page for page in self.visible.recent if not any(thread.contains(page << 12) for thread in own)]
+        recent = self.visible.recent.items()
+        shared = [frame for frame, page in recent if not any(thread.contains(page << 12) for thread in own)]
         if not shared:
             raise ScenarioError(f"CPU {cpu} runs for {LOCAL} instructions without a visible operation")
-        for page in shared:  # it waits for one of these to change
-            self.visible.add(page)
-        raise Grown(tuple(sorted(self.visible.pages)))
+        for frame in shared:  # it waits for one of these to change
+            self.visible.add(frame)
+        raise Grown(tuple(sorted(self.visible.frames)))
 
     def _rests(self, cpu: int) -> bool:
         """Whether a CPU's program has ended, and no interrupt handler (which has IF clear) runs there."""
@@ -391,6 +506,11 @@ class World:
         return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
 
     @property
+    def stronger(self) -> tuple[str, ...]:
+        """Where in the guest something was one operation so far though hardware may make several of it."""
+        return tuple(sorted(self.session.symbols.name(rip) for rip in self.buffers.stronger))
+
+    @property
     def finished(self) -> bool:
         """All programs have come to their end."""
         return all(self.done) and not any(self.buffers.stores)
@@ -412,7 +532,7 @@ class World:
         changed = tuple(
             (frame, pages.get(frame))
             for frame in sorted(touched)
-            if (base.get(frame) is not pages.get(frame) if not self.buffers.on else base.get(frame) != pages.get(frame))
+            if base.get(frame) is not pages.get(frame) and base.get(frame) != pages.get(frame)
         )
         self._changed = [frame for frame, _ in changed]
         lives = self._lives
@@ -427,7 +547,7 @@ class World:
             tuple(self.held),
             tuple(self.done),
             tuple(sorted(oracle.double_faults.items())),
-            tuple(self.buffers.stores) if self.buffers.on else (),
+            tuple(self.buffers.stores),
         )
 
     def _known_devices(self) -> Any:
@@ -462,8 +582,7 @@ class World:
         oracle.drift.clear()
         self.session.events.clear()
         self.held, self.done = list(state.held), list(state.done)
-        if self.buffers.on:
-            self.buffers.stores = list(state.stores)
+        self.buffers.stores = list(state.stores)
 
     def key(self, state: State) -> bytes:
         """What makes two states the same: all that decides what can happen; no times, no counts."""

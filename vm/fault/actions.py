@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from vm.fault.places import linear_rip
 from vm.fault.records import Fault
+from vm.hw.cpu import CpuState
 from vm.hw.decode import decode
 from vm.hw.engine import Flags, Gpr
+from vm.hw.engine.registers import WRITABLE_FLAGS
 from vm.hw.events import PF, exception
 from vm.hw.paging import is_canonical
 from vm.machine import FOR_EVER
@@ -16,6 +19,7 @@ from vm.session import Session
 MACHINE_CHECK: Final = 18
 GARBAGE: Final = b"\xa5" * 4096
 _MASK64: Final = (1 << 64) - 1
+_MASK32: Final = (1 << 32) - 1
 _KEPT: Final = int(Flags.FIXED)
 
 
@@ -27,96 +31,121 @@ def act(session: Session, fault: Fault, cpu: int) -> bool:
         fault: of a kind in DEEDS.
         cpu: whom it hits.
     """
-    return DEEDS[fault.what](session, fault, cpu) is not False
+    return DEEDS[fault.what](session, fault, cpu)
 
 
-def _evict(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.cpus[cpu].mmu.evict(fault.address or 0)
+def _evict(session: Session, fault: Fault, cpu: int) -> bool:
+    mmu, address = session.machine.cpus[cpu].mmu, fault.address or 0
+    cached = mmu.data.lookup(address, mmu.pcid) is not None
+    mmu.evict(address)
+    return cached
 
 
-def _fill(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.cpus[cpu].mmu.prefetch(fault.address or 0)
+def _fill(session: Session, fault: Fault, cpu: int) -> bool:
+    return session.machine.cpus[cpu].mmu.prefetch(fault.address or 0)
 
 
 def _flip_pte(session: Session, fault: Fault, cpu: int) -> bool:
-    address = fault.address or 0
+    address, memory = fault.address or 0, session.machine.memory
     leaf = session.machine.cpus[cpu].mmu.leaf_address(address) if is_canonical(address) else None
-    if leaf is None:
+    if leaf is None or not memory.is_ram(leaf):
         return False
-    _flip(session, leaf, fault.bit or 0)
+    memory.write64(leaf, memory.read64(leaf) ^ 1 << (fault.bit or 0))
     return True
 
 
 def _flip_ram(session: Session, fault: Fault, cpu: int) -> bool:
-    address = (fault.address or 0) & ~7
-    if not session.machine.memory.is_ram(address):
+    memory, bit = session.machine.memory, fault.bit or 0
+    byte = (fault.address or 0) + bit // 8
+    if not memory.is_ram(byte):
         return False
-    _flip(session, address, fault.bit or 0)
+    memory.write(byte, bytes([memory.read(byte, 1)[0] ^ 1 << bit % 8]))
     return True
 
 
-def _flip(session: Session, address: int, bit: int) -> None:
-    memory = session.machine.memory
-    memory.write64(address, memory.read64(address) ^ 1 << bit)
-
-
-def _flip_register(session: Session, fault: Fault, cpu: int) -> None:
+def _flip_register(session: Session, fault: Fault, cpu: int) -> bool:
     registers, bit = session.machine.cpus[cpu].registers, 1 << (fault.bit or 0)
     if fault.register == "rip":
         registers.rip = registers.rip ^ bit
     elif fault.register == "rflags":
-        registers.rflags = (registers.rflags ^ bit) & 0x3F7FD7 | _KEPT
+        registers.rflags = (registers.rflags ^ bit) & WRITABLE_FLAGS | _KEPT
     else:
         which = Gpr[(fault.register or "").upper()]
         registers.gpr[which] = registers.gpr[which] ^ bit
+    return True
 
 
-def _drain(session: Session, fault: Fault, cpu: int) -> None:
-    pools = session.runtime.pools
-    while pools is not None and any(pools.take(each) is not None for each in range(session.machine.cpu_count)):
-        pass
+def _drain(session: Session, fault: Fault, cpu: int) -> bool:
+    pools, taken = session.runtime.pools, 0
+    for each in range(session.machine.cpu_count) if pools is not None else ():
+        while pools is not None and pools.take(each) is not None:
+            taken += 1
+    return taken > 0
 
 
-def _spurious(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.cpus[cpu].deliver(exception(PF, 0, fault.address))
+def _spurious(session: Session, fault: Fault, cpu: int) -> bool:
+    processor = session.machine.cpus[cpu]
+    if processor.state is not CpuState.RUNNING:
+        return False  # it accesses nothing
+    processor.deliver(exception(PF, 0, fault.address))
+    return True
 
 
-def _nmi(session: Session, fault: Fault, cpu: int) -> None:
+def _nmi(session: Session, fault: Fault, cpu: int) -> bool:
     session.machine.cpus[cpu].nmi()
+    return True
 
 
-def _machine_check(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.cpus[cpu].deliver(exception(MACHINE_CHECK))
+def _machine_check(session: Session, fault: Fault, cpu: int) -> bool:
+    processor = session.machine.cpus[cpu]
+    if processor.state not in (CpuState.RUNNING, CpuState.HALTED):
+        return False  # it waits for a start-up IPI, or for nothing
+    processor.state = CpuState.RUNNING  # it ends HLT (SDM volume 2, HLT)
+    processor.deliver(exception(MACHINE_CHECK))
+    return True
 
 
-def _timer(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.apics[cpu].accept(fault.vector or 0)
+def _timer(session: Session, fault: Fault, cpu: int) -> bool:
+    apic = session.machine.apics[cpu]
+    apic.accept(fault.vector or 0)
+    return apic.software_enabled  # else it is dropped
 
 
-def _stall(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.stalls[cpu] = session.machine.now() + (fault.units or FOR_EVER)
+def _stall(session: Session, fault: Fault, cpu: int) -> bool:
+    return _stand_still(session, cpu, session.machine.now() + (fault.units or 0))
 
 
-def _hang(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.stalls[cpu] = FOR_EVER
+def _hang(session: Session, fault: Fault, cpu: int) -> bool:
+    return _stand_still(session, cpu, FOR_EVER)
 
 
-def _offline(session: Session, fault: Fault, cpu: int) -> None:
-    session.machine.stalls[cpu] = FOR_EVER
+def _offline(session: Session, fault: Fault, cpu: int) -> bool:
+    known = cpu in session.runtime.online
     session.runtime.gone(cpu)
+    return _stand_still(session, cpu, FOR_EVER) or known
+
+
+def _stand_still(session: Session, cpu: int, until: int) -> bool:
+    """Let a CPU do nothing up to a virtual time; whether it would have done something."""
+    stalls = session.machine.stalls
+    longer = until > stalls.get(cpu, 0)
+    if longer:
+        stalls[cpu] = until
+    return longer
 
 
 def _skip(session: Session, fault: Fault, cpu: int) -> bool:
     processor = session.machine.cpus[cpu]
-    instruction = decode(processor.linear.code(processor.registers.rip), processor.registers.bits)
+    registers = processor.registers
+    instruction = decode(processor.linear.code(linear_rip(processor)), registers.bits)
     if instruction is None:
         return False
-    processor.registers.rip = processor.registers.rip + instruction.length & _MASK64
+    registers.rip = registers.rip + instruction.length & (_MASK64 if registers.bits == 64 else _MASK32)
     return True
 
 
 # What each returns: False where there was nothing to do it to.
-DEEDS: Final[dict[str, Callable[[Session, Fault, int], bool | None]]] = {
+DEEDS: Final[dict[str, Callable[[Session, Fault, int], bool]]] = {
     "evict-tlb": _evict,
     "fill-tlb": _fill,
     "flip-pte": _flip_pte,

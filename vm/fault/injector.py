@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from vm.errors import ConfigError
-from vm.fault.actions import DEEDS, GARBAGE, act
+from vm.fault import places
+from vm.fault.actions import GARBAGE, act
 from vm.fault.records import At, Fault, Flush, Moment, Send, Step, Where
-from vm.hw.cpu import CpuState, Slice, SliceEnd
+from vm.hw.cpu import Cpu, CpuState, Slice, SliceEnd
 from vm.hw.decode import decode
 from vm.hw.engine import Gpr
 from vm.hw.events import Event, Outcome
@@ -27,7 +27,14 @@ class InjectedError(Exception):
 
 
 class _Armed:
-    """A fault that has not happened yet: how often what it waits for has come already."""
+    """A fault, and how it stands with it.
+
+    Attributes:
+        seen: how often what it waits for has come.
+        place: linear address of its instruction.
+        inside: where its place is inside an instruction that was executed: what to say of that.
+        came: its moment has come.
+    """
 
     def __init__(self, fault: Fault, number: int) -> None:
         self.fault = fault
@@ -35,6 +42,8 @@ class _Armed:
         self.nth: int = getattr(fault.when, "nth", 1)
         self.seen = 0
         self.place = 0
+        self.inside: str | None = None
+        self.came = False
 
 
 class Injector:
@@ -43,18 +52,21 @@ class Injector:
     Args:
         session: that has not run yet, and whose machine the injector runs from now on.
         faults: in the order in which they were declared.
+        recorded: they are of a recording, in which a place may be of an instruction that is none: it was never reached.
 
     Attributes:
         fired: for each fault, the virtual time at which it happened; None as long as it has not, and where there was
             nothing that it could do anything to.
 
     Raises:
-        ConfigError: a fault makes no sense on this machine, or names a symbol that is not there.
+        ConfigError: a fault makes no sense on this machine, names a symbol that is not there, or a place at which no
+            instruction begins.
     """
 
-    def __init__(self, session: Session, faults: Iterable[Fault]) -> None:
+    def __init__(self, session: Session, faults: Iterable[Fault], recorded: bool = False) -> None:
         self._session, self._machine = session, session.machine
         armed = [_Armed(fault.checked(self._machine.cpu_count), number) for number, fault in enumerate(faults)]
+        self._all = tuple(armed)
         self.fired: list[int | None] = [None] * len(armed)
         self._by_time = sorted((one for one in armed if isinstance(one.fault.when, Moment)), key=_time)
         self._at = [one for one in armed if isinstance(one.fault.when, At | Where)]
@@ -63,13 +75,15 @@ class Injector:
         self._flushes = [one for one in armed if isinstance(one.fault.when, Flush)]
         for one in self._at:
             if isinstance(one.fault.when, At):
-                one.place = self._resolved(one.fault.when.place)
+                one.place = places.resolved(session.symbols, one.fault.when.place)
+                if not recorded:
+                    places.check(self._machine.cpus[0], session.symbols, one.fault.when.place, one.place)
         self._later: list[tuple[int, Ipi]] = []  # arrive at a virtual time
         self._behind: list[Ipi] = []  # arrive behind the next IPI
         self._tried: dict[
             tuple[int, int], tuple[HookCall, int]
         ] = {}  # by CPU and depth: a hook, and its answers so far
-        self._hit: dict[tuple[int, int], list[_Armed]] = {}  # what that step has triggered
+        self._hit: dict[tuple[int, int], _Armed | None] = {}  # what happens at that step
         self._begun: dict[int, list[tuple[int, int]]] = {}  # by CPU: RIP and RSP of what has begun and not retired
         self._delivered = False
         session.injector = self
@@ -82,18 +96,33 @@ class Injector:
             if self._flushes:
                 cpu.mmu.on_invlpg = self._flush_of(cpu.index)
 
-    def _resolved(self, place: str) -> int:
-        name, _, offset = place.partition("+")
-        try:
-            base = int(name, 16) if name.startswith("0x") else self._session.symbols.address(name)
-            more = int(offset, 0) if offset else 0
-            if base is not None and not 0 <= base + more < 1 << 64:
-                raise ValueError
-        except ValueError:
-            raise ConfigError(f"place {place!r}: give symbol, symbol+offset or 0x...") from None
-        if base is None:
-            raise ConfigError(f"place {place!r}: the image has no symbol {name!r}")
-        return base + more
+    # --- what has not happened
+
+    def why(self, number: int) -> str:
+        """Why a fault has not happened so far, in words; empty if it has.
+
+        Args:
+            number: of the fault, from 0.
+        """
+        one = self._all[number]
+        if self.fired[number] is not None:
+            return ""
+        if one.came:
+            return "there was nothing that it could do anything to"
+        if one.inside is not None:
+            return one.inside
+        when = one.fault.when
+        if isinstance(when, Moment):
+            return f"the run was at {self._machine.now()}, and it waits for {when.time}"
+        if isinstance(when, Where):
+            return f"at no instruction {when.register} was {when.value:#x}"
+        what = {At: "executions of its place", Step: "such steps", Send: "such IPIs", Flush: "INVLPGs"}[type(when)]
+        return f"there were {one.seen} {what}, and it waits for number {one.nth}"
+
+    def misplaced(self, number: int) -> str | None:
+        """What to say of a fault whose place was never executed, and is inside an instruction that was; None if not so."""
+        one = self._all[number]
+        return one.inside if one.seen == 0 and not one.came else None
 
     # --- running
 
@@ -107,7 +136,7 @@ class Injector:
                 self._before(cpu)
             if cpu in self._machine.stalls and self._machine.stalls[cpu] > self._machine.time:
                 return Slice(SliceEnd.HALTED, done)
-            place = self._machine.cpus[cpu].registers.rip
+            place = places.linear_rip(self._machine.cpus[cpu])
             self._delivered = False
             piece = self._machine.run(cpu, min(units - done, self._until()))
             done += piece.elapsed
@@ -120,9 +149,10 @@ class Injector:
     def pending(self) -> bool:
         """Whether something will still happen by itself: a moment, an IPI or an acknowledgement that is late."""
         waits = any(
-            one.fault.what == "delay-ack" and len(self._tried[place][0].answers) == self._tried[place][1]
-            for place, hit in self._hit.items()
-            for one in hit
+            one is not None
+            and one.fault.what == "delay-ack"
+            and len(self._tried[place][0].answers) == self._tried[place][1]
+            for place, one in self._hit.items()
         )
         return bool(self._by_time or self._later) or waits
 
@@ -150,20 +180,25 @@ class Injector:
 
     def _fire(self, one: _Armed, cpu: int) -> None:
         fault, now = one.fault, self._machine.now()
-        if fault.what not in DEEDS or act(self._session, fault, cpu if fault.cpu is None else fault.cpu):
+        one.came = True
+        if act(self._session, fault, cpu if fault.cpu is None else fault.cpu):
             self.fired[one.number] = now
 
     # --- instructions
 
     def _before(self, cpu: int) -> None:
-        """An instruction is about to begin, or to be tried again."""
+        """An instruction is about to begin, or to be tried again; also where a fault lets the CPU go on elsewhere."""
         processor = self._machine.cpus[cpu]
-        if processor.state is not CpuState.RUNNING:
-            return
-        place = processor.registers.rip, processor.registers.gpr[Gpr.RSP]
+        here = None
+        while processor.state is CpuState.RUNNING and here != places.linear_rip(processor):
+            here = places.linear_rip(processor)
+            self._begins(processor, here)
+
+    def _begins(self, processor: Cpu, here: int) -> None:
+        cpu, stack = processor.index, processor.registers.gpr[Gpr.RSP]
         # A handler that has run in between had another stack pointer; with the same one nobody comes back to the others.
-        begun = [one for one in self._begun.get(cpu, ()) if one == place or one[1] != place[1]]
-        again = place in begun
+        begun = [one for one in self._begun.get(cpu, ()) if one == (here, stack) or one[1] != stack]
+        again = (here, stack) in begun
         for one in list(self._at):
             when = one.fault.when
             assert isinstance(when, At | Where)
@@ -173,20 +208,34 @@ class Injector:
                 if processor.registers.gpr[Gpr[when.register.upper()]] == when.value:
                     self._at.remove(one)
                     self._fire(one, cpu)
-            elif one.place == processor.registers.rip and not again:
+            elif one.place == here and not again:
                 one.seen += 1
                 if one.seen == one.nth and not when.after:
                     self._at.remove(one)
                     self._fire(one, cpu)
-        place = processor.registers.rip, processor.registers.gpr[Gpr.RSP]  # a fault may have moved them
-        self._begun[cpu] = begun if place in begun else [*begun[-MOST_BEGUN:], place]
+            elif 0 < one.place - here < places.LONGEST and one.inside is None:
+                one.inside = self._inside(processor, here, one)
+        if places.linear_rip(processor) == here:
+            stack = processor.registers.gpr[Gpr.RSP]  # a fault may have moved it
+        self._begun[cpu] = begun if (here, stack) in begun else [*begun[-MOST_BEGUN:], (here, stack)]
+
+    def _inside(self, processor: Cpu, here: int, one: _Armed) -> str | None:
+        """What to say of a place, if it is inside the instruction that is to be executed."""
+        bits = processor.registers.bits
+        instruction = decode(processor.linear.code(here), bits)
+        if instruction is None or one.place >= here + instruction.length:
+            return None
+        assert isinstance(one.fault.when, At)
+        around = (here, instruction.length)
+        return places.inside(processor, self._session.symbols, one.fault.when.place, around, bits)
 
     def _after(self, cpu: int, place: int, piece: Slice) -> None:
         """One unit has been spent at `place`: an instruction has retired, or an event was delivered, or it goes on."""
         processor = self._machine.cpus[cpu]
-        if self._delivered or not piece.elapsed or (piece.end is SliceEnd.YIELDED and processor.registers.rip == place):
+        stays = places.linear_rip(processor) == place
+        if self._delivered or not piece.elapsed or (piece.end is SliceEnd.YIELDED and stays):
             return  # it has not retired
-        if processor.registers.rip == place and self._repeats(cpu, place):
+        if stays and self._repeats(cpu, place):
             return
         begun = self._begun.get(cpu, [])
         own = next((one for one in reversed(begun) if one[0] == place), None)  # it may have changed RSP
@@ -216,22 +265,29 @@ class Injector:
         for one in list(self._sends):
             when = one.fault.when
             assert isinstance(when, Send)
-            if when.vector not in (None, ipi.vector) or when.cpu not in (None, ipi.source):
-                continue
-            one.seen += 1
-            if one.seen == one.nth:
-                self._sends.remove(one)
-                self.fired[one.number] = self._machine.now()
-                arrive = self._instead(one.fault, ipi)
+            if when.vector in (None, ipi.vector) and when.cpu in (None, ipi.source) and self._comes(one, self._sends):
+                if arrive:  # else another fault has taken it
+                    self.fired[one.number] = self._machine.now()
+                arrive = self._instead(one.fault, arrive)
         return arrive + held
 
-    def _instead(self, fault: Fault, ipi: Ipi) -> list[Ipi]:
+    @staticmethod
+    def _comes(one: _Armed, waiting: list[_Armed]) -> bool:
+        """What a fault waits for has come once more; whether it is the one."""
+        one.seen += 1
+        if one.seen != one.nth:
+            return False
+        one.came = True
+        waiting.remove(one)
+        return True
+
+    def _instead(self, fault: Fault, arrive: list[Ipi]) -> list[Ipi]:
         if fault.what == "duplicate-ipi":
-            return [ipi, ipi]
+            return [one for one in arrive for _ in range(2)]
         if fault.what == "delay-ipi":
-            self._later.append((self._machine.now() + (fault.units or 0), ipi))
+            self._later += [(self._machine.now() + (fault.units or 0), one) for one in arrive]
         elif fault.what == "reorder-ipi":
-            self._behind.append(ipi)
+            self._behind += arrive
         return []
 
     def _arrive(self) -> None:
@@ -247,12 +303,10 @@ class Injector:
             for one in list(self._flushes):
                 when = one.fault.when
                 assert isinstance(when, Flush)
-                if when.cpu in (None, cpu):
-                    one.seen += 1
-                    if one.seen == one.nth:
-                        self._flushes.remove(one)
+                if when.cpu in (None, cpu) and self._comes(one, self._flushes):
+                    if carried_out:  # else another fault has dropped it
                         self.fired[one.number] = self._machine.now()
-                        carried_out = False
+                    carried_out = False
             return carried_out
 
         return flush
@@ -265,24 +319,31 @@ class Injector:
         before = self._tried.get(place)
         if before is None or before[0] is not call or before[1] != this[1]:
             self._tried[place], self._hit[place] = this, self._triggered(cpu, call)
-        for one in self._hit[place]:
-            other = self._at_step(one, call)
-            if other is not None:
-                return other
-        return None
+        one = self._hit[place]
+        return None if one is None else self._at_step(one, call)
 
-    def _triggered(self, cpu: int, call: HookCall) -> list[_Armed]:
-        found = []
+    def _triggered(self, cpu: int, call: HookCall) -> _Armed | None:
+        """What happens at a step that has not been tried before: the first fault that waits for it and can."""
+        found = None
         for one in list(self._steps):
             when = one.fault.when
             assert isinstance(when, Step)
-            if when.cpu in (None, cpu) and when.name in ("", type(call.step).__name__):
-                one.seen += 1
-                if one.seen == one.nth:
-                    self._steps.remove(one)
-                    self.fired[one.number] = self._machine.now()
-                    found.append(one)
+            fits = when.cpu in (None, cpu) and when.name in ("", type(call.step).__name__)
+            if fits and self._comes(one, self._steps) and found is None and self._can(one.fault, cpu, call):
+                self.fired[one.number], found = self._machine.now(), one
         return found
+
+    def _can(self, fault: Fault, cpu: int, call: HookCall) -> bool:
+        """Whether there is something that the fault can do at a step."""
+        step, pools = call.step, self._session.runtime.pools
+        if fault.what == "narrow-flush":
+            return isinstance(step, steps.PostFlush) and step.pages > 1
+        if fault.what in ("fail-alloc", "corrupt-page") and pools is not None:
+            more = bool(pools.shared or pools.reserve)
+            if isinstance(step, steps.TakePage):
+                return bool(pools.level(cpu)) or (step.fallback and more)
+            return bool(pools.reserve)
+        return True
 
     def _at_step(self, one: _Armed, call: HookCall) -> Interposed | None:
         fault, fired = one.fault, self.fired[one.number] or 0
@@ -293,18 +354,16 @@ class Injector:
         if fault.what in ("lose-ack", "endless-step"):
             return Interposed(instead=True, answer=WAITING)
         if fault.what == "delay-ack":
-            return (
-                Interposed(instead=True, answer=WAITING) if self._machine.now() < fired + (fault.units or 0) else None
-            )
+            late = self._machine.now() < fired + (fault.units or 0)
+            return Interposed(instead=True, answer=WAITING) if late else None
         if fault.what == "corrupt-page":
             return Interposed(behind=self._corrupt)
-        if isinstance(call.step, steps.PostFlush) and call.step.pages > 1:  # narrow-flush
-            call.step = replace(call.step, pages=call.step.pages - 1)
+        assert fault.what == "narrow-flush", "all others are above"
+        call.step = replace(call.step, pages=call.step.pages - 1)  # once: a PostFlush does not wait
         return None
 
-    def _corrupt(self, frame: int | None) -> None:
-        if frame is not None:
-            self._machine.memory.write(frame, GARBAGE)
+    def _corrupt(self, frame: int) -> None:
+        self._machine.memory.write(frame, GARBAGE)
 
 
 def _time(one: _Armed) -> int:

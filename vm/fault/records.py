@@ -11,7 +11,8 @@ A trigger says when, exactly:
     flush  when the nth INVLPG is carried out, be it an instruction or a policy's step
     when   before the first instruction at which a register has a value, on one CPU or on any
 
-What can go wrong is in ACTIONS, each with the triggers that it can have.
+What can go wrong is in ACTIONS, each with the triggers that it can have. Every field of a fault is used exactly as it is
+given, or refused by `checked`; the run says what it came to nothing with (`Injector.why`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from vm.errors import ConfigError
 from vm.hw.engine import Gpr
+from vm.hw.engine.registers import WRITABLE_FLAGS
 from vm.stacks import steps
 
 
@@ -102,6 +105,22 @@ class Where(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="when",
 
 
 When = At | Moment | Step | Send | Flush | Where
+
+
+def described(when: When) -> str:
+    """A trigger in words."""
+    whose = "" if getattr(when, "cpu", None) is None else f" on CPU {when.cpu}"  # type: ignore[union-attr] # not Moment
+    if isinstance(when, At):
+        return f"{'after' if when.after else 'before'} execution {when.nth} of {when.place}{whose}"
+    if isinstance(when, Moment):
+        return f"at {when.time}"
+    if isinstance(when, Where):
+        return f"where {when.register} is {when.value:#x}{whose}"
+    if isinstance(when, Send):
+        return f"IPI {when.nth}{'' if when.vector is None else f' of vector {when.vector:#x}'}{whose}"
+    return f"{'INVLPG' if isinstance(when, Flush) else when.name or 'step'} {when.nth}{whose}"
+
+
 KINDS: Final[dict[type, str]] = {At: "at", Moment: "time", Step: "step", Send: "send", Flush: "flush", Where: "when"}
 """Names of triggers in files."""
 _ANY: Final = (At, Moment, Where)
@@ -115,11 +134,19 @@ STEP_NAMES: Final = tuple(
 
 
 class Action(NamedTuple):
-    """What can go wrong: the triggers that it can have, the fields that it needs, and what it is."""
+    """What can go wrong.
+
+    Attributes:
+        triggers: that it can have.
+        needs: fields.
+        text: what it is.
+        hits_a_cpu: it happens to one CPU, which `Fault.cpu` may choose; else to what triggers it, or to the machine.
+    """
 
     triggers: tuple[type, ...]
     needs: tuple[str, ...]
     text: str
+    hits_a_cpu: bool = False
 
 
 ACTIONS: Final = {
@@ -132,21 +159,25 @@ ACTIONS: Final = {
     "lose-ack": Action((Step,), (), "an acknowledgement (WaitForAck) never comes"),
     "delay-ack": Action((Step,), ("units",), "it comes so many units later"),
     "early-ack": Action((Step,), (), "it is there before anybody has done anything"),
-    "evict-tlb": Action(_ANY, ("address",), "the CPU drops what it has cached of a page"),
-    "fill-tlb": Action(_ANY, ("address",), "the CPU walks for a page that nobody asks for"),
-    "flip-pte": Action(_ANY, ("address", "bit"), "a bit of the page's leaf entry is the other one"),
-    "flip-ram": Action(_ANY, ("address", "bit"), "a bit of a word is the other one, by physical address"),
-    "flip-register": Action(_ANY, ("register", "bit"), "a bit of a register is the other one"),
+    "evict-tlb": Action(
+        _ANY, ("address",), "the CPU's data TLB drops what it has of the page at a linear address", True
+    ),
+    "fill-tlb": Action(_ANY, ("address",), "the CPU walks for a page that nobody asks for, and caches it", True),
+    "flip-pte": Action(
+        _ANY, ("address", "bit"), "a bit of the leaf entry of the page at a linear address is the other one", True
+    ),
+    "flip-ram": Action(_ANY, ("address", "bit"), "a bit of the 8 bytes from a physical address on is the other one"),
+    "flip-register": Action(_ANY, ("register", "bit"), "a bit of a register is the other one", True),
     "fail-alloc": Action((Step,), (), "there is no page (TakePage, AllocPage)"),
     "drain-pool": Action(_ANY, (), "all pages of the pools are gone"),
-    "spurious-fault": Action(_ANY, ("address",), "a page fault is delivered that nothing has caused"),
-    "nmi": Action(_ANY, (), "an NMI arrives"),
-    "machine-check": Action(_ANY, (), "a machine check (#MC) is delivered"),
-    "timer": Action(_ANY, ("vector",), "an interrupt of the local timer arrives"),
-    "stall": Action(_ANY, ("units",), "the CPU does nothing for so many units"),
-    "hang": Action(_ANY, (), "it does nothing ever again"),
-    "offline": Action(_ANY, (), "it does nothing ever again, and the policy is told that it is gone"),
-    "skip": Action((At,), (), "the instruction is passed over"),
+    "spurious-fault": Action(_ANY, ("address",), "a page fault is delivered that nothing has caused", True),
+    "nmi": Action(_ANY, (), "an NMI arrives", True),
+    "machine-check": Action(_ANY, (), "a machine check (#MC) is delivered", True),
+    "timer": Action(_ANY, ("vector",), "an interrupt of the local timer arrives", True),
+    "stall": Action(_ANY, ("units",), "the CPU does nothing for so many units", True),
+    "hang": Action(_ANY, (), "it does nothing ever again", True),
+    "offline": Action(_ANY, (), "it does nothing ever again, and the policy is told that it is gone", True),
+    "skip": Action((At,), (), "the instruction is passed over", True),
     "raise": Action((Step,), (), "the policy's code fails there"),
     "endless-step": Action((Step,), (), "the step never ends"),
     "corrupt-page": Action((Step,), (), "the frame that is taken (TakePage, AllocPage) is full of something"),
@@ -160,6 +191,10 @@ STEPS: Final = {
     "corrupt-page": ("TakePage", "AllocPage"),
 }
 """Kinds of steps at which an action makes sense; where it is not here, all."""
+FLAG_BITS: Final = tuple(bit for bit in range(64) if WRITABLE_FLAGS >> bit & 1)
+"""Bits of RFLAGS that can be the other one; the others are reserved (SDM volume 1, 3.4.3)."""
+WORD: Final = 8
+"""Bytes of which `flip-ram` flips a bit."""
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,9 +203,9 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         what: one of ACTIONS.
         when: its trigger.
-        cpu: whom it hits; None for the CPU at which it is triggered.
-        address: linear, or physical where the action says so (bytes).
-        bit: 0 to 63.
+        cpu: whom it hits, where it hits one; None for the CPU at which it is triggered.
+        address: linear, or physical where the action says so (bytes). Any; one of a page names the page.
+        bit: 0 to 63; of `rflags` those that are not reserved.
         register: `rax` to `r15`, `rip` or `rflags`.
         vector: 16 to 255.
         units: of virtual time.
@@ -201,11 +236,16 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if (getattr(self, name) is None) == (name in action.needs):
                 word = "needs" if name in action.needs else "takes no"
                 raise ConfigError(f"fault {self.what} {word} {name}")
+        if self.cpu is not None and not action.hits_a_cpu:
+            raise ConfigError(f"fault {self.what} takes no cpu: it hits what triggers it{self._whose()}")
         allowed = STEPS.get(self.what)
         if allowed is not None and isinstance(self.when, Step) and self.when.name not in allowed:
             raise ConfigError(f"fault {self.what}: its step must be {' or '.join(allowed)}")
         self._check_numbers(cpus)
         return self
+
+    def _whose(self) -> str:
+        return ", and its trigger may have one" if hasattr(self.when, "cpu") else ""
 
     def _check_numbers(self, cpus: int) -> None:
         limits = {"bit": (0, 63), "vector": (16, 255), "units": (1, 1 << 62), "address": (0, (1 << 64) - 1)}
@@ -230,5 +270,35 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         names = [register.name.lower() for register in Gpr]
         if self.register is not None and self.register not in (*names, "rip", "rflags"):
             raise ConfigError(f"fault {self.what}: there is no register {self.register!r}")
+        if self.register == "rflags" and self.bit not in FLAG_BITS:
+            raise ConfigError(
+                f"fault {self.what}: bit {self.bit} of rflags is reserved; give one of {', '.join(map(str, FLAG_BITS))}"
+            )
         if isinstance(self.when, Where) and self.when.register not in names:
             raise ConfigError(f"fault {self.what}: there is no register {self.when.register!r}")
+
+    # --- in recordings
+
+    def to_recording(self) -> Fault:
+        """This fault as recordings have it: a bit of RAM by the word (8 bytes, aligned) in which it lies."""
+        if self.what != "flip-ram" or self.address is None or self.bit is None:
+            return self
+        byte, bit = self.address + self.bit // 8, self.bit % 8
+        if byte >= 1 << 64:
+            return self  # no RAM
+        return replace(self, address=byte - byte % WORD, bit=8 * (byte % WORD) + bit)
+
+    def from_recording(self) -> Fault | None:
+        """What a fault of a recording does, whichever kstack has written it.
+
+        Earlier ones took fields that they did not use, and rounded an address of RAM down to its word. None is a fault
+        that did nothing.
+        """
+        action = ACTIONS.get(self.what)
+        if self.register == "rflags" and self.bit is not None and self.bit not in FLAG_BITS:
+            return None
+        cpu = None if action is not None and not action.hits_a_cpu else self.cpu
+        address = self.address
+        if self.what == "flip-ram" and address is not None:
+            address -= address % WORD
+        return replace(self, cpu=cpu, address=address)

@@ -15,9 +15,11 @@ without a trace, and the first access through it sets A. In `none` only accesses
 What is cached with A=1 (D=1) does not set A (D) again: an access through an older incarnation of the
 entry that is there now is no walk, though it reaches the same frame (SDM 4.10.4.3).
 
-Not modelled: structure caches for managed pages (their upper levels do not change), instruction
-fetches from them, PCIDs (kernel pages are global here), rights of cached entries that would refuse an
-access, `dirty-rewalk = no`.
+A cached entry whose rights forbid an access refuses it, whatever the tables say by now, and is dropped with the fault
+(SDM 4.10.4.1, 4.10.4.3): that is a way to go of its own.
+
+Not modelled, and refused by name where it is met (vm/explore): structure caches for managed pages (their upper levels
+must not change), instruction fetches from them, PCIDs, `dirty-rewalk = no`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import enum
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from vm.hw.paging import FRAME_MASK, NX, RW, US, A, D, G, P
+from vm.hw.paging import FRAME_MASK, NX, RESERVED_HIGH, RW, US, A, D, G, P
 
 KEPT: Final = FRAME_MASK | NX | RW | US | A | D | G | P
 """The bits of a leaf entry that a cached translation carries."""
@@ -38,6 +40,7 @@ class How(enum.Enum):
 
     WALK = "walk"  # the tables, as they are now; a page fault if they have nothing
     CACHED = "cached"  # an entry that may be cached, where that differs from a walk
+    REFUSED = "refused"  # an entry that may be cached and forbids the access, which the tables allow: a page fault
 
 
 class Option(NamedTuple):
@@ -74,11 +77,15 @@ class LazyTlb:
 
     def _cacheable(self, entry: int) -> bool:
         """Whether speculation may cache a present entry without changing it."""
-        return bool(entry & P) and self._speculates and (self._silent or bool(entry & A))
+        if not entry & P or entry & RESERVED_HIGH:
+            return False
+        return self._speculates and (self._silent or bool(entry & A))
 
     def is_pending(self, entry: int) -> bool:
         """Whether it shows only when somebody looks if this entry has been cached."""
-        return bool(entry & P) and not entry & A and self._speculates and not self._silent
+        if not entry & P or entry & RESERVED_HIGH:
+            return False
+        return not entry & A and self._speculates and not self._silent
 
     def _add(self, page: int, entry: int) -> None:
         value = entry & KEPT
@@ -90,13 +97,16 @@ class LazyTlb:
         self.ever[cpu, page] = self.ever.get((cpu, page), frozenset()) | {value & ~_USED}
 
     def is_exercised(self, cpu: int, page: int, entry: int) -> bool:
-        """Whether an access would have more than one way to go had nothing ever been invalidated."""
+        """Whether an access would have more than one way to go had nothing ever been invalidated.
+
+        The adversary is the same in every mode: any CPU may have cached whatever the tables ever said, with Accessed set or not.
+        """
         current = {entry & KEPT & ~_USED} if entry & P else set()
         return len(self.ever.get((cpu, page), frozenset()) | current) + (not entry & P) > 1
 
     def entry_is(self, page: int, entry: int) -> None:
         """The tables say `entry` from now on: a store, or a walker's update of A or D."""
-        if entry & P and self._speculates:  # pending or not: a merged state has no memory of what came out
+        if entry & P:
             for cpu in range(self._cpus):
                 self._remember(cpu, page, entry & KEPT)
         if self._cacheable(entry):
@@ -113,7 +123,15 @@ class LazyTlb:
         if plain and self.is_pending(entry):
             self._add(page, entry | A)
 
-    def options(self, cpu: int, page: int, entry: int, write: bool) -> list[Option]:
+    def options(
+        self,
+        cpu: int,
+        page: int,
+        entry: int,
+        write: bool,
+        denies: Callable[[int], bool] = lambda _: False,
+        walks: bool = True,
+    ) -> list[Option]:
         """How an access of `cpu` can go, the walk first.
 
         Args:
@@ -121,10 +139,17 @@ class LazyTlb:
             page: linear page number.
             entry: what the tables say now.
             write: a store; it never goes through an entry cached with D=0 (it walks again).
+            denies: whether the rights of an entry forbid the access.
+            walks: it can go by a walk, so that what a walk does too is no way of its own.
         """
-        cached = sorted(self.may.get((cpu, page), ()))
-        usable = (value for value in cached if value & D or not write)
-        return [Option(How.WALK), *(Option(How.CACHED, value) for value in usable if _differs(value, entry))]
+        found = [Option(How.WALK)] if walks else []
+        for value in sorted(self.may.get((cpu, page), ())):
+            if denies(value):
+                if not walks or not entry & P or not denies(entry):
+                    found.append(Option(How.REFUSED, value))
+            elif (value & D or not write) and (not walks or _differs(value, entry)):
+                found.append(Option(How.CACHED, value))
+        return found
 
     def took(self, cpu: int, page: int, option: Option, entry: int) -> None:
         """An access went by `option`, and the tables say `entry` after it."""
@@ -137,6 +162,13 @@ class LazyTlb:
     def invalidate(self, cpu: int, page: int, entry: int) -> None:
         """INVLPG, a page fault at the page, a flush: what the tables say may be cached again at once."""
         self.may[cpu, page] = frozenset({entry & KEPT}) if self._cacheable(entry) else frozenset()
+
+    def invalidate_own(self, cpu: int, page: int, entry: int) -> None:
+        """A flush that spares what is cached as global (SDM 4.10.2.4): a load of CR3."""
+        kept = {value for value in self.may.get((cpu, page), ()) if value & G}
+        if self._cacheable(entry):
+            kept.add(entry & KEPT)
+        self.may[cpu, page] = frozenset(kept)
 
     def state(self) -> tuple[Any, Any]:
         """Immutable, sorted: what may be cached, and what might have been, on which nothing depends."""

@@ -50,6 +50,11 @@ class LinearMemory:
         """Told of each access: address, physical address, bytes, value, whether it stores."""
 
     def _physical(self, address: int, attempt: Attempt) -> int:
+        gate = self._mmu.gate
+        if gate is not None and gate.lazy.manages(address & _MASK64):
+            gate.refuse(
+                f"accesses the managed page of {address:#x} by itself (an event frame, a descriptor, an operand)"
+            )
         physical = self._mmu.access(address & _MASK64, attempt)
         if physical is None:
             fault = self._mmu.take_fault() or Fault(13, 0, address)

@@ -200,6 +200,11 @@ class Mmu:
             self._tracker.generation += 1
 
     @property
+    def table(self) -> int | None:
+        """Physical address of the table that CR3 points to; None while paging is off."""
+        return self._root.table if self._paging else None
+
+    @property
     def memory(self) -> PhysicalMemory:
         """The machine's RAM."""
         return self._memory
@@ -233,8 +238,11 @@ class Mmu:
         stale = False
         if cached and self.observer is not None:
             stale = self._report_if_stale(address, access, found)
-        if gate is not None and access is not Access.FETCH and gate.is_visible(address):
-            stale = True  # entered so that each access comes back
+        if gate is not None:
+            physical = found.frame + (address & (1 << found.shift) - 1)
+            if self._memory.is_ram(physical) and not gate.accesses(address, physical, access):
+                return False
+            stale = stale or (access is not Access.FETCH and gate.is_visible(address))  # so that each comes back
         return self._enter(address, access, mmu, found, stale, location)
 
     def untried(self) -> None:
@@ -279,20 +287,19 @@ class Mmu:
     def _translate_lazily(self, gate: Gate, address: int, attempt: Attempt) -> Translation | None:
         """As the explorer has chosen: by the tables, or by an entry that may be cached (vm.hw.lazy)."""
         page, option = address >> 12, gate.option or Option(How.WALK)
-        if option.how is How.CACHED:
-            current = self.peek(address)
-            leaf = walk(self._memory, self._root, 39, address, None, self._control).path[-1][0]
-            value = option.value
-            rights, is_dirty = value & (RW | US | NX), bool(value & D)
-            found = Translation(12, page, value & FRAME_MASK, rights, is_dirty, bool(value & G), leaf)
-            if not value & A:
-                self._set_accessed(found)
-                gate.lazy.entry_is(page, self._memory.read64(leaf))
-            gate.lazy.took(self.cpu, page, option, self._memory.read64(leaf))
-            if self.observer is not None and not found.same_target(current):
-                access = Access.STORE if attempt.write else Access.LOAD
-                self.observer.stale_use(self.cpu, address, access, found, current)
-            return found
+        if gate.writes:
+            attempt = attempt._replace(write=True)
+        if gate.option is not None and gate.option_page not in (page, -1):
+            option = Option(How.WALK)
+            if len(gate.lazy.options(self.cpu, page, self._entry_of(address), attempt.write, self.denies(attempt))) > 1:
+                gate.refuse(f"reaches several managed pages in one instruction, {address:#x} the last")
+                return None
+        if option.how is How.REFUSED or (option.how is How.CACHED and self.denies(attempt)(option.value)):
+            gate.lazy.invalidate(self.cpu, page, self._entry_of(address))
+            self._page_fault(address, error_code(True, attempt, self._control))
+            return None
+        if option.how is How.CACHED and (option.value & D or not attempt.write):
+            return self._translate_by(gate, address, attempt, option)
         result = self._walk(address, attempt)
         where = result.path[-1][0]
         entry = self._memory.read64(where) if result.path[-1][1] == 12 else 0
@@ -301,10 +308,43 @@ class Mmu:
             self._page_fault(address, result.error)
             return None
         gate.lazy.entry_is(page, entry)
-        gate.lazy.took(self.cpu, page, option, entry)
+        gate.lazy.took(self.cpu, page, Option(How.WALK), entry)
         if result.translation is not None and self.observer is not None:
             self.observer.filled(self.cpu, address, result.translation)
         return result.translation
+
+    def _translate_by(self, gate: Gate, address: int, attempt: Attempt, option: Option) -> Translation:
+        """By an entry of a managed page that is cached."""
+        page, value, current = address >> 12, option.value, self.peek(address)
+        path = walk(self._memory, self._root, 39, address, None, self._control).path
+        leaf, rights = path[-1][0], value & (RW | US | NX)
+        for where, _ in path[:-1]:
+            upper = self._memory.read64(where)
+            rights = rights & upper & (RW | US) | (rights | upper) & NX
+        found = Translation(12, page, value & FRAME_MASK, rights, bool(value & D), bool(value & G), leaf)
+        if not value & A:
+            self._set_accessed(found)
+            gate.lazy.entry_is(page, self._memory.read64(leaf))
+        gate.lazy.took(self.cpu, page, option, self._memory.read64(leaf))
+        if self.observer is not None and not found.same_target(current):
+            access = Access.STORE if attempt.write else Access.LOAD
+            self.observer.stale_use(self.cpu, address, access, found, current)
+        return found
+
+    def _entry_of(self, address: int) -> int:
+        """The leaf entry of a linear address as it is in memory, 0 where no table reaches it."""
+        leaf = self.leaf_address(address)
+        return 0 if leaf is None else self._memory.read64(leaf)
+
+    def denies(self, attempt: Attempt) -> Callable[[int], bool]:
+        """Whether the rights of a leaf entry forbid an access, whatever the upper levels say."""
+        control = self._control
+
+        def denied_by(entry: int) -> bool:
+            leaf = Translation(12, 0, 0, entry & (RW | US | NX), bool(entry & D), False, 0)
+            return denied(leaf, attempt, control)
+
+        return denied_by
 
     def _lookup(self, tlb: Tlb, address: int) -> Translation | None:
         found = tlb.lookup(address, self.pcid, self._any_pcid)
@@ -619,6 +659,8 @@ class Mmu:
         """INVPCID types 0 to 3 (SDM 4.10.4.1)."""
         rules = self.rules
         if kind == 0 and Rule.INVPCID_ADDRESS in rules:
+            if self.gate is not None:
+                self._invalidate_lazily(self.gate, address, False)
             for tlb in (self.data, self.code):
                 self._lose(tlb.drop_page(address, pcid, False))
             self.structures.drop_pcid(pcid)
@@ -632,21 +674,31 @@ class Mmu:
     def drop_address(self, address: int, pcid: int | None, globals_too: bool) -> None:
         """Drop one page of one PCID (None: of all), as a broadcast invalidation does."""
         if self.gate is not None:
-            self._invalidate_lazily(self.gate, address)
+            self._invalidate_lazily(self.gate, address, globals_too)
         for tlb in (self.data, self.code):
             for which in sorted(tlb.own) if pcid is None else [pcid]:
                 self._lose(tlb.drop_page(address, which, False))
             self._lose(tlb.drop_page(address, None, globals_too))
         self.structures.drop_all()
 
-    def _invalidate_lazily(self, gate: Gate, address: int) -> None:
+    def _invalidate_lazily(self, gate: Gate, address: int, globals_too: bool = True) -> None:
         """An invalidation of a managed page on this CPU."""
         if gate.lazy.manages(address):
-            leaf = self.leaf_address(address)
-            gate.lazy.invalidate(self.cpu, address >> 12, 0 if leaf is None else self._memory.read64(leaf))
+            invalidate = gate.lazy.invalidate if globals_too else gate.lazy.invalidate_own
+            invalidate(self.cpu, address >> 12, self._entry_of(address))
+
+    def _flush_lazily(self, gate: Gate, globals_too: bool) -> None:
+        """An invalidation of all managed pages on this CPU, as long as there are no PCIDs to tell them apart by."""
+        if not globals_too and self.engine.registers.cr[4] & Cr4.PCIDE:
+            gate.refuse("flushes by PCID")
+        for cpu, page in sorted(gate.lazy.may):
+            if cpu == self.cpu:
+                self._invalidate_lazily(gate, page << 12, globals_too)
 
     def drop_pcid(self, pcid: int) -> None:
         """Drop all that is not global of one PCID."""
+        if self.gate is not None:
+            self._flush_lazily(self.gate, False)
         for tlb in (self.data, self.code):
             self._lose(tlb.drop_pcid(pcid))
         if Rule.STRUCTURE_CACHES_NOT_GLOBAL in self.rules:
@@ -655,10 +707,8 @@ class Mmu:
 
     def drop_all(self, globals_too: bool) -> None:
         """Drop everything, or everything that is not global."""
-        if self.gate is not None and globals_too:
-            for cpu, page in sorted(self.gate.lazy.may):
-                if cpu == self.cpu:
-                    self._invalidate_lazily(self.gate, page << 12)
+        if self.gate is not None:
+            self._flush_lazily(self.gate, globals_too)
         dropped = self.data.drop_all(globals_too) + self.code.drop_all(globals_too)
         self.lost += len(dropped)
         if not globals_too and len(dropped) <= SINGLE_FLUSHES:

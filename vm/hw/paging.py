@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 PHYSICAL_BITS: Final = 40
 FRAME_MASK: Final = (1 << 52) - 1 & ~0xFFF
-_RESERVED_HIGH: Final = (1 << 52) - (1 << PHYSICAL_BITS)
+RESERVED_HIGH: Final = (1 << 52) - (1 << PHYSICAL_BITS)
 
 
 class Pte(enum.IntFlag):
@@ -215,7 +215,7 @@ def is_canonical(address: int) -> bool:
 
 def reserved_bits(entry: int, shift: int, control: Control) -> bool:
     """Whether a present entry has a reserved bit set (SDM 4.5, table 4-14 and following)."""
-    if entry & _RESERVED_HIGH or (entry & NX and not control.no_execute):
+    if entry & RESERVED_HIGH or (entry & NX and not control.no_execute):
         return True
     if not entry & PS or shift == 12:
         return False
@@ -231,7 +231,7 @@ def look(memory: Memory, table: int, address: int, control: Control) -> Translat
     for shift in (39, 30, 21, 12):
         where = table + (address >> shift & 0x1FF) * 8
         entry = read64(where)
-        suspect = entry & _RESERVED_HIGH or entry & NX or entry & PS
+        suspect = entry & RESERVED_HIGH or entry & NX or entry & PS
         if not entry & P or (suspect and reserved_bits(entry, shift, control)):
             return None
         allowed &= entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,6 +35,11 @@ class Symbols:
         """The address of `name`, None if there is no such symbol."""
         symbol = self._by_name.get(name)
         return None if symbol is None else symbol.address
+
+    def near(self, address: int, within: int = 1 << 12) -> list[int]:
+        """Addresses of symbols from `within` bytes below an address up to it."""
+        first, last = bisect_left(self._addresses, address - within), bisect_right(self._addresses, address)
+        return sorted(set(self._addresses[first:last]))
 
     def name(self, address: int, within: int = 1 << 16) -> str:
         """`symbol+offset` for an address, or its hex form if no symbol is near (`within` bytes)."""

@@ -12,15 +12,16 @@ from rich.table import Table
 
 from vm import page
 from vm.campaign import versions
-from vm.trials import OUTCOMES, Outcome, Pair
+from vm.trials import NOT_FIRED, OUTCOMES, Outcome, Pair
 from vm.trials.campaign import Batch, declared
 from vm.trials.examples import Example
 
 Found = list[tuple[Batch, list[Outcome]]]
 TEMPLATE: Final = Path(__file__).parent / "templates" / "faults.html"
 MOST: Final = 40  # trials that a cell of the page lists
+COLUMNS: Final = (NOT_FIRED, *OUTCOMES)
 Places = dict[tuple[Pair, Outcome], Path]
-SHOWN: Final = ("masked", "by guest", "by policy", "by oracle", "wrong-data", "hang", "shutdown")
+SHOWN: Final = (NOT_FIRED, "masked", "by guest", "by policy", "by oracle", "wrong-data", "hang", "shutdown")
 
 
 class Row(NamedTuple):
@@ -41,7 +42,7 @@ class Cell(NamedTuple):
         counts: trials by outcome, all, and `fired`.
         worst: of the outcomes.
         scenarios: the same by scenario.
-        rows: trials that were not masked, at most so many of each outcome that all are MOST.
+        rows: trials that were not masked, or whose fault did not happen, at most so many of each that all are MOST.
         left_out: how many more there are.
     """
 
@@ -56,21 +57,22 @@ class Cell(NamedTuple):
 
 
 def tally(outcomes: Iterable[Outcome]) -> Counter[str]:
-    """How many trials there were (`trials`), whose fault happened (`fired`), by outcome, and what was detected by whom."""
+    """How many trials there were (`trials`), whose fault happened (`fired`) or did not, by outcome, and what was detected by whom."""
     found: Counter[str] = Counter()
     for one in outcomes:
         found["trials"] += 1
         found["fired"] += one.fired is not None
-        found[one.outcome] += 1
-        if one.outcome == "detected":
+        found[one.column] += 1
+        if one.column == "detected":
             found[f"by {one.by}"] += 1
     return found
 
 
 def matrix(found: Found) -> Table:
-    """For a terminal: a row a policy and fault, how many trials came to what."""
+    """For a terminal: a row a policy and fault, how many trials came to what; outcomes to which none came are left out."""
     shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    columns = ("trials", "fired", *SHOWN)
+    totals = tally(one for _, outcomes in found for one in outcomes)
+    columns = ("trials", "fired", *(name for name in SHOWN if totals[name]))
     for name in ("policy", "fault", *columns):
         shown.add_column(name, justify="left" if name in ("policy", "fault") else "right", no_wrap=True)
     for (policy, what), trials in _by_cell(found).items():
@@ -114,12 +116,12 @@ def render(found: Found, examples: Sequence[Example]) -> str:
             "whats": whats,
             "scenarios": list(dict.fromkeys(batch.pair.scenario for batch, _ in found)),
             "totals": tally(everything),
-            "outcomes": OUTCOMES,
+            "outcomes": COLUMNS,
             "shown": SHOWN,
             "modes": found[0][0].pair.modes.as_dict() if found else {},
             "versions": versions(),
         },
-        {"share": _share},
+        {"share": _share, "slug": _slug},
     )
 
 
@@ -134,10 +136,10 @@ def _by_cell(found: Found) -> dict[tuple[str, str], list[tuple[Pair, Outcome]]]:
 
 def _cell(anchor: str, policy: str, what: str, trials: list[tuple[Pair, Outcome]], places: Places) -> Cell:
     counts = tally(one for _, one in trials)
-    kinds = [name for name in OUTCOMES if name != "masked" and counts[name]]
+    kinds = [name for name in COLUMNS if name != "masked" and counts[name]]
     rows = []
     for name in kinds:
-        alike = sorted((trial for trial in trials if trial[1].outcome == name), key=lambda trial: trial[1].time)
+        alike = sorted((trial for trial in trials if trial[1].column == name), key=lambda trial: trial[1].time)
         recorded = [trial for trial in alike if trial in places]
         chosen = [*recorded, *(trial for trial in alike if trial not in places)][: MOST // len(kinds)]
         rows += [Row(pair.scenario, one, declared(one.fault), places.get((pair, one))) for pair, one in chosen]
@@ -147,6 +149,11 @@ def _cell(anchor: str, policy: str, what: str, trials: list[tuple[Pair, Outcome]
     scenarios = {scenario: tally(outcomes) for scenario, outcomes in by_scenario.items()}
     left = counts["trials"] - counts["masked"] - len(rows)
     return Cell(anchor, policy, what, counts, kinds[-1] if kinds else "masked", scenarios, rows, left)
+
+
+def _slug(name: str) -> str:
+    """An outcome as a class of the style sheet."""
+    return name.replace(" ", "-")
 
 
 def _share(counts: Counter[str], name: str) -> Any:

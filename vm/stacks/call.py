@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from vm.stacks.area import Pte, Thread
 from vm.stacks.hypercall import Function
+from vm.stacks.watch import MadeStep
 
 MAY_SLEEP: Final = frozenset({Function.CREATE_THREAD, Function.REQUEST, Function.MEMORY_PRESSURE})
 """Hooks that run in thread context, where waiting for memory is allowed if interrupts are on."""
@@ -22,7 +23,8 @@ class HookCall:
     """A hook in flight on a CPU.
 
     `key` is the guest's (RIP, RSP) at the OUT; `answers` are what its steps have answered so far,
-    from which the generator can be made again (a snapshot cannot copy it).
+    from which the generator can be made again (a snapshot cannot copy it). `made` are the steps that it
+    has made and not yielded yet; None once it was made to fail, when it may leave them.
     """
 
     function: Function
@@ -33,6 +35,7 @@ class HookCall:
     step: Any = None
     answers: list[Any] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
+    made: list[MadeStep] | None = field(default_factory=list)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from vm.errors import PolicyError
+from vm.errors import PolicyError, ScenarioError
 from vm.hw.apic import DeliveryMode
 from vm.hw.broadcast import Invlpgb
 from vm.hw.engine import Flags
@@ -77,6 +77,9 @@ class Executor:
         self._leaves: dict[Page, int] = {}
         self.lazy: LazyTlb | None = None  # told of stores to entries, while exploring
         self.put: Callable[[int, Pending], None] | None = None  # takes plain stores, while exploring x86-TSO
+        self.on_touch: Callable[[int, int], None] | None = (
+            None  # told where in RAM a step reaches (CPU, address), if set
+        )
         self._keep = ~_G if machine.modes.kernel_pages == "pcid" else -1
 
     def boot(self, mailboxes: tuple[int, int], frames: list[int]) -> None:
@@ -134,6 +137,11 @@ class Executor:
     def _entry_stored(self, page: int, old: int, new: int, plain: bool) -> None:
         """The entry of a page (linear number) has just been replaced in memory."""
         if self.lazy is not None:
+            if not self.lazy.manages(page << 12):
+                raise ScenarioError(
+                    f"a policy's store to the entry of {page << 12:#x}, whose page is not managed: the stacks of a litmus "
+                    "scenario must exist when its programs begin"
+                )
             self.lazy.entry_was(page, old, plain)
             self.lazy.entry_is(page, new)
 
@@ -296,6 +304,8 @@ class Executor:
 
     def _zero(self, cpu: int, call: HookCall, step: steps.ZeroPage) -> None:
         self.counts.pages_zeroed += 1
+        if self.on_touch is not None:
+            self.on_touch(cpu, self._own(step.frame))
         self._machine.memory.write(self._own(step.frame), bytes(PAGE))
 
     # --- variables
@@ -335,18 +345,21 @@ class Executor:
 
     # --- shootdown
 
-    def _mailbox(self, cpu: int, word: int) -> int:
+    def _mailbox(self, cpu: int, owner: int, word: int) -> int:
+        """Physical address of a word in a CPU's mailbox, which `cpu` is about to access."""
         start, stride = self.mailboxes
-        address = self._machine.cpus[cpu].mmu.resolve(start + cpu * stride + word)
+        address = self._machine.cpus[owner].mmu.resolve(start + owner * stride + word)
         if address is None:
-            raise GuestMisuse(f"the shootdown mailbox of CPU {cpu} is not mapped")
+            raise GuestMisuse(f"the shootdown mailbox of CPU {owner} is not mapped")
+        if self.on_touch is not None:
+            self.on_touch(cpu, address)
         return address
 
     def _post(self, cpu: int, call: HookCall, step: steps.PostFlush) -> None:
         memory = self._machine.memory
-        memory.write64(self._mailbox(step.cpu, hypercall.MAILBOX_START), step.start)
-        memory.write64(self._mailbox(step.cpu, hypercall.MAILBOX_PAGES), step.pages)
-        request = self._mailbox(step.cpu, hypercall.MAILBOX_REQUEST)
+        memory.write64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_START), step.start)
+        memory.write64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_PAGES), step.pages)
+        request = self._mailbox(cpu, step.cpu, hypercall.MAILBOX_REQUEST)
         memory.write64(request, memory.read64(request) + 1 & _MASK64)
 
     def _send(self, cpu: int, call: HookCall, step: steps.SendIpi) -> None:
@@ -357,8 +370,8 @@ class Executor:
 
     def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Any:
         memory = self._machine.memory
-        request = memory.read64(self._mailbox(step.cpu, hypercall.MAILBOX_REQUEST))
-        acknowledged = memory.read64(self._mailbox(step.cpu, hypercall.MAILBOX_ACK))
+        request = memory.read64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_REQUEST))
+        acknowledged = memory.read64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_ACK))
         return None if acknowledged >= request else WAITING
 
     def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Any:

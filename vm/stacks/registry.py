@@ -1,18 +1,17 @@
 """Policies by name: those that come with kstack, those of installed packages, and those in a file.
 
 A built-in policy is a class in a module of the `policies` package; an installed one is an entry
-point of the group `kstack.policies`; `--policy ./mine.py` takes the one policy class of a file.
+point of the group `kstack.policies`; `--policy ./mine.py` takes the one policy class of a file, and
+`--policy ./family.py:NoLock` one of several, by its class or id.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -20,18 +19,21 @@ from typing import Final
 
 from vm.errors import PolicyError
 from vm.stacks.checks import said, shown
+from vm.stacks.contract import HOOKS, check_contract, check_object
+from vm.stacks.files import module_of
 from vm.stacks.hypercall import DELIVERIES
 from vm.stacks.policy import Policy
+from vm.stacks.sources import source_hash
 
 GROUP: Final = "kstack.policies"
 MAX_POOL_PAGES: Final = 1 << 20  # of a CPU's pool: 4 GiB
 _SHOWN: Final = ("id", "title", "proposer", "source")
 
 
-def _classes(module: ModuleType) -> Iterator[type[Policy]]:
-    for _, value in inspect.getmembers(module, inspect.isclass):
-        if issubclass(value, Policy) and value is not Policy and value.__module__ == module.__name__:
-            yield value
+def _classes(module: ModuleType) -> list[type[Policy]]:
+    """The policies that are defined in a module, in its order."""
+    found = (value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Policy))
+    return list(dict.fromkeys(one for one in found if one.__module__ == module.__name__))
 
 
 def _checked(policy: type[Policy], where: str) -> type[Policy]:
@@ -46,9 +48,11 @@ def _checked(policy: type[Policy], where: str) -> type[Policy]:
     if type(policy.reclaims) is not bool:
         raise PolicyError(f"{where}: reclaims {shown(policy.reclaims)} is neither True nor False")
     try:
-        policy()
+        made = policy()
     except (Exception, SystemExit) as error:
         raise PolicyError(f"{where}: class {policy.__name__} cannot be made ({said(error)})") from error
+    if vars(made):
+        check_object(made)
     return policy
 
 
@@ -78,49 +82,81 @@ def policies() -> dict[str, type[Policy]]:
 
 
 def find_policy(name: str) -> type[Policy]:
-    """A policy by its id, or the one in a Python file.
+    """A policy by its id, or in a Python file: `mine.py` with one, or one of several by class or id, `family.py:NoLock`.
 
     Raises:
-        PolicyError: there is none, with the nearest ids.
+        PolicyError: there is none, with the nearest names; or it breaks the contract of policies.
     """
-    if name.endswith(".py") or "/" in name:
-        return _from_file(Path(name))
+    path, wanted = split_name(name)
+    if path is not None:
+        policy = _in_file(path, wanted)
+        check_contract(policy)
+        return _checked(policy, f"policy file {path}")
     known = policies()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 3, 0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "see: kstack policies"
-        raise PolicyError(f"policy {name!r} does not exist; {hint}")
+        raise PolicyError(f"policy {name!r} does not exist; {_near(name, known, 'see: kstack policies')}")
+    check_contract(known[name])
     return known[name]
 
 
+def split_name(name: str) -> tuple[Path | None, str]:
+    """The file that a policy's name names, and which policy in it: (None, name) for an id, "" for the only one."""
+    if name.endswith(".py"):
+        return Path(name), ""
+    file, found, wanted = name.rpartition(".py:")
+    if found:
+        return Path(f"{file}.py"), wanted
+    return (Path(name), "") if "/" in name else (None, name)
+
+
 def policy_hash(name: str) -> str:
-    """What identifies the source of a policy: BLAKE2b of its file, and of those of the policies it is made from (hex).
+    """What identifies the source of a policy: BLAKE2b of its file, its bases' and what they import from beside them (hex).
 
     Raises:
-        PolicyError: there is no such policy.
+        PolicyError: there is no such policy, or a file cannot be read.
     """
-    policy = find_policy(name)
-    own = Path(name) if name.endswith(".py") or "/" in name else Path(inspect.getfile(policy))
-    bases = [base for base in policy.__mro__[1:] if base.__module__.startswith("policies.")]
-    whole = hashlib.blake2b(digest_size=16)
-    for source in dict.fromkeys([own, *(Path(inspect.getfile(base)) for base in bases)]):
-        try:
-            whole.update(source.read_bytes())
-        except OSError as error:
-            raise PolicyError(f"policy file {source}: {error.strerror}") from error
-    return whole.hexdigest()
+    return source_hash(find_policy(name))
 
 
-def _from_file(path: Path) -> type[Policy]:
-    spec = importlib.util.spec_from_file_location(f"kstack_policy_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise PolicyError(f"policy file {path} does not exist")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise PolicyError(f"policy file {path}: {said(error)}") from error
-    found = list(_classes(module))
-    if len(found) != 1:
-        raise PolicyError(f"policy file {path} has {len(found)} policy classes; it must have one")
-    return _checked(found[0], f"policy file {path}")
+def _in_file(path: Path, wanted: str) -> type[Policy]:
+    """The one policy of a file, or the one of this class name or id.
+
+    Raises:
+        PolicyError: the file is none, or has not one such policy.
+    """
+    module = module_of(path)
+    found = _classes(module)
+    offered = [policy for policy in found if isinstance(getattr(policy, "id", None), str)]  # others are only bases
+    if wanted:
+        other = getattr(module, wanted, None)
+        named = [other] if inspect.isclass(other) and issubclass(other, Policy) else []
+        chosen = named or [policy for policy in offered if policy.id == wanted]
+        names = [name for policy in offered for name in (policy.__name__, policy.id)]
+        missing = f"has no policy {wanted!r}; {_near(wanted, names, f'it has {_listed(offered)}')}"
+    else:
+        chosen = offered or found
+        missing = f"has 0 policy classes; {_unrelated(module)}"
+    if not chosen:
+        raise PolicyError(f"policy file {path} {missing}")
+    if len(chosen) > 1:
+        example = f"{path}:{chosen[0].__name__}"
+        raise PolicyError(
+            f"policy file {path} has {len(chosen)} policy classes; name one, as {example}: {_listed(chosen)}"
+        )
+    return chosen[0]
+
+
+def _unrelated(module: ModuleType) -> str:
+    """What to say of a module that has no policy."""
+    own = [one for one in vars(module).values() if inspect.isclass(one) and one.__module__ == module.__name__]
+    hooked = [one.__name__ for one in own if HOOKS.keys() & vars(one).keys()]
+    return f"write `class {hooked[0]}(Policy)`" if hooked else "it must have one"
+
+
+def _near(name: str, names: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, list(names), 3, 0.4)
+    return f"did you mean {', '.join(near)}?" if near else otherwise
+
+
+def _listed(found: Iterable[type[Policy]]) -> str:
+    return ", ".join(policy.__name__ for policy in found) or "none"

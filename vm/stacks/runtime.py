@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -22,10 +23,12 @@ from vm.stacks import hypercall, steps
 from vm.stacks.area import PAGE, Thread
 from vm.stacks.call import GuestMisuse, HookCall, HookObserver, Interposed, StackObserver, StepCounts
 from vm.stacks.checks import said, shown
+from vm.stacks.contract import check_contract
 from vm.stacks.execute import WAITING, Executor
 from vm.stacks.hypercall import Function
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig, Pools
+from vm.stacks.watch import Watch
 
 MAX_STEPS = 1 << 20
 """Of one hook; what each has answered is kept while the hook is in flight."""
@@ -45,11 +48,15 @@ class StackRuntime:
         machine: whose guest makes the hypercalls.
         policy: None answers events only, and tells the guest that no policy is attached.
         pool: how page pools behave.
+
+    Raises:
+        PolicyError: the policy breaks the contract of policies.
     """
 
     def __init__(self, machine: Machine, policy: Policy | None, pool: PoolConfig | None = None) -> None:
         self._machine = machine
         self.policy = policy
+        self._watch = Watch(type(policy)) if policy is not None and check_contract(type(policy)) else None
         self.threads: dict[int, Thread] = {}
         self.calls: list[list[HookCall]] = [[] for _ in machine.cpus]
         self.observers: list[StackObserver] = []
@@ -139,9 +146,12 @@ class StackRuntime:
         thread = self._thread_of(function, arguments)
         call = HookCall(function, arguments, key, thread.id if thread else 0, _NOTHING)
         try:
-            call.generator = self._hook(cpu, function, arguments, thread)
+            self._call(cpu, call, thread)
         except _RAISED as error:
             raise PolicyError(f"{self._name(call)} raised {said(error)}") from error
+        if not issubclass(type(call.generator), Generator):
+            wrong = f"answered {shown(call.generator)}, which is no generator: `yield` its steps"
+            raise PolicyError(f"{self._name(call)} {wrong}, or `yield from ()` for none")
         self.calls[cpu].append(call)
         self.counts.hooks += 1
         self._count_moment(function)
@@ -183,21 +193,34 @@ class StackRuntime:
 
     def _fail(self, cpu: int, call: HookCall, error: Exception) -> bool:
         """A step fails: the hook sees `error` raised where it yielded."""
+        call.made = None
         return self._go_on(cpu, call, lambda: call.generator.throw(error))
 
     def _go_on(self, cpu: int, call: HookCall, ask: Callable[[], Any]) -> bool:
         try:
-            call.step = ask()
+            call.step = self._watched(call, ask)
         except StopIteration as end:
+            self._look(call, True)
             self._end(cpu, call, end.value)
             return True
         except _RAISED as error:
             raise PolicyError(f"{self._name(call)} raised {said(error)}") from error
+        self._look(call, False)
         if not isinstance(call.step, steps.Step):
             raise PolicyError(f"{self._name(call)} yielded {shown(call.step)}, which is no micro-step")
         if len(call.answers) >= MAX_STEPS:
             raise PolicyError(f"{self._name(call)} has made {MAX_STEPS} steps and does not end")
         return False
+
+    def _watched(self, call: HookCall, ask: Callable[[], Any]) -> Any:
+        """Let a hook run."""
+        return ask() if self._watch is None or call.made is None else self._watch.resume(call.made, ask)
+
+    def _look(self, call: HookCall, ended: bool) -> None:
+        """Refuse a hook that has forgotten a step or a generator."""
+        mistake = None if self._watch is None or call.made is None else self._watch.mistake(ended)
+        if mistake is not None:
+            raise PolicyError(f"{self._name(call)}: {mistake}")
 
     def _name(self, call: HookCall) -> str:
         policy = self.policy
@@ -206,6 +229,9 @@ class StackRuntime:
     def _end(self, cpu: int, call: HookCall, result: Any) -> None:
         if call.held:
             raise PolicyError(f"{self._name(call)} ended without unlocking {', '.join(call.held)}")
+        if issubclass(type(result), Generator | steps.Step):
+            how = "yield" if isinstance(result, steps.Step) else "yield from"
+            raise PolicyError(f"{self._name(call)} returned {shown(result)} to nobody: write `return ({how} ...)`")
         if call.function in _DECISIONS and not (result is None or isinstance(result, bool)):
             raise PolicyError(f"{self._name(call)} answered {shown(result)}, which is neither True nor False")
         self.calls[cpu].pop()
@@ -279,6 +305,10 @@ class StackRuntime:
         for observer in self.observers:
             observer.thread_created(thread)
         return thread
+
+    def _call(self, cpu: int, call: HookCall, thread: Thread | None) -> None:
+        """Make a hook's generator, which has not begun."""
+        call.generator = self._watched(call, lambda: self._hook(cpu, call.function, call.arguments, thread))
 
     def _hook(
         self, cpu: int, function: Function, arguments: tuple[int, ...], thread: Thread | None
@@ -356,12 +386,12 @@ class StackRuntime:
 
     def _remake(self, cpu: int, saved: Any) -> HookCall:
         function, arguments, key, thread, answers, held = saved
-        generator = self._hook(cpu, function, arguments, self.threads.get(thread))
-        call = HookCall(function, arguments, key, thread, generator, answers=list(answers), held=list(held))
+        call = HookCall(function, arguments, key, thread, _NOTHING, answers=list(answers), held=list(held))
         try:
-            call.step = next(generator)
+            self._call(cpu, call, self.threads.get(thread))
+            call.step = self._watched(call, lambda: next(call.generator))
             for answer in answers:
-                call.step = generator.send(answer)
+                call.step = self._watched(call, partial(call.generator.send, answer))
         except _RAISED as error:
             raise PolicyError(
                 f"{self._name(call)} does not do again what it has done ({said(error)}): "

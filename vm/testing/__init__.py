@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vm.testing.litmus import Operation
     from vm.testing.mutants import Mutant, mutants_of, without
     from vm.testing.policies import PolicyConformance
+    from vm.testing.reachable import Outcomes, outcomes
     from vm.testing.schedulers import Following, SchedulerConformance
 
 _PLACES: Final = {
@@ -25,11 +26,13 @@ _PLACES: Final = {
     "GuestRun": "guests",
     "Mutant": "mutants",
     "Operation": "litmus",
+    "Outcomes": "reachable",
     "PolicyConformance": "policies",
     "Schedule": "guests",
     "SchedulerConformance": "schedulers",
     "Start": "guests",
     "mutants_of": "mutants",
+    "outcomes": "reachable",
     "without": "mutants",
 }
 
@@ -48,10 +51,12 @@ __all__ = [
     "GuestRun",
     "Mutant",
     "Operation",
+    "Outcomes",
     "PolicyConformance",
     "Schedule",
     "SchedulerConformance",
     "Start",
     "mutants_of",
+    "outcomes",
     "without",
 ]

@@ -9,7 +9,8 @@ from typing import Final
 
 from vm.errors import ConfigError
 from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.fault import Fault
+from vm.fault import Fault, Injector
+from vm.fault.records import described
 from vm.hw.modes import Modes
 from vm.machine import Machine, MachineConfig, size
 from vm.scenarios import find_scenario, is_scenario, scenarios
@@ -17,13 +18,16 @@ from vm.schedule import Scheduler
 from vm.session import RunOptions
 from vm.stacks.policy import Policy
 from vm.stacks.pool import PoolConfig
-from vm.stacks.registry import find_policy
+from vm.stacks.registry import find_policy, split_name
 from vm.testing.guests import GuestRun, Schedule, Start
 
 DEFAULT_POLICY: Final = "fixed-16k"
 DEFAULT_RAM: Final = "64M"
 MAX_TIME: Final = 100_000_000
 """Units that an image may run which is no scenario; a scenario says itself."""
+
+
+_WAY_OUT: Final = "inject(..., must_fire=False) where it need not"
 
 
 def modes_of(options: Iterable[str]) -> Modes:
@@ -43,12 +47,15 @@ class Injection:
 
     Attributes:
         faults: them, in order.
+        must_fire: a run in which one of them does not happen fails.
         fired: for each, the virtual time (units) at which it happened in the last run; None where it did not.
+        runs: how many have been asked for since.
     """
 
-    def __init__(self, faults: tuple[Fault, ...]) -> None:
-        self.faults = faults
+    def __init__(self, faults: tuple[Fault, ...], must_fire: bool = True) -> None:
+        self.faults, self.must_fire = faults, must_fire
         self.fired: tuple[int | None, ...] = (None,) * len(faults)
+        self.runs = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class Bench:
         self.marked = policy is not None
         self._names: dict[type[Policy], str] = {}
         self.policy = self.policy_of(policy or DEFAULT_POLICY)
-        self.injection = Injection(())
+        self.injections = [Injection(())]
         self.last: GuestRun | None = None
         self.last_failed: GuestRun | None = None
         self.searches: list[Search] = []
@@ -91,17 +98,17 @@ class Bench:
         return f"<{self.policy.id}, {self.schedule}>"
 
     def policy_of(self, policy: str | type[Policy]) -> type[Policy]:
-        """A policy's class by itself, by id, or by the path of its file.
+        """A policy's class by itself, by id, or by its file and name, relative to the test's folder.
 
         Raises:
             PolicyError: there is none.
         """
         if not isinstance(policy, str):
             return policy
-        path = self.folder / policy
-        name = str(path.resolve()) if path.is_file() else policy
-        known = [one for one, named in self._names.items() if named == name]
-        found = known[0] if known else find_policy(name)
+        name, (path, wanted) = policy, split_name(policy)
+        if path is not None and (self.folder / path).is_file():
+            name = str((self.folder / path).resolve()) + (f":{wanted}" if wanted else "")
+        found = find_policy(name)
         self._names[found] = name
         return found
 
@@ -110,14 +117,35 @@ class Bench:
         path = self.folder / name
         return str(name) if str(name) in (*scenarios(), "selftest") or not path.exists() else str(path.resolve())
 
-    def inject(self, *faults: Fault) -> Injection:
+    @property
+    def injection(self) -> Injection:
+        """Of the next guest run."""
+        return self.injections[-1]
+
+    def inject(self, *faults: Fault, must_fire: bool = True) -> Injection:
         """Let faults happen in the guest runs that follow; none if there are none given.
+
+        Args:
+            faults: what happens.
+            must_fire: where one of them does not happen in a run, or no run follows, the test fails: it has shown nothing.
 
         Raises:
             ConfigError: in the run, a fault makes no sense there.
         """
-        self.injection = Injection(faults)
+        self.injections.append(Injection(faults, must_fire))
         return self.injection
+
+    def check_injected(self) -> None:
+        """The test has ended well; what it injected must have had a run to happen in.
+
+        Raises:
+            AssertionError: it had none.
+        """
+        for one in self.injections:
+            if one.faults and one.must_fire and not one.runs:
+                raise AssertionError(
+                    f"{_named(one.faults[0])} did not happen: no guest has run since inject(); {_WAY_OUT}"
+                )
 
     def machine(self, cpus: int | None = None, ram: int | str = DEFAULT_RAM, modes: Iterable[str] = ()) -> Machine:
         """A bare machine, at reset.
@@ -158,7 +186,9 @@ class Bench:
         Raises:
             PolicyError: the policy did what no policy may.
             KstackError: image or configuration are wrong.
+            AssertionError: a fault did not happen that must.
         """
+        self.injection.runs += 1
         start = self._start(self.image_of(image), policy, self._modes(modes))
         chosen = self.schedule if schedule is None else schedule
         chosen = Schedule(chosen) if isinstance(chosen, str) else chosen
@@ -173,7 +203,18 @@ class Bench:
         self.note(run)
         if run.error is not None:
             raise run.error
+        self._check_fired(run)
         return run
+
+    def _check_fired(self, run: GuestRun) -> None:
+        injector = run.session.injector
+        for number, fault in enumerate(run.start.faults):
+            assert isinstance(injector, Injector), "a run with a fault has an injector"
+            misplaced = injector.misplaced(number)
+            if misplaced is not None:
+                raise ConfigError(f"fault {fault.what}: {misplaced}")
+            if self.injection.must_fire and run.fired[number] is None:
+                raise AssertionError(f"{_named(fault)} did not happen in {run}: {injector.why(number)}; {_WAY_OUT}")
 
     def note(self, run: GuestRun) -> None:
         """A run of this test has been made."""
@@ -224,6 +265,10 @@ class Bench:
         outcome = search(problem, bounds or Bounds())
         self.searches.append(Search(problem, self._names.get(chosen, ""), outcome))
         return outcome
+
+
+def _named(fault: Fault) -> str:
+    return f"fault {fault.what}, {described(fault.when)},"
 
 
 __all__ = ["Bench", "Injection", "Search", "modes_of"]

@@ -64,7 +64,7 @@ class Section:
         start = run.start
         under = "" if start.policy is None else f" under {start.policy.id}"
         wrong = "the guest itself came to a good end" if failure is None else f"{failure.kind}: {failure.text}"
-        lines = [f"{start.image}{under}, {run.schedule}: {wrong}", *_faults(run), _schedule(run, best)]
+        lines = [f"{start.image}{under}, {run.schedule}: {wrong}", *_faults(best.run), _schedule(run, best)]
         lines += [*self._recorded(best.run), modes_line(run.session.machine.modes, given=start.modes)]
         last, session = _last_instructions(best.run)
         lines += ["", *last]

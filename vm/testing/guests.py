@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -278,7 +277,7 @@ class GuestRun:
 
 
 def name_of(policy: type[Policy]) -> str:
-    """By what a policy is found again: its id, or the path of its file if that has no other policy in it.
+    """By what a policy is found again: its id, or the path of its file, with its name if that has others in it.
 
     Raises:
         KstackError: by nothing.
@@ -286,12 +285,10 @@ def name_of(policy: type[Policy]) -> str:
     if policies().get(policy.id) is policy:
         return policy.id
     module = sys.modules.get(policy.__module__)
-    classes = [value for value in vars(module).values() if inspect.isclass(value)] if module is not None else []
-    here = [one for one in classes if issubclass(one, Policy) and one.__module__ == policy.__module__]
     file = getattr(module, "__file__", None) or ""
-    if here == [policy] and file.endswith(".py"):
-        return str(Path(file).resolve())
+    if file.endswith(".py") and vars(module).get(policy.__name__) is policy:
+        return f"{Path(file).resolve()}:{policy.__name__}"
     raise KstackError(
-        f"policy {policy.__qualname__} cannot be found again by a name: put it into a file of its own, as the only policy "
-        "there, or offer it as an entry point of the group kstack.policies"
+        f"policy {policy.__qualname__} cannot be found again by a name: define it in a file, outside functions and "
+        "classes, or offer it as an entry point of the group kstack.policies"
     )

@@ -1,19 +1,20 @@
 """Litmus scenarios as values: a straight program a CPU, written into a folder as TOML and assembly.
 
-A program of memory operations is a text, its operations separated by `;`: `x=1` a store, `r x` a load, `fence` an MFENCE,
-`lock` a locked operation on a word of the CPU's own, `x<>1` an XCHG that loads too. Locations are x, y, z.
+A program of memory operations is a text (vm.testing.language): stores, loads, exchanges, fences and locked operations. Here
+its locations are words of one page; tests of page-table entries are in vm.testing.pages.
 
 A program of visits is what threads do to their stacks: `Visit`s, one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from vm.errors import ConfigError
 from vm.hw.engine import Gpr
+from vm.testing.language import Operation, parse
 
 LOCATIONS: Final = "xyz"
 RESULTS: Final = (Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11)
@@ -26,29 +27,6 @@ SHALLOW: Final = 256
 """Bytes of stack of a thread that is on its way to user mode."""
 MOST_STACKS: Final = 8
 """That guest/scenarios/lib_litmus.s has room for."""
-
-
-class Operation(NamedTuple):
-    """`store`, `load`, `fence`, `lock` or `exchange`; of a location, by number; with a value."""
-
-    what: str
-    where: int = 0
-    value: int = 0
-
-
-def parse(text: str) -> tuple[Operation, ...]:
-    """The operations of one CPU."""
-    found = []
-    for word in (part.strip() for part in text.split(";")):
-        if word in ("fence", "lock"):
-            found.append(Operation(word))
-        elif word.startswith("r "):
-            found.append(Operation("load", LOCATIONS.index(word[2:])))
-        else:
-            what, sign = ("exchange", "<>") if "<>" in word else ("store", "=")
-            where, value = word.split(sign)
-            found.append(Operation(what, LOCATIONS.index(where), int(value)))
-    return tuple(found)
 
 
 class Visit(NamedTuple):
@@ -67,12 +45,20 @@ class Visit(NamedTuple):
 
 
 def write_scenario(folder: Path, programs: list[tuple[Operation, ...]]) -> Path:
-    """A scenario that runs these programs: its TOML."""
+    """A scenario that runs these programs: its TOML. It names what each load gave, `0.1` for CPU 0's second, and x, y and z.
+
+    Raises:
+        ConfigError: an operation is about page-table entries.
+    """
     lines = [".text"]
+    watched = {name: f"word litmus_words+{number * STRIDE}" for number, name in enumerate(LOCATIONS)}
     for cpu, program in enumerate(programs):
         lines.append(f"program_{cpu}:")
         loads = 0
-        for what, where, value in program:
+        for one in program:
+            what, where, value = one[:3]
+            if one.pages:
+                raise ConfigError(f"program of CPU {cpu}, {str(one)!r}: such a test is written by vm.testing.pages")
             at = f"qword ptr [r15+{hex(where * STRIDE)}]"
             register = RESULTS[loads].name.lower()
             if what == "store":
@@ -83,13 +69,15 @@ def write_scenario(folder: Path, programs: list[tuple[Operation, ...]]) -> Path:
                 lines += [f"    mov {register}d, {value}", f"    xchg {register}, {at}"]
             else:
                 lines.append("    mfence" if what == "fence" else "    lock inc qword ptr [rsp-8]")
-            loads += what in ("load", "exchange")
+            if one.gives:
+                watched[f"{cpu}.{loads}"] = f"cpu {cpu} {register}"
+                loads += 1
         lines.append("    jmp litmus_end")
-    return write_guest(folder, "\n".join(lines) + "\n", len(programs), 0)
+    return write_guest(folder, "\n".join(lines) + "\n", len(programs), 0, watched)
 
 
-def write_guest(folder: Path, text: str, programs: int, stacks: int) -> Path:
-    """A litmus scenario of so many programs, `program_0` and so on, and stacks: its TOML."""
+def write_guest(folder: Path, text: str, programs: int, stacks: int, watched: Mapping[str, str] | None = None) -> Path:
+    """A litmus scenario of so many programs, `program_0` and so on, and stacks, which names these final values: its TOML."""
     names = ", ".join(f"program_{cpu}" for cpu in range(programs))
     (folder / "order.s").write_text(
         f'{text}.section .rodata\nscenario_name:\n    .asciz "order"\n.p2align 3\nscenario_pool:\n    .quad 48\n'
@@ -100,6 +88,8 @@ def write_guest(folder: Path, text: str, programs: int, stacks: int) -> Path:
         'id = "order"\ntitle = "memory order"\nquestion = "which outcomes are there?"\nsource = "x86-TSO"\n'
         f'cpus = {programs}\nsources = ["lib_litmus.s", "order.s"]\nsuccess = ""\n'
         'events = ["ready", "done", "wrong"]\nlitmus = true\n[mutant]\npolicy = "fixed-16k"\n'
+        + ("[outcomes]\n" if watched else "")
+        + "".join(f'"{name}" = "{value}"\n' for name, value in (watched or {}).items())
     )
     return toml
 
@@ -142,3 +132,18 @@ def _visit(visit: Visit, value: int, asleep: tuple[int, int] | None) -> list[str
 
 def _check(thread: int, depth: int, value: int) -> list[str]:
     return [f"    L_ADDRESS rbx, {thread}, {depth}", f"    cmp qword ptr [rbx], {value}", "    jne litmus_wrong"]
+
+
+__all__ = [
+    "LOCATIONS",
+    "MOST_STACKS",
+    "PAGE",
+    "RESULTS",
+    "STACK",
+    "Operation",
+    "Visit",
+    "parse",
+    "write_guest",
+    "write_scenario",
+    "write_visits",
+]

@@ -56,16 +56,21 @@ class _Search:
         return self.tried >= self.runs or self.units <= 0
 
     def fails(self, scheduler: Scheduler) -> bool:
-        """Whether the guest fails as it did."""
+        """Whether the guest fails as it did, the same faults having happened."""
         self.tried += 1
         run = self.original.start.run(scheduler)
         self.units -= sum(choice.quantum for choice in run.choices)
         wanted = self.original.failure
         assert wanted is not None, "a run that failed is minimised"
-        if run.failure is None or run.failure.kind != wanted.kind:
+        if run.failure is None or run.failure.kind != wanted.kind or _happened(run) != _happened(self.original):
             return False
         self.best = run
         return True
+
+
+def _happened(run: GuestRun) -> list[bool]:
+    """Which of its faults have."""
+    return [at is not None for at in run.fired]
 
 
 def minimise(run: GuestRun, runs: int = RUNS, units: int = UNITS) -> Minimised:

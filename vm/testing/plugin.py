@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TITLE: Final = "kstack"
 MARKERS: Final = (
     "smp(n): machines of this test have n CPUs",
-    "policy(name) or policy(cls=Class): stack policy of this test's guests, by id, file or class (default: fixed-16k)",
+    "policy(name) or policy(cls=Class): stack policy of this test's guests, by id, file, file:name or class (default: fixed-16k)",
     'mode("name=value", ...): architecture modes of this test\'s machines',
     "schedules(n): run this test under n schedules: round robin at some quanta, then random ones by seed",
 )
@@ -85,6 +85,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
         return None
     file: ScenarioFile = ScenarioFile.from_parent(parent, path=file_path)
     return file
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A test whose faults had no run to happen in fails."""
+    yield
+    bench = item.stash.get(_BENCH, None)
+    if bench is not None:
+        bench.check_injected()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -193,7 +202,7 @@ def guest(_kstack_bench: Bench) -> Callable[..., GuestRun]:
 
 @pytest.fixture
 def inject(_kstack_bench: Bench) -> Callable[..., Injection]:
-    """Lets faults happen in the guest runs that follow: `inject(Fault("nmi", At("schedule")))`; see `Bench.inject`."""
+    """Lets faults happen in the guest runs that follow, or fails: `inject(Fault("nmi", At("schedule")))`; see `Bench.inject`."""
     return _kstack_bench.inject
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from hypothesis import strategies as st
 
 from vm.fault import ACTIONS, At, Fault, Flush, Moment, Send, Step, When, Where
-from vm.fault.records import STEPS
+from vm.fault.records import FLAG_BITS, STEPS
 from vm.hw.engine import Gpr
 from vm.hw.paging import FRAME_MASK, NX, PHYSICAL_BITS, PS, RW, US, A, D, G, P
 from vm.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler
@@ -237,7 +237,9 @@ def _fault(
     kind = draw(st.sampled_from([kind for kind in action.triggers if places or kind is not At]))
     when = draw(_when(kind, cpus, places, STEPS.get(what, tuple(steps)), latest))
     needs = {name: draw(_FIELDS.get(name, st.sampled_from(addresses))) for name in action.needs}
-    return Fault(what, when, cpu=draw(_who(cpus)), **needs).checked(cpus)
+    if needs.get("register") == "rflags":
+        needs["bit"] = draw(st.sampled_from(FLAG_BITS))
+    return Fault(what, when, cpu=draw(_who(cpus)) if action.hits_a_cpu else None, **needs).checked(cpus)
 
 
 def _who(cpus: int) -> st.SearchStrategy[int | None]:

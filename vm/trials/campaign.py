@@ -26,7 +26,8 @@ import msgspec
 
 from vm.campaign import versions
 from vm.errors import ConfigError
-from vm.fault import Fault
+from vm.fault import Fault, Injector
+from vm.fault.records import described
 from vm.hw.modes import Modes
 from vm.recording import RULES_VERSION, UNNAMED_RULES, image_hash, other_rules
 from vm.recording.document import digest_of
@@ -125,7 +126,7 @@ class Batch(NamedTuple):
         """
         found = census(self.pair)
         chosen = [each for what in self.systematic for each in faults_at(what, found, self.limit)]
-        chosen += [(fault, fault.what) for fault in self.single]
+        chosen += [(fault, described(fault.when)) for fault in self.single]
         return [Trial(self.pair, fault, site, found.usual) for fault, site in chosen[self.part :: self.parts]]
 
     def run(self) -> list[Outcome]:
@@ -163,10 +164,10 @@ def batches(wanted: Wanted) -> list[Batch]:
     for what in wanted.systematic:
         if what not in SYSTEMATIC:
             raise ConfigError(f"--faults {what}: one of all, {', '.join(SYSTEMATIC)}")
-    for fault in wanted.single:
-        for place in places:
-            fault.checked(find_scenario(place).cpus)
     pairs = [Pair(policy, find_scenario(place).id, modes) for policy in names for place in places]
+    if wanted.single:
+        for pair in pairs[: len(places)]:  # each scenario once
+            Injector(pair.session(), wanted.single)
     made = []
     for pair in pairs:
         for what in dict.fromkeys(wanted.systematic):

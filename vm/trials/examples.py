@@ -11,7 +11,7 @@ from vm.errors import ConfigError
 from vm.recording import Recording, write_recording
 from vm.trials.campaign import Batch
 from vm.trials.sites import census
-from vm.trials.trial import Outcome, Pair, Trial
+from vm.trials.trial import NOT_FIRED, Outcome, Pair, Trial
 
 Simpler = Callable[[Trial, Outcome, Recording], Recording]
 
@@ -25,12 +25,12 @@ class Example(NamedTuple):
 
 
 def shortest(found: list[tuple[Batch, list[Outcome]]]) -> list[tuple[Pair, Outcome]]:
-    """The shortest trial of each fault and outcome, the masked ones left out."""
+    """The shortest trial of each fault and outcome, the masked ones left out, and those whose fault did not happen."""
     best: dict[tuple[str, str], tuple[Pair, Outcome]] = {}
     for batch, outcomes in found:
         for one in outcomes:
             key = (one.fault.what, one.outcome)
-            if one.outcome != "masked" and (key not in best or one.time < best[key][1].time):
+            if one.column not in ("masked", NOT_FIRED) and (key not in best or one.time < best[key][1].time):
                 best[key] = (batch.pair, one)
     return list(best.values())
 

@@ -10,7 +10,7 @@ import msgspec
 
 from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
-from vm.errors import PolicyError
+from vm.errors import ConfigError, PolicyError
 from vm.expected import unexpected
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
@@ -22,6 +22,8 @@ from vm.setup import Setup, boot, script_of
 from vm.stacks.registry import find_policy
 
 OUTCOMES: Final = ("masked", "detected", "wrong-data", "hang", "shutdown")
+NOT_FIRED: Final = "not fired"
+"""What a trial is counted as whose fault did not happen: no outcome, for nothing was tried."""
 QUANTUM: Final = 200  # units a slice, where the scenario has no script
 PATIENCE: Final = 4  # times as long as without the fault a run may take before it hangs
 LEAST: Final = 100_000  # units, and at least so long
@@ -73,7 +75,8 @@ class Outcome(msgspec.Struct, frozen=True):
     Attributes:
         fault: what was to happen.
         site: where, in words.
-        fired: virtual time at which it happened; None if it did not.
+        fired: virtual time at which it happened; None if it did not. Then the run is the one without it, `text` says why
+            it did not, and `outcome` says nothing: it is no trial that was masked.
         outcome: one of OUTCOMES.
         by: who noticed: `guest`, `policy`, `oracle`, or nobody.
         text: what was noticed, in words.
@@ -89,6 +92,11 @@ class Outcome(msgspec.Struct, frozen=True):
     text: str
     kind: str | None
     time: int
+
+    @property
+    def column(self) -> str:
+        """What it is counted as: its outcome, or NOT_FIRED."""
+        return NOT_FIRED if self.fired is None else self.outcome
 
 
 class Usual(NamedTuple):
@@ -118,7 +126,11 @@ class Trial(NamedTuple):
     usual: Usual
 
     def run(self) -> Outcome:
-        """Try it."""
+        """Try it.
+
+        Raises:
+            ConfigError: its place is inside an instruction.
+        """
         return self._run()[0]
 
     @property
@@ -164,8 +176,13 @@ class Trial(NamedTuple):
 
     def _outcome(self, injector: Injector, found: Judged, time: int) -> Outcome:
         outcome, by, text, kind = found
+        misplaced = injector.misplaced(0)
+        if misplaced is not None:
+            raise ConfigError(f"fault {self.fault.what}: {misplaced}")
         if (outcome, by, kind) == (self.usual.outcome, self.usual.by, self.usual.kind) and outcome != "masked":
             outcome, by, text = "masked", "nobody", f"as without the fault: {text}"
+        if outcome == "masked":
+            text = injector.why(0) or text
         return Outcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
 
 
