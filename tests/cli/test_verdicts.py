@@ -213,14 +213,19 @@ COMMANDS: Final[dict[str, tuple[str, ...] | None]] = {
 }
 
 
+MORE: Final[dict[str, tuple[str, ...] | None]] = {
+    "outcomes": ("explore", "x=1; r y | y=1; r x", "--outcomes"),
+}
+
+
 def test_every_command_says_whether_it_judges() -> None:
     assert sorted(COMMANDS) == sorted(name for name in app if not name.startswith("-"))
 
 
 @pytest.mark.parametrize("mode", [(), ("--mode", "df-restart=exact")], ids=["defaults", "chosen"])
-@pytest.mark.parametrize("name", [name for name, words in COMMANDS.items() if words is not None])
+@pytest.mark.parametrize("name", [name for name, words in (COMMANDS | MORE).items() if words is not None])
 def test_every_verdict_names_the_modes_it_was_made_under(name: str, mode: tuple[str, ...], tmp_path: Path) -> None:
-    words, file = COMMANDS[name], tmp_path / "r.json"
+    words, file = (COMMANDS | MORE)[name], tmp_path / "r.json"
     assert words is not None
     if name == "replay":
         kstack("run", "litmus-laight", "--policy", "fault-ist", "--record", file, *mode)
