@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import kstack
+from vm.explore.path import VERSION
 
 SCENARIO = "litmus-laight"
 Saved = tuple[Path, Path, dict[str, Any]]
@@ -61,7 +62,7 @@ def test_a_damaged_witness_is_refused(saved: Saved) -> None:
     text = file.read_text()
     for broken, said in (
         (text.replace('"choice": 0', '"choice": 1', 1), "is damaged"),
-        (text.replace('"version": 1', '"version": 7', 1), "has version 7"),
+        (text.replace(f'"version": {VERSION}', '"version": 7', 1), "has version 7"),
         (text.replace('"kstack": "witness"', '"kstack": "poem"', 1), "is no recording of kstack"),
         (text[:-40], "is no recording"),
     ):

@@ -241,6 +241,7 @@ CHECKS: Final[dict[str, Callable[[pytest.MonkeyPatch], None] | str]] = {
     "explore --checkpoint": FILE,
     "explore --witness": FILE,
     "explore --mode": compare_mode,
+    "explore --outcomes": OURS,
     "explore --json": OURS,
     "replay FILE": FILE,
     "replay --to": replay_to,

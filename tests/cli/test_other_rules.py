@@ -20,6 +20,7 @@ from vm.explore.stateful import Bounds, Problem, search
 from vm.hw.modes import Modes
 from vm.hw.rules import RULES_VERSION
 from vm.recording import Recording, pack, read_recording, unpack, write_document, write_recording
+from vm.recording.document import digest_of
 from vm.schedule import Choice
 from vm.trace.store import META, _digest_of
 
@@ -163,6 +164,21 @@ def test_a_fork_of_a_recording_is_of_this_machine(other: Path) -> None:
     timeline.goto(origin.machine.time + 500)
     made: Recording = recording_of(timeline)
     assert made.rules == RULES_VERSION
+
+
+def test_outcomes_of_faults_are_not_gone_on_with_on_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    words = ("inject", "laight", "--policy", "fixed-16k", "--faults", "drop-ipi", "--limit", "1", "--resume", path)
+    kstack(*words)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line.pop("rules") for line in lines} == {RULES_VERSION}
+    for line in lines:
+        line.pop("digest")
+    signed = [{**line, "rules": OTHER} for line in lines]
+    path.write_text("".join(json.dumps({**line, "digest": digest_of(line)}) + "\n" for line in signed))
+    done = kstack(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{path} {REFUSED}; give a new file" in done.stderr
 
 
 def test_a_compares_checkpoint_is_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

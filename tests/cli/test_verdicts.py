@@ -17,7 +17,7 @@ from tests.cli.test_report import Page
 from tests.nightly import decisions as nightly
 from tests.support.command import ROOT, kstack
 from tests.support.judgements import comparison, judged, used
-from vm.campaign import image_hash_of, policy_hash_of
+from vm.campaign import policy_hash_of
 from vm.cli import app
 from vm.coherence import Finding, Kind
 from vm.errors import ConfigError
@@ -165,8 +165,7 @@ def test_compare_explores_and_says_who_was_asked_nothing() -> None:
 
 
 def decision(policy: str, verdict: str, exercised: int, scenario: str = "litmus-laight") -> Decision:
-    hashes = policy_hash_of(policy), image_hash_of(scenario)
-    return Decision(policy, hashes[0], scenario, hashes[1], verdict, 44, 55, exercised, None)
+    return Decision(policy, policy_hash_of(policy), scenario, verdict, 44, 55, exercised, None)
 
 
 def test_nightly_decisions_call_nobody_safe_who_was_asked_nothing() -> None:
@@ -214,14 +213,19 @@ COMMANDS: Final[dict[str, tuple[str, ...] | None]] = {
 }
 
 
+MORE: Final[dict[str, tuple[str, ...] | None]] = {
+    "outcomes": ("explore", "x=1; r y | y=1; r x", "--outcomes"),
+}
+
+
 def test_every_command_says_whether_it_judges() -> None:
     assert sorted(COMMANDS) == sorted(name for name in app if not name.startswith("-"))
 
 
 @pytest.mark.parametrize("mode", [(), ("--mode", "df-restart=exact")], ids=["defaults", "chosen"])
-@pytest.mark.parametrize("name", [name for name, words in COMMANDS.items() if words is not None])
+@pytest.mark.parametrize("name", [name for name, words in (COMMANDS | MORE).items() if words is not None])
 def test_every_verdict_names_the_modes_it_was_made_under(name: str, mode: tuple[str, ...], tmp_path: Path) -> None:
-    words, file = COMMANDS[name], tmp_path / "r.json"
+    words, file = (COMMANDS | MORE)[name], tmp_path / "r.json"
     assert words is not None
     if name == "replay":
         kstack("run", "litmus-laight", "--policy", "fault-ist", "--record", file, *mode)
@@ -343,13 +347,24 @@ def test_decisions_of_other_code_are_left_out(written: Path, what: str) -> None:
     assert shipped_breaks("entry-exit") == ()
 
 
-@pytest.mark.parametrize("what", ["policy", "image"])
-def test_a_decision_of_another_policy_or_program_is_left_out(written: Path, what: str) -> None:
-    here = policy_hash_of("entry-exit") if what == "policy" else image_hash_of("litmus-quiet")
+def test_a_decision_of_another_policy_is_left_out(written: Path) -> None:
+    here = policy_hash_of("entry-exit")
     written.write_text(written.read_text().replace(here, here[::-1]))
     read_decisions.cache_clear()
-    left = {one.scenario for one in shipped_breaks("entry-exit")}
-    assert left == (set() if what == "policy" else {"litmus-wilcox"})
+    assert shipped_breaks("entry-exit") == ()
+    assert shipped_breaks("accessed-atomic")
+
+
+def test_a_guest_that_has_changed_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for text in ("nop", "hlt"):
+        (tmp_path / "lib.s").write_text(text)
+        monkeypatch.setattr(shipped.guest, "__file__", str(tmp_path / "__init__.py"))
+        shipped.exploring_code.cache_clear()
+        made.append(shipped.exploring_code())
+    monkeypatch.undo()
+    shipped.exploring_code.cache_clear()
+    assert len({*made, shipped.exploring_code()}) == 3
 
 
 def test_a_policy_of_the_users_own_with_the_same_id_is_another_one(written: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded
 from tests.support.shapes import SHAPES
 from vm.report.decisions import FILE, Reading, write_decisions
 from vm.report.faults import write_matrix
+from vm.report.words import modes_line
 from vm.stacks.registry import policies
 from vm.trials.campaign import Batch
 
@@ -60,6 +61,8 @@ def main() -> None:
 def _mutation(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     sites = dict(zip(names, executor.map(mutation.sites_of, names), strict=True))
     work = [(name, site, reached) for name in names for site, reached in sites[name]]
+    for modes in (mutation.MODES, mutation.SILENT):
+        print(modes_line(modes) + "\n")
     print("| policy | step | change | found by | as |\n|---|---|---|---|---|")
     fates: list[mutation.Fate] = []
     for one in executor.map(mutation.fate, *zip(*work, strict=True), chunksize=1):
@@ -80,7 +83,7 @@ def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     found = list(executor.map(seeded.hunt, *zip(*work, strict=True), chunksize=1))
     if not names:
         found += executor.map(seeded.hunt_guest, range(len(seeded.GUEST)))
-    print(seeded.table(found))
+    print(modes_line(seeded.MODES, explored=True) + "\n\n" + seeded.table(found))
     return False
 
 
@@ -98,7 +101,7 @@ def _decisions(executor: ProcessPoolExecutor, names: list[str], places: list[str
 def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int | None, report: Path | None) -> bool:
     work = injected.work(names, sites)
     found = list(zip(work, executor.map(Batch.tried, work, chunksize=1), strict=True))
-    print(injected.table(found))
+    print(modes_line(injected.MODES) + "\n\n" + injected.table(found))
     if report is not None:
         write_matrix(report, [(batch, outcomes) for batch, outcomes in found if not isinstance(outcomes, str)], [])
     return False
@@ -119,6 +122,7 @@ def _transistency(executor: ProcessPoolExecutor, seeds: int) -> bool:
 
 def _alarms(executor: ProcessPoolExecutor, names: list[str], schedules: int) -> bool:
     wrong = False
+    print(modes_line(alarms.MODES) + "\n")
     print("| policy | scenario | schedules | stale-possible accesses | false alarms |\n|---|---|---|---|---|")
     for name in names:
         for scenario, each in alarms.schedules_of(schedules).items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vm.campaign import image_hash_of, policy_hash_of
+from vm.campaign import policy_hash_of
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.hw.modes import Modes
 from vm.report.decisions import Decision
@@ -50,7 +50,6 @@ def decide(policy: str, scenario: str, speculation: str) -> Decision:
         policy=policy,
         policy_hash=policy_hash_of(policy),
         scenario=scenario,
-        image_hash=image_hash_of(scenario),
         verdict=outcome.verdict,
         amount=amount,
         every=every.states,

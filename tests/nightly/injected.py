@@ -11,6 +11,7 @@ from vm.trials.campaign import Batch
 
 SCENARIOS: Final = ("laight", "wilcox", "exit-reuse", "two-faults")
 """Growth and sharing, writes by others, exits, faults: every policy does something in each."""
+MODES: Final = Modes(df_restart="exact")
 SITES: Final = 500  # a fault and pair: 2,000 a policy
 SOME: Final = 25  # of every other fault than these
 EVERYWHERE: Final = ("nmi", "drop-ipi", "drop-invlpg", "fail-alloc")
@@ -19,11 +20,10 @@ WHATS: Final = (*EVERYWHERE, *(what for what in SYSTEMATIC if what not in EVERYW
 
 def work(names: list[str], sites: int | None = None) -> list[Batch]:
     """Three batches a policy and scenario, so that workers share the work evenly; `sites` of every fault, if given."""
-    modes = Modes(df_restart="exact")
     most, some = (SITES, SOME) if sites is None else (sites, sites)
     parts = ((("nmi",), most), (EVERYWHERE[1:], most), (WHATS[len(EVERYWHERE) :], some))
     return [
-        Batch(Pair(name, scenario, modes), whats, (), limit)
+        Batch(Pair(name, scenario, MODES), whats, (), limit)
         for name in names
         for scenario in SCENARIOS
         for whats, limit in parts

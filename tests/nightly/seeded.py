@@ -56,6 +56,7 @@ GUEST: Final = (
     ),
     ("the handler does not end the interrupt", "litmus-wilcox", "    mov dword ptr [rax+APIC_EOI], 0\n", "    nop\n"),
 )
+MODES: Final = Modes()
 EXECUTIONS: Final = 200
 BUDGET: Final = 120.0  # seconds a search
 
@@ -91,7 +92,7 @@ def seeds() -> list[tuple[Seed, int]]:
 def mutants(policy: str, scenario: str) -> list[Mutant]:
     """A policy's mutants in a scenario."""
     watched, cls = Sites(find_policy(policy)), find_policy(policy)
-    booted = boot(find_scenario(scenario), modes=Modes().resolved(cls.delivery))
+    booted = boot(find_scenario(scenario), modes=MODES.resolved(cls.delivery))
     booted.session(watched.policy(), RoundRobin(100), RunOptions(2_000_000)).run()
     return [*mutants_of(cls, watched.found), *swaps_of(cls, watched.found)]
 
@@ -115,11 +116,11 @@ def hunt_guest(place: int) -> Found:
 
 def _hunt(seed: Seed, policy: type[Policy], scenario: str) -> Found:
     try:
-        outcome = search(Problem(scenario, policy, Modes()), Bounds(budget=BUDGET))
+        outcome = search(Problem(scenario, policy, MODES), Bounds(budget=BUDGET))
     except KstackError as error:  # it shows before there is anything to explore
         return Found(seed, "broken", str(error), 0, 0, 0)
     how = outcome.finding.kind.value if outcome.finding else ("no end" if outcome.stuck else outcome.cut)
-    sampled = hits(scenario, policy, Modes(), EXECUTIONS) if outcome.finding else 0
+    sampled = hits(scenario, policy, MODES, EXECUTIONS) if outcome.finding else 0
     return Found(seed, outcome.verdict, how, len(outcome.path), outcome.states, sampled)
 
 

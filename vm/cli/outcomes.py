@@ -14,6 +14,7 @@ from vm.cli.options import modes_of
 from vm.cli.output import console, print_json
 from vm.explore.problem import Bounds, Progress
 from vm.hw.modes import Modes
+from vm.report.words import modes_line
 from vm.testing.reachable import Outcomes, outcomes
 
 
@@ -81,12 +82,8 @@ def _show(what: str, found: Outcomes, modes: Modes) -> None:
     out.print(table)
     many = "1 outcome" if len(found) == 1 else f"{len(found)} outcomes"
     bound = "all there are" if found.complete else f"before the bound ({found.cut}) was reached"
-    out.print(
-        Text(
-            f"{many} of {what}, {bound}: {found.states} states, memory-order={modes.memory_order}, "
-            f"speculation={modes.speculation}"
-        )
-    )
+    out.print(Text(f"{many} of {what}, {bound}: {found.states} states"))
+    out.print(Text(modes_line(modes, explored=True), "dim"))
     if found.stuck:
         out.print(Text(f"From {found.stuck} of these states no end can be reached."))
 

@@ -1,11 +1,12 @@
 """What exploring has decided of the shipped policies, in a file that comes with kstack; `tests/nightly` writes it.
 
-It says of which code, policies and programs it is. Where any of these differ from what is here now, what it says of
-them is left out: a proof or a finding is about what was explored, and nothing else.
+It says of which code, guests and policies it is. Where any of these differ from what is here now, what it says is left
+out: a proof or a finding is about what was explored, and nothing else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -14,16 +15,17 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from vm.campaign import code_hash, image_hash_of, policy_hash_of
+import guest
+from vm.campaign import code_hash, policy_hash_of
 from vm.errors import ConfigError
 from vm.hw.modes import Modes
 from vm.hw.rules import RULES_VERSION
 from vm.report.words import modes_from
-from vm.scenarios import scenarios
 from vm.stacks.registry import find_policy
 
 FILE: Final = Path(__file__).parent / "decisions.json"
 FORMAT: Final = 1
+GUEST: Final = (".py", ".s", ".toml")  # files that guests are made of
 ABOVE: Final = ("cli", "testing", "report", "page", "trials", "debug", "trace", "campaign.py", "judge.py", "counts.py")
 """Parts of vm that exploring does not use."""
 
@@ -33,7 +35,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         policy, policy_hash: by name, and its source.
-        scenario, image_hash: by name, and its image.
+        scenario: by name.
         verdict: `safe`, `unsafe` or `undecided`.
         amount: states, or visible operations of the shortest way to a finding.
         every: states where every move is made.
@@ -44,7 +46,6 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: str
     policy_hash: str
     scenario: str
-    image_hash: str
     verdict: str
     amount: int
     every: int
@@ -64,7 +65,7 @@ class Decisions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         format: of the file.
-        code: hash of what exploring depends on.
+        code: hash of what exploring depends on, the guests' sources included.
         rules: version of the machine's rules.
         readings: decisions by modes.
     """
@@ -89,8 +90,12 @@ class Break(NamedTuple):
 
 @cache
 def exploring_code() -> str:
-    """What identifies all code that a search depends on."""
-    return code_hash(ABOVE)
+    """What identifies all code that a search of a shipped scenario depends on, but for its policy's."""
+    root = Path(guest.__file__).parent
+    whole = hashlib.blake2b(code_hash(ABOVE).encode(), digest_size=6)
+    for path in sorted(path for path in root.rglob("*") if path.suffix in GUEST):
+        whole.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return whole.hexdigest()
 
 
 def write_decisions(path: Path, readings: list[Reading]) -> None:
@@ -128,7 +133,7 @@ def read_decisions(path: Path = FILE) -> Decisions | None:
 
 
 def shipped_breaks(policy: str) -> tuple[Break, ...]:
-    """Where the shipped decisions have broken a policy, as its source and the programs are now.
+    """Where the shipped decisions have broken a policy, as its source is now.
 
     Args:
         policy: its id, or the path of its file.
@@ -138,7 +143,7 @@ def shipped_breaks(policy: str) -> tuple[Break, ...]:
         Break(one.scenario, reading.modes)
         for reading in (found.readings if found is not None else ())
         for one in reading.decisions
-        if one.policy == identity and one.verdict == "unsafe" and _is_of(one, policy)
+        if one.policy == identity and one.verdict == "unsafe" and one.policy_hash == policy_hash_of(policy)
     )
 
 
@@ -162,12 +167,3 @@ def readings_of(found: Iterable[Break]) -> tuple[Modes, ...]:
     """The modes under which that was explored before."""
     readings = dict.fromkeys(tuple(one.modes.items()) for one in found if one.modes is not None)
     return tuple(modes_from(dict(reading)) for reading in readings)
-
-
-def _is_of(one: Decision, policy: str) -> bool:
-    """Whether a decision is about this policy and the program that is here."""
-    return (
-        one.scenario in scenarios()
-        and policy_hash_of(policy) == one.policy_hash
-        and image_hash_of(one.scenario) == one.image_hash
-    )

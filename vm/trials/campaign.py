@@ -29,7 +29,7 @@ from vm.errors import ConfigError
 from vm.fault import Fault, Injector
 from vm.fault.records import described
 from vm.hw.modes import Modes
-from vm.recording import image_hash
+from vm.recording import RULES_VERSION, UNNAMED_RULES, image_hash, other_rules
 from vm.recording.document import digest_of
 from vm.scenarios import find_image, find_scenario, scenarios
 from vm.stacks.registry import find_policy, policies, policy_hash
@@ -248,7 +248,7 @@ def _name(batch: Batch) -> str:
 
 
 def _append(journal: Path, name: str, outcomes: list[Outcome]) -> None:
-    document = {"batch": name, "outcomes": msgspec.to_builtins(outcomes)}
+    document = {"batch": name, "rules": RULES_VERSION, "outcomes": msgspec.to_builtins(outcomes)}
     try:
         with journal.open("a", encoding="ascii") as file:
             file.write(json.dumps({**document, "digest": digest_of(document)}) + "\n")
@@ -269,9 +269,12 @@ def _read(journal: Path) -> dict[str, list[Outcome]]:
             if document.pop("digest") != digest_of(document):
                 raise ValueError("its digest does not fit")
             found[document["batch"]] = msgspec.convert(document["outcomes"], list[Outcome])
+            why = other_rules(document.get("rules", UNNAMED_RULES))
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError, msgspec.ValidationError) as error:
             if number == len(lines) and not line.endswith("\n"):
                 journal.write_text("".join(lines[:-1]))
                 break
             raise ConfigError(f"--resume {journal}: line {number} is damaged ({error}); give a new file") from error
+        if why is not None:
+            raise ConfigError(f"--resume {journal} {why}; give a new file")
     return found
