@@ -296,6 +296,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         litmus: bool = True
         expects: tuple[str, ...] = ()
         managed: tuple[str, ...] = ()
+        concerns: tuple[str, ...] = ()
 
     monkeypatch.setattr(world_module, "find_scenario", Found)
     monkeypatch.setattr(world_module, "boot", boot)
