@@ -8,7 +8,7 @@
 # A scenario that links this provides
 #   char scenario_name[]            its id
 #   u64 scenario_pool               pages for the stack policy
-#   u64 litmus_stacks               how many stacks: threads LITMUS_THREAD, + 1, ...
+#   u32 litmus_stacks[2]            how many stacks (threads LITMUS_THREAD, + 1, ...), bytes of each (0: STACK_BYTES)
 #   void (*litmus_programs[])(void) one a CPU, ends with 0
 # A program may use rax rbx rcx rdx rsi rdi r8 to r13; r15 is the address of `litmus_words`, a page of
 # words that the CPUs share, r14 that of the CPU's thread struct, whose id is made that of the stack's
@@ -107,11 +107,11 @@
 .endm
 # thread `n` on a stack `offset` bytes above stack 0; the program ends, not wrong, if there is no memory
 .macro L_CREATE n, offset
-    L_ADDRESS rsi, 0, STACK_BYTES
+    call litmus_area                    # rdx = bytes
+    L_ADDRESS rsi, 0, rdx
     .if \offset
     add rsi, \offset
     .endif
-    mov edx, STACK_BYTES
     mov ecx, 1
     L_CALL HYPER_CREATE_THREAD, \n
     test eax, eax
@@ -121,12 +121,12 @@
 .macro L_AWAIT_OFF word, value
 .Lsection\@:
     cli
-    mov edx, 200                        # turns
+    mov edx, 200                        # nothing that others can tell: an interrupt that comes now has to wait
 .Lturn\@:
-    cmp qword ptr [r15+\word], \value
-    je .Lcame\@
     dec edx
     jnz .Lturn\@
+    cmp qword ptr [r15+\word], \value
+    je .Lcame\@
     sti
     nop                                 # STI holds interrupts off for one instruction
     jmp .Lsection\@
@@ -140,17 +140,18 @@ scenario_main:
     push rbx
     push r12
     call litmus_gate
+    mov qword ptr [rip+litmus_words], 0 # no walk has to set A or D there any more
     xor ebx, ebx
 .Llitmus_create:
-    cmp rbx, [rip+litmus_stacks]
+    cmp ebx, [rip+litmus_stacks]
     jae .Llitmus_start
     call slot_alloc
     lea rcx, [rip+litmus_tops]
-    lea rdx, [rax+STACK_BYTES]
-    mov [rcx+rbx*8], rdx
+    lea rsi, [rax+STACK_BYTES]
+    mov [rcx+rbx*8], rsi
     lea rdi, [rbx+LITMUS_THREAD]
-    mov rsi, rax
-    mov edx, STACK_BYTES
+    call litmus_area
+    sub rsi, rdx
     mov ecx, 1
     mov eax, HYPER_CREATE_THREAD
     call preempt_disable_call
@@ -184,6 +185,15 @@ scenario_main:
 .Llitmus_alone:
     mov eax, 1
     jmp .Llitmus_out
+
+# Bytes of a stack, in rdx; no other register changes.
+litmus_area:
+    mov edx, [rip+litmus_stacks+4]
+    test edx, edx
+    jnz .Llitmus_sized
+    mov edx, STACK_BYTES
+.Llitmus_sized:
+    ret
 
 # A hypercall with preemption off around it.
 preempt_disable_call:

@@ -15,7 +15,6 @@ litmus_a:                               # CPU 0
     L_CALL HYPER_EXIT_THREAD, 0         # A is gone
     L_CREATE 3, 16*SLOT_BYTES           # elsewhere: E gets the frame that was freed last
     L_CREATE 2, 0                       # D gets A's addresses
-    L_SWITCH_IN 2
     L_PUBLISH_AGAIN 2, SECOND
     L_AWAIT 24, 1                       # it answers shootdowns to the end
     jmp litmus_end
@@ -30,8 +29,9 @@ litmus_b:                               # CPU 1
     jmp litmus_end
 
 litmus_c:                               # CPU 2
-    cmp qword ptr [r15+8], 1
-    jne litmus_c
+    L_ADDRESS rbx, 1, 64
+    mov [rbx], rbx
+    L_AWAIT 8, 1
     L_CALL HYPER_EXIT_THREAD, 1
     mov qword ptr [r15+24], 1
     L_AWAIT 16, 1
@@ -44,6 +44,6 @@ scenario_name:
 scenario_pool:
     .quad 48
 litmus_stacks:
-    .quad 2
+    .long 2, PAGE_SIZE
 litmus_programs:
     .quad litmus_a, litmus_b, litmus_c, 0

@@ -71,6 +71,6 @@ scenario_name:
 scenario_pool:
     .quad 48
 litmus_stacks:
-    .quad 2
+    .long 2, 2*PAGE_SIZE
 litmus_programs:
     .quad litmus_a, litmus_b, litmus_c, 0

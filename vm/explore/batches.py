@@ -10,7 +10,7 @@ from typing import NamedTuple
 from vm.errors import ConfigError
 from vm.explore.cells import Export
 from vm.explore.checkpoint import identity
-from vm.explore.locality import Locality
+from vm.explore.locality import Locality, News
 from vm.explore.memo import Memo
 from vm.explore.problem import Problem
 from vm.explore.reduction import Expansion, Reduction, expand
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
     expansions: list[tuple[list[tuple[tuple[Move, ...], int, tuple[bytes, ...]]], Expansion]]
     cells: dict[bytes, Export]
     touched: dict[int, int]
-    learned: Locality | None
+    learned: News | None
     grown: tuple[int, ...] = ()
 
 

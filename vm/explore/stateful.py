@@ -14,6 +14,7 @@ import os
 import pickle
 import socket
 import time
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -26,10 +27,10 @@ from vm.errors import ConfigError
 from vm.explore.batches import Answer, Batch, expand_all
 from vm.explore.cells import Node
 from vm.explore.checkpoint import Checkpoint, identity, read_checkpoint, write_checkpoint
-from vm.explore.locality import Locality
+from vm.explore.locality import Locality, News, Reliances
 from vm.explore.memo import Memo
 from vm.explore.problem import Bounds, Outcome, Problem, Progress
-from vm.explore.reduction import Expansion, Reduction, Shared, Successor, expand
+from vm.explore.reduction import Expansion, Reduction, Successor, expand, wander
 from vm.explore.world import Grown, Move
 from vm.hw.gate import Visible
 from vm.session import BootedScenario
@@ -75,17 +76,22 @@ def search(
     while True:
         file = checkpoint if first is None else None
         try:
-            memo = memo or Memo(problem.world(booted))
+            if memo is None:
+                memo = Memo(problem.world(booted))
+                if known is not None:
+                    wander(memo, Reduction(known))
             outcome = _Search(problem, memo, bounds, deadline, progress, executor, file, known).run(saved)
-        except Shared:
-            saved = None
         except Grown as grown:
             problem, memo, saved = replace(problem, visible=grown.pages), None, None
+            known = None if known is None else Locality()
         else:
             assert first is None or first.finding is None or outcome.verdict != "safe", "its moves were made"
             if outcome.verdict != "unsafe" or known is None:
                 return _with_history(problem, booted, first if first and outcome.verdict == "undecided" else outcome)
             first, known, saved = outcome, None, None
+            bounds = replace(bounds, states=min(bounds.states, bounds.shorter))
+            if not bounds.states:
+                return _with_history(problem, booted, outcome)
 
 
 def _with_history(problem: Problem, booted: BootedScenario, outcome: Outcome) -> Outcome:
@@ -133,12 +139,16 @@ class _Search:
         self._ends: list[int] = []
         self._whole: set[int] = set()  # of the layer, those to be expanded in full; asked for membership only
         self._again: dict[int, Node] = {}  # to be expanded in full next
+        self._redo: dict[int, Node] = {}  # to be expanded again next
+        self._reliances = Reliances()
+        self._nodes: dict[int, array[int]] = {}  # of states whose expansion has relied on something
+        self._keys: list[int] = []
+        self._news: list[News] = []  # from other processes
+        self.redone = 0
         self._moves = self._exercised = self._depth = 0
 
     def run(self, saved: Checkpoint | None) -> Outcome:
         """Search layer by layer."""
-        if self._reduction is not None:
-            self._reduction.known.relied.clear()
         layer = self._begin() if saved is None else self._go_on(saved)
         cut = ""
         last_saved = _CLOCK()
@@ -150,6 +160,9 @@ class _Search:
             nodes = dict(layer)
             for number, expansion in self._expand(layer):
                 finding = self._merge(number, expansion, following)
+                self._reliances.add(number, expansion.relied)
+                if expansion.relied:
+                    self._nodes[number] = self._memo.cells.packed(nodes[number])
                 if expansion.left and not any(
                     self._numbers[after.key] in following for _, after in expansion.successors
                 ):
@@ -163,9 +176,9 @@ class _Search:
             if cut:
                 break
             if self._reduction is not None:
-                self._reduction.take_in()
-            layer = sorted((following | self._again).items())
-            self._whole, self._again = set(self._again), {}
+                self._look_again(self._reduction)
+            layer = sorted((following | self._redo | self._again).items())
+            self._whole, self._again, self._redo = set(self._again), {}, {}
             self._depth += 1
             if len(self._parents) > self._bounds.states:
                 cut = f"{self._bounds.states} states"
@@ -180,6 +193,18 @@ class _Search:
             return self._outcome("unsafe", path=self._path(stuck[0]), stuck=len(stuck))
         return self._outcome("safe")
 
+    def _look_again(self, reduction: Reduction) -> None:
+        """Take in what the layer has taught; states that have relied on what is not so are expanded again."""
+        grown = reduction.known.add(reduction.take_news())
+        for news in self._news:
+            grown += reduction.known.add(news)
+        self._news.clear()
+        for number in self._reliances.broken(reduction.known, dict.fromkeys(grown)):
+            packed = self._nodes.pop(number, None)
+            if packed is not None:  # it has not been expanded again since
+                self.redone += 1
+                self._redo[number] = self._memo.cells.unpacked(self._keys[number], packed)
+
     def _begin(self) -> list[tuple[int, Node]]:
         root = self._memo.root
         self._number(root.key, None, (-1, 0))
@@ -187,6 +212,7 @@ class _Search:
 
     def _number(self, key: int, parent: tuple[int, tuple[Move, ...]] | None, switches: tuple[int, int]) -> int:
         number = self._numbers[key] = len(self._parents)
+        self._keys.append(key)
         self._parents.append(parent)
         self._switches.append(switches)
         self._predecessors.append([])
@@ -226,7 +252,7 @@ class _Search:
         self._touched_by(answer.touched)
         self._memo.cells.learn(answer.cells)
         if self._reduction is not None and answer.learned is not None:
-            self._reduction.learned.add(answer.learned)
+            self._news.append(answer.learned)
 
     def _touched_by(self, touchers: dict[int, int]) -> None:
         """Which CPU has touched which page elsewhere, or before: a page that another one has touched here is visible."""

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from vm.coherence import Finding, Frame, Oracle
 from vm.errors import ScenarioError
 from vm.explore.buffers import StoreBuffers, drains, passes
+from vm.explore.dead import clear_below
 from vm.hw.cpu import CpuState
 from vm.hw.engine import Registers
 from vm.hw.gate import Gate, Held, Visible
@@ -136,6 +137,7 @@ class World:
             if thread.id >= FIRST_THREAD
             for page in thread.pages
         )
+        self.kernel_threads = [thread for thread in self.runtime.threads.values() if thread.id < FIRST_THREAD]
         self.managed = pages  # linear page numbers; asked for membership, or sorted
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
         self.visible = visible
@@ -146,6 +148,7 @@ class World:
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
         for cpu in self.programs:
             self._run_on(cpu)
+            self._clear_dead(cpu, 0)
         self._base = self.machine.memory.snapshot()
         self._digests: dict[bytes, bytes] = {}
         self._lives = dict(self.oracle.frames)
@@ -156,6 +159,7 @@ class World:
         self._changed: list[int] = []  # frames that differ from the root, but for those that are dirty
         self._keys: list[bytes] = [b""] * len(self.machine.cpus)
         self.exercised = 0
+        self.judges_end = True  # at each move that is the last one
 
     # --- the beginning
 
@@ -283,6 +287,7 @@ class World:
         cpu, machine = move.cpu, self.machine
         core = machine.cpus[cpu]
         before = len(self.oracle.findings)
+        pointer = core.registers.gpr[4]
         self._forget(move)
         if move.kind == "store":
             self._make_visible(cpu)
@@ -308,9 +313,25 @@ class World:
                 self.buffers.step(cpu)
             gate.granted, gate.option = False, None
         self._run_on(cpu)
+        self._clear_dead(cpu, pointer)
         for thread in self.runtime.threads.values():
             thread.since = min(thread.since, 0)  # asleep for ever, or awake
+        if self.judges_end and self.finished:
+            self.judge_end()
         return self._first_finding(before)
+
+    def judge_end(self) -> Finding | None:
+        """Look for frames that are lost when all programs have come to their end: the first finding, if any."""
+        before = len(self.oracle.findings)
+        self.oracle.finish([], self.runtime.variables)
+        return self._first_finding(before)
+
+    def _clear_dead(self, cpu: int, before: int) -> None:
+        """Clear what lies below a CPU's stack pointer, if that is in the stack of a thread of the guest's kernel."""
+        pointer = self.machine.cpus[cpu].registers.gpr[4]
+        own = next((thread for thread in self.kernel_threads if thread.contains(pointer)), None)
+        if own is not None:
+            clear_below(self.machine, cpu, own, before)
 
     def _forget(self, move: Move) -> None:
         """Some parts of the state will be others after a move: those of its CPU, of all if it invalidates on all."""
