@@ -150,7 +150,7 @@ def test_random_walks_find_it_too_and_prove_nothing() -> None:
 
 
 def test_a_large_scenario_is_refused() -> None:
-    with pytest.raises(ScenarioError, match="too large to be explored"):
+    with pytest.raises(ScenarioError, match="not made to be explored"):
         search(problem("fixed-16k", "laight"))
 
 
@@ -162,14 +162,16 @@ def test_the_command_prints_what_others_rely_on() -> None:
     expected |= {"steps", "seconds", "finding", "witness", "minimised", "critical_pair"}
     assert expected <= set(found)
     assert found["minimised"]["steps"] == len(found["witness"])
-    assert kstack("explore", LAIGHT, "--policy", "fixed-16k").returncode == 0
+    assert kstack("explore", LAIGHT, "--policy", "switch-sp-ipi").returncode == 0
+    nothing = kstack("explore", LAIGHT, "--policy", "fixed-16k", "--json")
+    assert (nothing.returncode, json.loads(nothing.stdout)["asks_nothing"]) == (4, True)
     assert kstack("explore", LAIGHT, "--policy", "entry-exit", "--depth", "9").returncode == 4
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("laight", "--policy", "fixed-16k"), "too large to be explored"),
+        (("laight", "--policy", "fixed-16k"), "not made to be explored"),
         ((LAIGHT, "--policy", "fixd-16k"), "did you mean"),
         ((LAIGHT, "--policy", "fixed-16k", "--budget", "0"), "give more than 0"),
         ((LAIGHT, "--policy", "fixed-16k", "--dask", "tcp://127.0.0.1:1"), "no scheduler answers there"),

@@ -51,8 +51,22 @@ def test_fetches_stop_nobody_and_make_nothing_visible() -> None:
     visible = Visible()
     for gate in gates(visible):
         assert not gate.stops_access(PRIVATE, Access.FETCH)
-        assert not gate.stops_access(MANAGED, Access.FETCH)
     assert not visible.grown
+
+
+def test_a_fetch_from_a_managed_page_is_refused_by_name() -> None:
+    gate, _ = gates(Visible())
+    assert gate.stops_access(MANAGED, Access.FETCH)
+    assert "executes from the managed page of 0x7000" in gate.refused
+
+
+def test_a_page_that_is_managed_for_one_cpu_and_touched_by_another_is_visible() -> None:
+    visible = Visible()
+    first, second = gates(visible)
+    assert first.accesses(MANAGED, PRIVATE, Access.LOAD)
+    assert not visible.grown
+    assert second.stops_access(PRIVATE, Access.LOAD)
+    assert visible.grown
 
 
 def test_what_is_granted_goes_through() -> None:
