@@ -324,13 +324,15 @@ def test_a_narrowed_request_is_one_page_short() -> None:
         pages.append(asked)
         post = one.runtime._execute._mailbox  # where the request is stored
 
-        def mailbox(cpu: int, word: int, post: Any = post, asked: list[int] = asked, one: Session = one) -> int:
+        def mailbox(
+            cpu: int, owner: int, word: int, post: Any = post, asked: list[int] = asked, one: Session = one
+        ) -> int:
             if word == hypercall.MAILBOX_PAGES:
                 calls = [
                     calls[-1] for calls in one.runtime.calls if calls and type(calls[-1].step).__name__ == "PostFlush"
                 ]
                 asked.append(calls[0].step.pages)
-            return int(post(cpu, word))
+            return int(post(cpu, owner, word))
 
         one.runtime._execute._mailbox = mailbox  # type: ignore[method-assign]
         one.run()

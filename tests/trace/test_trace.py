@@ -26,7 +26,7 @@ from vm.trace import tracer as tracer_module
 from vm.trace.columns import REGISTERS, first_of_each
 from vm.trace.make import make_trace
 from vm.trace.show import disassembly
-from vm.trace.store import SCHEMAS, Trace, read_trace
+from vm.trace.store import SCHEMAS, VERSION, Trace, read_trace
 from vm.trace.tracer import Part, Tracer
 
 RUNS = [
@@ -302,7 +302,8 @@ def test_a_damaged_trace_is_one_clear_error(name: str, damage: str, laight: Trac
     if damage == "cut":
         place.write_bytes(data[: len(data) // 2])
     elif damage == "changed":
-        place.write_bytes(data.replace(b'"version": 2', b'"version": 9') if name == "trace.json" else b"x" + data[1:])
+        version = b'"version": %d' % VERSION
+        place.write_bytes(data.replace(version, b'"version": 9') if name == "trace.json" else b"x" + data[1:])
     else:
         place.unlink()
     with pytest.raises(TraceError, match="trace"):

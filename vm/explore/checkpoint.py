@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from vm.errors import ConfigError
+from vm.explore.locality import READ, WRITE_IN
+from vm.machine import MAX_CPUS
 from vm.recording import RULES_VERSION, UNNAMED_RULES, image_hash
 from vm.scenarios import find_image
 from vm.stacks.registry import policy_hash
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from vm.explore.problem import Problem
 
 VERSION: Final = 4
+
+_Number = Annotated[int, msgspec.Meta(ge=0)]
+_Cpu = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CPUS)]
+_Cpus = _Number  # as bits
+_Way = Annotated[int, msgspec.Meta(ge=READ, le=WRITE_IN)]
+_Masks = tuple[_Cpus, _Cpus, _Cpus, _Cpus]
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,21 +48,21 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         touched, relied: of `Locality`; `touched` is None where every move is made by itself.
     """
 
-    visible: list[int]
-    seen: dict[int, tuple[int, int, int, int]]
-    stronger: list[int]
+    visible: list[_Number]
+    seen: dict[_Number, _Masks]
+    stronger: list[_Number]
     keys: list[bytes]
-    parents: list[tuple[int, list[tuple[int, str, int]]] | None]
-    switches: list[tuple[int, int]]
-    predecessors: list[list[int]]
-    ends: list[int]
-    layer: list[int]
-    whole: list[int]
-    moves: int
-    exercised: int
-    depth: int
-    touched: dict[str, tuple[int, int, int, int]] | None
-    relied: list[tuple[str, int, int, int]]
+    parents: list[tuple[_Number, list[tuple[_Cpu, str, int]]] | None]
+    switches: list[tuple[int, _Number]]
+    predecessors: list[list[_Number]]
+    ends: list[_Number]
+    layer: list[_Number]
+    whole: list[_Number]
+    moves: _Number
+    exercised: _Number
+    depth: _Number
+    touched: dict[str, _Masks] | None
+    relied: list[tuple[str, _Way, _Cpu, _Cpus]]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
