@@ -15,10 +15,10 @@ litmus_a:                               # CPU 0
     mov edi, 3
     mov eax, HYPER_PRESSURE
     out PORT_HYPERCALL, eax
+    L_AWAIT 24, 1                       # C's thread is gone, and C has its answers
     L_TAKE_FRAMES 2
     L_DEEP 0                            # it wakes
     L_PUBLISH_AGAIN 0, SECOND
-    L_AWAIT 24, 1                       # it answers shootdowns to the end
     jmp litmus_end
 
 litmus_b:                               # CPU 1

@@ -14,10 +14,10 @@ litmus_a:                               # CPU 0
     L_AWAIT 8, 1                        # B has read it
     L_EXIT 0
     L_SWITCH_OUT 0, 256
+    L_AWAIT 24, 1                       # C is switched out, and has its answers
     L_TAKE_FRAMES 2
     L_DEEP 0
     L_PUBLISH_AGAIN 0, SECOND
-    L_AWAIT 24, 1                       # it answers shootdowns to the end
     jmp litmus_end
 
 litmus_b:                               # CPU 1

@@ -110,13 +110,13 @@ def forget_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ("scenario", "policy", "fault"),
     [
         ("litmus-laight", "switch-sp-ipi", forget("may")),
-        ("litmus-cross", "switch-sp-ipi", forget("pools")),
+        ("litmus-cross", "switch-sp-ipi", forget("pool")),
         ("litmus-pressure", "sleeper-gc", forget("asleep")),
         ("litmus-cross", "switch-sp-ipi", forget("lock")),
         ("litmus-pressure", "sleeper-gc", forget("variable")),
         ("litmus-laight", "switch-sp-ipi", forget_memory),
     ],
-    ids=["may", "pools", "asleep", "lock", "variable", "memory"],
+    ids=["may", "pool", "asleep", "lock", "variable", "memory"],
 )
 def test_what_goes_unnoted_shows(
     scenario: str, policy: str, fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from vm.errors import ConfigError
 from vm.explore.cells import Export
 from vm.explore.checkpoint import identity
-from vm.explore.locality import Locality
+from vm.explore.locality import Locality, News
 from vm.explore.memo import Memo
 from vm.explore.problem import Problem
 from vm.explore.reduction import Expansion, Reduction, expand
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
     expansions: list[tuple[list[tuple[tuple[Move, ...], int, tuple[bytes, ...]]], Expansion]]
     cells: dict[bytes, Export]
     touched: dict[int, Masks]
-    learned: Locality | None
+    learned: News | None
     grown: tuple[int, ...] = ()
     stronger: tuple[int, ...] = ()
 
@@ -92,6 +92,6 @@ def _expand_all(batch: Batch) -> Answer:
             expansions.append((successors, found._replace(successors=[])))
     except Grown as grown:
         return Answer([], {}, {}, None, grown.frames)
-    learned = None if reduction is None else reduction.learned
+    learned = None if reduction is None else reduction.take_news()
     seen, stronger = dict(memo.world.visible.seen), tuple(memo.world.buffers.stronger)
     return Answer(expansions, memo.cells.export(new), seen, learned, stronger=stronger)

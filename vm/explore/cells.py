@@ -11,6 +11,7 @@ registers and other counts are one, with the counts of the first that came.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -20,9 +21,10 @@ from vm.machine import MachineSnapshot
 
 ZERO: Final = bytes(PAGE)
 SHARED: Final = ("variable", "lock", "dry")  # what steps share by names
+NAMED: Final = (*SHARED, "asleep")  # there or not, by a name or a thread's id
 SETS: Final = ("may", "ever")  # of the lazy TLB, by CPU and page
 Part = tuple[Any, ...]
-"""Names a part of a state: ("cpu", 0), ("frame", number), ("may", cpu, page), ("lock", name), ("pools",), ..."""
+"""Names a part of a state: ("cpu", 0), ("frame", number), ("may", cpu, page), ("lock", name), ("pool", cpu), ..."""
 Export = tuple[Part, bytes | str, Any, bool]
 """A cell for other processes: its part, what tells it from others, its value, whether keys depend on it."""
 
@@ -35,15 +37,19 @@ class Cell:
         which: tells it from all others of its part.
         hash: what it adds to a state's key; 0 for the root's value, and for what no key depends on.
         name: what it is called between processes.
+        mark: the name as a number.
+        number: of the values of its part, in the order in which they were met.
     """
 
-    __slots__ = ("data", "hash", "name", "which")
+    __slots__ = ("data", "hash", "mark", "name", "number", "which")
 
-    def __init__(self, data: Any, which: bytes | str, share: int, name: bytes) -> None:
+    def __init__(self, data: Any, which: bytes | str, share: int, name: bytes, number: int) -> None:
         self.data = data
         self.which = which
         self.hash = share
         self.name = name
+        self.mark = int.from_bytes(name, "little")
+        self.number = number
 
 
 class Node(NamedTuple):
@@ -86,6 +92,7 @@ class Cells:
         self._places: dict[Part, int] = {}
         self._base: list[Cell] = []
         self._interned: list[dict[bytes | str, Cell]] = []
+        self._numbered: list[list[Cell]] = []
         self._named: dict[bytes, tuple[int, Cell]] = {}
         self._values = _by_name(root)
         self._frames = dict(world.machine.memory.snapshot())
@@ -110,7 +117,7 @@ class Cells:
         """The place of a part, which is added if it has not been met.
 
         Args:
-            part: a frame, a set of the lazy TLB, the life of a frame, or what steps share by a name.
+            part: a frame, a set of the lazy TLB, the life of a frame, or one of what there is by a name.
         """
         place = self._places.get(part)
         if place is not None:
@@ -133,6 +140,7 @@ class Cells:
         place = self._places[part] = len(self.parts)
         self.parts.append(part)
         self._interned.append({})
+        self._numbered.append([])
         self._base.append(self._intern(place, _plain(data if identity is None else identity), data, False))
         return place
 
@@ -146,9 +154,23 @@ class Cells:
         whole = hashlib.blake2b(repr(self.parts[place]).encode(), digest_size=16)
         whole.update(which if isinstance(which, bytes) else which.encode())
         name = whole.digest()
-        cell = self._interned[place][which] = Cell(data, which, int.from_bytes(name, "little") if counts else 0, name)
+        values = self._numbered[place]
+        cell = Cell(data, which, int.from_bytes(name, "little") if counts else 0, name, len(values))
+        values.append(cell)
+        self._interned[place][which] = cell
         self._named[name] = place, cell
         return cell
+
+    # --- nodes that are kept
+
+    def packed(self, node: Node) -> array[int]:
+        """A node without its key, in little room."""
+        numbers = [cell.number for cell in node.cells]
+        return array("H" if max(numbers) < 1 << 16 else "L", numbers)
+
+    def unpacked(self, key: int, packed: array[int]) -> Node:
+        """The node with a key that was packed."""
+        return Node(key, tuple(self._numbered[place][number] for place, number in enumerate(packed)))
 
     # --- states to nodes and back
 
@@ -179,7 +201,7 @@ class Cells:
         for part in self.parts:
             if part[0] in SETS:
                 values.setdefault(part, ())
-            elif part[0] in SHARED:
+            elif part[0] in NAMED:
                 values.setdefault(part, None)
         for part, data in values.items():
             place = self.place(part)
@@ -189,13 +211,13 @@ class Cells:
         """The parts of which there is one each, and that belong to no CPU: name, identity, value."""
         _, threads, _, (counts, pools, fixed, _, _, _) = state.runtime
         areas = (tuple(thread[:4] for thread in threads), state.threads)
-        asleep = tuple(thread[4:] for thread in threads)
+        reserve, shared, own, drawn = pools
         ipis = tuple(sorted(state.rest.ipis, key=lambda ipi: ipi.target))  # in order for each target
         requests = tuple(sorted(state.rest.broadcast, key=lambda request: request[0]))
         return [
             (("threads",), areas, areas),
-            (("asleep",), asleep, asleep),
-            (("pools",), pools, pools),
+            (("reserve",), (reserve, shared, drawn), (reserve, shared, drawn)),
+            *((("pool", cpu), pool, pool) for cpu, pool in enumerate(own)),
             (("fixed",), fixed, (counts, fixed)),
             (("ipis",), ipis, ipis),
             (("broadcast",), requests, state.rest.broadcast),
@@ -206,7 +228,7 @@ class Cells:
     def state(self, node: Node) -> State:
         """The state of a node."""
         cells = self.whole(node).cells
-        found: dict[str, list[tuple[Any, Any]]] = {kind: [] for kind in ("frame", "life", *SETS, *SHARED)}
+        found: dict[str, list[tuple[Any, Any]]] = {kind: [] for kind in ("frame", "life", "pool", *SETS, *NAMED)}
         one: dict[str, Any] = {}
         for part, cell, base in zip(self.parts, cells, self._base, strict=True):
             kind = part[0]
@@ -216,16 +238,21 @@ class Cells:
             elif kind in SETS:
                 if cell.data:
                     found[kind].append((part[1:], cell.data))
-            elif kind in SHARED:
+            elif kind in NAMED:
                 if cell.data is not None:
                     found[kind].append((part[1], cell.data))
+            elif kind == "pool":
+                found[kind].append((part[1], cell.data))
             elif kind != "cpu":
                 one[kind] = cell.data
         cpus = [cell.data for cell in cells[self.first_cpu : self.first_cpu + self.cpus]]
         areas, threads = one["threads"]
         counts, fixed = one["fixed"]
         variables = tuple(sorted(found["variable"], key=repr))
-        executor = (counts, one["pools"], fixed, variables, *(tuple(sorted(found[kind])) for kind in ("lock", "dry")))
+        reserve, shared, drawn = one["reserve"]
+        pools = (reserve, shared, tuple(pool for _, pool in sorted(found["pool"])), drawn)
+        asleep = dict(found["asleep"])
+        executor = (counts, pools, fixed, variables, *(tuple(sorted(found[kind])) for kind in ("lock", "dry")))
         stores = tuple(cpu.stores for cpu in cpus)
         parts = tuple(cpu.part for cpu in cpus)
         return State(
@@ -233,7 +260,7 @@ class Cells:
             MachineSnapshot({}, parts, one["devices"], self._state.rest.time, one["ipis"], one["broadcast"]),
             (
                 tuple(cpu.calls for cpu in cpus),
-                tuple((*area, *asleep) for area, asleep in zip(areas, one["asleep"], strict=True)),
+                tuple((*area, *asleep[area[0]]) for area in areas),
                 tuple(cpu.blocked for cpu in cpus),
                 executor,
             ),
@@ -295,11 +322,12 @@ def _cpu(state: State, cpu: int) -> tuple[Any, OfCpu]:
 
 
 def _by_name(state: State) -> dict[Part, Any]:
-    """What may be cached, and what policies' steps share by names: variables, locks, for whom there was no page."""
-    _, _, _, variables, locks, dry = state.runtime[3]
+    """What may be cached; what policies' steps share by names: variables, locks, for whom there was no page; who sleeps."""
+    _, threads, _, (_, _, _, variables, locks, dry) = state.runtime
     found = {(kind, *key): values for kind, one in zip(SETS, state.lazy, strict=True) for key, values in one}
     shared = zip(SHARED, (variables, locks, dry), strict=True)
-    return found | {(kind, name): value for kind, one in shared for name, value in one}
+    found |= {(kind, name): value for kind, one in shared for name, value in one}
+    return found | {("asleep", thread[0]): thread[4:] for thread in threads}
 
 
 def _identity(part: Part, data: Any) -> Any:
@@ -308,7 +336,7 @@ def _identity(part: Part, data: Any) -> Any:
         return None
     if part[0] == "life":
         return data[:3]  # but for the step that freed it
-    return (data,) if part[0] in SHARED else data
+    return (data,) if part[0] in NAMED else data
 
 
 def _plain(value: Any) -> bytes | str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from vm.errors import ConfigError
-from vm.explore.locality import READ, WRITE_IN
 from vm.machine import MAX_CPUS
 from vm.recording import RULES_VERSION, UNNAMED_RULES, image_hash
 from vm.scenarios import find_image
@@ -22,13 +21,14 @@ from vm.stacks.registry import policy_hash
 if TYPE_CHECKING:
     from vm.explore.problem import Problem
 
-VERSION: Final = 4
+VERSION: Final = 5
+KEY_BYTES: Final = 16
 
 _Number = Annotated[int, msgspec.Meta(ge=0)]
 _Cpu = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CPUS)]
 _Cpus = _Number  # as bits
-_Way = Annotated[int, msgspec.Meta(ge=READ, le=WRITE_IN)]
 _Masks = tuple[_Cpus, _Cpus, _Cpus, _Cpus]
+_Place = Annotated[bytes, msgspec.Meta(max_length=KEY_BYTES)]
 
 
 class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,7 +45,8 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         ends: states in which all programs have ended.
         layer: states to be expanded next; of these, `whole` in full.
         moves, exercised, depth: counts so far.
-        touched, relied: of `Locality`; `touched` is None where every move is made by itself.
+        names, edges: of `Locality`; `names` is None where every move is made by itself.
+        relied: states, each with where a CPU was taken to stand, and not to touch what, as bits.
     """
 
     visible: list[_Number]
@@ -61,8 +62,9 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     moves: _Number
     exercised: _Number
     depth: _Number
-    touched: dict[str, _Masks] | None
-    relied: list[tuple[str, _Way, _Cpu, _Cpus]]
+    names: list[str] | None
+    edges: list[tuple[_Place, _Place, bytes]]
+    relied: list[tuple[_Number, _Place, bytes]]
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -128,7 +130,8 @@ def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
     saved = found.checkpoint
     count = len(saved.keys)
     lists = (saved.parents, saved.switches, saved.predecessors)
-    inside = all(0 <= number < count for number in (*saved.layer, *saved.ends))
+    relying = (number for number, _, _ in saved.relied)
+    inside = all(0 <= number < count for number in (*saved.layer, *saved.ends, *relying))
     older = all(one is None or 0 <= one[0] < number for number, one in enumerate(saved.parents))
     known = all(0 <= number < count for one in saved.predecessors for number in one)
     rooted = count > 0 and all((one is None) == (number == 0) for number, one in enumerate(saved.parents))

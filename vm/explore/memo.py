@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from vm.coherence import Finding
 from vm.explore.cells import Cell, Cells, Node
 from vm.explore.locality import READ, READ_IN, WRITE, WRITE_IN, Touch
-from vm.explore.touched import WHOLE, WORD, Touched, watching
+from vm.explore.touched import THREADS, WHOLE, WORD, Touched, thread_names, watching
 from vm.explore.world import Grown, Move, State, World
 from vm.hw.memory import PAGE
 
@@ -36,9 +36,10 @@ class Deed:
         exercised: accesses that could have gone two ways.
         touches: all that it touched.
         common: it has to do with all CPUs, and is made anew each time.
+        moves_others: where other CPUs stand may be another place after it.
     """
 
-    __slots__ = ("cells", "common", "cpu", "exercised", "finding", "touches", "words")
+    __slots__ = ("cells", "common", "cpu", "exercised", "finding", "moves_others", "touches", "words")
 
     def __init__(
         self, cpu: int, finding: Finding | None, exercised: int, touches: tuple[Touch, ...], common: bool
@@ -50,6 +51,7 @@ class Deed:
         self.exercised = exercised
         self.touches = touches
         self.common = common
+        self.moves_others = common
 
 
 class Ways:
@@ -70,15 +72,16 @@ class Ways:
 
 
 class Outcome(NamedTuple):
-    """What a move comes to: where it leads, and what it did."""
+    """What a move comes to: where it leads, what it did, and what is found at the end if it has led there."""
 
     node: Node
     deed: Deed
+    at_end: Finding | None = None
 
     @property
     def finding(self) -> Finding | None:
         """What it brings."""
-        return self.deed.finding
+        return self.deed.finding or self.at_end
 
     @property
     def exercised(self) -> int:
@@ -111,6 +114,7 @@ class Memo:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        world.judges_end = False  # a move may be the last one in one state, and not in another
         self.cells = Cells(world)
         self.made = self.recalled = 0
         self._deeds: dict[Any, Any] = {}
@@ -119,14 +123,22 @@ class Memo:
         self._patched: dict[tuple[Cell, Words], Cell] = {}
         self._blind: dict[int, dict[Any, dict[Any, Any]]] = {}  # frames that are no parts -> what has touched them
         self._parts = 0  # of the states' parts, how many are known to be none of these frames
-        places = [self.cells.known((name,)) for name in ("threads", "asleep", "ipis", "broadcast", "ended")]
-        self._threads, self._asleep, self._ipis, self._broadcast, self._ended = (place or 0 for place in places)
+        places = [self.cells.known((name,)) for name in ("threads", "ipis", "broadcast", "ended")]
+        self._threads, self._ipis, self._broadcast, self._ended = (place or 0 for place in places)
         self._first = self.cells.first_cpu
+        self._standing = [(self._first + cpu, self._stack_of(cpu)) for cpu in range(self.cells.cpus)]
+        self.cells.root = self.cells.whole(self.cells.root)
 
     @property
     def root(self) -> Node:
         """The state in which all programs are ready."""
         return self.cells.root
+
+    def _stack_of(self, cpu: int) -> int:
+        """The place of the frame in which a CPU's stack is at the root, where interrupts leave what they return to."""
+        core = self.world.machine.cpus[cpu]
+        frame = core.mmu.resolve(core.registers.gpr[4])
+        return self.cells.place(("frame", (frame or 0) // PAGE))
 
     # --- what can happen
 
@@ -185,6 +197,11 @@ class Memo:
             moves = self._interrupts[root] = self.world.interrupts_of(cpu)
         return moves
 
+    def stands(self, node: Node) -> tuple[int, ...]:
+        """Where each CPU stands: a number for its registers, its hooks and its kernel stack, the same in every process."""
+        cells = node.cells
+        return tuple([cells[cpu].mark ^ cells[stack].mark for cpu, stack in self._standing])
+
     # --- what it comes to
 
     def make(self, node: Node, move: Move) -> Outcome:
@@ -198,7 +215,7 @@ class Memo:
         root = (move, cells[self._first + move.cpu], cells[self._threads], cells[self._ended])
         deed: Deed | None = _look_up(self._deeds.get(root), cells)
         if deed is None:
-            return self._make(root, node, move)
+            return self._judged(self._make(root, node, move))
         self.recalled += 1
         key, changed = node.key, list(cells)
         for place, cell in deed.cells:
@@ -208,7 +225,16 @@ class Memo:
             old = changed[place]
             new = changed[place] = self._patched.get((old, words)) or self._patch(place, old, words)
             key ^= old.hash ^ new.hash
-        return Outcome(Node(key, tuple(changed)), deed)
+        return self._judged(Outcome(Node(key, tuple(changed)), deed))
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """An outcome with what is found at the end, if it is one."""
+        node = outcome.node
+        own = node.cells[self._first + outcome.deed.cpu].data
+        if not own.done or outcome.deed.finding is not None or not self.finished(node):
+            return outcome
+        self.world.become(self.cells.state(node))
+        return outcome._replace(at_end=self.world.judge_end())
 
     def _patch(self, place: int, cell: Cell, words: Words) -> Cell:
         """A frame's cell with some words stored."""
@@ -224,7 +250,7 @@ class Memo:
         self.made += 1
         world, before = self.world, self.cells.state(node)
         world.become(before)
-        counts, exercised = tuple(vars(world.runtime.counts).values()), world.exercised
+        exercised = world.exercised
         interruptible = world.machine.cpus[move.cpu].registers.interrupt_flag
         with watching(world, move.cpu, self.cells) as touched:
             finding = world.make(move)
@@ -236,9 +262,8 @@ class Memo:
         changed = [place for place, cell in enumerate(after.cells) if cell is not node.cells[place]]
         if move.kind == "interrupt" or self._ipis in changed:
             touched.part("ipis")
-        misused = world.machine.cpus[move.cpu].unsupported is not None
-        if misused or counts != tuple(vars(world.runtime.counts).values()):
-            touched.part("asleep")  # a hook may have asked for any thread's stack pointer
+        if world.machine.cpus[move.cpu].unsupported is not None:
+            touched.all_threads(world.runtime.threads)
         common = self._is_common(move.cpu, before, state, changed)
         touches = self._read(move.cpu, touched) | self._written(node, after, changed)
         if interruptible:
@@ -250,7 +275,11 @@ class Memo:
 
     def _read(self, cpu: int, touched: Touched) -> dict[Touch, None]:
         """What was touched, by names."""
-        found: dict[Touch, None] = {(str(("cpu", cpu)), READ): None, ("('threads',)", READ): None}
+        found: dict[Touch, None] = {(str(("cpu", cpu)), READ): None}
+        for name in touched.threads:
+            found[name, READ] = None
+            if name != THREADS:
+                found[THREADS, READ_IN] = None
         parts = self.cells.parts
         frames = [(parts[place][1], offset) for place, offset in touched.places if parts[place][0] == "frame"]
         for number, offset in (*frames, *touched.frames):
@@ -275,6 +304,10 @@ class Memo:
                 for cpu in range(self.cells.cpus):
                     if [ipi for ipi in old if ipi.target == cpu] != [ipi for ipi in new if ipi.target == cpu]:
                         found[f"ipi {cpu}", WRITE] = None
+            elif part[0] == "threads":
+                found[THREADS, WRITE_IN] = None
+                gone_or_come = [area for area in (*old[0], *new[0]) if not (area in old[0] and area in new[0])]
+                found |= {(name, WRITE): None for area in gone_or_come for name in thread_names(*area[:3])}
             else:
                 found[str(part), WRITE] = None
         return found
@@ -301,6 +334,8 @@ class Memo:
             touched.places.update(dict.fromkeys((place, at) for at in stored))
             words.append((place, tuple((at, new[at : at + WORD]) for at in stored)))
         deed.cells, deed.words = tuple(cells), tuple(words)
+        others = [place for cpu, pair in enumerate(self._standing) if cpu != deed.cpu for place in pair]
+        deed.moves_others = any(place in others for place, _ in (*cells, *words))
         self._store(self._deeds, root, node, touched, deed)
 
     # --- trees of questions

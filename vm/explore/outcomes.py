@@ -22,7 +22,7 @@ from vm.explore.cells import Node
 from vm.explore.locality import Locality
 from vm.explore.memo import Memo
 from vm.explore.problem import Bounds, Problem, Progress
-from vm.explore.reduction import Expansion, Reduction, Shared, Successor, expand
+from vm.explore.reduction import Expansion, Reduction, Relying, Successor, expand, wander
 from vm.explore.world import Grown, World
 from vm.hw.engine import Gpr
 from vm.hw.paging import A
@@ -96,13 +96,15 @@ def outcomes(
     memo: Memo | None = None
     while True:
         try:
-            memo = memo or Memo(problem.world(booted))
+            if memo is None:
+                memo = Memo(problem.world(booted))
+                if known is not None:
+                    wander(memo, Reduction(known))
             found = _Search(memo, bounds, deadline, progress, watched, known).run()
             return replace(found, visible=problem.visible)
-        except Shared:
-            continue
         except Grown as grown:
             problem, memo = replace(problem, visible=grown.frames), None
+            known = None if known is None else Locality()
 
 
 # --- what is watched
@@ -187,6 +189,7 @@ class _Search:
         self._progress = progress
         self._watched = watched
         self._reduction = None if known is None else Reduction(known)
+        self._relying = None if self._reduction is None else Relying(memo, self._reduction)
         self._numbers: dict[int, int] = {memo.root.key: 0}  # by key
         self._predecessors: list[list[int]] = [[]]
         self._ends: list[int] = []
@@ -195,8 +198,6 @@ class _Search:
 
     def run(self) -> Reached:
         """Search layer by layer."""
-        if self._reduction is not None:
-            self._reduction.known.relied.clear()
         layer, depth, cut = [self._memo.root], 0, ""
         while layer and not cut:
             following: list[Node] = []
@@ -205,8 +206,8 @@ class _Search:
                 if self._deadline is not None and _CLOCK() > self._deadline:
                     cut = f"budget {self._bounds.budget:g} s"
                     break
-            if self._reduction is not None:
-                self._reduction.take_in()
+            if self._relying is not None:
+                following += self._relying.take_in(()).values()
             layer, depth = following, depth + 1
             cut = cut or self._cut(depth, bool(layer))
             self._progress(len(self._numbers), len(layer), depth)
@@ -223,6 +224,8 @@ class _Search:
         """Take a state's successors in: those that are new."""
         here, new = self._numbers[node.key], list[Node]()
         expansion = self._expand(node)
+        if self._relying is not None:
+            self._relying.add(here, node, expansion.relied)
         self._moves += sum(len(moves) for moves, _ in expansion.successors)
         if expansion.finished and not expansion.successors:
             self._end(here, node)

@@ -55,12 +55,14 @@ class Bounds:
         budget: seconds; None for no bound.
         every_move: make every move from every state, also where the others can wait; so it is where `depth` bounds
             the search.
+        shorter: once something is found: how many states are kept to look for a shorter way to a finding.
     """
 
     depth: int | None = None
     states: int = 2_000_000
     budget: float | None = None
     every_move: bool = False
+    shorter: int = 200_000
 
     @property
     def reduces(self) -> bool:

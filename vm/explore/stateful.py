@@ -19,17 +19,17 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from vm.coherence import Finding
 from vm.errors import ConfigError
 from vm.explore.batches import Answer, Batch, expand_all
 from vm.explore.cells import Node
-from vm.explore.checkpoint import Checkpoint, identity, read_checkpoint, write_checkpoint
-from vm.explore.locality import Locality
+from vm.explore.checkpoint import KEY_BYTES, Checkpoint, identity, read_checkpoint, write_checkpoint
+from vm.explore.locality import Locality, News
 from vm.explore.memo import Memo
 from vm.explore.problem import Bounds, Outcome, Problem, Progress
-from vm.explore.reduction import Expansion, Reduction, Shared, Successor, expand
+from vm.explore.reduction import Expansion, Reduction, Relying, Successor, expand, wander
 from vm.explore.world import Grown, Move
 from vm.hw.gate import Masks, Visible
 from vm.session import BootedScenario
@@ -38,7 +38,6 @@ _CLOCK = time.monotonic  # for the budget alone, which may cut a search and neve
 
 
 BATCH = 500  # states a task of another process
-KEY_BYTES: Final = 16
 SAVE_SECONDS = 2.0  # between two checkpoints, at least
 _SEARCHES = count()
 
@@ -67,7 +66,7 @@ def search(
     saved = read_checkpoint(checkpoint, problem) if checkpoint is not None and checkpoint.exists() else None
     if saved is not None:
         problem = replace(problem, visible=tuple(saved.visible))
-        if (saved.touched is not None) != bounds.reduces:
+        if (saved.names is not None) != bounds.reduces:
             raise ConfigError(f"--checkpoint {checkpoint} is of another search: one of them with every move by itself")
     deadline = None if bounds.budget is None else _CLOCK() + bounds.budget
     booted, memo, first = problem.boot(), None, None
@@ -75,17 +74,22 @@ def search(
     while True:
         file = checkpoint if first is None else None
         try:
-            memo = memo or Memo(problem.world(booted))
+            if memo is None:
+                memo = Memo(problem.world(booted))
+                if known is not None:
+                    wander(memo, Reduction(known))
             outcome = _Search(problem, memo, bounds, deadline, progress, executor, file, known).run(saved)
-        except Shared:
-            saved = None
         except Grown as grown:
             problem, memo, saved = replace(problem, visible=grown.frames), None, None
+            known = None if known is None else Locality()
         else:
             assert first is None or first.finding is None or outcome.verdict != "safe", "its moves were made"
             if outcome.verdict != "unsafe" or known is None:
                 return _with_history(problem, booted, first if first and outcome.verdict == "undecided" else outcome)
             first, known, saved = outcome, None, None
+            bounds = replace(bounds, states=min(bounds.states, bounds.shorter))
+            if not bounds.states:
+                return _with_history(problem, booted, outcome)
 
 
 def _with_history(problem: Problem, booted: BootedScenario, outcome: Outcome) -> Outcome:
@@ -127,6 +131,7 @@ class _Search:
         self._expected = tuple(identity(problem).items()) if shared else ()
         self._checkpoint = checkpoint
         self._reduction = None if known is None else Reduction(known)
+        self._relying = None if self._reduction is None else Relying(memo, self._reduction)
         self._numbers: dict[int, int] = {}  # by key
         self._parents: list[tuple[int, tuple[Move, ...]] | None] = []
         self._switches: list[tuple[int, int]] = []  # CPU that moved last, switches so far
@@ -134,12 +139,12 @@ class _Search:
         self._ends: list[int] = []
         self._whole: set[int] = set()  # of the layer, those to be expanded in full; asked for membership only
         self._again: dict[int, Node] = {}  # to be expanded in full next
+        self._keys: list[int] = []
+        self._news: list[News] = []  # from other processes
         self._moves = self._exercised = self._depth = 0
 
     def run(self, saved: Checkpoint | None) -> Outcome:
         """Search layer by layer."""
-        if self._reduction is not None:
-            self._reduction.known.relied.clear()
         layer = self._begin() if saved is None else self._go_on(saved)
         cut = ""
         last_saved = _CLOCK()
@@ -151,6 +156,8 @@ class _Search:
             nodes = dict(layer)
             for number, expansion in self._expand(layer):
                 finding = self._merge(number, expansion, following)
+                if self._relying is not None:
+                    self._relying.add(number, nodes[number], expansion.relied)
                 if expansion.left and not any(
                     self._numbers[after.key] in following for _, after in expansion.successors
                 ):
@@ -163,8 +170,9 @@ class _Search:
                     break
             if cut:
                 break
-            if self._reduction is not None:
-                self._reduction.take_in()
+            if self._relying is not None:
+                following |= self._relying.take_in(self._news, self._made_again)
+                self._news.clear()
             layer = sorted((following | self._again).items())
             self._whole, self._again = set(self._again), {}
             self._depth += 1
@@ -188,6 +196,7 @@ class _Search:
 
     def _number(self, key: int, parent: tuple[int, tuple[Move, ...]] | None, switches: tuple[int, int]) -> int:
         number = self._numbers[key] = len(self._parents)
+        self._keys.append(key)
         self._parents.append(parent)
         self._switches.append(switches)
         self._predecessors.append([])
@@ -228,7 +237,7 @@ class _Search:
         self._memo.world.buffers.stronger |= dict.fromkeys(answer.stronger)
         self._memo.cells.learn(answer.cells)
         if self._reduction is not None and answer.learned is not None:
-            self._reduction.learned.add(answer.learned)
+            self._news.append(answer.learned)
 
     def _touched_by(self, seen: dict[int, Masks]) -> None:
         """Who has touched which frame elsewhere, or before: one that another CPU has touched here is visible."""
@@ -303,10 +312,7 @@ class _Search:
                     None if one is None else (one[0], [(move.cpu, move.kind, move.choice) for move in one[1]])
                     for one in self._parents
                 ],
-                touched=None if self._reduction is None else self._reduction.known.touched,
-                relied=[]
-                if self._reduction is None
-                else [(*claim, others) for claim, others in self._reduction.known.relied.items()],
+                **self._learned(),
                 switches=self._switches,
                 predecessors=self._predecessors,
                 ends=self._ends,
@@ -318,14 +324,28 @@ class _Search:
             ),
         )
 
+    def _learned(self) -> dict[str, Any]:
+        """What a checkpoint has of a reduction."""
+        if self._reduction is None or self._relying is None:
+            return {"names": None, "edges": [], "relied": []}
+        known = self._reduction.known
+        return {
+            "names": list(known.names),
+            "edges": [(_packed(here), _packed(there), _packed(bits)) for (here, there), bits in known.edges.items()],
+            "relied": [(state, _packed(place), _packed(bits)) for state, place, bits in self._relying],
+        }
+
     def _go_on(self, saved: Checkpoint) -> list[tuple[int, Node]]:
         """Become what was saved; the states to be expanded are made again by their moves."""
         self._touched_by(saved.seen)
         self._memo.world.buffers.stronger |= dict.fromkeys(saved.stronger)
         self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
-        if self._reduction is not None and saved.touched is not None:
-            relied = {(name, way, cpu): others for name, way, cpu, others in saved.relied}
-            self._reduction.known.add(Locality(saved.touched, relied))
+        self._keys = list(self._numbers)
+        if self._reduction is not None and self._relying is not None and saved.names is not None:
+            edges = {(_unpacked(here), _unpacked(there)): _unpacked(bits) for here, there, bits in saved.edges}
+            self._reduction.known.add(News(saved.names, edges))
+            for state, place, bits in saved.relied:
+                self._relying.add(state, None, [(_unpacked(place), _unpacked(bits))])
         self._parents = [
             None if one is None else (one[0], tuple(Move(*move) for move in one[1])) for one in saved.parents
         ]
@@ -333,18 +353,23 @@ class _Search:
         self._predecessors = [list(one) for one in saved.predecessors]
         self._ends, self._moves, self._depth = list(saved.ends), saved.moves, saved.depth
         self._exercised, self._whole = saved.exercised, set(saved.whole)
-        layer = []
-        for number in saved.layer:
-            node = self._memo.root
-            try:
-                for move in self._path(number):
-                    node = self._memo.make(node, move).node
-            except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-                raise ConfigError(f"checkpoint {self._checkpoint} is damaged: its moves cannot be made") from error
-            if node.key.to_bytes(KEY_BYTES, "little") != saved.keys[number]:
-                raise ConfigError(f"checkpoint {self._checkpoint} does not lead where it led; it is of another kstack")
-            layer.append((number, node))
-        return layer
+        return [(number, self._made_again(number)) for number in saved.layer]
+
+    def _made_again(self, number: int) -> Node:
+        """The state with a number, by the moves that lead to it.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        node = self._memo.root
+        try:
+            for move in self._path(number):
+                node = self._memo.make(node, move).node
+        except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ConfigError(f"checkpoint {self._checkpoint} is damaged: its moves cannot be made") from error
+        if node.key != self._keys[number]:
+            raise ConfigError(f"checkpoint {self._checkpoint} does not lead where it led; it is of another kstack")
+        return node
 
     def _outcome(self, verdict: str, **more: object) -> Outcome:
         return Outcome(
@@ -359,6 +384,14 @@ class _Search:
             stronger=self._memo.world.stronger,
             **more,  # type: ignore[arg-type] # fields of Outcome, by name
         )
+
+
+def _packed(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "little")
+
+
+def _unpacked(packed: bytes) -> int:
+    return int.from_bytes(packed, "little")
 
 
 __all__ = ["Bounds", "Outcome", "Problem", "Progress", "search"]

@@ -18,6 +18,7 @@ from vm.coherence import Finding, Frame, Oracle
 from vm.errors import ConfigError, ScenarioError
 from vm.expected import ignored_kinds
 from vm.explore.buffers import StoreBuffers, drains, passes, plain
+from vm.explore.dead import clear_below
 from vm.explore.tables import Tables, managed_pages
 from vm.hw.cpu import CpuState
 from vm.hw.engine import Flags, Registers
@@ -149,6 +150,7 @@ class World:
             if thread.id >= FIRST_THREAD
             for page in thread.pages
         )
+        self.kernel_threads = [thread for thread in self.runtime.threads.values() if thread.id < FIRST_THREAD]
         pages = managed_pages(found.managed, self.session.symbols).union(stacks)
         self.managed = pages  # linear page numbers; asked for membership, or sorted
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
@@ -165,6 +167,7 @@ class World:
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
         for cpu in self.programs:
             self._run_on(cpu)
+            self._clear_dead(cpu, 0)
         self._base = self.machine.memory.snapshot()
         self._digests: dict[bytes, bytes] = {}
         self._lives = dict(self.oracle.frames)
@@ -175,6 +178,7 @@ class World:
         self._changed: list[int] = []  # frames that differ from the root, but for those that are dirty
         self._keys: list[bytes] = [b""] * len(self.machine.cpus)
         self.exercised = 0
+        self.judges_end = True  # at each move that is the last one
 
     # --- the beginning
 
@@ -365,6 +369,7 @@ class World:
         cpu, machine = move.cpu, self.machine
         core = machine.cpus[cpu]
         before = len(self.oracle.findings)
+        pointer = core.registers.gpr[4]
         self._forget(move)
         self.tables.stored.clear()
         self.oracle.last_stale = None
@@ -402,8 +407,11 @@ class World:
         self._check(cpu)
         if self.held[cpu] is None:
             self._run_on(cpu)
+        self._clear_dead(cpu, pointer)
         for thread in self.runtime.threads.values():
             thread.since = min(thread.since, 0)  # asleep for ever, or awake
+        if self.judges_end and self.finished:
+            self.judge_end()
         return self._first_finding(before)
 
     def _tell(self, cpu: int) -> None:
@@ -425,6 +433,19 @@ class World:
         table = self.machine.cpus[cpu].mmu.table
         if table is not None and table not in self.tables.roots:
             self._refuse(cpu, f"loads CR3 with the table {table:#x}, which no CPU had when its programs began")
+
+    def judge_end(self) -> Finding | None:
+        """Look for frames that are lost when all programs have come to their end: the first finding, if any."""
+        before = len(self.oracle.findings)
+        self.oracle.finish([], self.runtime.variables)
+        return self._first_finding(before)
+
+    def _clear_dead(self, cpu: int, before: int) -> None:
+        """Clear what lies below a CPU's stack pointer, if that is in the stack of a thread of the guest's kernel."""
+        pointer = self.machine.cpus[cpu].registers.gpr[4]
+        own = next((thread for thread in self.kernel_threads if thread.contains(pointer)), None)
+        if own is not None and self.machine.cpus[cpu].registers.interrupt_flag:
+            clear_below(self.machine, cpu, own, before)
 
     def _forget(self, move: Move) -> None:
         """Some parts of the state will be others after a move: those of its CPU, of all if it invalidates on all."""
