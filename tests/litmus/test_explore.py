@@ -91,7 +91,7 @@ def test_a_search_goes_on_from_a_checkpoint_to_the_same_outcome(
     whole = search(problem("switch-sp-ipi"))
     monkeypatch.setattr(stateful, "SAVE_SECONDS", 0.0)
     place = tmp_path / "search"
-    cut = search(problem("switch-sp-ipi"), Bounds(states=500), checkpoint=place)
+    cut = search(problem("switch-sp-ipi"), Bounds(states=200), checkpoint=place)
     assert (cut.verdict, cut.complete) == ("undecided", False)
     assert essence(search(problem("switch-sp-ipi"), checkpoint=place)) == essence(whole)
 

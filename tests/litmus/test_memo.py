@@ -110,7 +110,7 @@ def forget_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ("scenario", "policy", "fault"),
     [
         ("litmus-laight", "switch-sp-ipi", forget("may")),
-        ("litmus-cross", "switch-sp-ipi", forget("pool")),
+        ("litmus-migrate", "switch-sp-shared", forget("pool")),
         ("litmus-pressure", "sleeper-gc", forget("asleep")),
         ("litmus-cross", "switch-sp-ipi", forget("lock")),
         ("litmus-pressure", "sleeper-gc", forget("variable")),

@@ -70,6 +70,7 @@ class OfCpu(NamedTuple):
     done: bool
     fault: Any
     stores: Any
+    below: Any
 
 
 class Cells:
@@ -253,7 +254,7 @@ class Cells:
         pools = (reserve, shared, tuple(pool for _, pool in sorted(found["pool"])), drawn)
         asleep = dict(found["asleep"])
         executor = (counts, pools, fixed, variables, *(tuple(sorted(found[kind])) for kind in ("lock", "dry")))
-        stores = tuple(cpu.stores for cpu in cpus)
+        stores, below = tuple(cpu.stores for cpu in cpus), tuple(cpu.below for cpu in cpus)
         parts = tuple(cpu.part for cpu in cpus)
         return State(
             tuple(sorted((number, None if data == ZERO else data) for number, data in found["frame"])),
@@ -272,6 +273,7 @@ class Cells:
             tuple(cpu.done for cpu in cpus),
             tuple((number, cpu.fault) for number, cpu in enumerate(cpus) if cpu.fault is not None),
             stores,
+            below,
         )
 
     # --- nodes between processes
@@ -317,8 +319,9 @@ def _cpu(state: State, cpu: int) -> tuple[Any, OfCpu]:
         state.done[cpu],
         dict(state.double_faults).get(cpu),
         state.stores[cpu],
+        state.below[cpu],
     )
-    return (found.key, found.calls, found.held, found.done, found.fault, found.stores), found
+    return (found.key, found.calls, found.held, found.done, found.fault, found.stores, found.below), found
 
 
 def _by_name(state: State) -> dict[Part, Any]:

@@ -1,32 +1,43 @@
-"""What lies below a CPU's stack pointer is dead: an interrupt may come at any moment, and overwrites it.
+"""What an interrupt has left below the stack pointer it came at is put back as it was when its handler returns.
 
-Where an interrupt has come and gone, its frame is left there, with the place at which it came; states that differ in
-nothing else are the same. So it is cleared on the stack of the kernel thread that a CPU runs.
+A frame that lies there says at which instruction the interrupt came, and what was in the registers then; states that
+differ in nothing else would not be the same. Hardware leaves it there; but no program can rely on what lies below its
+stack pointer while it can be interrupted.
 """
 
 from __future__ import annotations
 
-from vm.hw.memory import PAGE
-from vm.machine import Machine
-from vm.stacks import Thread
+from typing import Final, NamedTuple
+
+from vm.hw.cpu import Cpu
+from vm.hw.memory import PAGE, PhysicalMemory
+
+WINDOW: Final = 512  # bytes below the stack pointer; what a handler uses beyond stays
 
 
-def clear_below(machine: Machine, cpu: int, thread: Thread, before: int) -> None:
-    """Clear a stack below a CPU's stack pointer.
+class Below(NamedTuple):
+    """What lay below a stack pointer when an interrupt came.
 
-    Args:
-        machine: of the CPU.
-        cpu: its number.
-        thread: whose stack the pointer is in.
-        before: where it was when all below it was clear.
+    Attributes:
+        pointer: the stack pointer (linear address).
+        address: where the bytes were (physical address).
+        data: the bytes.
     """
-    core, memory = machine.cpus[cpu], machine.memory
+
+    pointer: int
+    address: int
+    data: bytes
+
+
+def below(core: Cpu, memory: PhysicalMemory) -> Below | None:
+    """What lies below a CPU's stack pointer, in its page; None if nothing is mapped there."""
     pointer = core.registers.gpr[4]
-    for page in thread.pages:
-        end = pointer - page.address
-        frame = core.mmu.resolve(page.address) if end > 0 else None
-        if frame is not None and (before < pointer or frame // PAGE in memory.dirty):
-            whole = memory.read(frame, PAGE)
-            left = whole[end:].rjust(PAGE, bytes(1))
-            if left != whole:
-                memory.write(frame, left)
+    size = min(WINDOW, (pointer - 1) % PAGE + 1)
+    frame = core.mmu.resolve(pointer - size)
+    return None if frame is None or not memory.is_ram(frame) else Below(pointer, frame, memory.read(frame, size))
+
+
+def put_back(memory: PhysicalMemory, found: Below) -> None:
+    """Make it what it was."""
+    if memory.read(found.address, len(found.data)) != found.data:
+        memory.write(found.address, found.data)

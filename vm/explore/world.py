@@ -18,7 +18,7 @@ from vm.coherence import Finding, Frame, Oracle
 from vm.errors import ConfigError, ScenarioError
 from vm.expected import ignored_kinds
 from vm.explore.buffers import StoreBuffers, drains, passes, plain
-from vm.explore.dead import clear_below
+from vm.explore.dead import Below, below, put_back
 from vm.explore.tables import Tables, managed_pages
 from vm.hw.cpu import CpuState
 from vm.hw.engine import Flags, Registers
@@ -91,6 +91,7 @@ class State(NamedTuple):
     done: tuple[bool, ...]
     double_faults: tuple[tuple[int, tuple[int, bool]], ...]
     stores: tuple[tuple[Pending, ...], ...]
+    below: tuple[Below | None, ...]
 
 
 def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScenario:
@@ -150,7 +151,6 @@ class World:
             if thread.id >= FIRST_THREAD
             for page in thread.pages
         )
-        self.kernel_threads = [thread for thread in self.runtime.threads.values() if thread.id < FIRST_THREAD]
         pages = managed_pages(found.managed, self.session.symbols).union(stacks)
         self.managed = pages  # linear page numbers; asked for membership, or sorted
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
@@ -164,10 +164,10 @@ class World:
         self.buffers = StoreBuffers(self.machine, self.runtime.executor, self.lazy, self.tables, modes.memory_order)
         self._close(pages)
         self.held: list[Held | None] = [None] * len(self.machine.cpus)
+        self.below: list[Below | None] = [None] * len(self.machine.cpus)  # of those in an interrupt's handler
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
         for cpu in self.programs:
             self._run_on(cpu)
-            self._clear_dead(cpu, 0)
         self._base = self.machine.memory.snapshot()
         self._digests: dict[bytes, bytes] = {}
         self._lives = dict(self.oracle.frames)
@@ -369,7 +369,6 @@ class World:
         cpu, machine = move.cpu, self.machine
         core = machine.cpus[cpu]
         before = len(self.oracle.findings)
-        pointer = core.registers.gpr[4]
         self._forget(move)
         self.tables.stored.clear()
         self.oracle.last_stale = None
@@ -381,6 +380,7 @@ class World:
         if move.kind == "interrupt":
             arriving = self.next_ipi(cpu)
             assert arriving is not None
+            self._begin_interrupt(cpu)
             machine.deliver_ipi(arriving)
             machine.run(cpu, 1)
         else:
@@ -407,7 +407,6 @@ class World:
         self._check(cpu)
         if self.held[cpu] is None:
             self._run_on(cpu)
-        self._clear_dead(cpu, pointer)
         for thread in self.runtime.threads.values():
             thread.since = min(thread.since, 0)  # asleep for ever, or awake
         if self.judges_end and self.finished:
@@ -440,12 +439,24 @@ class World:
         self.oracle.finish([], self.runtime.variables)
         return self._first_finding(before)
 
-    def _clear_dead(self, cpu: int, before: int) -> None:
-        """Clear what lies below a CPU's stack pointer, if that is in the stack of a thread of the guest's kernel."""
-        pointer = self.machine.cpus[cpu].registers.gpr[4]
-        own = next((thread for thread in self.kernel_threads if thread.contains(pointer)), None)
-        if own is not None and self.machine.cpus[cpu].registers.interrupt_flag:
-            clear_below(self.machine, cpu, own, before)
+    def _begin_interrupt(self, cpu: int) -> None:
+        """Keep what lies below a CPU's stack pointer until it returns; an interrupt inside another one's handler does not."""
+        if self.below[cpu] is None:
+            self.below[cpu] = below(self.machine.cpus[cpu], self.machine.memory)
+            self._watch_returns(cpu)
+
+    def _watch_returns(self, cpu: int) -> None:
+        core = self.machine.cpus[cpu]
+        core.on_return = None if self.below[cpu] is None else self._returned
+        core.watch_returns()
+
+    def _returned(self, cpu: int) -> None:
+        """A CPU has returned from an event."""
+        found = self.below[cpu]
+        if found is not None and self.machine.cpus[cpu].registers.gpr[4] == found.pointer:
+            put_back(self.machine.memory, found)
+            self.below[cpu] = None
+            self._watch_returns(cpu)
 
     def _forget(self, move: Move) -> None:
         """Some parts of the state will be others after a move: those of its CPU, of all if it invalidates on all."""
@@ -569,6 +580,7 @@ class World:
             tuple(self.done),
             tuple(sorted(oracle.double_faults.items())),
             tuple(self.buffers.stores),
+            tuple(self.below),
         )
 
     def _known_devices(self) -> Any:
@@ -604,6 +616,10 @@ class World:
         self.session.events.clear()
         self.held, self.done = list(state.held), list(state.done)
         self.buffers.stores = list(state.stores)
+        for cpu, found in enumerate(state.below):
+            if found is not self.below[cpu]:
+                self.below[cpu] = found
+                self._watch_returns(cpu)
 
     def key(self, state: State) -> bytes:
         """What makes two states the same: all that decides what can happen; no times, no counts."""
@@ -614,7 +630,7 @@ class World:
         ipis = sorted(state.rest.ipis, key=lambda ipi: ipi.target)  # in order for each target
         way = (ipis, sorted(state.rest.broadcast, key=lambda request: request[0]))
         rest = (way, self.runtime.key(state.runtime), state.lazy[0], ghost, state.held, state.done, state.double_faults)
-        whole.update(repr((*rest, state.stores)).encode())
+        whole.update(repr((*rest, state.stores, state.below)).encode())
         return whole.digest()
 
     def _digest(self, data: bytes) -> bytes:

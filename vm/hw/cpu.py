@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -179,6 +180,7 @@ class Cpu:
         self.yielded = False
         self.nmi_pending = 0
         self.nmi_blocked = False
+        self.on_return: Callable[[int], None] | None = None  # told of returns from events, if set
         self.unsupported: str | None = None
         self.recent: deque[int] = deque(maxlen=16)  # RIPs (linear) at the engine's last stops, newest last
         self.in_engine = False
@@ -425,9 +427,14 @@ class Cpu:
         """A return ends NMI blocking."""
         self._block_nmi(False)
 
+    def returned(self) -> None:
+        """An event's handler has returned."""
+        if self.on_return is not None:
+            self.on_return(self.index)
+
     def watch_returns(self) -> None:
-        """See the returns that matter: IRET while NMIs are blocked or FRED is on; ERETS and ERETU."""
-        self.engine.intercept(Intercept.IRET, self.nmi_blocked or self.fred.enabled)
+        """See the returns that matter: IRET while NMIs are blocked, FRED is on or somebody asks; ERETS and ERETU."""
+        self.engine.intercept(Intercept.IRET, self.nmi_blocked or self.fred.enabled or self.on_return is not None)
         self.engine.trap_clac(bool(self.registers.cr[4] & Cr4.FRED))
 
     def deliver(self, event: Event) -> None:
@@ -520,6 +527,8 @@ class Cpu:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
         self._block_nmi(faults_keep and stop.instructions == 0)
+        if stop.instructions:
+            self.returned()
         return stop.instructions + self._handle(stop)
 
     def _instruction(self) -> Instruction | None:

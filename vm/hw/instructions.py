@@ -88,6 +88,7 @@ def _eret(cpu: Cpu, instruction: Instruction) -> Result:
     returned = cpu.fred.erets() if instruction.name == "erets" else cpu.fred.eretu()
     if returned.unblocks_nmi:
         cpu.unblock_nmi()
+    cpu.returned()
     return Result.SHADOWED if returned.shadow else Result.JUMPED
 
 

@@ -1,0 +1,52 @@
+"""What an interrupt has left below the stack pointer is put back, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from vm.explore import world
+from vm.explore.dead import WINDOW, below
+from vm.explore.stateful import Problem, search
+from vm.explore.world import World
+from vm.hw.modes import Modes
+
+PROBLEM = Problem("litmus-laight", "switch-sp-ipi", Modes())
+
+
+def with_an_interrupt(found: World) -> int:
+    """Make moves until a CPU can take an interrupt; the CPU."""
+    for turn in range(500):
+        for cpu in range(2):
+            if found.interrupts_of(cpu):
+                return cpu
+        moves = [*found.moves_of(turn % 2), *found.moves_of(1 - turn % 2)]
+        found.make(moves[0])
+    raise AssertionError("no interrupt has come")
+
+
+def test_after_the_handler_all_is_as_before() -> None:
+    found = Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(search(PROBLEM).visible.frames)).world()
+    cpu = with_an_interrupt(found)
+    core, memory = found.machine.cpus[cpu], found.machine.memory
+    frame = core.mmu.resolve(core.registers.gpr[4] - WINDOW)
+    assert frame is not None
+    memory.write(frame, bytes(range(256)) * (WINDOW // 256))
+    before = below(core, memory)
+    assert before is not None
+    found.make(found.interrupts_of(cpu)[0])
+    assert found.below[cpu] == before
+    inside = below(core, memory)
+    for _ in range(100):
+        if found.below[cpu] is None:
+            break
+        found.make(found.moves_of(cpu)[0])
+    assert memory.read(before.address, WINDOW) == before.data
+    assert inside != before
+
+
+def test_otherwise_there_are_more_states_and_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = search(PROBLEM)
+    monkeypatch.setattr(world, "put_back", lambda *_: None)
+    found = search(PROBLEM)
+    assert (found.verdict, usual.verdict) == ("safe", "safe")
+    assert found.states > usual.states
