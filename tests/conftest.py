@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("kstack", deadline=None, print_blob=True)
 settings.load_profile("kstack")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is in a background job, and in all that one starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
