@@ -38,14 +38,14 @@ class LeftOut(NamedTuple):
 
     Attributes:
         kit: whose.
-        line: of its module's file.
+        lines: of its module's file.
         text: how it begins.
         concerns: checks that come by it.
         module: the kit's without it.
     """
 
     kit: type
-    line: int
+    lines: frozenset[int]
     text: str
     concerns: list[str]
     module: ModuleType
@@ -73,7 +73,8 @@ def each_left_out(kit: type) -> Iterator[LeftOut]:
         number += 1
         text = ast.unparse(node).splitlines()[0][:90]
         concerns = [check for check in checks(kit) if function.name in _reached(tree, check)]
-        yield LeftOut(kit, node.lineno, text, concerns, _compiled(_Without(node).visit(tree), module))
+        lines = frozenset(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        yield LeftOut(kit, lines, text, concerns, _compiled(_Without(node).visit(tree), module))
 
 
 def _functions(tree: ast.Module) -> list[ast.FunctionDef]:

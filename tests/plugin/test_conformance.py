@@ -13,7 +13,7 @@ from vm.fault import At, Fault, Flush, Moment, Send, Step, Where
 from vm.hw.device import Device
 from vm.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from vm.schedule.scripted import Script, ScriptStep
-from vm.testing import Clock, DeviceConformance, FaultConformance, Following, SchedulerConformance
+from vm.testing import DeviceConformance, FaultConformance, Following, SchedulerConformance
 
 
 def kit(base: type, name: str, **attributes: Any) -> Any:
@@ -82,7 +82,7 @@ FAULTS = {
     "duplicate-ipi": Fault("duplicate-ipi", Send(2)),
     "delay-ipi": Fault("delay-ipi", Send(2), units=500),
     "reorder-ipi": Fault("reorder-ipi", Send(2)),
-    "drop-invlpg": Fault("drop-invlpg", Flush(3, cpu=1)),
+    "drop-invlpg": Fault("drop-invlpg", Flush(5, cpu=1)),
     "lose-ack": Fault("lose-ack", Step("WaitForAck")),
     "delay-ack": Fault("delay-ack", Step("WaitForAck"), units=500),
     "early-ack": Fault("early-ack", Step("WaitForAck")),
@@ -112,5 +112,6 @@ FAULTS = {
 @pytest.mark.parametrize("check", checks(FaultConformance))
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_conforms(kind: str, check: str) -> None:
-    made = kit(FaultConformance, f"fault {kind}", fault=FAULTS[kind], max_time=SHORT)
+    # An interrupt that comes twice before it is taken is one.
+    made = kit(FaultConformance, f"fault {kind}", fault=FAULTS[kind], max_time=SHORT, shows=kind != "duplicate-ipi")
     getattr(made(), check)()

@@ -84,7 +84,7 @@ class FaultConformance:
                     begin = slices
                 if begin is not None and slices >= begin:
                     states.append(session.machine.state_hash())
-        return slices if begin is None else begin, states
+        return slices + 1 if begin is None else begin, states
 
     def test_it_makes_sense(self) -> None:
         """It passes the check that every fault from a file passes."""

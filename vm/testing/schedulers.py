@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from vm.errors import RecordingError
 from vm.machine import MAX_CPUS
@@ -73,7 +73,13 @@ class Following:
 
 
 class SchedulerConformance:
-    """Derive a test class and define `make`; pytest runs the rest."""
+    """Derive a test class and define `make`; pytest runs the rest.
+
+    Attributes:
+        limit: units that the guest's run may take.
+    """
+
+    limit: ClassVar[int] = LIMIT
 
     def make(self, seed: int) -> Scheduler:
         """A fresh schedule; one that takes no seed ignores it."""
@@ -135,7 +141,7 @@ class SchedulerConformance:
 
     def _run(self, scheduler: Scheduler) -> GuestRun:
         scenario = find_scenario(SCENARIO)
-        options = RunOptions(max_time=LIMIT)
+        options = RunOptions(max_time=self.limit)
         start = Start(SCENARIO, scenario.cpus, 64 << 20, policy=find_policy(POLICY), options=options)
         return start.run(_Watched(scheduler))
 
