@@ -40,7 +40,7 @@ SAVED: Final = ("exit-reuse", "pressure")
 ACCOUNTS: Final = ("exit-reuse", "litmus-exits")
 """Threads come and exit; in the second nobody goes deep, so that a stack of one page will do."""
 REFUSED: Final = "exit-reuse"
-REFUSALS: Final = 8
+REFUSALS: Final = 4
 """Allocations of this run that are refused, one a run, evenly spread."""
 ENDLESS: Final = 1000
 """Steps of a hook that goes on for ever."""
@@ -205,10 +205,9 @@ class PolicyConformance:
     def test_it_goes_back_to_a_snapshot(self) -> None:
         """Run to its end, restored to the middle of a hook and run to its end again, it does the same again."""
         for scenario in SAVED:
-            for at in self._moments(scenario):
-                for whom, first, again in self._rewound(scenario, at):
-                    wrong = _difference(first, again)
-                    assert not wrong, f"{scenario}, restored from its end to slice {at} with {whom}: {wrong}"
+            for at, whom, first, again in self._rewound(scenario):
+                wrong = _difference(first, again)
+                assert not wrong, f"{scenario}, restored from its end to slice {at} with {whom}: {wrong}"
 
     def test_it_takes_no_for_an_answer(self) -> None:
         """Where there is no page it may refuse or lose a thread; no hook raises, loses a page, or asks for ever."""
@@ -266,34 +265,36 @@ class PolicyConformance:
         session.run()
         return _evenly(found, REWINDS)
 
-    def _rewound(self, scenario: str, at: int) -> Iterator[tuple[str, Done, Callable[[], Done]]]:
-        """What comes after a slice in the run itself; and what makes it again, with whom."""
+    def _rewound(self, scenario: str) -> Iterator[tuple[int, str, Done, Callable[[], Done]]]:
+        """Slices, what comes after each in the run itself; and what makes it again, with whom."""
+        moments = self._moments(scenario)
         between, steps = _Between(_schedule()), _Steps()
         session = self.session(scenario, between)
-        saved: list[Any] = []
+        saved: dict[int, tuple[Any, Any, int]] = {}
 
         def save(slice_: int) -> None:
-            if slice_ == at:
-                saved.extend((session.machine.snapshot(), session.runtime.snapshot(), len(steps.made)))
+            if slice_ in moments:
+                saved[slice_] = session.machine.snapshot(), session.runtime.snapshot(), len(steps.made)
 
         between.act = save
         session.runtime.observers.append(steps)
-        result = session.run()
-        machine, runtime, made = saved
-        first = Done(tuple(steps.made[made:]), (), result.ended, result.state_hash)
-        choices = session.choices[at:]
+        result, choices = session.run(), list(session.choices)
 
-        def again(whom: str) -> Done:
+        def again(at: int, whom: str) -> Done:
+            machine, runtime, _ = saved[at]
             _unwatch(session)
             session.machine.restore(machine)
             session.runtime.policy = self._renewed(session, whom)
             session.runtime.restore(runtime)
-            session.scheduler = ReplaySchedule(choices)
+            session.scheduler = ReplaySchedule(choices[at:])
             session.stirred()
             return self._done(session)
 
-        for whom in WHOM:
-            yield whom, first, partial(again, whom)
+        steps_made = list(steps.made)
+        for at, (_, _, made) in saved.items():
+            first = Done(tuple(steps_made[made:]), (), result.ended, result.state_hash)
+            for whom in WHOM:
+                yield at, whom, first, partial(again, at, whom)
 
     def _short_of_pages(self) -> Iterator[Session]:
         """Runs with a page a CPU, and in which one allocation is refused; each begins when the one before has been run."""
