@@ -1,7 +1,7 @@
 """Each check of each conformance kit is seen to fail, on a subject that breaks the promise it is for.
 
 `BROKEN` holds the subjects. What a kit asserts is left out, one assertion at a time, and some subject passes then: no
-assertion is there for nothing. That takes minutes for policies and faults: `KSTACK_LONG=1`, part of `make nightly`.
+assertion is there for nothing. For devices here; for the others with `KSTACK_LONG=1`, part of `make nightly`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.plugin.broken import (
     Unfinished,
 )
 from vm.stacks import Policy
-from vm.testing import DeviceConformance, FaultConformance, PolicyConformance
+from vm.testing import DeviceConformance, FaultConformance, PolicyConformance, SchedulerConformance
 from vm.testing.hooks import ORDERS, differences
 
 ROWS = [(check, kit) for check, kits in BROKEN.items() for kit in kits]
@@ -65,8 +65,8 @@ SAYS = {
     "a_recording_with_it_replays_to_the_same_state": r"^the recording has lost|^replayed, |^its choices do not repeat",
 }
 """What a check says, so that no accident is taken for a failure."""
-LONG = (PolicyConformance, FaultConformance)
-"""Kits whose assertions take minutes to go through."""
+LONG = (PolicyConformance, SchedulerConformance, FaultConformance)
+"""Kits whose assertions take long to go through."""
 
 
 def name_of(value: object) -> str:
