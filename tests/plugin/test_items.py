@@ -95,7 +95,7 @@ def test_a_guest_that_does_not_end_fails(tmp_path: Path) -> None:
     toml.write_text("max_instructions = 20000\n" + toml.read_text())
     done = pytest_in(tmp_path)
     assert outcomes(done)["test_own.toml::guest"] == "FAILED"
-    assert "it did not end by itself, but by bound" in done.stdout
+    assert "the guest did not end by itself, but by bound" in done.stdout
 
 
 def test_a_mistake_in_a_scenario_is_an_error_that_names_it(tmp_path: Path) -> None:
