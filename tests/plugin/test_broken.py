@@ -7,7 +7,6 @@ assertion is there for nothing. For devices here; for the others with `KSTACK_LO
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -127,10 +126,8 @@ def _rows(left_out: LeftOut) -> Iterator[tuple[str, type]]:
     yield from sorted(rows, key=lambda row: left_out.lines.isdisjoint(_lines(*row)))
 
 
-@pytest.mark.parametrize("kit", KITS)
+@pytest.mark.parametrize("kit", [pytest.param(kit, marks=[pytest.mark.long] if kit in LONG else []) for kit in KITS])
 def test_every_assertion_of_a_kit_is_needed_by_a_subject(kit: type) -> None:
-    if kit in LONG and not os.environ.get("KSTACK_LONG"):
-        pytest.skip("takes minutes: KSTACK_LONG=1")
     for left_out in each_left_out(kit):
         needed = (not fails(left_out.without(broken), check.partition(".")[2]) for check, broken in _rows(left_out))
         assert any(needed), f"without line {min(left_out.lines)}, `{left_out.text}`, every broken subject still fails"
