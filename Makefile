@@ -55,7 +55,8 @@ bench/peers/installed:
 		{ rm -rf $@; echo "frontrun cannot be installed: bench goes on without it"; }
 
 nightly: setup
-	KSTACK_LONG=1 $(BIN)/python -m pytest -q tests/quality/test_scenarios_earn_their_place.py
+	KSTACK_LONG=1 KSTACK_FUZZ=10 $(BIN)/python -m pytest -q -n $(JOBS) -m "long or slow"
+	KSTACK_LONG=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/quality/test_policies_conform.py
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
 	$(BIN)/python -m tests.nightly decisions --write --jobs $(JOBS) > decisions.md

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.command import kstack
 
 MINE = """
 from vm.stacks import Policy, Steps, Thread, map_pages
@@ -23,14 +22,6 @@ class Mine(Policy):
 
 
 THREE = "fixed-16k,entry-exit,switch-sp-ipi"
-
-
-def kstack(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, as a user does."""
-    command = [sys.executable, "-c", "from vm.cli import main; main()", *words]
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "COLUMNS": "120", "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120, check=False)
 
 
 def document(*words: str) -> dict[str, Any]:

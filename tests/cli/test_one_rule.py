@@ -30,8 +30,12 @@ from vm.trials.trial import judged
 QUANTUM: Final = 300
 USUAL: Final = [name for name, scenario in scenarios().items() if not scenario.long]
 TOLERANT: Final = [name for name in USUAL if scenarios()[name].expects or name == "futex-sleepers"]
-PAIRS: Final = [(name, "entry-exit") for name in USUAL]
-PAIRS += [(name, policy) for name in TOLERANT for policy in ("fixed-16k", "switch-sp-ipi")]
+FEW: Final = ("litmus-laight", "litmus-gc")  # litmus scenarios, of which there are many and are much alike
+PAIRS: Final = [
+    pytest.param(name, "entry-exit", marks=[pytest.mark.long] if name.startswith("litmus-") and name not in FEW else [])
+    for name in USUAL
+]
+PAIRS += [pytest.param(name, policy) for name in TOLERANT for policy in ("fixed-16k", "switch-sp-ipi")]
 
 
 @dataclass(frozen=True)

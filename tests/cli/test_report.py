@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import document, kstack
+from tests.cli.test_commands import document
+from tests.support.command import kstack
 from tests.support.judgements import comparison, judged, used
 from vm import page as page_module
 from vm.coherence import Finding, Kind, Moment
@@ -227,8 +228,11 @@ def test_a_report_that_cannot_be_finished_leaves_what_was_there(
 
 
 @pytest.mark.parametrize("where", ["no/such/folder/out.html", "."])
-def test_a_report_that_cannot_be_written_is_refused_before_anything_is_judged(tmp_path: Path, where: str) -> None:
-    done = kstack("compare", "--scenarios", "laight", "--report", where, cwd=tmp_path)
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = kstack("compare", "--scenarios", "laight", "--report", where)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""

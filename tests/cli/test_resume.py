@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_commands import MINE, kstack
+from tests.cli.test_commands import MINE
+from tests.support.command import kstack, kstack_process
 from vm.campaign import Checkpoint, _begin_worker, judge_pairs
 from vm.errors import ConfigError
 from vm.hw.modes import Modes
@@ -160,9 +161,9 @@ def test_a_checkpoint_of_another_source_of_a_policy_is_refused(tmp_path: Path) -
     policy, path = tmp_path / "mine.py", tmp_path / "c.jsonl"
     policy.write_text(MINE)
     words = ("compare", "--policies", str(policy), "--scenarios", "laight", "--schedules", "0", "--resume", str(path))
-    assert kstack(*words).returncode == 0
+    assert kstack_process(*words).returncode == 0
     changed(policy, "all at once", "all at 1ce")
-    done = kstack(*words)
+    done = kstack_process(*words)
     assert done.returncode == 2
     assert "source of policy" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

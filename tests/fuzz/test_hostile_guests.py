@@ -1,4 +1,4 @@
-"""Two thousand guests that mean harm, made by seed, run one after the other: the host goes on, soon and small.
+"""Guests that mean harm, made by seed, run one after the other: the host goes on, soon and small.
 
 `python -m tests.nightly hostile --count 100000` runs more. A seed that fails: `python -m tests.fuzz.hostile_runs SEED 1`.
 """
@@ -21,7 +21,7 @@ from vm.schedule import RoundRobin
 from vm.session import RunOptions, Session
 from vm.stacks.hypercall import Function
 
-COUNT = 2000
+COUNT = 600
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import kstack
 from tests.support.memory_order import write_guest
 from vm.errors import ConfigError, ScenarioError
 from vm.explore import batches, stateful
@@ -42,12 +43,6 @@ def essence(outcome: Outcome) -> tuple[Any, ...]:
         outcome.path,
         outcome.finding,
     )
-
-
-def kstack(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
-    command = [sys.executable, "-c", "from vm.cli import main; main()", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, check=False)
 
 
 def test_laight_breaks_entry_exit_in_at_most_seventy_operations_and_four_switches() -> None:

@@ -30,6 +30,29 @@ def test_each_line_of_the_guest_s_report_is_an_item(tmp_path: Path) -> None:
     assert "kstack replay" in section(done)
 
 
+def test_a_line_that_says_what_is_wrong_counts_however_it_is_written(tmp_path: Path) -> None:
+    """With a colon, as those of kvm-unit-tests; without a name; of a test that was to fail; PASS alone says nothing."""
+    lines = (
+        r"PASS: one: it is\nFAIL: two: it is not\n  FAIL\tthree\nFAIL\nFAIL:\nXPASS four\nPASS\nFAILED\nXFAIL: five\n"
+    )
+    write_guest(tmp_path, lines)
+    found = {name.partition("::")[2]: outcome for name, outcome in outcomes(pytest_in(tmp_path)).items()}
+    failed = dict.fromkeys(("two", "three", "unnamed", "unnamed (2)", "four"), "FAILED")
+    assert found == {"one": "PASSED", **failed, "five": "XFAIL", "guest": "PASSED", "oracle": "PASSED"}
+
+
+def test_a_guest_that_ends_with_a_bad_value_fails(tmp_path: Path) -> None:
+    """The oracle sees the kernel's own bad values only."""
+    write_guest(tmp_path, r"PASS one\n", code="mov al, 0x33\n    out 0xf4, al")
+    done = pytest_in(tmp_path)
+    assert outcomes(done) == {
+        "test_own.toml::one": "PASSED",
+        "test_own.toml::guest": "FAILED",
+        "test_own.toml::oracle": "PASSED",
+    }, done.stdout
+    assert "the guest ended with exit value 51" in done.stdout
+
+
 def test_one_item_can_be_asked_for(tmp_path: Path) -> None:
     write_guest(tmp_path, LINES)
     assert outcomes(pytest_in(tmp_path, "test_own.toml::oracle")) == {"test_own.toml::oracle": "PASSED"}
@@ -72,7 +95,7 @@ def test_a_guest_that_does_not_end_fails(tmp_path: Path) -> None:
     toml.write_text("max_instructions = 20000\n" + toml.read_text())
     done = pytest_in(tmp_path)
     assert outcomes(done)["test_own.toml::guest"] == "FAILED"
-    assert "it did not end by itself, but by bound" in done.stdout
+    assert "the guest did not end by itself, but by bound" in done.stdout
 
 
 def test_a_mistake_in_a_scenario_is_an_error_that_names_it(tmp_path: Path) -> None:

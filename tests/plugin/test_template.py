@@ -17,7 +17,7 @@ from tests.support.command import ROOT
 TEMPLATE: Final = ROOT / "docs" / "template"
 SECONDS: Final = 200
 LINES: Final = 60
-EXPECTED: Final = 18
+EXPECTED: Final = 21
 
 
 def run(*command: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:

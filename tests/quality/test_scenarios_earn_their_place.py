@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -45,13 +44,13 @@ def finding(policy: type[Policy], scenario: Scenario, modes: Modes) -> str | Non
     return None
 
 
-def chosen() -> list[str]:
-    """All scenarios; those that take minutes only if asked for."""
-    everything = bool(os.environ.get("KSTACK_LONG"))
-    return sorted(name for name, scenario in scenarios().items() if everything or not scenario.long)
-
-
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if scenario.long else [])
+        for name, scenario in sorted(scenarios().items())
+    ],
+)
 def test_a_scenario_finds_its_mutant_and_nothing_where_there_is_nothing(name: str) -> None:
     scenario = find_scenario(name)
     mutant, modes = scenario.mutant, Modes()

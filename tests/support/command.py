@@ -1,18 +1,48 @@
-"""The command line in a process of its own, as a user runs it, on this checkout."""
+"""The command line, as a user runs it, on this checkout."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Final
+
+import pytest
+
+from vm.cli import main
 
 ROOT: Final = Path(__file__).parents[2]
 
 
+ENVIRONMENT: Final = {"COLUMNS": "120", "NO_COLOR": "1"}
+
+
 def kstack(*words: object) -> subprocess.CompletedProcess[str]:
-    """Run `kstack` with these words, on a terminal of 120 columns without colours."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "NO_COLOR": "1"}
+    """Run `kstack` with these words, in this process, as on no terminal, in 120 columns, without colours."""
+    arguments = list(map(str, words))
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["kstack", *arguments])
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with pytest.raises(SystemExit) as caught:
+            main()
+    code = caught.value.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, _text(out), _text(err))
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode()
+
+
+def kstack_process(*words: object) -> subprocess.CompletedProcess[str]:
+    """The same in a process of its own, as a user runs it."""
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "from vm.cli import main; main()", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)

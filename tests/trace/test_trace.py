@@ -277,7 +277,7 @@ def test_a_full_buffer_ends_a_run_and_nothing_else(
 ) -> None:
     monkeypatch.setattr("vm.trace.tracer.PART_RECORDS", 300)
     monkeypatch.setattr("vm.hw.engine.tracing.BUFFER_RECORDS", 300)
-    recording = recorded("laight", "entry-exit", RoundRobin(100_000))
+    recording = recorded("laight", "entry-exit", RoundRobin(2000))
     make_trace(recording, tmp_path / "small")
     monkeypatch.undo()
     make_trace(recording, tmp_path / "large")

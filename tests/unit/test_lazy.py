@@ -11,7 +11,6 @@ pair of sets: when no new pair turns up, histories of any length are equal.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cache
@@ -33,7 +32,6 @@ from vm.stacks.hypercall import Function
 from vm.stacks.pool import PoolConfig
 
 MODES: Final = ("sets-accessed", "keeps-accessed-clear", "none")
-WHOLE: Final = "KSTACK_LAZY_WHOLE"  # environment: compare all operations at once, which takes minutes
 
 
 class EagerModel:
@@ -205,7 +203,8 @@ def test_histories_of_four_operations_of_every_kind_are_those_of_an_eager_tlb(mo
     ("mode", "ops"),
     [
         ("none", EVERYTHING),
-        ("sets-accessed", operations(SOME)),
+        pytest.param("sets-accessed", operations(SOME), marks=pytest.mark.long),
+        ("sets-accessed", operations(FEW, cpus=[0])),
         ("keeps-accessed-clear", operations(FEW, cpus=[0])),
         ("keeps-accessed-clear", AGED),
     ],
@@ -214,7 +213,8 @@ def test_histories_of_any_length_are_those_of_an_eager_tlb(mode: str, ops: list[
     assert difference(mode, ops) is None
 
 
-@pytest.mark.skipif(WHOLE not in os.environ, reason=f"takes minutes; {WHOLE}=1")
+@pytest.mark.long
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
     ("mode", "ops", "longest"),
     [

@@ -33,7 +33,7 @@ app.command("vm.cli.listing:images", help="List the guest images that come with 
 def main() -> None:
     """Entry point of the console script; errors of the caller are one line and exit code 2."""
     try:
-        code = app()
+        code = app(sys.argv[1:])
     except KstackError as error:
         print(f"kstack: {error}", file=sys.stderr)
         sys.exit(BAD_USAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -77,13 +78,13 @@ def run(
     setup = Setup(image, cpus, memory, modes_of(mode), policy, options)
     scheduler = _scheduler(schedule, seed, scenario, anyway)
     journal = None if record is None else Journal(record, to_builtins(setup.head()), scheduler)
-    session = setup.session(journal or scheduler)
-    if not json:
-        _echo(session)
-    full = session.run()
+    with nullcontext() if journal is None else closing(journal):
+        session = setup.session(journal or scheduler)
+        if not json:
+            _echo(session)
+        full = session.run()
     result = judged(scenario, full)
-    if record is not None and journal is not None:
-        journal.close()
+    if record is not None:
         write_recording(record, setup.recording(session.choices, full))
     if json:
         print_json(run_document(result, None if record is None else str(record), session.machine.modes))

@@ -6,16 +6,14 @@ Derive a test class from `FaultConformance` and set `fault`, `scenario` and `pol
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from msgspec import structs
 
-from vm.errors import PolicyError
+from vm.errors import ConfigError, PolicyError, RecordingError
 from vm.fault import Fault, Injector, Moment, Where
 from vm.machine import size
-from vm.recording import UNFINISHED
 from vm.scenarios import find_scenario
-from vm.schedule import Exhausted, ReplaySchedule
 from vm.session import RunOptions
 from vm.setup import replay_session
 from vm.stacks.registry import find_policy
@@ -23,6 +21,22 @@ from vm.testing.guests import GuestRun, Schedule, Start
 
 NEVER: Final = 1 << 40
 """More executions, steps or units than there are in any run."""
+
+LOOKED: Final = 40
+"""Slices after a fault whose states are looked at."""
+
+
+class _Times(list[int | None]):
+    """When faults have happened, and all that was ever written there."""
+
+    def __init__(self, fired: list[int | None]) -> None:
+        super().__init__(fired)
+        self.set: list[int] = []
+
+    def __setitem__(self, number: Any, time: Any) -> None:
+        """One has happened."""
+        super().__setitem__(number, time)
+        self.set.append(time)
 
 
 class FaultConformance:
@@ -34,6 +48,7 @@ class FaultConformance:
         policy: under what.
         schedule: as on the command line; empty for the scenario's own.
         max_time: units that the run may take with the fault.
+        shows: it brings the run into another state; False where what it does was done already.
     """
 
     fault: ClassVar[Fault]
@@ -41,6 +56,7 @@ class FaultConformance:
     policy: ClassVar[str] = "switch-sp-ipi"
     schedule: ClassVar[str] = "random"
     max_time: ClassVar[int] = 300_000
+    shows: ClassVar[bool] = True
 
     def start(self, *faults: Fault) -> Start:
         """The run with these faults, not begun."""
@@ -54,28 +70,59 @@ class FaultConformance:
         start = self.start(*faults)
         return start.run(Schedule(self.schedule).scheduler(start.scenario))
 
+    def _states(self, *faults: Fault, begin: int | None = None) -> tuple[int, list[str]]:
+        """After how many slices the first fault has happened, or which are given; the states then and after some more."""
+        start = self.start(*faults)
+        session = start.session(Schedule(self.schedule).scheduler(start.scenario))
+        states: list[str] = []
+        slices, ended = 0, None
+        with suppress(PolicyError):
+            while ended is None and len(states) < LOOKED:
+                ended = session.step(self.max_time)
+                slices += 1
+                if begin is None and isinstance(session.injector, Injector) and session.injector.fired[0] is not None:
+                    begin = slices
+                if begin is not None and slices >= begin:
+                    states.append(session.machine.state_hash())
+        return slices + 1 if begin is None else begin, states
+
     def test_it_makes_sense(self) -> None:
         """It passes the check that every fault from a file passes."""
-        self.fault.checked(find_scenario(self.scenario).cpus)
+        try:
+            self.fault.checked(find_scenario(self.scenario).cpus)
+        except ConfigError as error:
+            raise AssertionError(str(error)) from error
 
     def test_it_happens_exactly_once(self) -> None:
         """From some moment on it has happened, at that moment, and it does not happen again."""
         start = self.start(self.fault)
         session = start.session(Schedule(self.schedule).scheduler(start.scenario))
-        assert isinstance(session.injector, Injector), "a run with a fault has an injector"
-        begun, times = session.machine.time, []
+        injector = session.injector
+        assert isinstance(injector, Injector), "a run with a fault has an injector"
+        times = _Times(injector.fired)
+        injector.fired = times
+        begun = session.machine.time
         while session.machine.time - begun < self.max_time:
             ended: str | None = "policy failed"
             with suppress(PolicyError):
                 ended = session.step(self.max_time)
-            fired = session.injector.fired[0]
-            if fired is not None and fired not in times:
-                assert fired <= session.machine.time, f"it happened at {fired}, which is still to come"
-                times.append(fired)
+            assert all(time <= session.machine.time for time in times.set), (
+                f"it happened at {times.set}: that is to come"
+            )
+            fired = injector.fired[0]
             if ended is not None or (fired is not None and session.machine.time - fired > self.max_time // 4):
                 break
-        assert times, f"{self.fault} did not happen in {self.scenario} under {self.policy}"
-        assert len(times) == 1, f"it happened at {times}"
+        why = f"it happened at {times.set}" if times.set else f"it did not happen: {injector.why(0)}"
+        assert len(times.set) == 1, f"{self.fault} in {self.scenario} under {self.policy}: {why}"
+
+    def test_it_does_something(self) -> None:
+        """When it has happened, or soon after, the run is in another state than one without; or the policy has failed."""
+        begin, states = self._states(self.fault)
+        _, plain = self._states(begin=begin)
+        assert not self.shows or states != plain, (
+            f"{self.fault}: when it has happened, and later, the run is in the states of one without it; "
+            "set shows = False if that is meant"
+        )
 
     def test_one_that_is_not_reached_says_so_and_changes_nothing(self) -> None:
         """`fired` is None, and the run ends in the state in which it ends without a fault."""
@@ -93,24 +140,25 @@ class FaultConformance:
     def test_it_happens_at_the_same_time_again(self) -> None:
         """The same run has the same fault at the same virtual time, and ends alike."""
         one, other = self.run(self.fault), self.run(self.fault)
-        assert one.fired == other.fired
-        assert (one.outcome is None) == (other.outcome is None)
-        assert one.outcome is None or one.result.state_hash == other.result.state_hash
+        assert one.fired == other.fired, f"it happened at {one.fired[0]}, and then at {other.fired[0]}"
+        assert _end(one) == _end(other), "the same run with the same fault ends otherwise"
 
     def test_a_recording_with_it_replays_to_the_same_state(self) -> None:
         """What is saved of the run is enough to repeat it, the fault included."""
         run = self.run(self.fault)
         recording = run.start.recording(run)
-        assert recording.faults, "the recording has lost the fault"
         session = replay_session(recording)
-        assert isinstance(session.injector, Injector), "the replay has lost the fault"
-        if run.outcome is None:
-            again = run.start.run(ReplaySchedule(recording.schedule(), recording.ended != UNFINISHED))
-            assert str(again.error) == str(run.error), "replayed, the policy fails otherwise"
-            return
+        assert isinstance(session.injector, Injector), "the recording has lost the fault"
         try:
-            result = session.run()
-        except Exhausted:
-            raise AssertionError("the recording ends before the run does") from None
+            end = session.run().state_hash
+        except PolicyError as error:
+            end = str(error)
+        except RecordingError as error:
+            raise AssertionError(f"its choices do not repeat the run: {error}") from error
         assert tuple(session.injector.fired) == run.fired, "replayed, the fault happens at another time"
-        assert result.state_hash == run.result.state_hash, "replayed, the run ends in another state"
+        assert end == _end(run), "replayed, the run ends otherwise"
+
+
+def _end(run: GuestRun) -> str:
+    """The state in which a run ends, or what the policy did that no policy may."""
+    return run.result.state_hash if run.error is None else str(run.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,8 +28,13 @@ from vm.setup import Setup, script_of
 from vm.stacks.policy import Policy
 from vm.stacks.registry import policies
 
-VERDICTS: Final = ("PASS", "FAIL", "SKIP", "XFAIL")
+FAILED: Final = ("FAIL", "XPASS")
+"""Verdicts that say that something is wrong; XPASS is a test that was to fail, and did not."""
+VERDICTS: Final = ("PASS", "SKIP", "XFAIL", *FAILED)
 """What a guest's report lines begin with, as those of kvm-unit-tests do."""
+NAMELESS: Final = "unnamed"
+"""The name of a report of failure that has none."""
+_REPORT: Final = re.compile(rf"({'|'.join(VERDICTS)})(?=[\s:]|$)[\s:]*([^:]*)")
 QUANTA: Final = (10, 100, 1000)
 """Units of virtual time of the round-robin schedules that come first."""
 
@@ -76,7 +82,7 @@ class Failure(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A line by which a guest reports a test of its own: `PASS name: what it is`."""
+    """A line by which a guest reports a test of its own: `PASS name: what it is`, or `PASS: name: what it is`."""
 
     verdict: str
     name: str
@@ -84,13 +90,12 @@ class Report(NamedTuple):
 
 
 def reports(serial: str) -> list[Report]:
-    """The report lines of what a guest has printed, in order."""
+    """The report lines of what a guest has printed, in order. One without a name counts where it says what is wrong."""
     found = []
-    for line in serial.splitlines():
-        verdict, _, rest = line.strip().partition(" ")
-        name = rest.partition(":")[0].strip()
-        if verdict in VERDICTS and name:
-            found.append(Report(verdict, name, line.strip()))
+    for line in map(str.strip, serial.splitlines()):
+        said = _REPORT.match(line)
+        if said is not None and (said[2].strip() or said[1] in FAILED):
+            found.append(Report(said[1], said[2].strip() or NAMELESS, line))
     return found
 
 
@@ -260,14 +265,21 @@ class GuestRun:
             return Failure("policy failed", str(self.error))
         if self.findings:
             return Failure(self.findings[0].kind.value, self.findings[0].text)
-        result = self.result
+        failed = [report.line for report in self.reports if report.verdict in FAILED]
+        if failed and self.result.ended == "exit":
+            return Failure(failed[0], failed[0])
+        return self.bad_end
+
+    @property
+    def bad_end(self) -> Failure | None:
+        """What is wrong with the guest's end, whatever it has reported; None if it has come to a good one."""
+        result, scenario = self.result, self.start.scenario
         if result.ended != "exit":
             return Failure(result.ended, f"the guest did not end by itself, but by {result.ended}")
-        failed = [report.line for report in self.reports if report.verdict == "FAIL"]
-        if failed:
-            return Failure(failed[0], failed[0])
         if result.exit_value not in GUEST_PASSED:
             return Failure(f"exit {result.exit_value}", f"the guest ended with exit value {result.exit_value}")
+        if scenario is not None and scenario.success not in self.serial:
+            return Failure("no success", f"it never printed {scenario.success!r}")
         return None
 
     @property
