@@ -58,6 +58,7 @@ nightly: setup
 	KSTACK_LONG=1 KSTACK_FUZZ=10 $(BIN)/python -m pytest -q -n $(JOBS) -m "long or slow"
 	KSTACK_LONG=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/quality/test_policies_conform.py
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
+	$(BIN)/python -m tests.nightly exploring --jobs $(JOBS) > exploring.md
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md
 	$(BIN)/python -m tests.nightly decisions --write --jobs $(JOBS) > decisions.md
 	$(BIN)/python -m tests.nightly injected --jobs $(JOBS) --report injected.html > injected.md

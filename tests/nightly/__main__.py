@@ -1,4 +1,4 @@
-"""Long runs, `python -m tests.nightly mutation|seeded|decisions|injected|alarms|hostile|transistency [--policies a,b] [--scenarios x,y] [--write] [--jobs N] [--schedules N] [--count N] [--report FILE]`: Markdown on stdout."""
+"""Long runs, `python -m tests.nightly mutation|exploring|seeded|decisions|injected|alarms|hostile|transistency [--policies a,b] [--scenarios x,y] [--write] [--jobs N] [--schedules N] [--count N] [--report FILE]`: Markdown on stdout."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
-from tests.nightly import alarms, decisions, hostile, injected, mutation, seeded, transistency
+from tests.nightly import alarms, decisions, exploring, hostile, injected, mutation, seeded, transistency
 from tests.support.shapes import SHAPES
+from vm.hw.modes import Modes
 from vm.report.decisions import FILE, Reading, write_decisions
 from vm.report.faults import write_matrix
 from vm.report.words import modes_line
@@ -22,7 +23,7 @@ from vm.trials.campaign import Batch
 def main() -> None:
     """Run what is asked for; exit with 1 if an alarm was false, a guest did harm, or two machines differ."""
     parser = argparse.ArgumentParser(prog="python -m tests.nightly")
-    kinds = ("mutation", "seeded", "decisions", "injected", "alarms", "hostile", "transistency")
+    kinds = ("mutation", "exploring", "seeded", "decisions", "injected", "alarms", "hostile", "transistency")
     parser.add_argument("what", choices=kinds)
     parser.add_argument("--policies", default="")
     parser.add_argument("--scenarios", default="", help="litmus ones, for decisions")
@@ -41,6 +42,8 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs) as executor:
         if arguments.what == "mutation":
             wrong = _mutation(executor, chosen or list(policies()))
+        elif arguments.what == "exploring":
+            wrong = _exploring(executor, chosen or list(policies()))
         elif arguments.what == "seeded":
             wrong = _seeded(executor, chosen)
         elif arguments.what == "decisions":
@@ -78,6 +81,14 @@ def _mutation(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     return False
 
 
+def _exploring(executor: ProcessPoolExecutor, names: list[str]) -> bool:
+    sites = dict(zip(names, executor.map(exploring.sites_of, names), strict=True))
+    work = [(name, *site) for name in names for site in sites[name]]
+    print(modes_line(Modes(df_restart="exact"), explored=True) + "\n")
+    print(exploring.table(list(executor.map(exploring.hunt, *zip(*work, strict=True), chunksize=1))))
+    return False
+
+
 def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     work = [one for one in seeded.seeds() if not names or one[0].policy in names]
     found = list(executor.map(seeded.hunt, *zip(*work, strict=True), chunksize=1))
@@ -90,8 +101,10 @@ def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
 def _decisions(executor: ProcessPoolExecutor, names: list[str], places: list[str], write: bool) -> bool:
     work, readings = decisions.pairs(names, places), []
     for speculation in ("sets-accessed", "keeps-accessed-clear"):
-        found = list(executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1))
+        decided = list(executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1))
+        found = [one.decision for one in decided]
         print(f"speculation={speculation}: {decisions.table(found, speculation)}\n", flush=True)
+        print(decisions.took(decided) + "\n", flush=True)
         readings.append(Reading(decisions.modes_of(speculation).as_dict(), found))
     if write:
         write_decisions(FILE, readings)

@@ -38,7 +38,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scenario: by name.
         verdict: `safe`, `unsafe` or `undecided`.
         amount: states, or visible operations of the shortest way to a finding.
-        every: states where every move is made.
+        every: states where every move is made; None where that was out of reach.
         exercised: moves that could have gone by more than one translation.
         kind: of the finding, or None.
     """
@@ -48,7 +48,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scenario: str
     verdict: str
     amount: int
-    every: int
+    every: int | None
     exercised: int
     kind: str | None
 
