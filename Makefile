@@ -38,12 +38,12 @@ run: setup
 	$(BIN)/kstack compare $(or $(ARGS),--scenarios laight$(COMMA)wilcox$(COMMA)quiet-then-deep$(COMMA)deep --schedules 3)
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m "not docs" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not docs" $(ARGS)
 
 # All of them, also when one fails.
 check: setup
 	@failed=; for step in "ruff check ." "ruff format --check ." mypy lint-imports \
-		"python -m pytest -q -m docs -p no:randomly tests/quality/test_docs_examples.py"; do \
+		"python -m pytest -q -n $(JOBS) -m docs -p no:randomly tests/quality/test_docs_examples.py"; do \
 		echo "check: $$step"; $(BIN)/$$step || failed="$$failed\n  $$step"; \
 	done; [ -z "$$failed" ] || { printf "failed:$$failed\n"; exit 1; }
 

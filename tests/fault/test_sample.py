@@ -11,7 +11,10 @@ SURVIVED = ("nmi", "duplicate-ipi", "delay-ipi", "delay-ack")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["switch-sp-ipi", "accessed-latch", "fault-ist"])
+@pytest.mark.parametrize(
+    "policy",
+    ["switch-sp-ipi", *(pytest.param(policy, marks=pytest.mark.long) for policy in ("accessed-latch", "fault-ist"))],
+)
 def test_what_holds_of_every_policy(policy: str) -> None:
     tried = set()
     for batch in injected.work([policy], 2):

@@ -113,7 +113,7 @@ def remapped(store: str, first: str = "") -> str:
     )
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [*ORDERS[:2], pytest.param(ORDERS[2], marks=pytest.mark.long)])
 @pytest.mark.parametrize("store", STORES)
 def test_a_remap_by_any_store_without_an_invalidation_is_found(store: str, order: str, tmp_path: Path) -> None:
     found = explored(scenario(tmp_path, remapped(STORES[store])), memory_order=order)
@@ -121,7 +121,7 @@ def test_a_remap_by_any_store_without_an_invalidation_is_found(store: str, order
     assert found.finding is not None and "through its cached translation" in found.finding.text
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [*ORDERS[:2], pytest.param(ORDERS[2], marks=pytest.mark.long)])
 @pytest.mark.parametrize("store", STORES)
 def test_with_an_invalidation_it_is_proved(store: str, order: str, tmp_path: Path) -> None:
     found = explored(scenario(tmp_path, remapped(STORES[store], "invlpg [rip+x]")), memory_order=order)
@@ -198,7 +198,7 @@ program_1:
 """
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [*ORDERS[:2], pytest.param(ORDERS[2], marks=pytest.mark.long)])
 @pytest.mark.parametrize(("add", "verdict"), [("add", "unsafe"), ("lock add", "safe")])
 def test_an_unlocked_read_modify_write_can_lose_an_update(add: str, verdict: str, order: str, tmp_path: Path) -> None:
     assert explored(scenario(tmp_path, COUNTED.format(add=add)), memory_order=order).verdict == verdict

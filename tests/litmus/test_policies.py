@@ -125,7 +125,7 @@ def test_sleepers_are_answered_in_parts_by_id() -> None:
     assert all(parts == everybody for everybody, parts in Asking.asked)
 
 
-@pytest.mark.parametrize("dropped", [None, "WaitForAck", "PostFlush", "Invlpg"])
+@pytest.mark.parametrize("dropped", [pytest.param(None, marks=pytest.mark.long), "WaitForAck", "PostFlush", "Invlpg"])
 def test_a_full_list_of_deferred_invalidations_falls_back_to_a_shootdown(
     dropped: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,9 @@ def test_v1_would_sleep_for_memory_inside_schedule_and_the_mended_refill_would_n
     assert Kind.DEADLOCK not in kinds(verdict("fault-df", "pool-decay"))
 
 
-@pytest.mark.parametrize("policy", ["v1-as-posted", "fault-df", "fault-ist"])
+@pytest.mark.parametrize(
+    "policy", ["v1-as-posted", *(pytest.param(policy, marks=pytest.mark.long) for policy in ("fault-df", "fault-ist"))]
+)
 def test_an_interrupt_whose_frame_faults_is_lost_where_the_hardware_gives_it_once(policy: str) -> None:
     modes = RESTARTABLE.with_option("interrupted-delivery=lost").with_option(
         "stack-fault-delivery=" + find_policy(policy).delivery

@@ -48,9 +48,14 @@ def stepped(recording: Recording) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "policy"), [("futex-sleepers", "switch-sp-ipi"), ("pressure", "entry-exit"), ("laight", "fixed-16k")]
+    ("scenario", "policy"),
+    [
+        ("pressure", "entry-exit"),
+        ("laight", "fixed-16k"),
+        pytest.param("futex-sleepers", "switch-sp-ipi", marks=pytest.mark.long),
+    ],
 )
-@pytest.mark.parametrize("records", [1 << 17, 700])
+@pytest.mark.parametrize("records", [pytest.param(1 << 17, marks=pytest.mark.long), 700])
 def test_every_wake_up_is_there_with_its_thread(
     scenario: str, policy: str, records: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
