@@ -44,6 +44,17 @@ def test_after_the_handler_all_is_as_before() -> None:
     assert inside != before
 
 
+def test_a_world_left_in_a_handler_has_no_say_in_the_next_one() -> None:
+    problem = Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(search(PROBLEM).visible.frames))
+    booted = problem.boot()
+    left = problem.world(booted)
+    cpu = with_an_interrupt(left)
+    left.make(left.interrupts_of(cpu)[0])
+    assert booted.machine.cpus[cpu].on_return is not None
+    problem.world(booted)
+    assert booted.machine.cpus[cpu].on_return is None
+
+
 def test_otherwise_there_are_more_states_and_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = search(PROBLEM)
     monkeypatch.setattr(world, "put_back", lambda *_: None)

@@ -165,6 +165,8 @@ class World:
         self._close(pages)
         self.held: list[Held | None] = [None] * len(self.machine.cpus)
         self.below: list[Below | None] = [None] * len(self.machine.cpus)  # of those in an interrupt's handler
+        for cpu in range(len(self.machine.cpus)):
+            self._watch_returns(cpu)  # an earlier world of the same machine may have been left in one
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
         for cpu in self.programs:
             self._run_on(cpu)
