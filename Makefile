@@ -1,6 +1,6 @@
 # make setup         .venv with everything that run, test and check need (Python 3.11 or later, pip, PyPI)
 # make run           the main job: every policy against four scenarios;  make run ARGS="--schedules 20" for all of them
-# make test          all tests;  make test ARGS="-k apic"
+# make test          the tests;  make test ARGS="-k apic";  KSTACK_LONG=1 make test has the nightly run's too
 # make check         style, types, layers, and the examples in the documentation
 # make bench         speed, beside bare Unicorn and QEMU;  make bench ARGS="--only slice"
 # make nightly       mutants, seeded bugs, what exploring decides, faults everywhere, false alarms, hostile guests: hours;  JOBS=2
