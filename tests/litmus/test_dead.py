@@ -8,6 +8,7 @@ from vm.explore import world
 from vm.explore.dead import WINDOW, below
 from vm.explore.stateful import Problem, search
 from vm.explore.world import World
+from vm.hw.memory import PAGE
 from vm.hw.modes import Modes
 
 PROBLEM = Problem("litmus-laight", "switch-sp-ipi", Modes())
@@ -42,6 +43,16 @@ def test_after_the_handler_all_is_as_before() -> None:
         found.make(found.moves_of(cpu)[0])
     assert memory.read(before.address, WINDOW) == before.data
     assert inside != before
+
+
+def test_a_stack_that_others_may_store_to_is_left_as_it_is() -> None:
+    found = Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(search(PROBLEM).visible.frames)).world()
+    cpu = with_an_interrupt(found)
+    lies = below(found.machine.cpus[cpu], found.machine.memory)
+    assert lies is not None
+    found.visible.frames.add(lies.address // PAGE)
+    found.make(found.interrupts_of(cpu)[0])
+    assert found.below[cpu] is None
 
 
 def test_a_world_left_in_a_handler_has_no_say_in_the_next_one() -> None:

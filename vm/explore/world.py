@@ -24,6 +24,7 @@ from vm.hw.cpu import CpuState
 from vm.hw.engine import Flags, Registers
 from vm.hw.gate import Gate, Held, Touch, Visible
 from vm.hw.lazy import How, LazyTlb, Option
+from vm.hw.memory import PAGE
 from vm.hw.modes import Modes
 from vm.hw.paging import A, Attempt
 from vm.machine import End, Machine, MachineSnapshot
@@ -443,8 +444,11 @@ class World:
 
     def _begin_interrupt(self, cpu: int) -> None:
         """Keep what lies below a CPU's stack pointer until it returns; an interrupt inside another one's handler does not."""
-        if self.below[cpu] is None:
-            self.below[cpu] = below(self.machine.cpus[cpu], self.machine.memory)
+        found = None if self.below[cpu] is not None else below(self.machine.cpus[cpu], self.machine.memory)
+        if (
+            found is not None and found.address // PAGE not in self.visible.frames
+        ):  # another CPU may store there meanwhile
+            self.below[cpu] = found
             self._watch_returns(cpu)
 
     def _watch_returns(self, cpu: int) -> None:
