@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import kstack
+from vm.recording.journal import Journal
 
 MINE = """
 from vm.stacks import Policy, Steps, Thread, map_pages
@@ -183,3 +184,20 @@ def test_too_little_memory_for_a_scenario_is_refused() -> None:
     done = kstack("run", "laight", "--ram", "4M")
     assert done.returncode == 2
     assert "64M" in done.stderr
+
+
+def test_a_recording_s_file_is_closed_where_the_policy_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Journal] = []
+    close = Journal.close
+
+    def closing(self: Journal) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(Journal, "close", closing)
+    (tmp_path / "mine.py").write_text(MINE.replace("yield from map_pages(thread.pages)", "yield 7"))
+    done = kstack("run", "laight", "--policy", str(tmp_path / "mine.py"), "--record", str(tmp_path / "r.json"))
+    assert done.returncode == 2, done.stderr
+    assert len(closed) == 1

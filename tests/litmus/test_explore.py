@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from policies.fixed_16k import Fixed16K
 from tests.support.command import kstack
 from tests.support.memory_order import write_guest
 from vm.errors import ConfigError, ScenarioError
@@ -23,6 +24,8 @@ from vm.explore.sample import sample
 from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.explore.witness import witness
 from vm.hw.modes import Modes
+from vm.stacks import Steps, Thread, unmap_pages
+from vm.stacks.idioms import shootdown
 from vm.stacks.registry import find_policy
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +70,23 @@ def test_a_policy_that_tells_everybody_first_is_proved(policy: str) -> None:
 def test_a_proof_says_how_many_accesses_could_have_gone_wrong() -> None:
     assert search(problem("switch-sp-ipi")).exercised > 0
     assert search(problem("fixed-16k")).exercised == 0
+
+
+class Losing(Fixed16K):
+    """Frames of a thread that exits are nobody's."""
+
+    id = "losing"
+
+    def exit_thread(self, cpu: int, thread: Thread) -> Steps:
+        yield from unmap_pages(thread.pages)
+        yield from shootdown(thread.pages)
+
+
+def test_frames_that_are_lost_when_all_programs_have_ended_are_a_finding() -> None:
+    found = search(Problem("litmus-reuse", Losing, Modes()))
+    assert found.finding is not None
+    assert (found.verdict, found.finding.kind.value) == ("unsafe", "leak")
+    assert search(problem("fixed-16k", "litmus-reuse")).verdict == "safe"
 
 
 @pytest.mark.parametrize(("policy", "workers"), [("entry-exit", 2), ("switch-sp-ipi", 2), ("switch-sp-ipi", 10)])

@@ -444,10 +444,11 @@ class World:
 
     def _begin_interrupt(self, cpu: int) -> None:
         """Keep what lies below a CPU's stack pointer until it returns; an interrupt inside another one's handler does not."""
-        found = None if self.below[cpu] is not None else below(self.machine.cpus[cpu], self.machine.memory)
-        if (
-            found is not None and found.address // PAGE not in self.visible.frames
-        ):  # another CPU may store there meanwhile
+        if self.below[cpu] is not None:
+            return
+        found = below(self.machine.cpus[cpu], self.machine.memory)
+        shared = found is not None and found.address // PAGE in self.visible.frames  # others may store there meanwhile
+        if not shared:
             self.below[cpu] = found
             self._watch_returns(cpu)
 
