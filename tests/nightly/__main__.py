@@ -85,7 +85,11 @@ def _exploring(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     sites = dict(zip(names, executor.map(exploring.sites_of, names), strict=True))
     work = [(name, *site) for name in names for site in sites[name]]
     print(modes_line(Modes(df_restart="exact"), explored=True) + "\n")
-    print(exploring.table(list(executor.map(exploring.hunt, *zip(*work, strict=True), chunksize=1))))
+    hunted: list[exploring.Hunted] = []
+    for one in executor.map(exploring.hunt, *zip(*work, strict=True), chunksize=1):
+        hunted.append(one)
+        print(f"{len(hunted)} of {len(work)}: {one.policy} {one.site}: {one.program}", file=sys.stderr, flush=True)
+    print(exploring.table(hunted))
     return False
 
 

@@ -1,16 +1,19 @@
 """Every mutant of every policy, looked for by exploring alone: the litmus programs one after the other, under both readings.
 
-A mutant that no search finds is named with what finds it otherwise (`mutation.fate`), or with why nothing can.
+Programs in which a few random runs fall are explored first: what is found is found by the search, and sooner. A mutant that
+no search finds is named with what finds it otherwise (`mutation.fate`), or with why nothing can.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tests.nightly import mutation
 from tests.nightly.equivalent import why_equivalent
-from vm.errors import ScenarioError
+from vm.errors import KstackError
+from vm.expected import unexpected
 from vm.explore.stateful import Bounds, Problem, search
 from vm.hw.modes import Modes
 from vm.scenarios import find_scenario, scenarios
@@ -21,9 +24,9 @@ from vm.stacks.registry import find_policy
 from vm.testing.mutants import Site, Sites, mutants_of
 
 READINGS: Final = ("sets-accessed", "keeps-accessed-clear")
-BUDGET: Final = 60.0  # seconds a search of a mutant
+BUDGET: Final = 30.0  # seconds a search of a mutant
 PROOF: Final = 180.0  # seconds a search of the policy itself
-SEEDS: Final = 8  # random schedules by which it is seen which programs reach a step
+SEEDS: Final = 8  # random schedules by which it is seen which programs reach a step, and in which a mutant falls
 PROGRAMS: Final = tuple(
     sorted(
         (name for name, scenario in scenarios().items() if scenario.litmus),
@@ -77,24 +80,51 @@ def hunt(policy: str, site: Site, programs: tuple[str, ...], reached: tuple[str,
     """
     mutant, searches = mutants_of(find_policy(policy), [site])[0], 0
     why = why_equivalent(policy, site)
-    for program in programs:
-        for reading in READINGS:
-            searches += 1
-            finding = found_in(mutant.policy, program, reading)
-            if finding is not None and is_proved(policy, program, reading):
-                return Hunted(policy, site, mutant.change, program, reading, finding, searches)
     if why is None:
+        for program in likely(mutant.policy, programs):
+            for reading in READINGS:
+                searches += 1
+                finding = found_in(mutant.policy, program, reading)
+                if finding is not None and is_proved(policy, program, reading):
+                    return Hunted(policy, site, mutant.change, program, reading, finding, searches)
         fate = mutation.fate(policy, site, reached)
         why = f"{fate.scenario}: {fate.finding}" if fate.scenario else fate.equivalent or "nothing"
     return Hunted(policy, site, mutant.change, None, None, None, searches, why)
+
+
+def likely(policy: type[Policy], programs: tuple[str, ...]) -> Iterator[str]:
+    """The programs, those first in which the policy falls."""
+    late: list[str] = []
+    for name in programs:
+        if falls_in(policy, name):
+            yield name
+        else:
+            late.append(name)
+    yield from late
+
+
+def falls_in(policy: type[Policy], program: str) -> bool:
+    """Whether one of a few random runs of a program finds something, or does not end well."""
+    scenario = find_scenario(program)
+    for modes in (mutation.MODES, mutation.SILENT):
+        for seed in range(SEEDS):
+            options = RunOptions(scenario.max_instructions, stop_at_finding=True, adversary=seed)
+            booted = mutation.booted(program, policy.delivery, modes)
+            try:
+                result = booted.session(policy(), RandomSchedule(seed), options).run()
+            except KstackError:
+                return True  # the search will say what it is
+            if unexpected(scenario, result) or result.ended != "exit":
+                return True
+    return False
 
 
 def found_in(policy: type[Policy], program: str, reading: str) -> str | None:
     """What a search finds, if anything."""
     try:
         outcome = search(_problem(policy, program, reading), Bounds(budget=BUDGET, shorter=0))
-    except ScenarioError:
-        return None  # a mutant may do what cannot be explored
+    except KstackError:
+        return None  # a mutant may do what cannot be explored, or what no policy may
     if outcome.verdict != "unsafe":
         return None
     return outcome.finding.kind.value if outcome.finding else "no end"
