@@ -103,16 +103,23 @@ def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
 
 
 def _decisions(executor: ProcessPoolExecutor, names: list[str], places: list[str], write: bool) -> bool:
-    work, readings = decisions.pairs(names, places), []
+    work, readings, wrong = decisions.pairs(names, places), [], False
     for speculation in ("sets-accessed", "keeps-accessed-clear"):
-        decided = list(executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1))
+        decided: list[decisions.Decided] = []
+        for one in executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1):
+            decided.append(one)
+            print(f"{len(decided)} of {len(work)}: {one.decision.verdict} {one.differs}", file=sys.stderr, flush=True)
         found = [one.decision for one in decided]
         print(f"speculation={speculation}: {decisions.table(found, speculation)}\n", flush=True)
         print(decisions.took(decided) + "\n", flush=True)
+        for one in decided:
+            if one.differs:
+                wrong = True
+                print(f"**Differs**: {one.differs}\n", flush=True)
         readings.append(Reading(decisions.modes_of(speculation).as_dict(), found))
     if write:
         write_decisions(FILE, readings)
-    return False
+    return wrong
 
 
 def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int | None, report: Path | None) -> bool:
