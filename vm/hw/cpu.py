@@ -17,10 +17,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.apic import LocalApic
 from vm.hw.broadcast import Broadcast
+from vm.hw.checked import Native, check_of, encoding_of, keep_bases, rule_of, tables
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
-from vm.hw.decode import Instruction, decode
-from vm.hw.engine import Access, Engine, Flags, Gpr, Intercept, MmuIndex, Registers, Seg, Segment, Stop, StopKind
-from vm.hw.events import BP, DB, DF, NMI, OF, PF, UD, Event, EventDelivery, EventKind, Outcome, exception
+from vm.hw.decode import STACK_INSTRUCTIONS, Instruction, decode, effective_address
+from vm.hw.engine import Access, Check, CheckKind, Engine, Flags, Gpr, Intercept, MmuIndex, Registers, Seg, Segment, Stop, StopKind
+from vm.hw.events import BP, DB, DF, GP, NMI, OF, PF, SS, UD, Event, EventDelivery, EventKind, Outcome, exception
 from vm.hw.fred import DR6_SINGLE_STEP, Fred
 from vm.hw.gate import Gate
 from vm.hw.instructions import Result, handler_of
@@ -33,6 +34,7 @@ from vm.hw.rules import Rule
 from vm.hw.tracking import FrameTracker
 
 _MASK64: Final = (1 << 64) - 1
+_TABLES: Final = tables()
 _EXIT_IRET: Final = 0x74
 _STI: Final = 0xFB
 _SINGLE_BYTE: Final = {DB: b"\xf1", BP: b"\xcc", OF: b"\xce"}  # INT1, INT3, INTO
@@ -163,7 +165,7 @@ class Cpu:
         self._board = board
         self.apic = apic
         self.mmu = Mmu(index, board.memory, board.tracker, board.modes, board.rules)
-        self.engine = Engine(board.memory.address, board.memory.size, self)
+        self.engine = Engine(board.memory.address, board.memory.size, self, _TABLES)
         mask_engine(self.engine.env)
         self.registers: Registers = self.engine.registers
         self.mmu.attach(self.engine)
@@ -247,6 +249,17 @@ class Cpu:
         """The engine's softmmu misses, answered by the MMU."""
         self._location = location
         return self.mmu.fill(address, access, mmu, probe, location)
+
+    def look(self, address: int) -> Check | None:
+        """What checks an instruction that is being translated."""
+        if self._beyond_code(address):
+            return Check(CheckKind.ALWAYS)
+        return check_of(self.linear.code(address), self.registers.bits, address)
+
+    def _beyond_code(self, address: int) -> bool:
+        """Whether linear `address` is beyond the limit of CS, which 64-bit code has not (3.4.5)."""
+        code = self.registers.segment(Seg.CS)
+        return self.registers.bits != 64 and address - code.base & _MASK64 > code.limit
 
     def untried(self) -> None:
         """A refused fetch that is not to be delivered as a fault, but will come again."""
@@ -339,13 +352,13 @@ class Cpu:
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
-        self.recent.append(self._linear_rip())
+        self.recent.append(self.linear_rip())
         return stop.instructions + self._handle(stop)
 
     def _stops_again(self) -> bool:
         """Whether the engine would stop at the next instruction at once, as it did before: it need not be asked."""
         at, self._stopped_at = self._stopped_at, None
-        if at != self._linear_rip() or not self.mmu.still_fetches(at):
+        if at != self.linear_rip() or not self.mmu.still_fetches(at):
             return False
         self.recent.append(at)
         return True
@@ -354,9 +367,10 @@ class Cpu:
         """The instruction at RIP was not completed; the engine would hand it out again."""
         registers = self.registers
         if not registers.shadow and not registers.trap_flag:
-            self._stopped_at = self._linear_rip()
+            self._stopped_at = self.linear_rip()
 
-    def _linear_rip(self) -> int:
+    def linear_rip(self) -> int:
+        """RIP with the base of CS, which 64-bit code ignores."""
         base = self.registers.segment(Seg.CS).base if self.registers.bits != 64 else 0
         return base + self.registers.rip & _MASK64
 
@@ -468,6 +482,8 @@ class Cpu:
         if kind in (StopKind.BUDGET, StopKind.INTERRUPT_WINDOW):
             return 0
         if kind is StopKind.HALT:
+            if self.registers.trap_flag:  # the trap wakes it at once
+                return self._single_step()
             self.state = CpuState.HALTED
             return 0
         if kind is StopKind.REFUSED:
@@ -478,13 +494,25 @@ class Cpu:
             assert fault is not None
             if Rule.SHADOW_NOT_FOR_FAULTS not in self._board.rules and self.registers.shadow:
                 return self._hold_off_fault()
-            self.deliver(exception(fault.vector, fault.error, fault.address if fault.vector == 14 else None))
+            vector = SS if fault.vector == GP and self._is_on_stack(fault.address) else fault.vector
+            self.deliver(exception(vector, fault.error, fault.address if vector == PF else None))
             return 1
         if kind is StopKind.EXCEPTION:
             return self._engine_exception(stop)
         if kind is StopKind.INTERCEPT and stop.code == _EXIT_IRET:
             return self._iret()
         return self._emulate()
+
+    def _is_on_stack(self, address: int) -> bool:
+        """Whether the instruction at RIP reaches linear `address` by the stack segment (volume 1, 3.7.5)."""
+        instruction = self._instruction()
+        if instruction is None:
+            return False
+        if instruction.memory is not None:
+            operand = effective_address(instruction, self.registers)
+            if address - operand & _MASK64 < max(instruction.memory.width, 1):
+                return instruction.memory.segment is Seg.SS
+        return instruction.name in STACK_INSTRUCTIONS
 
     def _hold_off_fault(self) -> int:
         """What only a broken model does: the shadow swallows a fault, and the instruction with it."""
@@ -522,22 +550,50 @@ class Cpu:
                 self.deliver(exception(fault.vector, fault.error, fault.address))
                 return 1
         self.engine.intercept(Intercept.IRET, False)
-        stop = self.engine.run(1)
+        after = keep_bases(self.registers)
+        stop = self._run_checked()
+        self._block_nmi(faults_keep and stop.instructions == 0)
+        if stop.instructions:
+            after()
+            self.returned()
+        return stop.instructions + self._handle(stop)
+
+    def _run_checked(self) -> Stop:
+        """Execute the instruction at RIP in the engine, whatever its check says."""
+        stop = self.engine.run_checked()
+        self.registers.clear_resume()
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
-        self._block_nmi(faults_keep and stop.instructions == 0)
-        if stop.instructions:
-            self.returned()
+        return stop
+
+    def _let_run(self, native: Native) -> int:
+        """An instruction whose check has left the engine is to run there after all."""
+        stop = self._run_checked()
+        if stop.instructions and native.after is not None:
+            native.after()
         return stop.instructions + self._handle(stop)
 
     def _instruction(self) -> Instruction | None:
         """The instruction at RIP."""
-        return decode(self.linear.code(self._linear_rip()), self.registers.bits)
+        return decode(self.linear.code(self.linear_rip()), self.registers.bits)
 
     def _emulate(self) -> int:
         registers = self.registers
-        instruction = self._instruction()
+        if self._beyond_code(self.linear_rip()):
+            self.deliver(exception(GP, 0))
+            return 1
+        code = self.linear.code(self.linear_rip())
+        instruction, found = decode(code, registers.bits), encoding_of(code, registers.bits)
+        rule = None if found is None else rule_of(found)
+        if instruction is not None and found is not None and rule is not None:
+            try:
+                native = rule.act(self, instruction, found)
+            except GuestFault as fault:
+                self.deliver(exception(fault.vector, fault.error, fault.address))
+                return 1
+            if native is not None:
+                return self._let_run(native)
         handler = handler_of(instruction) if instruction is not None else None
         if instruction is None or handler is None:
             self.deliver(exception(UD))
@@ -566,15 +622,21 @@ class Cpu:
         if result is Result.DONE:
             self._advance(instruction)
         self._spend(1)
-        if stepping and result not in (Result.JUMPED, Result.SHADOWED):
-            registers.dr[6] |= DR6_SINGLE_STEP
-            self.deliver(exception(DB))
-            return 2
+        if instruction.name == "syscall":
+            stepping = registers.trap_flag  # what FMASK has left of it counts
+        if stepping and (result not in (Result.JUMPED, Result.SHADOWED) or instruction.name == "syscall"):
+            return 1 + self._single_step()
+        return 1
+
+    def _single_step(self) -> int:
+        """The trap behind an instruction that began with TF set."""
+        self.registers.dr[6] |= DR6_SINGLE_STEP
+        self.deliver(exception(DB))
         return 1
 
     def _before(self, instruction: Instruction) -> Before:
         registers = self.registers
-        code = self.linear.code(self._linear_rip(), instruction.length)
+        code = self.linear.code(self.linear_rip(), instruction.length)
         return Before(registers.rip, registers.gpr[Gpr.RSP], registers.segment(Seg.CS).selector & 3, code)
 
     def _advance(self, instruction: Instruction) -> None:

@@ -22,6 +22,11 @@ _UNKNOWN_TO_CAPSTONE: Final = {
     b"\xf2\x0f\x01\xca": "erets",
     b"\xf3\x0f\x01\xca": "eretu",
 }
+STACK_INSTRUCTIONS: Final = frozenset(
+    ("push", "pop", "call", "ret", "leave", "enter", "iret", "iretd", "iretq", "retf", "retfq", "lcall")
+    + ("pushf", "pushfq", "pushfd", "popf", "popfq", "popfd", "pushal", "pushaw", "popal", "popaw", "int", "int3")
+)
+"""Names of those that reach the stack without naming it."""
 _LONG_NAMES: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 
 
@@ -104,19 +109,20 @@ def decode(code: bytes, bits: int) -> Instruction | None:
             elif operand.type == X86_OP_IMM:
                 immediates.append(operand.imm)
             elif operand.type == X86_OP_MEM and memory is None:
-                memory = _memory_operand(found, operand)
+                memory = _memory_operand(found, operand, bits)
         name = found.mnemonic.split()[-1]
         repeat = found.mnemonic.startswith("rep")
         return Instruction(name, found.size, tuple(registers), tuple(immediates), memory, repeat, found.addr_size * 8)
     return None
 
 
-def _memory_operand(found: object, operand: object) -> MemoryOperand:
+def _memory_operand(found: object, operand: object, bits: int) -> MemoryOperand:
     name = found.reg_name  # type: ignore[attr-defined] # capstone has no types
     mem = operand.mem  # type: ignore[attr-defined] # as above
     base, index = name(mem.base) or None, name(mem.index) or None
-    if mem.segment:
-        segment = _SEGMENTS[name(mem.segment)]
+    named = _SEGMENTS.get(name(mem.segment)) if mem.segment else None
+    if named in (Seg.FS, Seg.GS) or (named is not None and bits != 64):  # the other prefixes are ignored in 64-bit code
+        segment = named
     else:
         segment = Seg.SS if base in ("rsp", "esp", "sp", "rbp", "ebp", "bp") else Seg.DS
     if index in ("riz", "eiz"):

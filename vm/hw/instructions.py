@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from vm.hw.cpuid import INVLPGB_MAX
 from vm.hw.decode import GPR_NAMES, Instruction, effective_address
-from vm.hw.engine import Flags, Gpr, Seg, Segment, SegmentAttribute
+from vm.hw.engine import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
 from vm.hw.events import DB, Event, EventKind
 from vm.hw.fred import SYSCALL_VECTOR
 from vm.hw.linear import GuestFault
@@ -310,7 +310,7 @@ def _check_port(cpu: Cpu, port: int, width: int) -> None:
 
 
 def _string_port(cpu: Cpu, instruction: Instruction) -> Result:
-    """INS and OUTS, one iteration."""
+    """INS and OUTS, one iteration. What INS is to store to is looked at before the port is read."""
     registers = cpu.registers
     gpr = registers.gpr
     mask = (1 << instruction.address_bits) - 1
@@ -319,24 +319,31 @@ def _string_port(cpu: Cpu, instruction: Instruction) -> Result:
     width = {"b": 1, "w": 2, "d": 4}[instruction.name[-1]]
     port = gpr[Gpr.RDX] & 0xFFFF
     _check_port(cpu, port, width)
+    assert instruction.memory is not None
     index = Gpr.RDI if instruction.name.startswith("ins") else Gpr.RSI
-    segment = Seg.ES if index is Gpr.RDI else Seg.DS
-    base = 0 if registers.bits == 64 else registers.segment(segment).base
-    address = base + (gpr[index] & mask)
-    user = registers.cpl == 3
+    address = effective_address(instruction, registers)
+    user, smap = registers.cpl == 3, not registers.rflags & Flags.AC
     try:
         if index is Gpr.RDI:
-            cpu.linear.write(address, width, cpu.port_read(port, width), user=user)
+            cpu.linear.probe(address, width, user, smap)
+            cpu.linear.write(address, width, cpu.port_read(port, width) & (1 << 8 * width) - 1, user, smap)
         else:
-            cpu.port_write(port, width, cpu.linear.read(address, width, user=user))
+            cpu.port_write(port, width, cpu.linear.read(address, width, user, smap))
     except PortWaiting:
         return Result.WAITING
     step = -width if registers.rflags & Flags.DF else width
-    gpr[index] = gpr[index] & ~mask | gpr[index] + step & mask
+    _set(registers, index, gpr[index] + step, instruction.address_bits)
     if not instruction.repeat:
         return Result.DONE
-    gpr[Gpr.RCX] = gpr[Gpr.RCX] & ~mask | gpr[Gpr.RCX] - 1 & mask
+    _set(registers, Gpr.RCX, gpr[Gpr.RCX] - 1, instruction.address_bits)
     return Result.AGAIN if gpr[Gpr.RCX] & mask else Result.DONE
+
+
+def _set(registers: Registers, index: Gpr, value: int, bits: int) -> None:
+    """Write a register of `bits` bits: one of 32 clears the upper half, one of 16 keeps the rest (volume 1, 3.4.1.1)."""
+    gpr = registers.gpr
+    mask = (1 << bits) - 1
+    gpr[index] = value & mask if bits > 16 else gpr[index] & ~mask | value & mask
 
 
 def _pause(cpu: Cpu, _: Instruction) -> Result:

@@ -119,6 +119,17 @@ class LinearMemory:
             else:
                 self._mmio_write(physical, len(piece), int.from_bytes(piece, "little"))
 
+    def probe(self, address: int, size: int, user: bool = False, smap: bool = True) -> None:
+        """Find out whether `size` bytes can be stored; Accessed and Dirty are set as by a store.
+
+        Raises:
+            GuestFault: they cannot.
+        """
+        attempt = Attempt(True, False, user, smap and self._mmu.smap)
+        self._physical(address, attempt)
+        for page in range((address & ~0xFFF) + 4096, address + size, 4096):
+            self._physical(page, attempt)
+
     def _tell(self, address: int, physical: int, size: int, value: int, store: bool) -> None:
         if self.on_access is not None:
             self.on_access(address & _MASK64, physical, size, value, store)

@@ -1,10 +1,13 @@
 """Unicorn behind one door: everything that depends on its insides is in this package."""
 
+from vm.hw.engine.checks import Check, CheckKind
 from vm.hw.engine.engine import Access, Engine, Host, Intercept, MmuIndex, Stop, StopKind
 from vm.hw.engine.registers import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
 
 __all__ = [
     "Access",
+    "Check",
+    "CheckKind",
     "Engine",
     "Flags",
     "Gpr",

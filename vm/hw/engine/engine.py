@@ -18,13 +18,23 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from unicorn import UC_ARCH_X86, UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_TLB_FILL, UC_MODE_64, UC_PROT_ALL, Uc
+from unicorn import (
+    UC_ARCH_X86,
+    UC_HOOK_BLOCK,
+    UC_HOOK_CODE,
+    UC_HOOK_INSN,
+    UC_HOOK_TLB_FILL,
+    UC_MODE_64,
+    UC_PROT_ALL,
+    Uc,
+)
 from unicorn import unicorn_const as const
 from unicorn import x86_const as x86
 
 from vm.errors import EngineError
 from vm.hw.engine import layout
 from vm.hw.engine.blocks import Blocks
+from vm.hw.engine.checks import MAGIC, NOWHERE, Check, Checks
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
 from vm.hw.engine.tracing import Recorder
@@ -32,6 +42,7 @@ from vm.hw.engine.tracing import Recorder
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
 PHYSICAL_BITS = 40
 TCG_BUFFER_BYTES = 64 << 20
+_CHECKED: Final = 2  # of Control.trapped
 ERR_OK, ERR_EXCEPTION, ERR_INSN_INVALID = 0, const.UC_ERR_EXCEPTION, const.UC_ERR_INSN_INVALID
 VMEXIT = 0x100  # QEMU numbers SVM exits from here
 EXIT_INTR = 0x160
@@ -66,7 +77,7 @@ class StopKind(enum.Enum):
     REFUSED = "the host refused a translation; it knows which"
     EXCEPTION = "an exception was raised"
     INTERCEPT = "an intercepted instruction is next"
-    TRAPPED = "IN, OUT or SYSCALL is next"
+    TRAPPED = "IN, OUT, SYSCALL or an instruction that its check has held back is next"
     INVALID = "an opcode that Unicorn does not know is next"
     INTERRUPT_WINDOW = "interrupts have become deliverable"
 
@@ -100,6 +111,10 @@ class Host(Protocol):
         `location` is the host return address of the access, 0 outside a block; `Engine.locate`
         turns it into RIP.
         """
+        ...
+
+    def look(self, address: int) -> Check | None:
+        """An instruction at linear `address` is translated, of those that the tables ask about: what checks it."""
         ...
 
     def untried(self) -> None:
@@ -158,6 +173,7 @@ _FILL_TYPE = ctypes.CFUNCTYPE(
 _VOID_TYPE = ctypes.CFUNCTYPE(None)
 _HEAD_TYPE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
 _TRANSLATED_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
+_LOOK_TYPE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
 
 
 class Engine:
@@ -166,13 +182,14 @@ class Engine:
     Args:
         ram_address: host address of the guest's RAM, shared by all CPUs, mapped at physical 0.
         ram_bytes: its size, a multiple of 4096, at most 3 GiB.
-        host: who answers fills and MMIO.
+        host: who answers fills and MMIO, and gives checks.
+        tables: of which instructions it is asked for one (checks.py), four times 256 bytes.
 
     Raises:
         EngineError: this is not the Unicorn whose insides kstack knows.
     """
 
-    def __init__(self, ram_address: int, ram_bytes: int, host: Host) -> None:
+    def __init__(self, ram_address: int, ram_bytes: int, host: Host, tables: bytes = bytes(1024)) -> None:
         self._host = host
         self._library = layout.Library()
         self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
@@ -187,6 +204,7 @@ class Engine:
         self.error: BaseException | None = None
         self._map_memory(ram_address, ram_bytes)
         self._map_words()
+        self._tables = (ctypes.c_uint8 * 1024).from_buffer_copy(tables)
         self._install_stubs()
         self._set_intercepts()
         self._start = self._library["uc_emu_start"]
@@ -256,8 +274,9 @@ class Engine:
             _VOID_TYPE(self._void_table),
             _HEAD_TYPE(self._give_head),
             _TRANSLATED_TYPE(self._translated),
+            _LOOK_TYPE(self._look),
         ]
-        fill, control.rewind, control.void, control.give_head, self._told = (
+        fill, control.rewind, control.void, control.give_head, self._told, control.look = (
             ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep
         )
         control.table, control.tcg_ctx, control.cpu = ctypes.addressof(self._table), tcg, self._cpu
@@ -267,11 +286,13 @@ class Engine:
         control.flush_count = tcg + layout.TCG_FLUSH_COUNT
         control.leave = library.address("cpu_loop_exit_noexc_x86_64")
         control.uc, control.check_exit = self._handle, library.address("helper_check_exit_request_x86_64")
-        self._code = code = CodePage()
+        control.tables, control.ldub_code = ctypes.addressof(self._tables), library.address("cpu_ldub_code_x86_64")
+        control.restore_state, control.granted = library.address("cpu_restore_state_x86_64"), NOWHERE
+        self._code, self._checks = code, _ = CodePage(), Checks(control)
         original = library.address("unicorn_fill_tlb_x86_64")
         slot = layout.u64(layout.u64(self._cpu + layout.CPU_CC).value + layout.CC_TLB_FILL)
-        slot.value = code.fill(fill, original)
         data = ctypes.addressof(control)
+        slot.value = code.fill(fill, original, MAGIC, data)
         block, control.again = code.block()
         self._hooks = [
             library.hook(self._handle, UC_HOOK_TLB_FILL, code.refuse(), 0),
@@ -280,6 +301,8 @@ class Engine:
             library.hook(self._handle, UC_HOOK_INSN, code.trap("r8"), data, x86.UC_X86_INS_OUT),
             library.hook(self._handle, UC_HOOK_INSN, code.trap("rsi"), data, x86.UC_X86_INS_SYSCALL),
         ]
+        refuse = self._hooks[0]
+        control.code_hook = library.hook(self._handle, UC_HOOK_CODE, refuse, 0, bounds=(NOWHERE, NOWHERE))
         uc.ctl_exits_enabled(True)
 
     def _set_intercepts(self) -> None:
@@ -323,6 +346,7 @@ class Engine:
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
         control.paid_block = control.requested = control.withheld = 0
+        control.checked = NOWHERE
         self._old_exception.value = -1
         self._is_int.value = 0
         if budget <= 32:
@@ -337,10 +361,23 @@ class Engine:
             raise error
         ahead = self._refused_location == 0  # nothing had begun that was refused
         stop = self._classify(result, budget - control.remaining - control.withheld)
-        if self.recorder is not None and stop.kind in _GOES_BACK and not ahead:
+        control.granted = NOWHERE
+        if stop.kind in _GOES_BACK and not ahead and control.trapped != _CHECKED and self._hooked():
             self._repair_flags()
             self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
         return stop
+
+    def run_checked(self) -> Stop:
+        """Execute the instruction at RIP, whatever its check says."""
+        self.control.granted = self._linear()
+        return self.run(1)
+
+    def _linear(self) -> int:
+        return (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
+
+    def _hooked(self) -> bool:
+        """Whether the instruction at RIP, to which QEMU has gone back, began with a code hook."""
+        return self.recorder is not None or self.control.checked == self._linear()
 
     def _classify(self, result: int, paid: int) -> Stop:
         control = self.control
@@ -401,7 +438,7 @@ class Engine:
         """RIP of the access that a callback reports by its host return address."""
         if location:
             self._library["cpu_restore_state_x86_64"](self._cpu, location, False)
-            if self.recorder is not None:
+            if self._hooked():
                 self._repair_flags()
         return self._rip.value
 
@@ -413,7 +450,7 @@ class Engine:
     def _repair_flags(self) -> None:
         """QEMU has gone back to an instruction that had begun, before which its code hook computed the flags."""
         paid: int = self.control.paid_block
-        linear = (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
+        linear = self._linear()
         if paid and linear in self._blocks.starts(paid):
             self._cc_op.value = layout.CC_OP_EFLAGS
 
@@ -423,7 +460,7 @@ class Engine:
         if not paid:
             return 0
         starts = self._blocks.starts(paid)
-        linear = (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
+        linear = self._linear()
         return len(starts) - bisect_left(starts, linear) if starts[0] <= linear <= starts[-1] else 0
 
     # --- callbacks
@@ -438,19 +475,33 @@ class Engine:
             self._refused_location = location
             # The translator reads a block's code over the end of a page before any of it has run: then
             # only the first instruction is to run, alone.
-            linear = (self._cs_base.value + self._rip.value) & 0xFFFFFFFFFFFFFFFF
             self._refused_fetch = access == Access.FETCH
-            self._refused_ahead = self._refused_fetch and address >> 12 != linear >> 12
+            self._refused_ahead = self._refused_fetch and address >> 12 != self._linear() >> 12
         return False
 
     def _rewind(self) -> None:
         """A store changed its own block: QEMU runs the storing instruction again, alone."""
         control = self.control
         control.remaining += self._unexecuted()
-        if self.recorder is not None:
+        if self._hooked():
             self._repair_flags()
+        if self.recorder is not None:
             self.recorder.take_back()
         control.paid_block = 0
+
+    def _look(self, address: int) -> int:
+        try:
+            check = self._host.look(address)
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._fail(error)
+            return 0
+        return 0 if check is None else self._checks.form(check)
+
+    def look_at_all(self, wanted: bool) -> None:
+        """Ask the host about every instruction, and not only about those of the tables; drops all translated code."""
+        if bool(self.control.ask_all) != wanted:
+            self.control.ask_all = int(wanted)
+            self.drop_code(0, self._ram_bytes)
 
     def _void_table(self) -> None:
         ctypes.memset(self._table, 0, ctypes.sizeof(self._table))
@@ -521,4 +572,4 @@ class Engine:
         self._intercept.value = self._intercept.value | what if on else self._intercept.value & ~what
 
 
-EngineFactory = Callable[[int, int, Host], Engine]
+EngineFactory = Callable[[int, int, Host, bytes], Engine]

@@ -39,6 +39,7 @@ CC_TLB_FILL: Final = 72
 TCG_CODE_GEN_PROLOGUE: Final = 0x90
 TCG_CODE_GEN_BUFFER: Final = 0xA8  # which begins with the prologue
 TCG_FLUSH_COUNT: Final = 0x98D0
+TCG_NB_TEMPS: Final = 48  # behind the pool's five pointers, the labels and the globals
 TB_PC: Final = 0
 TB_CS_BASE: Final = 8
 TB_FLAGS: Final = 16
@@ -49,6 +50,17 @@ TB_CFLAGS: Final = 24
 TB_TC_PTR: Final = 32
 TB_TC_SIZE: Final = 40
 CF_COUNT_MASK: Final = 0x7FFF
+
+# --- DisasContextBase and TranslatorOps (exec/translator.h), struct hook (uc_priv.h)
+DB_PC_NEXT: Final = 16
+DB_NUM_INSNS: Final = 28
+DB_MAX_INSNS: Final = 32
+TRANSLATE_INSN: Final = 32
+TRANSLATOR_BYTES: Final = 1 << 21  # within which the functions of the translator for x86 lie
+HOOK_BEGIN: Final = 24
+HOOK_END: Final = 32
+HOOK_CALLBACK: Final = 40
+HOOK_USER_DATA: Final = 48
 
 # --- CPUX86State (target/i386/cpu.h)
 ENV_REGS: Final = 0  # rax rcx rdx rbx rsp rbp rsi rdi r8..r15
@@ -66,6 +78,7 @@ ENV_TR: Final = 352
 ENV_GDT: Final = 376
 ENV_IDT: Final = 400
 ENV_CR: Final = 424
+ENV_ZERO: Final = 504  # bounds of MPX, which CPUID does not announce: eight bytes that stay zero
 ENV_EFER: Final = 592
 ENV_FPU: Final = 604  # fpstt, fpus, fpuc, fptags[8], fpregs[8] of 16 bytes
 ENV_FPREGS: Final = 624
@@ -131,6 +144,8 @@ EXPORTS: Final = {
     "cpu_exit": (None, (_P,)),
     "cpu_loop_exit_noexc_x86_64": (None, (_P,)),
     "helper_check_exit_request_x86_64": (None, (_P, ctypes.c_uint32)),
+    "gen_intermediate_code_x86_64": (None, ()),
+    "cpu_ldub_code_x86_64": (ctypes.c_uint32, (_P, _U64)),
     "uc_emu_start": (_INT, (_P, _U64, _U64, _U64, ctypes.c_size_t)),
 }
 
@@ -167,14 +182,33 @@ class Library:
     def __getitem__(self, name: str) -> ctypes._NamedFuncPointer:
         return self._functions[name]
 
-    def hook(self, handle: int, kind: int, callback: int, data: int, instruction: int = 0) -> int:
+    def hook(
+        self,
+        handle: int,
+        kind: int,
+        callback: int,
+        data: int,
+        instruction: int = 0,
+        bounds: tuple[int, int] = (1, 0),
+    ) -> int:
         """Register machine code at `callback` as a hook of the engine at `handle`.
+
+        Args:
+            handle: host address of its uc_struct.
+            kind: Unicorn's number.
+            callback: host address.
+            data: handed to it.
+            instruction: of a hook of instructions.
+            bounds: first and last address; everywhere, if the last is below the first.
+
+        Returns:
+            Host address of its `struct hook`.
 
         Raises:
             EngineError: Unicorn refuses the hook.
         """
         hook = ctypes.c_size_t()
-        arguments = [_P(handle), ctypes.byref(hook), _INT(kind), _P(callback), _P(data), _U64(1), _U64(0)]
+        arguments = [_P(handle), ctypes.byref(hook), _INT(kind), _P(callback), _P(data), *map(_U64, bounds)]
         if instruction:
             arguments.append(_INT(instruction))
         status = self._raw.uc_hook_add(*arguments)

@@ -105,7 +105,6 @@ CC_FLAGS = Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF
 _CC, _DF, _IF, _FIXED = int(CC_FLAGS), int(Flags.DF), int(Flags.IF), int(Flags.FIXED)
 _TF, _NO_RF = int(Flags.TF), ~int(Flags.RF)
 _OTHER = ~(_CC | _DF)
-_IN_HFLAGS = int(Flags.TF | Flags.VM | Flags.IOPL)
 _VM = int(Flags.VM)
 _LONG, _BIG = int(SegmentAttribute.L), int(SegmentAttribute.B)
 _SEGMENT = struct.Struct("<I4xQII")  # QEMU's SegmentCache: selector, base, limit, flags
@@ -222,6 +221,14 @@ class Registers:
             return 64
         return 32 if hflags & layout.HF_CS32 else 16
 
+    @property
+    def stack_bits(self) -> int:
+        """Width of the stack pointer: 16, 32 or 64."""
+        hflags = self._hflags.value
+        if hflags & layout.HF_CS64:
+            return 64
+        return 32 if hflags & layout.HF_SS32 else 16
+
     def segment(self, which: Seg) -> Segment:
         """A segment register with its hidden part."""
         return Segment._make(_SEGMENT.unpack_from(self._segments, layout.SEG_BYTES * which))
@@ -241,14 +248,19 @@ class Registers:
         u64(self._env + layout.ENV_SEGS + layout.SEG_BYTES * which + layout.SEG_BASE).value = base
 
     def sync(self) -> None:
-        """Make hflags say what CR0, CR4, EFER, CS, SS and RFLAGS say (QEMU's x86_update_hflags)."""
+        """Make hflags say what CR0, CR4, EFER, CS and SS say (QEMU's x86_update_hflags).
+
+        IOPL, TF, RF, VM and AC have places in hflags too, which stay empty: QEMU takes them from RFLAGS for each block
+        (cpu_get_tb_cpu_state), and what stood there would outlive its cause.
+        """
+        self._hflags.value = self.derived_hflags() | self._hflags.value & (layout.HF_INHIBIT_IRQ | layout.HF_GUEST)
+
+    def derived_hflags(self) -> int:
+        """The bits of hflags that follow from the registers."""
         code, stack = self._code_flags.value, self._stack_flags.value
         cr0, cr4, eflags = self.cr[0], self.cr[4], self._eflags.value
-        keep = layout.HF_INHIBIT_IRQ | layout.HF_GUEST
-        flags = self._hflags.value & keep
-        flags |= stack >> 13 & layout.HF_CPL
+        flags = stack >> 13 & layout.HF_CPL
         flags |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8  # PE; MP, EM, TS
-        flags |= eflags & _IN_HFLAGS
         if cr4 & 1 << 9:
             flags |= layout.HF_OSFXSR
         if cr4 & 1 << 21:
@@ -265,7 +277,7 @@ class Registers:
                 flags |= layout.HF_ADDSEG
             elif any(self.segment(which).base for which in (Seg.DS, Seg.ES, Seg.SS)):
                 flags |= layout.HF_ADDSEG
-        self._hflags.value = flags
+        return flags
 
     def word(self, offset: int) -> ctypes.c_uint64:
         """A mapped 64-bit word of the CPU state (the MSRs that QEMU itself reads)."""

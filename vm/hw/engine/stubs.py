@@ -60,12 +60,25 @@ class Control(ctypes.Structure):
         ("flush_count", ctypes.c_uint64),  # 120: address of Unicorn's own flush count
         ("void", ctypes.c_uint64),  # 128: Python: void the table
         ("leave", ctypes.c_uint64),  # 136: cpu_loop_exit_noexc
-        ("trapped", ctypes.c_uint64),  # 144: an IN, OUT or SYSCALL left the engine before its effect
+        (
+            "trapped",
+            ctypes.c_uint64,
+        ),  # 144: an IN, OUT or SYSCALL (1), or a check (2), left the engine before its effect
         ("eflags", ctypes.c_uint64),  # 152: address of RFLAGS, whose RF ends with the block that set it
         ("withheld", ctypes.c_int64),  # 160: budget taken away to force a stop
         ("uc", ctypes.c_uint64),  # 168
         ("check_exit", ctypes.c_uint64),  # 176: helper_check_exit_request
         ("translated", ctypes.c_uint64),  # 184: Python: a block comes for the first time; 0 if nobody wants to know
+        ("code_hook", ctypes.c_uint64),  # 192: the struct hook of checks
+        ("tables", ctypes.c_uint64),  # 200: what checks.py says of each byte, four tables of 256
+        ("ask_all", ctypes.c_uint64),  # 208: every instruction is looked at
+        ("ldub_code", ctypes.c_uint64),  # 216: cpu_ldub_code
+        ("look", ctypes.c_uint64),  # 224: Python: an instruction is translated; its check's form, or 0
+        ("recorder", ctypes.c_uint64),  # 232: what records an instruction, or 0
+        ("cursor", ctypes.c_uint64),  # 240: of the recorder
+        ("checked", ctypes.c_uint64),  # 248: linear address of the instruction that was checked last
+        ("granted", ctypes.c_uint64),  # 256: of the one that is let through once
+        ("restore_state", ctypes.c_uint64),  # 264: cpu_restore_state
     )
 
 
@@ -349,8 +362,13 @@ class CodePage:
         self._used = (self._used + len(code) + 15) & ~15
         return address
 
-    def fill(self, callback: int, original: int) -> int:
-        """The fill stub that asks `callback` and falls back on `original` to refuse."""
+    def fill(self, callback: int, original: int, magic: int, control: int) -> int:
+        """The fill stub that asks `callback` and falls back on `original` to refuse.
+
+        Before it lie `magic` and the address of `control`, by which an engine of ours is known.
+        """
+        self._map[self._used : self._used + 16] = magic.to_bytes(8, "little") + control.to_bytes(8, "little")
+        self._used += 16
         return self.add(_FILL.format(callback=callback, original=original))
 
     def block(self) -> tuple[int, int]:

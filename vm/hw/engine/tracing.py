@@ -34,7 +34,7 @@ SPARE_RECORDS: Final = 1 << 16  # for what a block can still do once the engine 
 _COLUMN: Final = 8 * (BUFFER_RECORDS + SPARE_RECORDS)  # bytes of a column; a record has a 64-bit word in each
 _OF_INSTRUCTIONS, _OF_ACCESSES, _OF_BLOCKS = 3, 4, 1 + len(Gpr)  # columns
 _NOTHING: Final = 1 << 63  # no budget is that
-_HOOK_CODE, _HOOK_READ_AFTER, _HOOK_WRITE = 1 << 2, 1 << 13, 1 << 11
+_HOOK_READ_AFTER, _HOOK_WRITE = 1 << 13, 1 << 11
 _CONTROL: Final = {name: getattr(Control, name).offset for name, _ in Control._fields_}
 
 
@@ -175,7 +175,7 @@ class Recorder:
         self._code = code = CodePage()
         data, access = ctypes.addressof(cursor), code.add(_ACCESS)
         stub = code.add(_BEGIN + (_REGISTERS if registers else "") + _END)
-        library.hook(handle, _HOOK_CODE, stub, data)
+        control.recorder, control.cursor = stub, data
         library.hook(handle, _HOOK_READ_AFTER, access, data)
         library.hook(handle, _HOOK_WRITE, access, data)
         self.clear()
