@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vm.hw.decode import GPR_NAMES, Instruction, decode, effective_address
-from vm.hw.engine import Check, CheckKind, Flags, Gpr, Registers, Seg
+from vm.hw.engine import CC_FLAGS, Check, CheckKind, Flags, Gpr, Registers, Seg
 from vm.hw.engine.checks import ASK, MAP_0F, MAP_0F3A, MAP_0F38, PREFIX, REX
 from vm.hw.linear import GuestFault
 from vm.hw.mmu import Cr0, Cr4, Efer
@@ -24,7 +24,7 @@ from vm.hw.paging import is_canonical
 if TYPE_CHECKING:
     from vm.hw.cpu import Cpu
 
-UD, GP = 6, 13
+SS, GP = 12, 13
 _MASK32: Final = 0xFFFFFFFF
 _CR4_OSFXSR: Final = 1 << 9
 _MXCSR_RESERVED: Final = 0xFFFF0000
@@ -77,9 +77,11 @@ class Native(NamedTuple):
 
     Attributes:
         after: what is put right when it has.
+        restore: what is done behind it in any case, a fault's too.
     """
 
     after: Callable[[], None] | None = None
+    restore: Callable[[], None] | None = None
 
 
 class Rule(NamedTuple):
@@ -89,7 +91,7 @@ class Rule(NamedTuple):
         name: what is wrong.
         kind: when its check leaves the engine.
         applies: to which instructions, by encoding.
-        act: what happens then; raises GuestFault, or says how the instruction is completed.
+        act: what happens then: it raises GuestFault, lets the instruction run, or raises CarriedOut; None for #UD.
         registers: those that HIGH and NOT_CANONICAL look at, by encoding; of the others the operand is looked at.
         size: bytes of the operand, by encoding, for CROSSES.
     """
@@ -97,7 +99,7 @@ class Rule(NamedTuple):
     name: str
     kind: CheckKind
     applies: Callable[[Encoding], bool]
-    act: Callable[[Cpu, Instruction, Encoding], Native | None]
+    act: Callable[[Cpu, Instruction, Encoding], Native] | None
     registers: Callable[[Encoding], tuple[int, int]] | None = None
     size: Callable[[Encoding], int] | None = None
 
@@ -150,6 +152,8 @@ _ALIGNED_0F: Final = (
 )
 _SCALAR: Final = frozenset((0x51, 0x52, 0x53, *range(0x58, 0x60), 0xC2))  # with F2 or F3 one number of 4 or 8 bytes
 _ALIGNED_WITH: Final = {  # mandatory prefixes with which an opcode has an aligned operand of 16 bytes, where not by rule
+    0x12: (0xF3,),
+    0x16: (0xF3,),
     0x5A: (0x66,),
     0x5B: (0, 0x66, 0xF3),
     0x5C: (0, 0x66),
@@ -163,7 +167,8 @@ _ALIGNED_WITH: Final = {  # mandatory prefixes with which an opcode has an align
     0xD0: (0x66, 0xF2),
     0xE6: (0x66, 0xF2),
 }
-_UNALIGNED_38: Final = frozenset((*range(0x20, 0x26), *range(0x30, 0x36), *range(0xF0, 0x100)))  # PMOVSX and kin; CRC32
+_UNALIGNED_38: Final = frozenset((*range(0x20, 0x26), *range(0x30, 0x36), *range(0x80, 0x83), *range(0xF0, 0x100)))
+"""PMOVSX, PMOVZX; INVEPT, INVVPID, INVPCID; CRC32, MOVBE."""
 _ALIGNED_3A: Final = frozenset((0x08, 0x09, 0x0C, 0x0D, 0x0E, 0x0F, 0x40, 0x41, 0x42, 0x44, 0xCC, 0xDF))
 
 
@@ -250,8 +255,12 @@ def _base_register(found: Encoding) -> tuple[int, int]:
 # --- what happens then
 
 
-def _undefined(_cpu: Cpu, _: Instruction, __: Encoding) -> Native | None:
-    raise GuestFault(UD, None)
+class CarriedOut(Exception):
+    """The instruction is carried out by its handler (vm.hw.instructions)."""
+
+
+def _carried_out(_cpu: Cpu, _: Instruction, __: Encoding) -> Native:
+    raise CarriedOut
 
 
 def _sse_can_run(cpu: Cpu) -> bool:
@@ -260,7 +269,7 @@ def _sse_can_run(cpu: Cpu) -> bool:
     return not registers.cr[0] & (Cr0.EM | Cr0.TS) and bool(registers.cr[4] & _CR4_OSFXSR)
 
 
-def _misaligned(cpu: Cpu, _: Instruction, __: Encoding) -> Native | None:
+def _misaligned(cpu: Cpu, _: Instruction, __: Encoding) -> Native:
     if not _sse_can_run(cpu):
         return Native()
     raise GuestFault(GP)
@@ -271,9 +280,17 @@ def _loads(cpu: Cpu, address: int, size: int) -> int:
     return cpu.linear.read(address, size, user=registers.cpl == 3, smap=not registers.rflags & Flags.AC)
 
 
-def _stores_whole(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native | None:
+def _stores_whole(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
     """Both pages are looked at before anything is stored."""
-    _probe(cpu, effective_address(instruction, cpu.registers), _stored(found))
+    address, size = effective_address(instruction, cpu.registers), _stored(found)
+    if size < 512 or address % 16 == 0:  # FXSAVE is aligned first
+        _probe(cpu, address, size)
+    return Native()
+
+
+def _loads_whole(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+    """As `_stores_whole`: QEMU loads the last two bytes first."""
+    _loads(cpu, effective_address(instruction, cpu.registers), _TEN)
     return Native()
 
 
@@ -282,7 +299,15 @@ def _probe(cpu: Cpu, address: int, size: int) -> None:
     cpu.linear.probe(address, size, user=registers.cpl == 3, smap=not registers.rflags & Flags.AC)
 
 
-def _cmpxchg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _probe_stack(cpu: Cpu, found: Encoding, top: int, size: int) -> None:
+    """The same of `size` bytes from the stack pointer `top` upwards."""
+    base = 0 if found.bits == 64 else cpu.registers.segment(Seg.SS).base
+    if found.bits == 64 and not is_canonical(top):
+        raise GuestFault(SS)
+    _probe(cpu, base + top, size)
+
+
+def _cmpxchg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     """The accumulator is written only if it differs, the destination only if it does not (as processors do it)."""
     gpr = cpu.registers.gpr
     target = None if instruction.memory is not None else GPR_NAMES[instruction.registers[0]][0]
@@ -298,19 +323,19 @@ def _cmpxchg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
     return Native(after)
 
 
-def _clflush(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _clflush(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     """It is a load of a byte, as far as faults and Accessed go."""
     _loads(cpu, effective_address(instruction, cpu.registers), 1)
     return Native()
 
 
-def _ldmxcsr(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _ldmxcsr(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     if _sse_can_run(cpu) and _loads(cpu, effective_address(instruction, cpu.registers), 4) & _MXCSR_RESERVED:
         raise GuestFault(GP)
     return Native()
 
 
-def _fxrstor(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _fxrstor(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     address = effective_address(instruction, cpu.registers)
     if (
         not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS)
@@ -321,7 +346,7 @@ def _fxrstor(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
     return Native()
 
 
-def _far_stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _far_stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     """LSS, as MOV SS."""
     registers = cpu.registers
     if registers.bits == 64:
@@ -332,7 +357,7 @@ def _far_stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Nativ
     return Native()
 
 
-def _descriptor_table(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _descriptor_table(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     registers = cpu.registers
     if registers.bits == 64 and not registers.cpl:
         value = _loads(cpu, effective_address(instruction, registers), 10)
@@ -347,7 +372,7 @@ def _selector(cpu: Cpu, instruction: Instruction) -> int:
     return cpu.registers.gpr[GPR_NAMES[instruction.registers[-1]][0]] & 0xFFFF
 
 
-def _system_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _system_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     """LTR of a null selector, and a base of LTR or LLDT that is not canonical."""
     registers = cpu.registers
     if registers.cpl or not registers.cr[0] & Cr0.PE:
@@ -367,13 +392,13 @@ def _system_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native |
     return Native()
 
 
-def _segment_base(cpu: Cpu, _: Instruction, __: Encoding) -> Native | None:
+def _segment_base(cpu: Cpu, _: Instruction, __: Encoding) -> Native:
     if not cpu.registers.cr[4] & Cr4.FSGSBASE:
         return Native()
     raise GuestFault(GP)
 
 
-def _stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | None:
+def _stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     """A null selector in SS, which 64-bit code may have below CPL 3, has the RPL of the CPL."""
     registers = cpu.registers
     if registers.bits == 64:
@@ -383,9 +408,37 @@ def _stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native | 
     return Native()
 
 
-def _keeps_bases(cpu: Cpu, _: Instruction, __: Encoding) -> Native | None:
-    """A return to an outer ring takes selectors away, and leaves the bases of FS and GS (volume 2, IRET)."""
-    return Native(keep_bases(cpu.registers))
+def _far_return(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+    """A return to an outer ring takes selectors away, and leaves the bases of FS and GS (volume 2, IRET).
+
+    QEMU reads the frame with the rights of ring 0, in ring 3 too.
+    """
+    registers = cpu.registers
+    if registers.cpl == 3:
+        words = 2 if found.opcode != _IRET else 5 if found.bits == 64 else 3
+        base = 0 if found.bits == 64 else registers.segment(Seg.SS).base
+        width = _operand_bytes(found)
+        top = registers.gpr[Gpr.RSP] & (1 << registers.stack_bits) - 1
+        for number in range(words):
+            _loads(cpu, base + top + width * number, width)
+    return Native(keep_bases(registers))
+
+
+def _far_call(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+    """Both words are looked at before one is pushed, with the rights of the ring that the program is in."""
+    registers = cpu.registers
+    width = _operand_bytes(found)
+    top = registers.gpr[Gpr.RSP] - 2 * width & (1 << registers.stack_bits) - 1
+    if registers.cr[0] & Cr0.PE:
+        _probe_stack(cpu, found, top, 2 * width)
+    return Native()
+
+
+def _operand_bytes(found: Encoding) -> int:
+    """Of far transfers, whose operands are of 32 bits in 64-bit code, too."""
+    if found.rex & 8:
+        return 8
+    return 2 if (0x66 in found.prefixes) != (found.bits == 16) else 4
 
 
 def keep_bases(registers: Registers) -> Callable[[], None]:
@@ -400,22 +453,113 @@ def keep_bases(registers: Registers) -> Callable[[], None]:
     return after
 
 
-def _enter(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native | None:
+def _lock_neg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+    """QEMU takes the flags of the old value for those of the new one."""
+    registers = cpu.registers
+    assert instruction.memory is not None
+    width = instruction.memory.width
+    value = -_loads(cpu, effective_address(instruction, registers), width) & (1 << 8 * width) - 1
+
+    def after() -> None:
+        sign = 1 << 8 * width - 1
+        flags = registers.rflags & ~int(CC_FLAGS)
+        flags |= Flags.CF if value else Flags.ZF
+        flags |= (Flags.SF if value & sign else 0) | (Flags.OF if value == sign else 0)
+        flags |= (Flags.AF if value & 0xF else 0) | (0 if (value & 0xFF).bit_count() & 1 else Flags.PF)
+        registers.rflags = flags
+
+    return Native(after)
+
+
+def _sysret(cpu: Cpu, _: Instruction, __: Encoding) -> Native:
+    """A return address that is not canonical faults in ring 0 (volume 2, SYSRET)."""
+    registers = cpu.registers
+    if registers.cpl or registers.bits != 64 or not registers.efer & Efer.SCE:
+        return Native()
+    raise GuestFault(GP)
+
+
+def _horizontal(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
+    """PHADDW and kin of a register with itself: QEMU has overwritten the source by the time it reads it."""
+    if not _sse_can_run(cpu):
+        return Native()
+    is_mmx = found.mandatory != 0x66
+    number = found.modrm & 7 | (0 if is_mmx else (found.rex & 1) << 3)
+    registers = cpu.registers
+    size = 2 if found.opcode in (0x01, 0x03, 0x05, 0x07) else 4
+    sign = -1 if found.opcode > 0x03 else 1
+    whole = registers.mm(number) if is_mmx else registers.xmm(number)
+    parts = [int.from_bytes(whole[at : at + size], "little", signed=True) for at in range(0, len(whole), size)]
+    sums = [one + sign * other for one, other in zip(parts[::2], parts[1::2], strict=True)]
+    if found.opcode in (0x03, 0x07):
+        sums = [max(-0x8000, min(0x7FFF, value)) for value in sums]
+    half = b"".join((value & (1 << 8 * size) - 1).to_bytes(size, "little") for value in sums)
+
+    def after() -> None:
+        if is_mmx:
+            registers.enter_mmx()
+            registers.set_mm(number, half * 2)
+        else:
+            registers.set_xmm(number, half * 2)
+
+    return Native(after)
+
+
+def _string_lengths(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+    """Lengths whose absolute value does not exist: QEMU takes them for negative ones, and reads far outside of the registers."""
+    gpr = cpu.registers.gpr
+    bits = 64 if found.rex & 8 else 32
+    before = gpr[Gpr.RAX], gpr[Gpr.RDX]
+    for register in (Gpr.RAX, Gpr.RDX):
+        if gpr[register] & (1 << bits) - 1 == 1 << bits - 1:
+            gpr[register] = (1 << bits - 1) - 1  # longer than a register, as the other is
+
+    def restore() -> None:
+        gpr[Gpr.RAX], gpr[Gpr.RDX] = before
+
+    return Native(restore=restore)
+
+
+def _enters_mmx(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+    """SSSE3's instructions on MMX registers and EMMS leave TOP where it is, in QEMU."""
+    return Native(lambda: cpu.registers.enter_mmx(found.opcode != _EMMS))
+
+
+def _is_late_mmx(found: Encoding) -> bool:
+    if found.mandatory:
+        return False
+    ssse3 = found.map == "0f38" and found.opcode in (*range(0x00, 0x0C), 0x1C, 0x1D, 0x1E)
+    return ssse3 or (found.map, found.opcode) in (("0f3a", 0x0F), ("0f", _EMMS))
+
+
+def _is_horizontal(found: Encoding) -> bool:
+    if found.map != "0f38" or found.opcode not in (0x01, 0x02, 0x03, 0x05, 0x06, 0x07) or found.memory:
+        return False
+    same = found.reg == found.modrm & 7
+    return same and (found.mandatory != 0x66 or found.rex >> 2 & 1 == found.rex & 1)
+
+
+def _enter(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
     """The last word that the new stack pointer could take is looked at before anything is pushed."""
     registers = cpu.registers
     size, level = instruction.immediates
     short = (0x66 in found.prefixes) != (found.bits == 16)
     width = 2 if short else 8 if found.bits == 64 else 4
     top = registers.gpr[Gpr.RSP] - width * (1 + level % 32) - (size & 0xFFFF) & (1 << registers.stack_bits) - 1
-    base = 0 if found.bits == 64 else registers.segment(Seg.SS).base
-    _probe(cpu, base + top, width)
+    _probe_stack(cpu, found, top, width)
     return Native()
 
 
-def _always(test: Callable[[Encoding], bool], name: str, act: Callable[..., Native | None] = _undefined) -> Rule:
+def _always(
+    test: Callable[[Encoding], bool], name: str, act: Callable[[Cpu, Instruction, Encoding], Native] | None = None
+) -> Rule:
     return Rule(name, CheckKind.ALWAYS, test, act)
 
 
+_EMMS: Final = 0x77
+_TEN: Final = 10  # bytes of the x87's widest operands
+_IRET: Final = 0xCF
+_LOCK_NEG: Final = (("", 0xF6, 3), ("", 0xF7, 3))
 RULES: Final = (
     _always(_cannot_be_locked, "LOCK where nothing can be locked"),
     _always(lambda found: found.map == "vex", "VEX, though CPUID has no AVX"),
@@ -437,6 +581,13 @@ RULES: Final = (
         _stores_whole,
         size=_stored,
     ),
+    Rule(
+        "a load in steps over a page's end",
+        CheckKind.CROSSES,
+        lambda found: found.map == "" and found.memory and (found.opcode, found.reg) in ((0xDB, 5), (0xDF, 4)),
+        _loads_whole,
+        size=lambda _: _TEN,
+    ),
     Rule("CMPXCHG of 32 bits", CheckKind.HIGH, _is_cmpxchg32, _cmpxchg, registers=_high_registers),
     Rule(
         "a base of FS or GS that is not canonical",
@@ -446,16 +597,36 @@ RULES: Final = (
         registers=_base_register,
     ),
     Rule(
-        "a return that keeps the bases of FS and GS",
-        CheckKind.STALE_BASES,
-        lambda found: found.map == "" and found.opcode in (0xCA, 0xCB, 0xCF),
-        _keeps_bases,
+        "far returns",
+        CheckKind.RETURN,
+        lambda found: found.map == "" and found.opcode in (0xCA, 0xCB, _IRET),
+        _far_return,
     ),
+    _always(_group("", 0xFF, 3, memory=True), "far CALL", _far_call),
+    _always(lambda found: found.map == "" and found.opcode == 0x9A and found.bits != 64, "far CALL", _far_call),
     _always(_group("0f", 0x01, 2, 3, memory=True), "a base of LGDT or LIDT that is not canonical", _descriptor_table),
     _always(_group("0f", 0x00, 2, 3), "LTR and LLDT", _system_segment),
     _always(_group("", 0x8E, 2), "MOV SS of a null selector", _stack_segment),
     _always(lambda found: found.map == "0f" and found.opcode == 0xB2, "LSS of a null selector", _far_stack_segment),
     _always(lambda found: found.map == "" and found.opcode == 0xC8, "ENTER", _enter),
+    _always(
+        lambda found: found.locked and found.memory and (found.map, found.opcode, found.reg) in _LOCK_NEG,
+        "flags of LOCK NEG",
+        _lock_neg,
+    ),
+    _always(_is_horizontal, "PHADDW and kin of a register with itself", _horizontal),
+    _always(
+        lambda found: found.map == "0f3a" and found.opcode in (0x60, 0x61), "PCMPESTRI, PCMPESTRM", _string_lengths
+    ),
+    _always(_is_late_mmx, "TOP behind MMX of SSSE3 and EMMS", _enters_mmx),
+    Rule(
+        "SYSRET to where no code can be",
+        CheckKind.NOT_CANONICAL,
+        lambda found: found.map == "0f" and found.opcode == 0x07 and bool(found.rex & 8),
+        _sysret,
+        registers=lambda _: (Gpr.RCX, Gpr.RCX),
+    ),
+    _always(lambda found: found.map == "" and found.opcode in range(0x6C, 0x70), "INS and OUTS", _carried_out),
     _always(_group("0f", 0xAE, 1, memory=True), "FXRSTOR of reserved bits of MXCSR", _fxrstor),
     _always(_group("0f", 0xAE, 2, memory=True), "LDMXCSR of reserved bits", _ldmxcsr),
     _always(_group("0f", 0xAE, 7, memory=True), "CLFLUSH", _clflush),
@@ -506,7 +677,7 @@ def check_of(code: bytes, bits: int, address: int) -> Check | None:
         return None
     if rule.registers is not None:
         return Check(rule.kind, *rule.registers(found))
-    if rule.kind in (CheckKind.ALWAYS, CheckKind.STALE_BASES):
+    if rule.kind in (CheckKind.ALWAYS, CheckKind.RETURN):
         return Check(rule.kind)
     instruction = decode(code, bits)
     if instruction is None or instruction.memory is None:

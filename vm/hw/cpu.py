@@ -17,10 +17,24 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.apic import LocalApic
 from vm.hw.broadcast import Broadcast
-from vm.hw.checked import Native, check_of, encoding_of, keep_bases, rule_of, tables
+from vm.hw.checked import CarriedOut, Native, check_of, encoding_of, keep_bases, rule_of, tables
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
 from vm.hw.decode import STACK_INSTRUCTIONS, Instruction, decode, effective_address
-from vm.hw.engine import Access, Check, CheckKind, Engine, Flags, Gpr, Intercept, MmuIndex, Registers, Seg, Segment, Stop, StopKind
+from vm.hw.engine import (
+    Access,
+    Check,
+    CheckKind,
+    Engine,
+    Flags,
+    Gpr,
+    Intercept,
+    MmuIndex,
+    Registers,
+    Seg,
+    Segment,
+    Stop,
+    StopKind,
+)
 from vm.hw.events import BP, DB, DF, GP, NMI, OF, PF, SS, UD, Event, EventDelivery, EventKind, Outcome, exception
 from vm.hw.fred import DR6_SINGLE_STEP, Fred
 from vm.hw.gate import Gate
@@ -29,6 +43,7 @@ from vm.hw.linear import GuestFault, LinearMemory
 from vm.hw.memory import PhysicalMemory
 from vm.hw.mmu import Cr0, Cr4, Mmu
 from vm.hw.modes import Modes
+from vm.hw.paging import is_canonical
 from vm.hw.msr import Msrs
 from vm.hw.rules import Rule
 from vm.hw.tracking import FrameTracker
@@ -353,6 +368,10 @@ class Cpu:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
         self.recent.append(self.linear_rip())
+        if stop.kind is StopKind.BUDGET and not is_canonical(self.registers.rip):
+            self._back_to_branch()  # here, and not in the next slice, which knows of no branch
+            self.deliver(exception(GP))
+            return stop.instructions + 1
         return stop.instructions + self._handle(stop)
 
     def _stops_again(self) -> bool:
@@ -494,6 +513,8 @@ class Cpu:
             assert fault is not None
             if Rule.SHADOW_NOT_FOR_FAULTS not in self._board.rules and self.registers.shadow:
                 return self._hold_off_fault()
+            if fault.vector == GP and fault.address == self.linear_rip():
+                self._back_to_branch()
             vector = SS if fault.vector == GP and self._is_on_stack(fault.address) else fault.vector
             self.deliver(exception(vector, fault.error, fault.address if vector == PF else None))
             return 1
@@ -501,7 +522,7 @@ class Cpu:
             return self._engine_exception(stop)
         if kind is StopKind.INTERCEPT and stop.code == _EXIT_IRET:
             return self._iret()
-        return self._emulate()
+        return self._checked() if kind is StopKind.CHECKED else self._emulate()
 
     def _is_on_stack(self, address: int) -> bool:
         """Whether the instruction at RIP reaches linear `address` by the stack segment (volume 1, 3.7.5)."""
@@ -510,9 +531,27 @@ class Cpu:
             return False
         if instruction.memory is not None:
             operand = effective_address(instruction, self.registers)
-            if address - operand & _MASK64 < max(instruction.memory.width, 1):
+            is_operand = address - operand & _MASK64 < max(instruction.memory.width, 1)
+            if is_operand or instruction.name not in STACK_INSTRUCTIONS:
                 return instruction.memory.segment is Seg.SS
         return instruction.name in STACK_INSTRUCTIONS
+
+    def _back_to_branch(self) -> None:
+        """RIP is not canonical: a near JMP, CALL or RET should have faulted before it had any effect (volume 2).
+
+        The engine finds out at the target. A CALL's return address has been stored below RSP, and stays there.
+        """
+        at = self.engine.last_instruction()
+        if at is None:
+            return
+        registers, instruction = self.registers, decode(self.linear.code(at), self.registers.bits)
+        if registers.bits != 64 or instruction is None or instruction.name not in ("jmp", "call", "ret"):
+            return
+        if instruction.name == "call":
+            registers.gpr[Gpr.RSP] = registers.gpr[Gpr.RSP] + 8 & _MASK64
+        elif instruction.name == "ret":
+            registers.gpr[Gpr.RSP] = registers.gpr[Gpr.RSP] - 8 - sum(instruction.immediates) & _MASK64
+        registers.rip = at
 
     def _hold_off_fault(self) -> int:
         """What only a broken model does: the shadow swallows a fault, and the instruction with it."""
@@ -570,6 +609,8 @@ class Cpu:
     def _let_run(self, native: Native) -> int:
         """An instruction whose check has left the engine is to run there after all."""
         stop = self._run_checked()
+        if native.restore is not None:
+            native.restore()
         if stop.instructions and native.after is not None:
             native.after()
         return stop.instructions + self._handle(stop)
@@ -578,22 +619,31 @@ class Cpu:
         """The instruction at RIP."""
         return decode(self.linear.code(self.linear_rip()), self.registers.bits)
 
-    def _emulate(self) -> int:
-        registers = self.registers
+    def _checked(self) -> int:
+        """An instruction that its check has held back."""
         if self._beyond_code(self.linear_rip()):
-            self.deliver(exception(GP, 0))
+            self.deliver(exception(GP))
             return 1
         code = self.linear.code(self.linear_rip())
-        instruction, found = decode(code, registers.bits), encoding_of(code, registers.bits)
+        instruction, found = decode(code, self.registers.bits), encoding_of(code, self.registers.bits)
         rule = None if found is None else rule_of(found)
-        if instruction is not None and found is not None and rule is not None:
-            try:
-                native = rule.act(self, instruction, found)
-            except GuestFault as fault:
-                self.deliver(exception(fault.vector, fault.error, fault.address))
-                return 1
-            if native is not None:
-                return self._let_run(native)
+        if rule is not None and rule.act is None:
+            self.deliver(exception(UD))
+            return 1
+        if rule is None or rule.act is None or found is None or instruction is None:
+            return self._let_run(Native())  # its code has changed since, or the engine knows what to say of it
+        try:
+            native = rule.act(self, instruction, found)
+        except CarriedOut:
+            return self._emulate()
+        except GuestFault as fault:
+            self.deliver(exception(fault.vector, fault.error, fault.address))
+            return 1
+        return self._let_run(native)
+
+    def _emulate(self) -> int:
+        registers = self.registers
+        instruction = self._instruction()
         handler = handler_of(instruction) if instruction is not None else None
         if instruction is None or handler is None:
             self.deliver(exception(UD))

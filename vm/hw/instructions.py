@@ -314,11 +314,11 @@ def _string_port(cpu: Cpu, instruction: Instruction) -> Result:
     registers = cpu.registers
     gpr = registers.gpr
     mask = (1 << instruction.address_bits) - 1
-    if instruction.repeat and not gpr[Gpr.RCX] & mask:
-        return Result.DONE
     width = {"b": 1, "w": 2, "d": 4}[instruction.name[-1]]
     port = gpr[Gpr.RDX] & 0xFFFF
     _check_port(cpu, port, width)
+    if instruction.repeat and not gpr[Gpr.RCX] & mask:
+        return Result.DONE
     assert instruction.memory is not None
     index = Gpr.RDI if instruction.name.startswith("ins") else Gpr.RSI
     address = effective_address(instruction, registers)

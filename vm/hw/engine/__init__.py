@@ -2,9 +2,10 @@
 
 from vm.hw.engine.checks import Check, CheckKind
 from vm.hw.engine.engine import Access, Engine, Host, Intercept, MmuIndex, Stop, StopKind
-from vm.hw.engine.registers import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
+from vm.hw.engine.registers import CC_FLAGS, Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
 
 __all__ = [
+    "CC_FLAGS",
     "Access",
     "Check",
     "CheckKind",

@@ -45,7 +45,7 @@ class CheckKind(enum.Enum):
     CROSSES = "the operand reaches into the next page"
     HIGH = "the upper half of one of two registers is not zero"
     NOT_CANONICAL = "a register is not a canonical address"
-    STALE_BASES = "FS or GS has a base and a selector that the return will take away"
+    RETURN = "a far return in ring 3, or one that may take away selectors of FS and GS, which have bases"
 
 
 class Check(NamedTuple):
@@ -250,7 +250,13 @@ _TESTS: Final = {
     cmp rax, 1
     ja leave
 """,
-    CheckKind.STALE_BASES: "".join(
+    CheckKind.RETURN: f"""
+    mov eax, [rbp + {layout.ENV_HFLAGS}]
+    and eax, 3
+    cmp eax, 3
+    je leave
+"""
+    + "".join(
         f"""
     cmp qword ptr [rbp + {at + layout.SEG_BASE}], 0
     je {name}

@@ -77,13 +77,20 @@ class StopKind(enum.Enum):
     REFUSED = "the host refused a translation; it knows which"
     EXCEPTION = "an exception was raised"
     INTERCEPT = "an intercepted instruction is next"
-    TRAPPED = "IN, OUT, SYSCALL or an instruction that its check has held back is next"
+    TRAPPED = "IN, OUT or SYSCALL is next"
+    CHECKED = "an instruction that its check has held back is next"
     INVALID = "an opcode that Unicorn does not know is next"
     INTERRUPT_WINDOW = "interrupts have become deliverable"
 
 
 _GOES_BACK: Final = frozenset(
-    {StopKind.REFUSED, StopKind.EXCEPTION, StopKind.INTERCEPT, StopKind.TRAPPED, StopKind.INVALID}
+    {
+        StopKind.REFUSED,
+        StopKind.EXCEPTION,
+        StopKind.INTERCEPT,
+        StopKind.TRAPPED,
+        StopKind.INVALID,
+    }  # CHECKED puts its flags right itself
 )
 """Stops at an instruction that had begun; asked for membership only."""
 
@@ -362,7 +369,7 @@ class Engine:
         ahead = self._refused_location == 0  # nothing had begun that was refused
         stop = self._classify(result, budget - control.remaining - control.withheld)
         control.granted = NOWHERE
-        if stop.kind in _GOES_BACK and not ahead and control.trapped != _CHECKED and self._hooked():
+        if stop.kind in _GOES_BACK and not ahead and self._hooked():
             self._repair_flags()
             self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
         return stop
@@ -382,7 +389,8 @@ class Engine:
     def _classify(self, result: int, paid: int) -> Stop:
         control = self.control
         if control.trapped:
-            return Stop(StopKind.TRAPPED, paid - self._unexecuted())
+            kind = StopKind.CHECKED if control.trapped == _CHECKED else StopKind.TRAPPED
+            return Stop(kind, paid - self._unexecuted())
         if result == ERR_OK:
             kind = StopKind.BUDGET if control.stopped else StopKind.HALT
             return Stop(kind, paid)
@@ -446,6 +454,11 @@ class Engine:
         """Linear address of the block that ran last in the present or last run; None if none did."""
         paid: int = self.control.paid_block
         return self._blocks.starts(paid)[0] if paid else None
+
+    def last_instruction(self) -> int | None:
+        """Linear address of the last instruction of that block."""
+        paid: int = self.control.paid_block
+        return self._blocks.starts(paid)[-1] if paid else None
 
     def _repair_flags(self) -> None:
         """QEMU has gone back to an instruction that had begun, before which its code hook computed the flags."""

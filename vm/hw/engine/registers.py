@@ -279,6 +279,28 @@ class Registers:
                 flags |= layout.HF_ADDSEG
         return flags
 
+    def xmm(self, number: int) -> bytes:
+        """An XMM register: 16 bytes."""
+        return ctypes.string_at(self._env + layout.ENV_XMM + layout.ENV_XMM_BYTES * number, 16)
+
+    def set_xmm(self, number: int, value: bytes) -> None:
+        """Write an XMM register."""
+        ctypes.memmove(self._env + layout.ENV_XMM + layout.ENV_XMM_BYTES * number, value, 16)
+
+    def mm(self, number: int) -> bytes:
+        """An MMX register: 8 bytes."""
+        return ctypes.string_at(self._env + layout.ENV_FPREGS + 16 * number, 8)
+
+    def set_mm(self, number: int, value: bytes) -> None:
+        """Write an MMX register."""
+        ctypes.memmove(self._env + layout.ENV_FPREGS + 16 * number, value, 8)
+
+    def enter_mmx(self, valid: bool = True) -> None:
+        """TOP becomes 0, and all tags valid, as every MMX instruction but EMMS leaves them (volume 3, 12.2.1)."""
+        ctypes.c_uint32.from_address(self._env + layout.ENV_FPU).value = 0
+        if valid:
+            ctypes.memset(self._env + layout.ENV_FPTAGS, 0, 8)
+
     def word(self, offset: int) -> ctypes.c_uint64:
         """A mapped 64-bit word of the CPU state (the MSRs that QEMU itself reads)."""
         return u64(self._env + offset)
