@@ -45,8 +45,6 @@ SKIPPED: Final = {
 }
 """Instructions that are not compared, and why."""
 DECLARED: Final = {
-    "cmpps": "an immediate beyond 7",
-    "cmppd": "an immediate beyond 7",
     "fbstp": "the sign of what is rounded to zero",
 }
 """Instructions of which docs/rules.md says that they differ."""

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vm.hw.decode import GPR_NAMES, Instruction, decode, effective_address
-from vm.hw.engine import CC_FLAGS, Check, CheckKind, Flags, Gpr, Registers, Seg
+from vm.hw.engine import CC_FLAGS, Check, CheckKind, Flags, Gpr, Look, Registers, Seg
 from vm.hw.engine.checks import ASK, MAP_0F, MAP_0F3A, MAP_0F38, PREFIX, REX
 from vm.hw.linear import GuestFault
 from vm.hw.mmu import Cr0, Cr4, Efer
@@ -556,11 +556,44 @@ def _always(
     return Rule(name, CheckKind.ALWAYS, test, act)
 
 
+_UD2: Final = b"\x0f\x0b"
 _EMMS: Final = 0x77
 _TEN: Final = 10  # bytes of the x87's widest operands
 _IRET: Final = 0xCF
 _LOCK_NEG: Final = (("", 0xF6, 3), ("", 0xF7, 3))
+
+
+def _is_no_instruction(found: Encoding) -> bool:
+    """What processors refuse (tried on one, in ring 3) and the engine takes for something."""
+    prefix, opcode, reg = found.mandatory, found.opcode, found.reg
+    if found.map == "":
+        return (opcode == 0x8F or opcode in (0xC6, 0xC7)) and reg > 0
+    if found.map in ("0f38", "0f3a"):
+        crc32 = found.map == "0f38" and opcode in (0xF0, 0xF1)
+        return prefix == 0xF3 or (prefix == 0xF2 and not crc32)
+    if found.map != "0f":
+        return False
+    if opcode in (0x20, 0x22):
+        return reg | (found.rex & 4) << 1 not in (0, 2, 3, 4, 8)
+    if opcode in (0x21, 0x23):
+        return bool(found.rex & 4)
+    if opcode == 0x50:
+        return found.memory
+    if opcode in (0x71, 0x72, 0x73):
+        return found.memory or bool(prefix & 0xF0 == 0xF0)
+    if opcode in (0x12, 0x16):
+        return prefix == 0x66 and not found.memory
+    if opcode in (0x78, 0x79):
+        return prefix in (0x66, 0xF2)
+    if opcode == 0xAE:
+        return bool(prefix) and reg in ((0, 1, 2, 3) if found.memory else (5, 6, 7))
+    if opcode == 0xC3:
+        return bool(prefix)
+    return opcode == 0xD6 and prefix in (0xF2, 0xF3) and found.memory
+
+
 RULES: Final = (
+    _always(_is_no_instruction, "encodings of nothing"),
     _always(_cannot_be_locked, "LOCK where nothing can be locked"),
     _always(lambda found: found.map == "vex", "VEX, though CPUID has no AVX"),
     _always(
@@ -607,7 +640,11 @@ RULES: Final = (
     _always(_group("0f", 0x01, 2, 3, memory=True), "a base of LGDT or LIDT that is not canonical", _descriptor_table),
     _always(_group("0f", 0x00, 2, 3), "LTR and LLDT", _system_segment),
     _always(_group("", 0x8E, 2), "MOV SS of a null selector", _stack_segment),
-    _always(lambda found: found.map == "0f" and found.opcode == 0xB2, "LSS of a null selector", _far_stack_segment),
+    _always(
+        lambda found: found.map == "0f" and found.opcode == 0xB2 and found.memory,
+        "LSS of a null selector",
+        _far_stack_segment,
+    ),
     _always(lambda found: found.map == "" and found.opcode == 0xC8, "ENTER", _enter),
     _always(
         lambda found: found.locked and found.memory and (found.map, found.opcode, found.reg) in _LOCK_NEG,
@@ -651,7 +688,18 @@ def tables() -> bytes:
         for opcode in range(256):
             if not table[opcode] and any(rule_of(one) for one in _forms(name, opcode)):
                 table[opcode] = ASK
+    for name, opcode in (
+        ("", 0xF6),
+        ("", 0xF7),
+        ("0f", 0x18),
+        *(("0f", opcode) for opcode in range(256) if _is_sse(_sse(opcode))),
+    ):
+        maps[name][opcode] = ASK  # `taken_as` may have something to say
     return b"".join(maps.values())
+
+
+def _sse(opcode: int) -> Encoding:
+    return Encoding(64, b"", 0, "0f", opcode, 0)
 
 
 def _forms(name: str, opcode: int) -> Iterator[Encoding]:
@@ -663,18 +711,77 @@ def _forms(name: str, opcode: int) -> Iterator[Encoding]:
                     yield Encoding(bits, prefixes, rex, name, opcode, modrm)
 
 
-def check_of(code: bytes, bits: int, address: int) -> Check | None:
-    """The check of an instruction, if there is a rule for it.
+def _length(code: bytes, bits: int, found: Encoding) -> int:
+    """Bytes of an instruction that is #UD, at least two; up to its ModRM where the decoder here knows no such instruction."""
+    instruction = decode(code, bits) or decode(code.replace(b"\xf0", b"\x3e"), bits)
+    if instruction is not None:
+        return instruction.length
+    opcode = {"": 1, "vex": 3}.get(found.map, len(found.map) // 2 + 1)
+    return min(len(found.prefixes) + bool(found.rex) + opcode + 1, len(code))
+
+
+def taken_as(code: bytes, bits: int) -> bytes:
+    """The code with the instruction at its start as the engine has to see it to do what processors do; of the same length.
+
+    66 beside F2 or F3 does not select among SSE's instructions, as the engine has it; CMPPS and kin look at three bits of
+    their immediate; /1 of F6 and F7 is /0; hints of a register are no operation.
+    """
+    found = encoding_of(code, bits)
+    if found is None:
+        return code
+    if found.map.startswith("0f") and 0x66 in found.prefixes and found.mandatory != 0x66 and _is_sse(found):
+        code = found.prefixes.replace(b"\x66", bytes([found.mandatory])) + code[len(found.prefixes) :]
+    at = len(found.prefixes) + bool(found.rex) + {"": 1, "0f": 2}.get(found.map, 3)
+    if found.map == "" and found.opcode in (0xF6, 0xF7) and found.reg == 1:
+        return code[:at] + bytes([found.modrm & ~0x38]) + code[at + 1 :]
+    if found.map == "0f" and found.opcode == 0x18 and not found.memory:
+        return code[: at - 1] + b"\x1f" + code[at:]
+    if found.map == "0f" and found.opcode == 0xC2:
+        instruction = decode(code, bits) or decode(code[: at + 1] + bytes(15), bits)
+        end = 0 if instruction is None else instruction.length
+        if end and end <= len(code) and code[end - 1] > 7:
+            return code[: end - 1] + bytes([code[end - 1] & 7]) + code[end:]
+    return code
+
+
+def _is_sse(found: Encoding) -> bool:
+    if found.map != "0f":
+        return found.opcode < 0xF0  # CRC32 and MOVBE have operands of 16 bits by 66
+    return found.opcode in (
+        *range(0x10, 0x18),
+        *range(0x28, 0x30),
+        *range(0x50, 0x80),
+        0xC2,
+        0xC4,
+        0xC5,
+        0xC6,
+        *range(0xD0, 0x100),
+    )
+
+
+def look_at(code: bytes, bits: int, address: int) -> Look | None:
+    """What is to become of an instruction, if it is not simply translated; without the places of what is shown.
 
     Args:
         code: from its start on, up to 15 bytes.
         bits: of the code it stands in.
         address: linear, of its start.
     """
-    found = encoding_of(code, bits)
+    taken = taken_as(code, bits)
+    found = encoding_of(taken, bits)
     rule = None if found is None else rule_of(found)
+    shown = b""
+    if taken != code:
+        instruction = decode(taken, bits)
+        shown = taken[: len(taken) if instruction is None else instruction.length]
     if found is None or rule is None:
-        return None
+        return Look(None, shown) if shown else None
+    if rule.act is None:
+        return Look(Check(rule.kind), _UD2.rjust(_length(code, bits, found), b"\x66"))
+    return Look(_check(rule, found, taken, bits, address), shown)
+
+
+def _check(rule: Rule, found: Encoding, code: bytes, bits: int, address: int) -> Check | None:
     if rule.registers is not None:
         return Check(rule.kind, *rule.registers(found))
     if rule.kind in (CheckKind.ALWAYS, CheckKind.RETURN):

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.apic import LocalApic
 from vm.hw.broadcast import Broadcast
-from vm.hw.checked import CarriedOut, Native, check_of, encoding_of, keep_bases, rule_of, tables
+from vm.hw.checked import CarriedOut, Native, encoding_of, keep_bases, look_at, rule_of, tables, taken_as
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
 from vm.hw.decode import STACK_INSTRUCTIONS, Instruction, decode, effective_address
 from vm.hw.engine import (
@@ -28,6 +28,7 @@ from vm.hw.engine import (
     Flags,
     Gpr,
     Intercept,
+    Look,
     MmuIndex,
     Registers,
     Seg,
@@ -265,11 +266,15 @@ class Cpu:
         self._location = location
         return self.mmu.fill(address, access, mmu, probe, location)
 
-    def look(self, address: int) -> Check | None:
-        """What checks an instruction that is being translated."""
+    def look(self, address: int) -> Look | None:
+        """What is to become of an instruction that is being translated."""
         if self._beyond_code(address):
-            return Check(CheckKind.ALWAYS)
-        return check_of(self.linear.code(address), self.registers.bits, address)
+            return Look(Check(CheckKind.ALWAYS))
+        look = look_at(self.linear.code(address), self.registers.bits, address)
+        if look is None or not look.shown:
+            return look
+        places = tuple(self.linear.places(address, len(look.shown)))
+        return look._replace(places=places)
 
     def _beyond_code(self, address: int) -> bool:
         """Whether linear `address` is beyond the limit of CS, which 64-bit code has not (3.4.5)."""
@@ -624,7 +629,7 @@ class Cpu:
         if self._beyond_code(self.linear_rip()):
             self.deliver(exception(GP))
             return 1
-        code = self.linear.code(self.linear_rip())
+        code = taken_as(self.linear.code(self.linear_rip()), self.registers.bits)
         instruction, found = decode(code, self.registers.bits), encoding_of(code, self.registers.bits)
         rule = None if found is None else rule_of(found)
         if rule is not None and rule.act is None:

@@ -6,7 +6,7 @@ reached through the MMU like any other access, so they fill TLBs, set A and D, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from vm.hw.memory import PhysicalMemory
@@ -152,6 +152,16 @@ class LinearMemory:
         for word in words:
             top = top - 8 & _MASK64
             self.write(top, 8, word)
+
+    def places(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Where `size` bytes of code at linear `address` lie: physical address and bytes, page by page; as far as they are RAM."""
+        while size:
+            part = min(size, 4096 - (address & 0xFFF))
+            physical = self._mmu.resolve(address & _MASK64, fetch=True)
+            if physical is None or not self._memory.is_ram(physical):
+                return
+            yield physical, part
+            address, size = address + part, size - part
 
     def code(self, address: int, size: int = 15) -> bytes:
         """Up to `size` bytes of code at linear `address`, without side effects."""

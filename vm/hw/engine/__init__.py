@@ -1,6 +1,6 @@
 """Unicorn behind one door: everything that depends on its insides is in this package."""
 
-from vm.hw.engine.checks import Check, CheckKind
+from vm.hw.engine.checks import Check, CheckKind, Look
 from vm.hw.engine.engine import Access, Engine, Host, Intercept, MmuIndex, Stop, StopKind
 from vm.hw.engine.registers import CC_FLAGS, Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
 
@@ -14,6 +14,7 @@ __all__ = [
     "Gpr",
     "Host",
     "Intercept",
+    "Look",
     "MmuIndex",
     "Registers",
     "Seg",

@@ -71,6 +71,20 @@ class Check(NamedTuple):
     size: int = 0
 
 
+class Look(NamedTuple):
+    """What is to become of an instruction.
+
+    Attributes:
+        check: what it is checked by, if by anything.
+        shown: what the translator is to see in its place, of the same length or shorter; empty if it is to see the instruction.
+        places: where it lies: physical address and bytes, of one page each.
+    """
+
+    check: Check | None
+    shown: bytes = b""
+    places: tuple[tuple[int, int], ...] = ()
+
+
 class Form(ctypes.Structure):
     """A check as machine code reads it."""
 
@@ -189,6 +203,10 @@ go:
     mov rax, -1
     mov [rdx + {layout.HOOK_BEGIN}], rax
     mov [rdx + {layout.HOOK_END}], rax
+    cmp qword ptr [r12 + {_CONTROL["hidden"]}], 0
+    je shown
+    call qword ptr [r12 + {_CONTROL["unhide"]}]
+shown:
     add rsp, 8
     pop r15
     pop r14

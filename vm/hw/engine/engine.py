@@ -34,7 +34,7 @@ from unicorn import x86_const as x86
 from vm.errors import EngineError
 from vm.hw.engine import layout
 from vm.hw.engine.blocks import Blocks
-from vm.hw.engine.checks import MAGIC, NOWHERE, Check, Checks
+from vm.hw.engine.checks import MAGIC, NOWHERE, Checks, Look
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
 from vm.hw.engine.tracing import Recorder
@@ -120,8 +120,8 @@ class Host(Protocol):
         """
         ...
 
-    def look(self, address: int) -> Check | None:
-        """An instruction at linear `address` is translated, of those that the tables ask about: what checks it."""
+    def look(self, address: int) -> Look | None:
+        """An instruction at linear `address` is translated, of those that the tables ask about: what is to become of it."""
         ...
 
     def untried(self) -> None:
@@ -219,7 +219,8 @@ class Engine:
         self._refused_location: int | None = None
         self._refused_fetch = self._refused_ahead = False
         self._budget = 0
-        self._ram_bytes = ram_bytes
+        self._ram, self._ram_bytes = ram_address, ram_bytes
+        self._hidden: list[tuple[int, bytes]] = []  # physical address, what was there
         self._traps_clac = False
         self.recorder: Recorder | None = None
         self._on_translation: Callable[[int, int], None] | None = None
@@ -282,8 +283,9 @@ class Engine:
             _HEAD_TYPE(self._give_head),
             _TRANSLATED_TYPE(self._translated),
             _LOOK_TYPE(self._look),
+            _VOID_TYPE(self._unhide),
         ]
-        fill, control.rewind, control.void, control.give_head, self._told, control.look = (
+        fill, control.rewind, control.void, control.give_head, self._told, control.look, control.unhide = (
             ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep
         )
         control.table, control.tcg_ctx, control.cpu = ctypes.addressof(self._table), tcg, self._cpu
@@ -504,11 +506,31 @@ class Engine:
 
     def _look(self, address: int) -> int:
         try:
-            check = self._host.look(address)
+            look = self._host.look(address)
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(error)
             return 0
-        return 0 if check is None else self._checks.form(check)
+        if look is None:
+            return 0
+        if look.shown:
+            self._show(look)
+        return 0 if look.check is None else self._checks.form(look.check)
+
+    def _show(self, look: Look) -> None:
+        """Put other code in the place of an instruction, up to `_unhide`."""
+        shown = look.shown
+        for address, size in look.places:
+            part = shown[:size]
+            self._hidden.append((address, ctypes.string_at(self._ram + address, len(part))))
+            ctypes.memmove(self._ram + address, part, len(part))
+            shown = shown[size:]
+        self.control.hidden = 1
+
+    def _unhide(self) -> None:
+        for address, code in self._hidden:
+            ctypes.memmove(self._ram + address, code, len(code))
+        self._hidden.clear()
+        self.control.hidden = 0
 
     def look_at_all(self, wanted: bool) -> None:
         """Ask the host about every instruction, and not only about those of the tables; drops all translated code."""

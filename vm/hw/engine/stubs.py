@@ -79,6 +79,8 @@ class Control(ctypes.Structure):
         ("checked", ctypes.c_uint64),  # 248: linear address of the instruction that was checked last
         ("granted", ctypes.c_uint64),  # 256: of the one that is let through once
         ("restore_state", ctypes.c_uint64),  # 264: cpu_restore_state
+        ("hidden", ctypes.c_uint64),  # 272: bytes of an instruction are hidden from the translator
+        ("unhide", ctypes.c_uint64),  # 280: Python: put them back
     )
 
 
