@@ -506,13 +506,14 @@ def _horizontal(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
 
 
 def _string_lengths(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
-    """Lengths whose absolute value does not exist: QEMU takes them for negative ones, and reads far outside of the registers."""
+    """QEMU takes long lengths for short or negative ones, and then reads far outside of the registers."""
     gpr = cpu.registers.gpr
     bits = 64 if found.rex & 8 else 32
     before = gpr[Gpr.RAX], gpr[Gpr.RDX]
     for register in (Gpr.RAX, Gpr.RDX):
-        if gpr[register] & (1 << bits) - 1 == 1 << bits - 1:
-            gpr[register] = (1 << bits - 1) - 1  # longer than a register, as the other is
+        length = gpr[register] & (1 << bits) - 1
+        if min(length, (1 << bits) - length) > _LONGEST:
+            gpr[register] = _LONGEST  # a register has no more elements
 
     def restore() -> None:
         gpr[Gpr.RAX], gpr[Gpr.RDX] = before
@@ -556,6 +557,7 @@ def _always(
     return Rule(name, CheckKind.ALWAYS, test, act)
 
 
+_LONGEST: Final = 16  # elements of a string of PCMPESTRI
 _UD2: Final = b"\x0f\x0b"
 _EMMS: Final = 0x77
 _TEN: Final = 10  # bytes of the x87's widest operands
@@ -653,7 +655,9 @@ RULES: Final = (
     ),
     _always(_is_horizontal, "PHADDW and kin of a register with itself", _horizontal),
     _always(
-        lambda found: found.map == "0f3a" and found.opcode in (0x60, 0x61), "PCMPESTRI, PCMPESTRM", _string_lengths
+        lambda found: found.map == "0f3a" and found.opcode in (0x60, 0x61) and found.mandatory == 0x66,
+        "PCMPESTRI, PCMPESTRM",
+        _string_lengths,
     ),
     _always(_is_late_mmx, "TOP behind MMX of SSSE3 and EMMS", _enters_mmx),
     Rule(

@@ -518,9 +518,11 @@ class Cpu:
             assert fault is not None
             if Rule.SHADOW_NOT_FOR_FAULTS not in self._board.rules and self.registers.shadow:
                 return self._hold_off_fault()
-            if fault.vector == GP and fault.address == self.linear_rip():
+            vector = fault.vector
+            if vector == GP and fault.address == self.linear_rip():
                 self._back_to_branch()
-            vector = SS if fault.vector == GP and self._is_on_stack(fault.address) else fault.vector
+            elif vector == GP and self._is_on_stack(fault.address):
+                vector = SS
             self.deliver(exception(vector, fault.error, fault.address if vector == PF else None))
             return 1
         if kind is StopKind.EXCEPTION:

@@ -255,6 +255,11 @@ class Registers:
         """
         self._hflags.value = self.derived_hflags() | self._hflags.value & (layout.HF_INHIBIT_IRQ | layout.HF_GUEST)
 
+    @property
+    def hflags(self) -> int:
+        """What QEMU translates by, besides RFLAGS."""
+        return self._hflags.value
+
     def derived_hflags(self) -> int:
         """The bits of hflags that follow from the registers."""
         code, stack = self._code_flags.value, self._stack_flags.value
