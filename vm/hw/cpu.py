@@ -4,7 +4,7 @@
 carries out what the engine stopped for. Every instruction and every delivered event is one unit of
 virtual time, so that no guest can spin without time passing.
 
-Not modelled: SMM, hardware breakpoints, performance counters, power states beyond HLT.
+Not modelled: SMM, performance counters, power states beyond HLT.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from vm.hw.apic import LocalApic
+from vm.hw.breakpoints import DR6_BS, DR6_FIXED, DR7_FIXED, DR7_GD, Breakpoints
 from vm.hw.broadcast import Broadcast
 from vm.hw.checked import CarriedOut, Native, encoding_of, keep_bases, look_at, rule_of, tables, taken_as
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
@@ -37,7 +38,7 @@ from vm.hw.engine import (
     StopKind,
 )
 from vm.hw.events import BP, DB, DF, GP, NMI, OF, PF, SS, UD, Event, EventDelivery, EventKind, Outcome, exception
-from vm.hw.fred import DR6_SINGLE_STEP, Fred
+from vm.hw.fred import Fred
 from vm.hw.gate import Gate
 from vm.hw.instructions import Result, handler_of
 from vm.hw.linear import GuestFault, LinearMemory
@@ -203,6 +204,11 @@ class Cpu:
         self.recent: deque[int] = deque(maxlen=16)  # RIPs (linear) at the engine's last stops, newest last
         self.in_engine = False
         self._location = 0  # of the access that the engine reported last, in its present run
+        self.breakpoints = Breakpoints()
+        self._watched = False  # the access that was refused is one that a breakpoint watches
+        self._watching = False  # an instruction runs alone, and what it hits is noted
+        self.hits = 0  # bits of DR6, of the instruction that runs
+        self._resumed: int | None = None  # linear RIP that was returned to with RF set, and nothing has run since
         self._stopped_at: int | None = None  # linear RIP of what was not completed, and nothing has run since
         self.reset()
 
@@ -216,7 +222,7 @@ class Cpu:
             registers.gpr[gpr] = 0
         registers.gpr[Gpr.RDX] = SIGNATURE
         for number in range(8):
-            registers.dr[number] = {6: 0xFFFF0FF0, 7: 0x400}.get(number, 0)
+            registers.dr[number] = {6: DR6_FIXED, 7: DR7_FIXED}.get(number, 0)
         for cr in (0, 2, 3, 4):
             registers.cr[cr] = 0
         registers.cr[0] = 0x60000010
@@ -230,6 +236,7 @@ class Cpu:
         registers.rip = 0xFFF0
         registers.rflags = Flags.FIXED
         registers.shadow = False
+        self.arm()
         self.mmu.update()
         self.mmu.drop_all(True)
         self.engine.flush()
@@ -264,6 +271,12 @@ class Cpu:
     def fill(self, address: int, access: Access, mmu: MmuIndex, probe: bool, location: int) -> bool:
         """The engine's softmmu misses, answered by the MMU."""
         self._location = location
+        if self.breakpoints.data and access is not Access.FETCH and not probe:
+            hits = self.breakpoints.hits(address, self.engine.access_size, access is Access.STORE)
+            if hits and not self._watching:
+                self._watched = True
+                return False
+            self.hits |= hits
         return self.mmu.fill(address, access, mmu, probe, location)
 
     def look(self, address: int) -> Look | None:
@@ -271,10 +284,37 @@ class Cpu:
         if self._beyond_code(address):
             return Look(Check(CheckKind.ALWAYS))
         look = look_at(self.linear.code(address), self.registers.bits, address)
+        if address in self.breakpoints.code:
+            look = Look(Check(CheckKind.ALWAYS), b"" if look is None else look.shown)
         if look is None or not look.shown:
             return look
         places = tuple(self.linear.places(address, len(look.shown)))
         return look._replace(places=places)
+
+    def arm(self) -> None:
+        """The debug registers, or CR4.DE, have changed."""
+        code = dict(self.breakpoints.code)
+        if not self.breakpoints.arm(tuple(self.registers.dr), bool(self.registers.cr[4] & Cr4.DE)):
+            return
+        if self.gate is not None:
+            self.gate.refuse("sets breakpoints in the debug registers")
+        self.mmu.watch(self.breakpoints.pages())
+        self.linear.on_watch = self._note_access if self.breakpoints.data else None
+        if code != self.breakpoints.code:
+            self.engine.look_at_all(bool(self.breakpoints.code))
+            self.engine.drop_code(0, self._board.memory.size)
+            self.watch_returns()
+
+    def _note_access(self, address: int, size: int, store: bool) -> None:
+        self.hits |= self.breakpoints.hits(address, size, store)
+
+    def note_port(self, port: int, size: int) -> None:
+        """An instruction has accessed a port."""
+        self.hits |= self.breakpoints.port_hits(port, size)
+
+    def resume(self) -> None:
+        """A return has set RF: a breakpoint on the instruction at RIP is held off once (17.3.1.1)."""
+        self._resumed = self.linear_rip()
 
     def _beyond_code(self, address: int) -> bool:
         """Whether linear `address` is beyond the limit of CS, which 64-bit code has not (3.4.5)."""
@@ -369,6 +409,8 @@ class Cpu:
         finally:
             self.in_engine = False
         self.registers.clear_resume()
+        if stop.instructions:
+            self._resumed = None
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
@@ -433,9 +475,10 @@ class Cpu:
         rules = self._board.rules
         if Rule.STI_SHADOW in rules and Rule.MOV_SS_SHADOW in rules:
             return True
-        cs = self.registers.segment(Seg.CS).base
-        after_sti = self.linear.code(cs + self.registers.rip - 1, 1) == bytes([_STI])
-        return (Rule.STI_SHADOW if after_sti else Rule.MOV_SS_SHADOW) in rules
+        return (Rule.STI_SHADOW if self._after_sti() else Rule.MOV_SS_SHADOW) in rules
+
+    def _after_sti(self) -> bool:
+        return self.linear.code(self.linear_rip() - 1 & _MASK64, 1) == bytes([_STI])
 
     def _take_pending(self, external: bool) -> bool:
         """Deliver an NMI, or an interrupt where an `external` one is deliverable, if one can be taken here."""
@@ -472,12 +515,15 @@ class Cpu:
 
     def watch_returns(self) -> None:
         """See the returns that matter: IRET while NMIs are blocked, FRED is on or somebody asks; ERETS and ERETU."""
-        self.engine.intercept(Intercept.IRET, self.nmi_blocked or self.fred.enabled or self.on_return is not None)
+        self.engine.intercept(Intercept.IRET, self.nmi_blocked or self.fred.enabled or self._sees_returns())
         self.engine.trap_clac(bool(self.registers.cr[4] & Cr4.FRED))
+
+    def _sees_returns(self) -> bool:
+        return self.on_return is not None or bool(self.breakpoints.code)
 
     def deliver(self, event: Event) -> None:
         """Deliver an event, which takes one unit of time."""
-        self._stopped_at = None
+        self._stopped_at = self._resumed = None
         outcome, begun = self.events.deliver(event)
         if event.kind is EventKind.EXCEPTION:
             self.counts.exceptions += 1
@@ -486,6 +532,9 @@ class Cpu:
             self.state = CpuState.SHUTDOWN
         elif outcome is Outcome.REPLACED and event.kind is EventKind.INTERRUPT and begun[-1].vector in (DF, PF):
             self._interrupted_delivery(event.vector)
+        if event.vector == DB and self.registers.dr[7] & DR7_GD:
+            self.registers.dr[7] &= ~DR7_GD  # the handler may use them (17.2.4)
+        self.hits = 0
         for observer in self.observers:
             observer.delivered(self.index, begun, outcome)
         self._spend(1)
@@ -507,10 +556,13 @@ class Cpu:
             return 0
         if kind is StopKind.HALT:
             if self.registers.trap_flag:  # the trap wakes it at once
-                return self._single_step()
+                return self._debug_trap(DR6_BS)
             self.state = CpuState.HALTED
             return 0
         if kind is StopKind.REFUSED:
+            if self._watched:
+                self._watched = False
+                return self._run_watched()
             fault = self.mmu.take_fault()
             if fault is None and self.gate is not None and self.gate.held is not None:
                 self.yielded = True
@@ -560,6 +612,28 @@ class Cpu:
             registers.gpr[Gpr.RSP] = registers.gpr[Gpr.RSP] - 8 - sum(instruction.immediates) & _MASK64
         registers.rip = at
 
+    def _run_watched(self) -> int:
+        """Execute an instruction that a breakpoint on data watches, and the one behind it if that was a MOV SS."""
+        self._watching, self.hits = True, 0
+        try:
+            stop = self._run_checked()
+        finally:
+            self._watching = False
+        hits, self.hits = self.hits, 0
+        spent = stop.instructions + self._handle(stop)
+        if not stop.instructions or not hits:
+            return spent
+        if self.registers.shadow and self.state is CpuState.RUNNING and not self._after_sti():
+            after = self._run_checked()
+            spent += after.instructions + self._handle(after)
+        return spent + self._debug_trap(hits)
+
+    def _debug_trap(self, bits: int) -> int:
+        """The trap behind an instruction, for what DR6 says."""
+        self.registers.dr[6] |= bits
+        self.deliver(exception(DB, None, bits))
+        return 1
+
     def _hold_off_fault(self) -> int:
         """What only a broken model does: the shadow swallows a fault, and the instruction with it."""
         instruction = decode(self.linear.code(self.registers.rip), self.registers.bits)
@@ -578,7 +652,7 @@ class Cpu:
             self.deliver(Event(stop.code, EventKind.SOFTWARE, start=start))
             return 1
         if stop.code == DB:
-            registers.dr[6] |= DR6_SINGLE_STEP
+            return self._debug_trap(DR6_BS)
         self.deliver(exception(stop.code, stop.error))
         return 1
 
@@ -607,6 +681,7 @@ class Cpu:
     def _run_checked(self) -> Stop:
         """Execute the instruction at RIP in the engine, whatever its check says."""
         stop = self.engine.run_checked()
+        self._resumed = self.linear_rip() if self.engine.resumes() else None
         self.registers.clear_resume()
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
@@ -628,6 +703,13 @@ class Cpu:
 
     def _checked(self) -> int:
         """An instruction that its check has held back."""
+        bits, resumed = self.breakpoints.code.get(self.linear_rip(), 0), self._resumed == self.linear_rip()
+        self._resumed = None
+        if bits and not resumed and not (self.registers.shadow and not self._after_sti()):
+            self.registers.dr[6] |= bits
+            self.registers.rflags |= Flags.RF  # in the frame, so that the instruction can be gone on with
+            self.deliver(exception(DB, None, bits))
+            return 1
         if self._beyond_code(self.linear_rip()):
             self.deliver(exception(GP))
             return 1
@@ -659,6 +741,7 @@ class Cpu:
             self.yielded = True
             self._stop_here_again()
             return 0
+        self.hits = 0
         before = self._before(instruction) if self.instructions is not None else None
         try:
             result = handler(self, instruction)
@@ -681,15 +764,10 @@ class Cpu:
         self._spend(1)
         if instruction.name == "syscall":
             stepping = registers.trap_flag  # what FMASK has left of it counts
+        bits = self.hits
         if stepping and (result not in (Result.JUMPED, Result.SHADOWED) or instruction.name == "syscall"):
-            return 1 + self._single_step()
-        return 1
-
-    def _single_step(self) -> int:
-        """The trap behind an instruction that began with TF set."""
-        self.registers.dr[6] |= DR6_SINGLE_STEP
-        self.deliver(exception(DB))
-        return 1
+            bits |= DR6_BS
+        return 1 + (self._debug_trap(bits) if bits else 0)
 
     def _before(self, instruction: Instruction) -> Before:
         registers = self.registers
@@ -711,13 +789,13 @@ class Cpu:
             self.msrs.snapshot(),
             self.apic.snapshot(),
             tuple(vars(self.counts).values()),
-            (self.state.name, self.nmi_pending, self.nmi_blocked, self.unsupported),
+            (self.state.name, self.nmi_pending, self.nmi_blocked, self.unsupported, self._resumed),
             tuple(self.recent),
         )
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned."""
-        registers, mmu, msrs, apic, counts, (name, self.nmi_pending, blocked, self.unsupported), recent = state
+        registers, mmu, msrs, apic, counts, (name, self.nmi_pending, blocked, self.unsupported, resumed), recent = state
         self._stopped_at = None
         self.registers.load(registers)
         self.mmu.restore(mmu)
@@ -726,6 +804,8 @@ class Cpu:
         self.counts = Counts(*counts)
         self.state = CpuState[name]
         self.recent = deque(recent, maxlen=16)
+        self._resumed, self.hits, self._watched = resumed, 0, False
+        self.arm()
         self._block_nmi(blocked)
 
     def paging_enabled(self) -> bool:

@@ -53,7 +53,7 @@ class EventKind(enum.Enum):
 class Event(NamedTuple):
     """An event to be delivered.
 
-    `error` is the error code or None; `address` goes to CR2; `start` is the RIP of the instruction
+    `error` is the error code or None; `address` goes to CR2, and of a #DB it is what DR6 was given; `start` is the RIP of the instruction
     for SOFTWARE and SYSCALL events, whose faults are reported there; `nested` says that it arose
     during the delivery of another event, and is not #DF.
     """
@@ -150,7 +150,7 @@ class EventDelivery:
         return Event(DF, EventKind.EXCEPTION, 0 if Rule.DF_ERROR_ZERO in rules else second.error)
 
     def _set_cr2(self, event: Event) -> None:
-        if event.address is not None and Rule.PF_CR2 in self._rules:
+        if event.address is not None and event.vector == PF and Rule.PF_CR2 in self._rules:
             self._registers.cr[2] = event.address
 
     def _deliver_once(self, event: Event) -> None:

@@ -52,7 +52,6 @@ SYSCALL_VECTOR: Final = 1
 """Vector of a SYSCALL, which is of type OTHER."""
 STI_BIT, SOFTWARE_BIT, NMI_BIT = 1 << 16, 1 << 17, 1 << 18
 LONG_BIT, NESTED_BIT = 1 << 57, 1 << 58
-DR6_SINGLE_STEP: Final = 1 << 14
 _MASK32: Final = (1 << 32) - 1
 _MASK64: Final = (1 << 64) - 1
 _IF, _RF, _AC, _FIXED = int(Flags.IF), int(Flags.RF), int(Flags.AC), int(Flags.FIXED)
@@ -179,7 +178,7 @@ class Fred:
     def _data(self, event: Event) -> int:
         if event.kind is not EventKind.EXCEPTION:
             return 0
-        return {PF: event.address or 0, DB: DR6_SINGLE_STEP}.get(event.vector, 0)
+        return event.address or 0 if event.vector in (PF, DB) else 0
 
     def _saved_ss(self, event: Event, kind: int, length: int) -> int:
         registers = self._registers

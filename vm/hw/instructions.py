@@ -10,6 +10,7 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from vm.hw.breakpoints import DR6_BD, DR6_FIXED, DR7_FIXED, DR7_GD, DR7_WRITABLE
 from vm.hw.cpuid import INVLPGB_MAX
 from vm.hw.decode import GPR_NAMES, Instruction, effective_address
 from vm.hw.engine import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
@@ -89,6 +90,9 @@ def _eret(cpu: Cpu, instruction: Instruction) -> Result:
     if returned.unblocks_nmi:
         cpu.unblock_nmi()
     cpu.returned()
+    if cpu.registers.resume_flag:
+        cpu.resume()
+        cpu.registers.clear_resume()
     return Result.SHADOWED if returned.shadow else Result.JUMPED
 
 
@@ -244,6 +248,7 @@ def write_cr4(cpu: Cpu, value: int) -> None:
         raise GuestFault(GP)
     switches_fred = (value ^ registers.cr[4]) & Cr4.FRED
     cpu.mmu.load_cr4(value)
+    cpu.arm()
     if switches_fred:
         cpu.watch_returns()
 
@@ -264,14 +269,21 @@ def _debug_register(cpu: Cpu, instruction: Instruction) -> Result:
         if registers.cr[4] & 1 << 3:
             raise GuestFault(UD, None)
         number += 2
-    if first.startswith("dr"):
-        value = registers.gpr[GPR_NAMES[second][0]]
-        if number >= 6 and value >> 32:
-            raise GuestFault(GP)
-        fixed = {6: 0xFFFF0FF0, 7: 0x400}.get(number, 0)
-        registers.dr[number] = value | fixed
-    else:
+    if registers.dr[7] & DR7_GD:
+        registers.dr[6] |= DR6_BD
+        raise GuestFault(DB, None, DR6_BD)
+    if not first.startswith("dr"):
         registers.gpr[GPR_NAMES[first][0]] = registers.dr[number]
+        return Result.DONE
+    value = registers.gpr[GPR_NAMES[second][0]]
+    if number >= 6 and value >> 32:
+        raise GuestFault(GP)
+    if number == 6:
+        value = value & ~(1 << 12) | DR6_FIXED
+    elif number == 7:
+        value = value & DR7_WRITABLE | DR7_FIXED
+    registers.dr[number] = value
+    cpu.arm()
     return Result.DONE
 
 
@@ -291,6 +303,7 @@ def _port(cpu: Cpu, instruction: Instruction) -> Result:
             gpr[Gpr.RAX] = value if width == 4 else gpr[Gpr.RAX] & ~mask | value
     except PortWaiting:
         return Result.WAITING
+    cpu.note_port(port, width)
     return Result.DONE
 
 
@@ -331,6 +344,7 @@ def _string_port(cpu: Cpu, instruction: Instruction) -> Result:
             cpu.port_write(port, width, cpu.linear.read(address, width, user, smap))
     except PortWaiting:
         return Result.WAITING
+    cpu.note_port(port, width)
     step = -width if registers.rflags & Flags.DF else width
     _set(registers, index, gpr[index] + step, instruction.address_bits)
     if not instruction.repeat:

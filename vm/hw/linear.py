@@ -48,6 +48,8 @@ class LinearMemory:
         self._mmio_write = mmio_write
         self.on_access: Callable[[int, int, int, int, bool], None] | None = None
         """Told of each access: address, physical address, bytes, value, whether it stores."""
+        self.on_watch: Callable[[int, int, bool], None] | None = None
+        """Told of address, bytes and whether it stores, while a breakpoint watches data."""
 
     def _physical(self, address: int, attempt: Attempt) -> int:
         gate = self._mmu.gate
@@ -131,6 +133,8 @@ class LinearMemory:
             self._physical(page, attempt)
 
     def _tell(self, address: int, physical: int, size: int, value: int, store: bool) -> None:
+        if self.on_watch is not None:
+            self.on_watch(address & _MASK64, size, store)
         if self.on_access is not None:
             self.on_access(address & _MASK64, physical, size, value, store)
 

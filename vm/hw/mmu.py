@@ -75,6 +75,7 @@ class Cr0(enum.IntFlag):
 class Cr4(enum.IntFlag):
     """CR4 (SDM 2.5)."""
 
+    DE = 1 << 3
     PSE = 1 << 4
     PAE = 1 << 5
     PGE = 1 << 7
@@ -173,6 +174,7 @@ class Mmu:
         self._control = Control(False, False, False)
         self._root = TableEntry(0, _ALL_RIGHTS)
         self._entered: dict[int, set[int]] = {}  # leaf address -> pages in the softmmu
+        self._watched: frozenset[int] = frozenset()  # pages of which each access is to come back
         self.stored_code: set[tuple[int, int]] = set()
         self.gate: Gate | None = None  # stops at visible operations, while exploring
         self.engine: Engine
@@ -525,7 +527,7 @@ class Mmu:
             self._note_store(frame, physical | address & 0xFFF, bool(protection & EXECUTE))
         if stale and access == Access.FETCH:
             protection &= EXECUTE  # loads and stores through it come back
-        size = 1 if stale and access != Access.FETCH else 4096
+        size = 1 if (stale and access != Access.FETCH) or page in self._watched else 4096
         if self.gate is not None and self.gate.on_enter is not None:
             self.gate.on_enter(physical | address & 0xFFF, size == 1)
         if self.on_enter is not None:
@@ -577,6 +579,11 @@ class Mmu:
         return protection
 
     # --- TrackedMmu
+
+    def watch(self, pages: frozenset[int]) -> None:
+        """Let each access to these pages come back here, by linear address."""
+        self._watched = pages
+        self.flush_softmmu()
 
     def flush_softmmu(self) -> None:
         """Empty the softmmu; the model keeps everything."""

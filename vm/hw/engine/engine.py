@@ -222,6 +222,7 @@ class Engine:
         self._ram, self._ram_bytes = ram_address, ram_bytes
         self._hidden: list[tuple[int, bytes]] = []  # physical address, what was there
         self._traps_clac = False
+        self.access_size = 0  # bytes, of the access that `Host.fill` is asked about
         self.recorder: Recorder | None = None
         self._on_translation: Callable[[int, int], None] | None = None
 
@@ -355,7 +356,7 @@ class Engine:
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
         control.paid_block = control.requested = control.withheld = 0
-        control.checked = NOWHERE
+        control.checked, control.resumed = NOWHERE, 0
         self._old_exception.value = -1
         self._is_int.value = 0
         if budget <= 32:
@@ -457,6 +458,10 @@ class Engine:
         paid: int = self.control.paid_block
         return self._blocks.starts(paid)[0] if paid else None
 
+    def resumes(self) -> bool:
+        """Whether RF is set for the instruction at RIP, by the return that ended the last run."""
+        return bool(self.control.resumed & 1) or self.registers.resume_flag
+
     def last_instruction(self) -> int | None:
         """Linear address of the last instruction of that block."""
         paid: int = self.control.paid_block
@@ -480,7 +485,8 @@ class Engine:
 
     # --- callbacks
 
-    def _fill(self, _cs: int, address: int, _size: int, access: int, mmu: int, probe: int, location: int) -> bool:
+    def _fill(self, _cs: int, address: int, size: int, access: int, mmu: int, probe: int, location: int) -> bool:
+        self.access_size = size
         try:
             if self._host.fill(address, _ACCESSES[access], _MMU_INDICES[mmu], bool(probe), location):
                 return True

@@ -2,8 +2,6 @@
 
 The mapped words are the only way to set descriptor caches and CPL; `sync` keeps the flags by which
 QEMU translates (hflags) true to them.
-
-Not modelled: debug-register breakpoints (DR0-DR7 hold what is written and break nothing).
 """
 
 from __future__ import annotations
@@ -169,10 +167,15 @@ class Registers:
     def clear_resume(self) -> None:
         """Clear RFLAGS.RF, which an IRET has set.
 
-        Only breakpoints need it, which are not modelled. QEMU keeps it up to the end of a block and
+        Only breakpoints need it, and the CPU has looked at it by then. QEMU keeps it up to the end of a block and
         not for one instruction, so that PUSHF and frames would show where blocks end.
         """
         self._eflags.value &= _NO_RF
+
+    @property
+    def resume_flag(self) -> bool:
+        """RFLAGS.RF, cheaply."""
+        return bool(self._eflags.value & ~_NO_RF)
 
     @property
     def interrupt_flag(self) -> bool:

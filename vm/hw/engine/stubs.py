@@ -81,6 +81,7 @@ class Control(ctypes.Structure):
         ("restore_state", ctypes.c_uint64),  # 264: cpu_restore_state
         ("hidden", ctypes.c_uint64),  # 272: bytes of an instruction are hidden from the translator
         ("unhide", ctypes.c_uint64),  # 280: Python: put them back
+        ("resumed", ctypes.c_uint64),  # 288: bit 0: RF was set when the block began that came last, bit 1: the one before
     )
 
 
@@ -237,6 +238,7 @@ pay:
     jne stop
     mov rdx, [rcx + 152]
     btr dword ptr [rdx], 16
+    rcl qword ptr [rcx + 288], 1
     cmp r11d, {SHORT}
     je granted
     cmp r11d, {ALONE}
