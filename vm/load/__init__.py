@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from vm.errors import ImageError
 from vm.load import elf, flat, foreign, multiboot
+from vm.load.boot_state import after_firmware
 from vm.load.symbols import Symbols
 from vm.machine import Machine
 
@@ -35,6 +36,7 @@ def load(machine: Machine, image: bytes, name: str = "image", format: Format = "
     """
     if not image:
         raise ImageError(f"{name}: the file is empty; give an ELF file, a multiboot image or a boot sector")
+    after_firmware(machine)
     if format == "flat":
         flat.load(machine, image, name)
     elif image.startswith(ELF_MAGIC):

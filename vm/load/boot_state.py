@@ -1,4 +1,12 @@
-"""The CPU states that boot protocols promise, and the RAM that firmware reports."""
+"""The machine as firmware leaves it, and the CPU states that boot protocols promise.
+
+Firmware has enabled the caches (CR0.CD and NW are 0), has put the boot CPU's APIC into virtual-wire mode, so that the
+8259s' interrupts come through it (SDM volume 3A, 10.1; MultiProcessor Specification 1.4, 3.6.2.2), and has initialised
+the 8259s as a PC's does: vectors 8 and 70H up, the timer's line unmasked. Reset itself leaves none of this.
+
+Not done: there is no BIOS to call, no interrupt vector table, no ACPI table, and the timer does not tick until it is
+programmed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,22 @@ from vm.machine import Machine
 
 _CODE32: Final = Segment(0x10, 0, 0xFFFFFFFF, 0xCF9B00)
 _DATA32: Final = Segment(0x18, 0, 0xFFFFFFFF, 0xCF9300)
+_ICW1: Final = 0x11  # edges, two chips, ICW4 follows
+_ICW4: Final = 0x01  # 8086 mode
+_MASTER: Final = (0x08, 1 << 2, _ICW4, 0xB8)  # ICW2, ICW3, ICW4, OCW1: as SeaBIOS leaves them
+_SLAVE: Final = (0x70, 2, _ICW4, 0x8E)
+
+
+def after_firmware(machine: Machine) -> None:
+    """What firmware has done when it starts an image, beyond the state of its protocol."""
+    registers = machine.cpus[0].registers
+    registers.cr[0] = Cr0.ET
+    registers.sync()
+    machine.apics[0].virtual_wire()
+    for chip, words in ((machine.pics.master, _MASTER), (machine.pics.slave, _SLAVE)):
+        chip.write(0, 1, _ICW1)
+        for word in words:
+            chip.write(1, 1, word)
 
 
 def enter_protected_mode(machine: Machine, entry: int) -> None:
