@@ -1,4 +1,4 @@
-"""What firmware has done when an image starts, and what reset alone leaves."""
+"""What firmware has done when an image starts, and what reset alone leaves; and that no BIOS is there to be called."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Final
 import pytest
 
 from tests.support.images import BASE, EXIT, STACK_TOP, Segment, boot_sector, elf, multiboot, pvh
+from vm.hw.cpu import CpuState
 from vm.hw.mmu import Cr0
 from vm.load import load
-from vm.machine import Machine, MachineConfig
+from vm.machine import End, Machine, MachineConfig
+from vm.report.panic import panic_report
 from vm.schedule import RoundRobin
 from vm.session import RunOptions, RunResult, Session
 
@@ -127,3 +129,64 @@ def test_a_kernel_that_masks_lint0_gets_none() -> None:
     program = f"{REMAP}\nmov dword ptr [0xfee00350], 0x10700"
     result, _ = ran(multiboot(TICKS.format(program=program, vector=0x20), bss=0x4000))
     assert (result.ended, result.serial) == ("asleep", "")
+
+
+# --- no BIOS
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [("mov ax, 0xe41\nint 0x10", "INT 0x10 with AX=0x0e41"), ("mov ax, 0x201\nint 0x13", "INT 0x13 with AX=0x0201")],
+)
+def test_the_first_bios_call_ends_the_run_and_says_that_there_is_no_bios(call: str, says: str) -> None:
+    result, machine = ran(boot_sector(f"{call}\nmov al, 0\nout 0xf4, al"))
+    assert (result.ended, result.code, result.exit_value) == ("shutdown", 3, None)
+    assert machine.cpus[0].registers.rip == 0x7C03, "at the call"
+    report = panic_report(machine, load(Machine(MachineConfig()), IMAGES["long"]))
+    assert f"stopped because: {says}, and there is no BIOS: entry" in report
+
+
+def test_so_it_is_in_real_mode_after_protected_mode() -> None:
+    back = "mov eax, cr0\nand al, 0xfe\nmov cr0, eax\nint 0x10"
+    result, machine = ran(pvh(back))
+    assert (result.ended, machine.cpus[0].unsupported is not None) == ("shutdown", True)
+
+
+def test_a_call_through_an_entry_that_the_guest_has_filled_is_one_like_any_other() -> None:
+    source = """
+        mov word ptr [0x40], offset handler
+        mov word ptr [0x42], 0
+        int 0x10
+        mov al, 0
+        out 0xf4, al
+    handler:
+        mov dx, 0x3f8
+        mov al, 'h'
+        out dx, al
+        iret
+    """
+    result, _ = ran(boot_sector(source))
+    assert (result.ended, result.serial, result.code) == ("exit", "h", 0)
+
+
+@pytest.mark.parametrize(("code", "says"), [("ud2", "exception 0x6"), ("mov ax, 0\ndiv ax", "exception 0x0")])
+def test_a_fault_in_real_mode_that_nobody_handles_is_named(code: str, says: str) -> None:
+    _, machine = ran(boot_sector(code))
+    assert machine.cpus[0].state is CpuState.SHUTDOWN
+    why = machine.cpus[0].unsupported
+    assert why is not None and why.startswith(f"{says} in real mode, and nobody handles it")
+
+
+def test_an_nmi_in_real_mode_that_nobody_handles_is_named() -> None:
+    machine = machine_with(boot_sector("jmp 0x7c00"))
+    machine.cpus[0].nmi()
+    machine.run(0, 10)
+    assert machine.end() is End.SHUTDOWN
+    assert machine.cpus[0].unsupported == (
+        "NMI 0x2 in real mode, and nobody handles it: entry 0x2 of the interrupt vector table is empty"
+    )
+
+
+def test_int_in_protected_mode_is_a_fault_of_the_guests_own() -> None:
+    _, machine = ran(pvh("int 0x10"))
+    assert (machine.end(), machine.cpus[0].unsupported) == (End.SHUTDOWN, None)
