@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from guest.scenario import Scenario
 from vm.errors import ImageError, ScenarioError
 
 FILE: Final = ".toml"  # a scenario named so is a file of the user's
+MAX_IMAGE_BYTES: Final = 256 << 20
 
 
 def scenarios() -> dict[str, Scenario]:
@@ -65,13 +67,24 @@ def find_image(name: str) -> bytes:
             return guest_images.build_scenario(find_scenario(name), Path(name).parent).to_elf()
         except AsmError as error:
             raise ImageError(f"image {name}: {error}") from error
-    path = Path(name)
-    if not path.exists():
-        raise ImageError(f"image {name!r} is neither built in nor a file; {_hint(name, list(known), 'kstack images')}")
     try:
-        return path.read_bytes()
+        return _read(Path(name))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = _hint(name, list(known), "kstack images")
+        raise ImageError(f"image {name!r} is neither built in nor a file; {hint}") from error
     except OSError as error:
         raise ImageError(f"image {name}: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a file, which is one that can be read again."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise ImageError(f"image {path} is {what}; give a file")
+    if found.st_size > MAX_IMAGE_BYTES:
+        raise ImageError(f"image {path}: {found.st_size} bytes are more than an image may have ({MAX_IMAGE_BYTES})")
+    return path.read_bytes()
 
 
 def _hint(name: str, known: list[str], command: str) -> str:

@@ -16,7 +16,7 @@ from guest.scenario import Scenario
 from vm.errors import ConfigError, RecordingError, ScenarioError
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
-from vm.load import load
+from vm.load import Format, load
 from vm.machine import Machine, MachineConfig, size
 from vm.recording import RULES_VERSION, UNFINISHED, VERSION, Recording, check_rules, image_hash, other_rules, pack
 from vm.scenarios import find_image, is_scenario
@@ -41,6 +41,7 @@ class Setup:
         policy: id or path of a Python file; None runs without a policy (images only).
         options: bounds and pools.
         faults: what goes wrong.
+        format: what a file is taken for.
     """
 
     image: str
@@ -50,6 +51,7 @@ class Setup:
     policy: str | None = None
     options: RunOptions = field(default_factory=RunOptions)
     faults: tuple[Fault, ...] = ()
+    format: Format = "auto"
 
     @property
     def is_scenario(self) -> bool:
@@ -75,13 +77,14 @@ class Setup:
         policy = None if self.policy is None else find_policy(self.policy)()
         if policy is None and self.is_scenario:
             policy = find_policy("fixed-16k")()
+        check_format(self.image, self.format)
         modes = self.modes.resolved(policy.delivery) if policy is not None else self.modes
         if self.is_scenario:
             assert policy is not None
             booted = BootedScenario(find_image(self.image), self.image, self.cpus, self.ram, modes)
             return booted.session(policy, scheduler, self.options)
         machine = Machine(MachineConfig(self.cpus, self.ram, modes))
-        symbols = load(machine, find_image(self.image), self.image)
+        symbols = load(machine, find_image(self.image), self.image, self.format)
         return Session(machine, symbols, scheduler, policy, self.options)
 
     def head(self) -> Recording:
@@ -108,6 +111,7 @@ class Setup:
             faults=[msgspec.to_builtins(fault.to_recording()) for fault in self.faults],
             ignored=sorted(self.options.ignored),
             rules=RULES_VERSION,
+            format=self.format,
         )
 
     def recording(self, choices: list[Choice], result: RunResult) -> Recording:
@@ -120,6 +124,16 @@ class Setup:
             state_hash=result.state_hash,
             finding=result.findings[0].kind.value if result.findings else None,
         )
+
+
+def check_format(image: str, format: Format) -> None:
+    """Find out whether an image can be taken for that.
+
+    Raises:
+        ConfigError: it is a scenario.
+    """
+    if format != "auto" and is_scenario(image):
+        raise ConfigError(f"--format {format}: {image} is a scenario, whose image kstack builds")
 
 
 def script_of(scenario: Scenario) -> Script:
@@ -174,7 +188,11 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
         ignored=frozenset(recording.ignored),
     )
     faults, writes = faults_of(recording), writes_of(recording)
-    setup = Setup(recording.image, recording.cpus, recording.ram, modes, recording.policy, options, tuple(faults))
+    setup = Setup(
+        *(recording.image, recording.cpus, recording.ram, modes, recording.policy, options),
+        faults=tuple(faults),
+        format=recording.format,
+    )
     if setup.is_scenario != recording.booted:
         raise RecordingError(
             f"{recording.image} was {'' if recording.booted else 'not '}a scenario when it was recorded"

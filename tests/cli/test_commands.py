@@ -100,7 +100,7 @@ def test_run_ends_at_the_first_finding_if_asked() -> None:
 def test_a_dead_guest_gives_code_3_and_a_panic_report(tmp_path: Path) -> None:
     image = tmp_path / "dies.bin"
     image.write_bytes(bytes.fromhex("0f011e0500cc") + bytes(8))  # lidt [5]; int3
-    done = kstack("run", str(image))
+    done = kstack("run", str(image), "--format", "flat")
     assert done.returncode == 3
     for part in ("guest died", "RIP 0x", "RAX", "CR3", "int3"):
         assert part in done.stderr

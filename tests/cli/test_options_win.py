@@ -137,6 +137,13 @@ def run_ram(patched: pytest.MonkeyPatch) -> None:
     assert setup_of(patched, "selftest", ram="8M")[0].ram == 8 << 20
 
 
+def run_format(patched: pytest.MonkeyPatch) -> None:
+    assert setup_of(patched, "selftest", format="flat")[0].format == "flat"
+    patched.undo()
+    with pytest.raises(ConfigError, match="is a scenario"):
+        run.run("laight", format="flat")
+
+
 def run_bound(patched: pytest.MonkeyPatch) -> None:
     assert setup_of(patched, "laight", max_instructions=17)[0].options.max_time == 17
     assert setup_of(patched, "laight", max_instructions=10**12)[0].options.max_time == 10**12
@@ -184,8 +191,9 @@ def inject_mode(patched: pytest.MonkeyPatch) -> None:
 
 
 def gdb_setup(patched: pytest.MonkeyPatch) -> None:
-    setup = gdb._setup("laight", "fault-df", 4, ["stack-fault-delivery=ist"])
+    setup = gdb._setup("laight", "fault-df", 4, ["stack-fault-delivery=ist"], "flat")
     assert (setup.cpus, setup.policy, setup.modes.stack_fault_delivery) == (4, "fault-df", "ist")
+    assert setup.format == "flat"
 
 
 def replay_to(patched: pytest.MonkeyPatch) -> None:
@@ -226,6 +234,7 @@ CHECKS: Final[dict[str, Callable[[pytest.MonkeyPatch], None] | str]] = {
     "run --pool-shared": run_pool,
     "run --pool-reserve": too_many_pages,
     "run --anyway": OURS,
+    "run --format": run_format,
     "run --json": OURS,
     "explore SCENARIO": OURS,
     "explore --policy": OURS,
@@ -291,6 +300,7 @@ CHECKS: Final[dict[str, Callable[[pytest.MonkeyPatch], None] | str]] = {
     "gdb --mode": gdb_setup,
     "gdb --record": FILE,
     "gdb --anyway": OURS,
+    "gdb --format": gdb_setup,
     "policies --json": OURS,
     "scenarios --json": OURS,
     "images --json": OURS,

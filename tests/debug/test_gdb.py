@@ -288,7 +288,10 @@ def test_what_is_wrong_is_said_in_one_line(words: tuple[str, ...], message: str)
 
 def test_a_recording_has_its_own_policy_and_must_be_whole(recording: Path, tmp_path: Path) -> None:
     done = kstack("gdb", recording, "--policy", "fixed-16k")
-    assert (done.returncode, done.stderr) == (2, "kstack: --policy, --cpus, --mode: a recording has its own\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "kstack: --policy, --cpus, --mode, --format: a recording has its own\n",
+    )
     damaged = tmp_path / "damaged.json"
     damaged.write_text(recording.read_text().replace('"cpus": 2', '"cpus": 3'))
     done = kstack("gdb", damaged)

@@ -36,7 +36,8 @@ def image(data: bytes) -> object:
 def images() -> list[bytes]:
     """An image of each format."""
     rng = random.Random(0)
-    small = [hostile.flat(rng), hostile.multiboot(rng), *(hostile.elf(rng, bits, bits == 64) for bits in (32, 64))]
+    boot_sector = hostile.flat(rng)[:510].ljust(510, b"\0") + b"\x55\xaa"
+    small = [boot_sector, hostile.multiboot(rng), *(hostile.elf(rng, bits, bits == 64) for bits in (32, 64))]
     return [(ROOT / "tests/golden/count.elf").read_bytes(), *small]
 
 

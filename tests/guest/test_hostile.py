@@ -86,7 +86,7 @@ def test_machines_that_are_dropped_give_their_memory_back() -> None:
     def drop(count: int) -> None:
         for _ in range(count):
             machine = Machine(MachineConfig(cpus=2, ram=1 << 20))
-            load(machine, b"\x90" * 200 + b"\xeb\xfe")
+            load(machine, b"\x90" * 200 + b"\xeb\xfe", format="flat")
             machine.run(0, 300)
         gc.collect()
 

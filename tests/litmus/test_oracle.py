@@ -194,7 +194,7 @@ def test_an_overflow_and_its_double_fault_are_found_in_the_selftest() -> None:
 def test_a_triple_fault_is_a_finding() -> None:
     machine = Machine(MachineConfig(cpus=1))
     code = assemble("lidt [nothing]\nint 3\nnothing: .word 0\n.long 0", address=0x7C00, bits=16)
-    symbols = load(machine, code, "triple")
+    symbols = load(machine, code, "triple", "flat")
     result = Session(machine, symbols, RoundRobin(1000), Base(), RunOptions(1000)).run()
     assert result.ended == "shutdown"
     assert kinds(result) == {Kind.DOUBLE_FAULT, Kind.SHUTDOWN}

@@ -17,7 +17,7 @@ from vm.hw.modes import Modes
 from vm.report.decisions import Decision
 from vm.report.words import modes_line
 from vm.scenarios import find_scenario, scenarios
-from vm.stacks.registry import find_policy, policies
+from vm.stacks.registry import policies
 
 SCENARIOS: Final = tuple(name for name, scenario in scenarios().items() if scenario.litmus)
 BUDGET: Final = 300.0  # seconds a search
@@ -90,7 +90,7 @@ def took(found: list[Decided]) -> str:
 
 
 def table(found: list[Decision], speculation: str) -> str:
-    """All of it as Markdown: under which modes, then a row a policy, a column a scenario."""
+    """All of it as Markdown: under which modes, then a row a policy, a column a scenario; `_cell` says what stands there."""
     cells = {(one.policy, one.scenario): _cell(one) for one in found}
     places = list(dict.fromkeys(one.scenario for one in found))
     rows = [f"| policy | {' | '.join(name.removeprefix('litmus-') for name in places)} |"]
@@ -109,9 +109,9 @@ def table(found: list[Decision], speculation: str) -> str:
 
 
 def _cell(one: Decision) -> str:
+    """A number alone is of states of a proof, in brackets of one that asked nothing, in bold of visible operations."""
     if one.verdict == "unsafe":
-        return f"**unsafe**, {one.amount or 'at once'}"
-    if one.verdict == "safe" and not one.exercised:
-        word = "asked nothing" if find_policy(one.policy).reclaims else "safe, never reclaims"
-        return f"{word}, {one.amount:,}"
-    return f"{one.verdict}, {one.amount:,}"
+        return f"**{one.amount or 'at once'}**"
+    if one.verdict == "safe":
+        return f"{one.amount:,}" if one.exercised else f"({one.amount:,})"
+    return f"undecided, {one.amount:,}"

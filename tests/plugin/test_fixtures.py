@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.plugin.inner import outcomes, pytest_in, write_guest
-from vm.errors import ConfigError
+from vm.errors import ConfigError, ImageError
 from vm.fault import At, Fault, Moment, Send
 from vm.machine import Machine
 from vm.schedule import RoundRobin, ScriptedSchedule
@@ -97,6 +97,18 @@ def test_an_image_runs_without_a_policy_and_its_report_lines_can_be_asked_for(gu
     assert run.passed
     assert len(run.reports) > 30
     assert {report.verdict for report in run.reports} <= {"PASS", "SKIP"}
+
+
+def test_16_bit_code_that_is_no_boot_sector_runs_if_it_is_said_to_be_flat(guest: Guest, tmp_path: Path) -> None:
+    path = tmp_path / "code.bin"
+    path.write_bytes(bytes.fromhex("baf803 b042 ee 30c0 e6f4"))  # 'B' to the serial port, 0 to debug exit
+    with pytest.raises(ImageError, match="--format flat"):
+        guest(path)
+    run = guest(path, format="flat")
+    assert run.passed and run.serial == "B"
+    assert run.start.recording(run).format == "flat"
+    with pytest.raises(ConfigError, match="is a scenario"):
+        guest("laight", format="flat")
 
 
 def test_a_guest_s_failed_line_is_a_failure(guest: Guest, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Hostile(NamedTuple):
         """A hash over the states at their ends."""
         whole = hashlib.blake2b(digest_size=16)
         for seed in range(self.first, self.first + self.count):
-            machine = run_image(seed, flat) if self.kind == "flat" else run_long(seed, False)
+            machine = run_image(seed, flat, format="flat") if self.kind == "flat" else run_long(seed, False)
             whole.update(b"refused" if machine is None else machine.state_hash().encode())
         return whole.hexdigest()
 

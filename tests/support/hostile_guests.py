@@ -20,7 +20,7 @@ from typing import Final
 
 from vm.errors import KstackError
 from vm.hw.engine import Gpr, Seg, Segment
-from vm.load import load
+from vm.load import Format, load
 from vm.machine import Machine, MachineConfig
 
 RAM: Final = 1 << 20
@@ -34,6 +34,9 @@ GDT, IDT, TSS, HANDLERS = 0x5000, 0x6000, 0x7000, 0x8000
 TABLES, TABLES_END = 0x10000, 0x14000
 CODE, USER_CODE, STACK_TOP = 0x20000, 0x30000, 0x50000
 KCODE, KDATA, UDATA, UCODE, TASK, CODE32, UCODE32, GATE = 8, 0x10, 0x18 | 3, 0x20 | 3, 0x28, 0x38, 0x40 | 3, 0x48
+
+VECTORS: Final = struct.pack("<2H", 0x600, 0) * 256
+"""An interrupt vector table whose handlers are the zeros below the boot sector; through an empty one a run ends."""
 
 PREFIXES: Final = b"\x66\x67\xf0\xf2\xf3\x2e\x36\x3e\x26\x64\x65\x48\x4c\x41\x40"
 MSRS: Final = (
@@ -338,18 +341,20 @@ def multiboot(rng: random.Random) -> bytes:
 
 
 def elf(rng: random.Random, bits: int, pvh: bool) -> bytes:
-    """A small ELF executable, entered in 32-bit code by a PVH note or by its entry."""
+    """A small ELF executable, entered in 32-bit code by a PVH note or a multiboot header, or in 64-bit code by its entry."""
     code, address = program(rng, 32 if pvh or bits == 32 else 64), 0x20000
+    header = struct.pack("<3I", 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF) if bits == 32 else b""
+    code, entry = header + code, address + len(header)
     count = 2 if pvh else 1
     note = struct.pack("<3I", 4, 8, 18) + b"Xen\0" + struct.pack("<Q", address if rng.random() < 0.9 else numbers(rng))
     if bits == 64:
         start = 64 + 56 * count
-        header = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, address, 64, 0, 0, 64, 56, count, 64, 0, 0)
+        header = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, entry, 64, 0, 0, 64, 56, count, 64, 0, 0)
         loads = struct.pack("<IIQQQQQQ", 1, 7, start, address, address, len(code), len(code) + 64, 4096)
         notes = struct.pack("<IIQQQQQQ", 4, 4, start + len(code), 0, 0, len(note), len(note), 4)
     else:
         start = 52 + 32 * count
-        header = struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, address, 52, 0, 0, 52, 32, count, 40, 0, 0)
+        header = struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, entry, 52, 0, 0, 52, 32, count, 40, 0, 0)
         loads = struct.pack("<IIIIIIII", 1, start, address, address, len(code), len(code) + 64, 7, 4096)
         notes = struct.pack("<IIIIIIII", 4, start + len(code), 0, 0, len(note), len(note), 4, 4)
     ident = b"\x7fELF" + bytes([2 if bits == 64 else 1, 1, 1]) + bytes(9)
@@ -484,15 +489,19 @@ def run(machine: Machine, rng: random.Random, units: int, between: Callable[[], 
         between()
 
 
-def run_image(seed: int, make: Callable[[random.Random], bytes], units: int = UNITS, ram: int = RAM) -> Machine | None:
+def run_image(
+    seed: int, make: Callable[[random.Random], bytes], units: int = UNITS, ram: int = RAM, format: Format = "auto"
+) -> Machine | None:
     """Load and run one image; None where the loader refused it."""
     rng = random.Random(seed)
     image = make(rng)
     machine = Machine(MachineConfig(cpus=rng.choice((1, 1, 2)), ram=ram))
     try:
-        load(machine, image, f"seed {seed}")
+        load(machine, image, f"seed {seed}", format)
     except KstackError:
         return None
+    if format == "flat" and seed % 4:
+        machine.memory.write(0, VECTORS)
     run(machine, rng, units)
     return machine
 
@@ -511,7 +520,7 @@ def _kernel_image(rng: random.Random) -> bytes:
 
 
 KINDS: Final[dict[str, Callable[[int], Machine | None]]] = {
-    "flat": lambda seed: run_image(seed, flat),
+    "flat": lambda seed: run_image(seed, flat, format="flat"),
     "multiboot": lambda seed: run_image(seed, multiboot),
     "pvh": lambda seed: run_image(seed, lambda rng: elf(rng, 64, True)),
     "elf32": lambda seed: run_image(seed, lambda rng: elf(rng, 32, False)),

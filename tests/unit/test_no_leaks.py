@@ -35,7 +35,7 @@ from vm.load import load
 from vm.machine import Machine, MachineConfig
 def make():
     machine = Machine(MachineConfig(1, 1 << 20))
-    load(machine, bytes.fromhex("b90500 40 e2fd f4"))
+    load(machine, bytes.fromhex("b90500 40 e2fd f4"), format="flat")
     machine.run(0, 60)
     machine.restore(machine.snapshot())
     machine.state_hash()
@@ -56,7 +56,7 @@ from vm.load import load
 from vm.machine import Machine, MachineConfig
 def make():
     machine = Machine(MachineConfig(1, 1 << 20))
-    load(machine, bytes.fromhex("b90500 40 e2fd f4"))
+    load(machine, bytes.fromhex("b90500 40 e2fd f4"), format="flat")
     machine.cpus[0].engine.record()
     machine.run(0, 60)
 """

@@ -13,7 +13,7 @@ from typing import IO, Annotated, Final
 
 from cyclopts import Parameter
 
-from vm.cli.options import Anyway, ModeList, modes_of, recording_in
+from vm.cli.options import Anyway, ImageFormat, ModeList, modes_of, recording_in
 from vm.debug.forks import beside, checked
 from vm.debug.origin import Origin
 from vm.debug.server import HOST, serve
@@ -37,6 +37,7 @@ def gdb(
     mode: ModeList = None,
     record: Path | None = None,
     anyway: Anyway = False,
+    format: ImageFormat = "auto",
 ) -> int:
     """Wait for one GDB on the loopback interface, and serve it, forwards and backwards.
 
@@ -54,8 +55,8 @@ def gdb(
         place = partial(checked, record, Path(image) if recorded else None)
         place()
     if recorded:
-        if (policy, cpus, mode) != (None, None, None):
-            raise ConfigError("--policy, --cpus, --mode: a recording has its own")
+        if (policy, cpus, mode, format) != (None, None, None, "auto"):
+            raise ConfigError("--policy, --cpus, --mode, --format: a recording has its own")
         if is_path(Path(image)):
             raise ConfigError(f"{image} is a witness of kstack explore, in which there is no time; see: kstack replay")
         recording = recording_in(Path(image), anyway)
@@ -63,7 +64,7 @@ def gdb(
         if record is None and os.access(Path(image).parent, os.W_OK):
             place = partial(beside, Path(image))
     else:
-        name, origin = image, Origin.of_setup(_setup(image, policy, cpus, mode))
+        name, origin = image, Origin.of_setup(_setup(image, policy, cpus, mode, format))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the file is removed
     with tempfile.NamedTemporaryFile(prefix="kstack-", suffix=".elf") as file:
         symbols = _elf(name, file)
@@ -88,13 +89,13 @@ def _is_document(path: Path) -> bool:
         return False  # no file, or none to be read: whoever reads the image says so
 
 
-def _setup(image: str, policy: str | None, cpus: int | None, mode: list[str] | None) -> Setup:
+def _setup(image: str, policy: str | None, cpus: int | None, mode: list[str] | None, format: ImageFormat) -> Setup:
     scenario = find_scenario(image) if is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     if cpus is None:
         cpus = scenario.cpus if scenario else 1
-    return Setup(image, cpus, size(scenario.ram if scenario else DEFAULT_RAM), modes_of(mode), policy)
+    return Setup(image, cpus, size(scenario.ram if scenario else DEFAULT_RAM), modes_of(mode), policy, format=format)
 
 
 def _elf(name: str, file: IO[bytes]) -> Path | None:

@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from vm.hw.modes import Modes
+from vm.load import Format
 from vm.recording import Recording, check_rules, other_rules, read_recording
 from vm.stacks.pool import PoolConfig
 
@@ -72,6 +73,10 @@ class PoolOptions:
 
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON document, and nothing else.")]
+ImageFormat = Annotated[
+    Format,
+    Parameter(help="What a file is taken for: what stands in it (auto), or 16-bit code for 0000:7c00 (flat)."),
+]
 Anyway = Annotated[
     bool,
     Parameter(

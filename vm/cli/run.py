@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from msgspec import to_builtins
 
 from guest.scenario import Scenario
-from vm.cli.options import Anyway, Json, ModeList, PoolOptions, modes_of, recording_in
+from vm.cli.options import Anyway, ImageFormat, Json, ModeList, PoolOptions, modes_of, recording_in
 from vm.cli.output import console, print_json, run_document
 from vm.errors import ConfigError, ScenarioError
 from vm.expected import ignored_kinds, judged
@@ -47,12 +47,13 @@ def run(
     pool: PoolOptions = PoolOptions(),
     anyway: Anyway = False,
     json: Json = False,
+    format: ImageFormat = "auto",
 ) -> int:
     """Run a guest image or a scenario; its serial port goes to stdout.
 
     Parameters
     ----------
-    image: built-in name, scenario, or file (flat, ELF, multiboot)
+    image: built-in name, scenario, or file (ELF, multiboot, boot sector)
     cpus: number of CPUs (default: what a scenario needs, else 1)
     ram: size of RAM, like 64M (default: what a scenario needs, else 64M)
     policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
@@ -75,7 +76,7 @@ def run(
     memory = size(ram) if ram is not None else wanted or DEFAULT_RAM
     if memory < wanted:
         raise ScenarioError(f"scenario {image} needs {scenario.ram if scenario else 0} of RAM; give --ram that or more")
-    setup = Setup(image, cpus, memory, modes_of(mode), policy, options)
+    setup = Setup(image, cpus, memory, modes_of(mode), policy, options, format=format)
     scheduler = _scheduler(schedule, seed, scenario, anyway)
     journal = None if record is None else Journal(record, to_builtins(setup.head()), scheduler)
     with nullcontext() if journal is None else closing(journal):

@@ -530,6 +530,8 @@ class Cpu:
         self.counts.page_faults += sum(one.vector == 14 and one.kind is EventKind.EXCEPTION for one in begun)
         if outcome is Outcome.SHUTDOWN:
             self.state = CpuState.SHUTDOWN
+        elif outcome is Outcome.NOBODY:
+            self.not_modelled(self.events.why_nobody(begun[-1]))
         elif outcome is Outcome.REPLACED and event.kind is EventKind.INTERRUPT and begun[-1].vector in (DF, PF):
             self._interrupted_delivery(event.vector)
         if event.vector == DB and self.registers.dr[7] & DR7_GD:

@@ -72,11 +72,16 @@ class Outcome(enum.Enum):
     DELIVERED = "delivered"
     REPLACED = "a fault during its delivery was delivered instead"
     SHUTDOWN = "shutdown (triple fault)"
+    NOBODY = "real mode, and nobody handles it"
 
 
 def exception(vector: int, error: int | None = None, address: int | None = None) -> Event:
     """A fault or trap as an event, with an error code (0 if none is given) where the vector has one."""
     return Event(vector, EventKind.EXCEPTION, (error or 0) if vector in WITH_ERROR_CODE else None, address)
+
+
+class _NobodyHandles(Exception):
+    """The entry in the interrupt vector table is empty."""
 
 
 class EventDelivery:
@@ -115,6 +120,10 @@ class EventDelivery:
         while True:
             try:
                 self._deliver_once(event)
+            except _NobodyHandles:
+                if event.kind is EventKind.SOFTWARE:
+                    self._registers.rip = event.start
+                return Outcome.NOBODY, begun
             except GuestFault as fault:
                 if event.kind in (EventKind.SOFTWARE, EventKind.SYSCALL):
                     self._registers.rip = event.start
@@ -125,6 +134,17 @@ class EventDelivery:
                 begun.append(event)
                 continue
             return (Outcome.DELIVERED if len(begun) == 1 else Outcome.REPLACED), begun
+
+    def why_nobody(self, event: Event) -> str:
+        """What `Outcome.NOBODY` was, for people."""
+        empty = f"entry {event.vector:#x} of the interrupt vector table is empty"
+        if event.kind is not EventKind.SOFTWARE:
+            return f"{event.kind.value} {event.vector:#x} in real mode, and nobody handles it: {empty}"
+        ax = self._registers.gpr[Gpr.RAX] & 0xFFFF
+        return (
+            f"INT {event.vector:#x} with AX={ax:#06x}, and there is no BIOS: {empty}; all of the image is in memory "
+            "already, and the serial port is at 0x3f8"
+        )
 
     def _combine(self, first: Event, fault: GuestFault) -> Event | None:
         """Table 6-5: what a fault during the delivery of `first` becomes; None is shutdown."""
@@ -276,6 +296,8 @@ class EventDelivery:
         registers.shadow = False
 
     # --- real-address mode (volume 3, 20.1.4)
+    #
+    # An entry of zeros is taken for one that nobody has filled: what would run from 0000:0000 on is the table itself.
 
     def _deliver_real(self, event: Event) -> None:
         registers, linear = self._registers, self._linear
@@ -283,6 +305,8 @@ class EventDelivery:
         if event.vector * 4 + 3 > idt.limit:
             raise GuestFault(GP, 0)
         entry = linear.read(idt.base + event.vector * 4, 4)
+        if not entry:
+            raise _NobodyHandles
         stack = registers.segment(Seg.SS)
         sp = registers.gpr[Gpr.RSP]
         for word in (registers.rflags, registers.segment(Seg.CS).selector, registers.rip):

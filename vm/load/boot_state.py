@@ -1,40 +1,56 @@
-"""The CPU states that boot protocols promise: flat 32-bit protected mode, 64-bit, real mode."""
+"""The machine as firmware leaves it, and the CPU states that boot protocols promise.
+
+Firmware has enabled the caches (CR0.CD and NW are 0), has put the boot CPU's APIC into virtual-wire mode, so that the
+8259s' interrupts come through it (SDM volume 3A, 10.1; MultiProcessor Specification 1.4, 3.6.2.2), and has initialised
+the 8259s as a PC's does: vectors 8 and 70H up, the timer's line unmasked. Reset itself leaves none of this.
+
+Not done: there is no BIOS to call, no interrupt vector table, no ACPI table, and the timer does not tick until it is
+programmed.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from vm.errors import ImageError
 from vm.hw.engine import Seg, Segment
+from vm.hw.mmu import Cr0
+from vm.load.layout import HIGH, LOW_END
 from vm.machine import Machine
 
 _CODE32: Final = Segment(0x10, 0, 0xFFFFFFFF, 0xCF9B00)
 _DATA32: Final = Segment(0x18, 0, 0xFFFFFFFF, 0xCF9300)
+_ICW1: Final = 0x11  # edges, two chips, ICW4 follows
+_ICW4: Final = 0x01  # 8086 mode
+_MASTER: Final = (0x08, 1 << 2, _ICW4, 0xB8)  # ICW2, ICW3, ICW4, OCW1: as SeaBIOS leaves them
+_SLAVE: Final = (0x70, 2, _ICW4, 0x8E)
 
 
-def put(machine: Machine, name: str, address: int, data: bytes, size: int | None = None) -> None:
-    """Store a part of an image at physical `address`; `size` counts zeros behind it.
-
-    Raises:
-        ImageError: it does not fit into RAM.
-    """
-    end = address + max(len(data), size or 0)
-    if address < 0 or end > machine.memory.size:
-        raise ImageError(
-            f"{name}: needs RAM from {address:#x} to {end:#x}, but the machine has {machine.memory.size:#x} bytes; "
-            f"give more with --ram"
-        )
-    machine.memory.write(address, data)
+def after_firmware(machine: Machine) -> None:
+    """What firmware has done when it starts an image, beyond the state of its protocol."""
+    registers = machine.cpus[0].registers
+    registers.cr[0] = Cr0.ET
+    registers.sync()
+    machine.apics[0].virtual_wire()
+    for chip, words in ((machine.pics.master, _MASTER), (machine.pics.slave, _SLAVE)):
+        chip.write(0, 1, _ICW1)
+        for word in words:
+            chip.write(1, 1, word)
 
 
 def enter_protected_mode(machine: Machine, entry: int) -> None:
     """32-bit protected mode, paging off, flat segments (PVH and multiboot 1)."""
     registers = machine.cpus[0].registers
-    registers.cr[0] = 0x11
+    registers.cr[0] = Cr0.PE | Cr0.ET
     registers.set_segment(Seg.CS, _CODE32)
     for seg in (Seg.DS, Seg.ES, Seg.SS, Seg.FS, Seg.GS):
         registers.set_segment(seg, _DATA32)
-    registers.rip = entry & 0xFFFFFFFF
+    registers.rip = entry
     registers.sync()
     machine.cpus[0].mmu.update()
     machine.cpus[0].engine.flush()
+
+
+def memory_map(machine: Machine) -> list[tuple[int, int]]:
+    """Start and length of the RAM that firmware reports; what a PC has between 640 KiB and 1 MiB is left out."""
+    pieces = [(0, LOW_END), (HIGH, machine.memory.size - HIGH)]
+    return [(start, length) for start, length in pieces if length]

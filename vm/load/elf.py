@@ -1,8 +1,8 @@
-"""ELF images: entered by their PVH note (32-bit), a multiboot header (32-bit), or their 64-bit entry.
+"""ELF images: entered by their PVH note (32-bit), a multiboot header (32-bit), or their 64-bit entry; in this order.
 
-PVH: the Xen ELF note 18 gives a 32-bit entry; EBX points to hvm_start_info (Xen public
-arch-x86/hvm/start_info.h). A 64-bit ELF without either is entered in long mode with the first
-GiB identity-mapped, which is what simple test kernels expect of a loader.
+A 64-bit ELF without either is entered in long mode at the physical address of its entry, with the first 4 GiB (all RAM,
+and the APIC) identity-mapped and a stack of 16 KiB, which is what simple test kernels expect of a loader. It has no GDT
+and no IDT but its own.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from typing import Final
 
 from vm.errors import ImageError
 from vm.hw.engine import Gpr, Seg, Segment
-from vm.load import multiboot
-from vm.load.boot_state import enter_protected_mode, put
+from vm.hw.mmu import Cr0, Cr4, Efer
+from vm.hw.paging import PS, RW, P
+from vm.load import multiboot, pvh
+from vm.load.boot_state import enter_protected_mode
 from vm.load.elf_file import ElfFile
+from vm.load.layout import PAGE, Layout
 from vm.load.symbols import Symbols
 from vm.machine import Machine
 
-START_INFO: Final = 0x9000
-START_INFO_MAGIC: Final = 0x336EC578
-IDENTITY_TABLES: Final = 0x1000
+MAPPED_GIB: Final = 4
+STACK_BYTES: Final = 4 * PAGE
+TABLE_BYTES: Final = (2 + MAPPED_GIB) * PAGE
+_ENTRIES: Final = 512  # of a table
+_BIG_SHIFT: Final = 21  # 2 MiB pages
 _CODE64: Final = Segment(0x10, 0, 0xFFFFFFFF, 0xAF9B00)
 
 
@@ -28,46 +33,72 @@ def load(machine: Machine, image: bytes, name: str) -> Symbols:
     """Load an x86 ELF executable and return its symbols.
 
     Raises:
-        ImageError: damaged, for another machine, or too large for RAM.
+        ImageError: damaged, not for this machine, not to be entered in any of the ways, or it does not fit into RAM.
     """
     file = ElfFile(image, name)
-    segments, pvh, symbols = file.loads(), file.pvh_entry(), file.symbols()
-    if not segments:
+    parts, pvh_entry, symbols = file.loads(), file.pvh_entry(), file.symbols()
+    header = multiboot.find_header(image)
+    if pvh_entry is None and header is not None and header.has_addresses:
+        multiboot.load(machine, image, name, header)
+        return symbols
+    if pvh_entry is None:
+        _check_kind(file, image, name, header)
+    if not parts:
         raise ImageError(f"{name}: ELF file without loadable segments")
-    for address, data, size in segments:
-        put(machine, name, address, data, size)
-    if pvh is not None:
-        _enter_pvh(machine, pvh)
-    elif multiboot.find_header(image) is not None:
-        multiboot.enter(machine, file.entry)
-    elif file.bits == 64:
-        _enter_long_mode(machine, file.entry)
+    layout = Layout(machine, name, parts)
+    if pvh_entry is not None:
+        pvh.enter(machine, layout, pvh_entry)
+    elif header is not None:
+        multiboot.enter(machine, name, header, layout, file.physical_entry())
     else:
-        enter_protected_mode(machine, file.entry)
+        _enter_long_mode(machine, layout, file.physical_entry())
     return symbols
 
 
-def _enter_pvh(machine: Machine, entry: int) -> None:
-    info = struct.pack("<4I3Q2I", START_INFO_MAGIC, 1, 0, 0, 0, START_INFO + 0x80, 0, 1, 0)
-    memory_map = struct.pack("<QQII", 0, machine.memory.size, 1, 0)
-    machine.memory.write(START_INFO, info.ljust(0x80, b"\0") + memory_map)
-    enter_protected_mode(machine, entry)
-    machine.cpus[0].registers.gpr[Gpr.RBX] = START_INFO
+def _check_kind(file: ElfFile, image: bytes, name: str, header: multiboot.Header | None) -> None:
+    """Refuse by name what can be entered in none of the ways."""
+    if file.is_relocatable:
+        raise ImageError(
+            f"{name}: position-independent executable (PIE), which nobody relocates here; link it with -static -no-pie, "
+            "or give it a PVH note"
+        )
+    if header is not None:
+        return
+    if multiboot.has_header_2(image):
+        raise ImageError(
+            f"{name}: has a multiboot 2 header, and kstack follows multiboot 1; add a multiboot 1 header or a PVH note"
+        )
+    if file.wants_linker:
+        raise ImageError(
+            f"{name}: program for an operating system (it names a dynamic linker); link a kernel with -static"
+        )
+    if file.bits != 64:
+        raise ImageError(
+            f"{name}: 32-bit ELF file without a multiboot 1 header in its first {multiboot.SEARCH_BYTES} bytes or a PVH "
+            "note, so nothing says in what state it is entered; add one"
+        )
 
 
-def _enter_long_mode(machine: Machine, entry: int) -> None:
-    memory = machine.memory
-    memory.write64(IDENTITY_TABLES, IDENTITY_TABLES + 0x1000 | 3)
-    memory.write64(IDENTITY_TABLES + 0x1000, IDENTITY_TABLES + 0x2000 | 3)
-    for index in range(512):
-        memory.write64(IDENTITY_TABLES + 0x2000 + 8 * index, index << 21 | 0x83)
+def _enter_long_mode(machine: Machine, layout: Layout, entry: int) -> None:
+    entry = layout.entry(entry)
+    root = layout.room(STACK_BYTES + TABLE_BYTES, "boot stack and page tables") + STACK_BYTES
+    machine.memory.write(root, _identity_tables(root))
     enter_protected_mode(machine, 0)
     cpu = machine.cpus[0]
     registers = cpu.registers
-    registers.cr[4], registers.cr[3], registers.cr[0] = 0x20, IDENTITY_TABLES, 0x80000011
+    registers.cr[4], registers.cr[3], registers.cr[0] = Cr4.PAE, root, Cr0.PG | Cr0.ET | Cr0.PE
     registers.set_segment(Seg.CS, _CODE64)
-    registers.efer = 0xD00
+    registers.efer = Efer.LME | Efer.LMA | Efer.NXE
     registers.rip = entry
-    registers.gpr[Gpr.RSP] = 0x8000
+    registers.gpr[Gpr.RSP] = root  # the stack is below the tables
     cpu.mmu.update()
     cpu.engine.flush()
+
+
+def _identity_tables(root: int) -> bytes:
+    """PML4, page directory pointer table, and a page directory of 2 MiB pages for each GiB (SDM volume 3A, 4.5)."""
+    pointers, first = root + PAGE, root + 2 * PAGE
+    upper = [[pointers | RW | P], [first + at * PAGE | RW | P for at in range(MAPPED_GIB)]]
+    pages = [at << _BIG_SHIFT | PS | RW | P for at in range(MAPPED_GIB * _ENTRIES)]
+    tables = [struct.pack(f"<{len(table)}Q", *table).ljust(PAGE, b"\0") for table in (*upper, pages)]
+    return b"".join(tables)

@@ -13,10 +13,23 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from vm.errors import ImageError
+from vm.load.layout import Part
 from vm.load.symbols import Symbol, Symbols
 
-EM_386, EM_X86_64, ET_EXEC = 3, 62, 2
-PT_LOAD, PT_NOTE, PVH_NOTE = 1, 4, 18
+EM_386, EM_X86_64 = 3, 62
+ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
+PT_LOAD, PT_INTERP, PT_NOTE, PVH_NOTE = 1, 3, 4, 18
+MACHINES: Final = {2: "SPARC", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64", 22: "S/390", 40: "ARM", 43: "SPARC 64"} | {
+    50: "IA-64",
+    183: "AArch64",
+    243: "RISC-V",
+    247: "BPF",
+    258: "LoongArch",
+}
+OTHER_TYPES: Final = {
+    ET_REL: "relocatable object, not linked yet; link it with ld",
+    ET_CORE: "core dump; give the executable",
+}
 SHT_SYMTAB: Final = 2
 SHN_UNDEF, SHN_ABS = 0, 0xFFF1
 STT_FUNC, STT_FILE = 2, 4
@@ -29,6 +42,7 @@ OVERLAP: Final = 4  # how often the bytes of a file, or of its names, may be use
 class _Segment(NamedTuple):
     kind: int
     offset: int
+    virtual: int
     physical: int
     file_bytes: int
     memory_bytes: int
@@ -54,17 +68,40 @@ class ElfFile:
 
     def __init__(self, image: bytes, name: str) -> None:
         self._image, self._name = image, name
-        if len(image) < 20 or image[4] not in (1, 2) or image[5] != 1:
-            raise ImageError(f"{name}: damaged ELF file (its first 20 bytes are those of no x86 file)")
+        self._type = self._check_ident()
         self.bits = 32 * image[4]
-        kind, machine = struct.unpack_from("<HH", image, 16)
-        if machine not in (EM_386, EM_X86_64) or kind != ET_EXEC:
-            raise ImageError(f"{name}: not an x86 ELF executable (machine {machine}, type {kind})")
+        self.entry: int
         form = "<3Q4x6H" if self.bits == 64 else "<3I4x6H"
         header = struct.unpack(form, self._part(24, struct.calcsize(form), "header"))
         self.entry, phoff, shoff, _, phentsize, phnum, shentsize, shnum, _ = header
         self._segments = [self._segment(at) for at in self._table(phoff, phentsize, phnum, 56, 32, "program")]
         self._sections = [self._section(at) for at in self._table(shoff, shentsize, shnum, 64, 40, "section")]
+
+    def _check_ident(self) -> int:
+        """The file's type; what is no x86 executable is named."""
+        image, name = self._image, self._name
+        if len(image) < 20 or image[4] not in (1, 2) or image[5] not in (1, 2):
+            raise ImageError(f"{name}: damaged ELF file (its first 20 bytes are those of no ELF file)")
+        kind: int
+        machine: int
+        kind, machine = struct.unpack_from("<HH" if image[5] == 1 else ">HH", image, 16)
+        if image[5] != 1 or machine not in (EM_386, EM_X86_64):
+            other = MACHINES.get(machine, f"a machine of number {machine}")
+            raise ImageError(f"{name}: ELF file for {other}, and this is an x86-64 machine; build it for x86")
+        if kind not in (ET_EXEC, ET_DYN):
+            what = OTHER_TYPES.get(kind, f"file of type {kind}, which is no executable; link it with ld")
+            raise ImageError(f"{name}: ELF {what}")
+        return kind
+
+    @property
+    def is_relocatable(self) -> bool:
+        """Whether it is position-independent, so that its addresses wait for a loader to move them."""
+        return self._type == ET_DYN
+
+    @property
+    def wants_linker(self) -> bool:
+        """Whether it names a dynamic linker, as programs for an operating system do."""
+        return any(segment.kind == PT_INTERP for segment in self._segments)
 
     def _part(self, offset: int, size: int, what: str) -> bytes:
         if offset + size > len(self._image):
@@ -83,35 +120,49 @@ class ElfFile:
 
     def _segment(self, at: int) -> _Segment:
         if self.bits == 64:
-            kind, _, offset, _, physical, file_bytes, memory_bytes = struct.unpack_from("<IIQQQQQ", self._image, at)
+            kind, _, offset, virtual, physical, file_bytes, memory_bytes = struct.unpack_from(
+                "<IIQQQQQ", self._image, at
+            )
         else:
-            kind, offset, _, physical, file_bytes, memory_bytes = struct.unpack_from("<6I", self._image, at)
-        return _Segment(kind, offset, physical, file_bytes, memory_bytes)
+            kind, offset, virtual, physical, file_bytes, memory_bytes = struct.unpack_from("<6I", self._image, at)
+        return _Segment(kind, offset, virtual, physical, file_bytes, memory_bytes)
 
     def _section(self, at: int) -> _Section:
         form = "<4xI8x8xQQI" if self.bits == 64 else "<4xI4x4xIII"
         return _Section(*struct.unpack_from(form, self._image, at))
 
-    def loads(self) -> list[tuple[int, bytes, int]]:
-        """Physical address, bytes, and size in memory of each loadable segment.
+    def loads(self) -> list[Part]:
+        """The loadable segments, at their physical addresses.
 
         Raises:
             ImageError: one lies beyond the end of the file, or they use the same bytes over and over.
         """
-        found = [segment for segment in self._segments if segment.kind == PT_LOAD]
+        found = self._loads()
+        if any(segment.memory_bytes < segment.file_bytes for segment in found):
+            raise ImageError(f"{self._name}: damaged ELF file (a segment is smaller in memory than in the file)")
         if sum(segment.file_bytes for segment in found) > OVERLAP * len(self._image):
             raise ImageError(f"{self._name}: damaged ELF file (its segments are larger than the file)")
-        return [(s.physical, self._part(s.offset, s.file_bytes, "segment"), s.memory_bytes) for s in found]
+        return [Part(s.physical, self._part(s.offset, s.file_bytes, "segment"), s.memory_bytes) for s in found]
+
+    def _loads(self) -> list[_Segment]:
+        return [segment for segment in self._segments if segment.kind == PT_LOAD]
+
+    def physical_entry(self) -> int:
+        """Where its entry is in physical memory: e_entry may be a virtual address of a segment, else it is that itself."""
+        for segment in self._loads():
+            if segment.virtual <= self.entry < segment.virtual + segment.memory_bytes:
+                return self.entry - segment.virtual + segment.physical
+        return self.entry
 
     def pvh_entry(self) -> int | None:
-        """The 32-bit entry that its PVH note names, or None.
+        """The physical entry that its PVH note names, or None.
 
         Raises:
             ImageError: a note segment lies beyond the end of the file.
         """
         for owner, kind, words in self._notes():
             if owner == b"Xen\0" and kind == PVH_NOTE and len(words) >= 4:
-                return int.from_bytes(words[:4], "little")
+                return int.from_bytes(words[: self.bits // 8], "little")
         return None
 
     def _notes(self) -> Iterator[tuple[bytes, int, bytes]]:

@@ -5,15 +5,26 @@ from __future__ import annotations
 from typing import Final
 
 from vm.hw.engine import Gpr, Seg, Segment
-from vm.load.boot_state import put
+from vm.load.layout import Layout, Part
 from vm.machine import Machine
 
 ADDRESS: Final = 0x7C00
+SIGNATURE: Final = b"\x55\xaa"  # by which a BIOS knows a boot sector
+SIGNATURE_AT: Final = 510
+
+
+def is_signed(image: bytes) -> bool:
+    """Whether its first 512 bytes end as a boot sector's do."""
+    return image[SIGNATURE_AT : SIGNATURE_AT + len(SIGNATURE)] == SIGNATURE
 
 
 def load(machine: Machine, image: bytes, name: str) -> None:
-    """Put the image at 0x7c00 and start there, as a BIOS starts a boot sector (DL = 0x80)."""
-    put(machine, name, ADDRESS, image)
+    """Put the image at 0x7c00, all of it, and start there, as a BIOS starts a boot sector (DL = 0x80).
+
+    Raises:
+        ImageError: it does not fit into RAM.
+    """
+    Layout(machine, name, [Part(ADDRESS, image, len(image))])
     registers = machine.cpus[0].registers
     registers.set_segment(Seg.CS, Segment(0, 0, 0xFFFF, 0x9B00))
     registers.gpr[Gpr.RSP] = ADDRESS

@@ -17,13 +17,15 @@ import msgspec
 
 from vm.errors import RecordingError
 from vm.hw.rules import RULES_VERSION
+from vm.load import Format
 from vm.recording.document import parsed, read_document, write_document
 from vm.recording.journal import read_journal
 from vm.recording.packed import pack, unpack
 from vm.schedule.base import Choice
 
-VERSION: Final = 5
-READABLE: Final = (2, 3, 4, 5)  # 3 has faults, 4 what a debugger has written, 5 the version of the machine's rules
+VERSION: Final = 6
+READABLE: Final = (2, 3, 4, 5, 6)
+"""3 has faults, 4 what a debugger has written, 5 the version of the machine's rules, 6 what the image is taken for."""
 UNNAMED_RULES: Final = 1  # of files that do not name the version of the machine's rules
 UNFINISHED: Final = "unfinished"
 """How a recording ended that never did."""
@@ -48,6 +50,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         writes: what a debugger has written into the run, as `vm.writes.Write` has it.
         ignored: kinds of findings at which it did not stop.
         rules: version of the machine's rules (`RULES_VERSION`).
+        format: what the image is taken for.
     """
 
     version: int
@@ -72,6 +75,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     writes: list[dict[str, Any]] = []
     ignored: list[str] = []
     rules: int = UNNAMED_RULES
+    format: Format = "auto"
 
     @property
     def is_cut(self) -> bool:

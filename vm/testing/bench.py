@@ -12,6 +12,7 @@ from vm.explore.stateful import Bounds, Outcome, Problem, search
 from vm.fault import Fault, Injector
 from vm.fault.records import described
 from vm.hw.modes import Modes
+from vm.load import Format
 from vm.machine import Machine, MachineConfig, size
 from vm.scenarios import find_scenario, is_scenario, scenarios
 from vm.schedule import Scheduler
@@ -171,6 +172,7 @@ class Bench:
         modes: Iterable[str] = (),
         pool: PoolConfig | None = None,
         max_time: int | None = None,
+        format: Format = "auto",
     ) -> GuestRun:
         """Run a guest to its end.
 
@@ -182,6 +184,7 @@ class Bench:
             modes: besides those of the marker `mode`, as `name=value`.
             pool: how page pools behave.
             max_time: units of virtual time; None for what a scenario says.
+            format: what a file is taken for; `flat` for 16-bit code that is no boot sector.
 
         Raises:
             PolicyError: the policy did what no policy may.
@@ -197,7 +200,7 @@ class Bench:
         limit = usual if max_time is None else max_time
         seed = chosen.seed if isinstance(chosen, Schedule) else 0
         options = RunOptions(limit, pool=pool or PoolConfig(), adversary=seed, exact_pools=True)
-        start = Start(**{**vars(start), "options": options})
+        start = Start(**{**vars(start), "options": options, "format": format})
         scheduler = chosen.scheduler(scenario) if isinstance(chosen, Schedule) else chosen
         run = start.run(scheduler, str(chosen) if isinstance(chosen, Schedule) and chosen.text else "")
         self.note(run)

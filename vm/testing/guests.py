@@ -18,13 +18,13 @@ from vm.errors import KstackError, PolicyError
 from vm.expected import unexpected
 from vm.fault import Fault, Injector
 from vm.hw.modes import Modes
-from vm.load import load
+from vm.load import Format, load
 from vm.machine import Machine, MachineConfig
 from vm.recording import Recording, pack
 from vm.scenarios import find_image, find_scenario, is_scenario, scenarios
 from vm.schedule import Choice, Scheduler, ScriptedSchedule, parse
 from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult, Session
-from vm.setup import Setup, script_of
+from vm.setup import Setup, check_format, script_of
 from vm.stacks.policy import Policy
 from vm.stacks.registry import policies
 
@@ -112,6 +112,7 @@ class Start:
         options: bounds and pools.
         faults: what goes wrong.
         policy_name: by what a recording finds the policy again; empty for `name_of` it.
+        format: what a file is taken for.
     """
 
     image: str
@@ -122,6 +123,7 @@ class Start:
     options: RunOptions = field(default_factory=RunOptions)
     faults: tuple[Fault, ...] = ()
     policy_name: str = ""
+    format: Format = "auto"
 
     @property
     def scenario(self) -> Scenario | None:
@@ -134,13 +136,14 @@ class Start:
         Raises:
             KstackError: image or configuration are wrong.
         """
+        check_format(self.image, self.format)
         modes = self.modes if self.policy is None else self.modes.resolved(self.policy.delivery)
         if self.policy is not None and is_scenario(self.image):
             booted = _booted(self.image, self.cpus, self.ram, modes, _contents(self.image))
             session = booted.session(self.policy(), scheduler, self.options)
         else:
             machine = Machine(MachineConfig(self.cpus, self.ram, modes))
-            symbols = load(machine, find_image(self.image), self.image)
+            symbols = load(machine, find_image(self.image), self.image, self.format)
             policy = None if self.policy is None else self.policy()
             session = Session(machine, symbols, scheduler, policy, self.options)
         if self.faults:
@@ -182,7 +185,7 @@ class Start:
             KstackError: the policy cannot be found again by a name.
         """
         policy = None if self.policy is None else self.policy_name or name_of(self.policy)
-        setup = Setup(self.image, self.cpus, self.ram, self.modes, policy, self.options, self.faults)
+        setup = Setup(self.image, self.cpus, self.ram, self.modes, policy, self.options, self.faults, self.format)
         choices = list(run.choices)
         if run.outcome is None:  # cut off where the policy failed
             return replace(setup.head(), choices=pack(choices))
