@@ -281,7 +281,9 @@ class Machine:
         if ipi.mode is DeliveryMode.NMI:
             cpu.nmi()
         elif ipi.mode is DeliveryMode.INIT:
-            if cpu is not self._running:
+            if cpu is self._running:
+                cpu.init_behind()
+            else:
                 cpu.init()
         elif ipi.mode is DeliveryMode.STARTUP:
             cpu.sipi(ipi.vector)

@@ -34,6 +34,7 @@ from vm.hw.apic_registers import (
     Svr,
 )
 from vm.hw.apic_timer import ApicTimer
+from vm.hw.paging import PHYSICAL_BITS
 from vm.hw.rules import ALL, Rule
 
 # Plain integers for what is asked at every slice: an operation on an enum.IntFlag costs a microsecond.
@@ -101,7 +102,7 @@ class ApicCore:
 
     def set_base_msr(self, value: int) -> bool:
         """WRMSR to IA32_APIC_BASE; False is #GP(0): reserved bits, illegal change (10.12.5)."""
-        if value & ~(Base.BSP | Base.EXTD | Base.EN | Base.ADDRESS):
+        if value & ~(Base.BSP | Base.EXTD | Base.EN | Base.ADDRESS) or value >> PHYSICAL_BITS:
             return False
         if value & Base.EXTD and not value & Base.EN:
             return False

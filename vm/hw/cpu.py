@@ -205,6 +205,7 @@ class Cpu:
         self.in_engine = False
         self._location = 0  # of the access that the engine reported last, in its present run
         self.breakpoints = Breakpoints()
+        self._init_comes = False
         self._watched = False  # the access that was refused is one that a breakpoint watches
         self._watching = False  # an instruction runs alone, and what it hits is noted
         self.hits = 0  # bits of DR6, of the instruction that runs
@@ -248,6 +249,12 @@ class Cpu:
         self.reset()
         self.apic.reset()
         self.state = CpuState.RUNNING if self.index == 0 else CpuState.WAIT_FOR_SIPI
+
+    def init_behind(self) -> None:
+        """INIT that a CPU has sent to itself: it comes behind the instruction (8.4.3)."""
+        self._init_comes = True
+        if self.in_engine:
+            self.engine.ask_to_stop()
 
     def sipi(self, vector: int) -> None:
         """Start-up IPI: real-address mode at vector << 12 (SDM 8.4.3); ignored unless waited for."""
@@ -374,6 +381,11 @@ class Cpu:
         self.yielded = False
         self._apply_stored_code()
         while done < budget:
+            if self._init_comes:
+                self._init_comes = False
+                self.init()
+                if self.index == 0:
+                    self.not_modelled("INIT of the boot CPU, which begins at FFFFFFF0H, where there is no firmware")
             limit = min(budget - done, self._board.slice_limit())
             if self.state is not CpuState.RUNNING and not self._wakes():
                 end = SliceEnd.SHUTDOWN if self.state is CpuState.SHUTDOWN else SliceEnd.HALTED
@@ -791,13 +803,14 @@ class Cpu:
             self.msrs.snapshot(),
             self.apic.snapshot(),
             tuple(vars(self.counts).values()),
-            (self.state.name, self.nmi_pending, self.nmi_blocked, self.unsupported, self._resumed),
+            (self.state.name, self.nmi_pending, self.nmi_blocked, self.unsupported, self._resumed, self._init_comes),
             tuple(self.recent),
         )
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned."""
-        registers, mmu, msrs, apic, counts, (name, self.nmi_pending, blocked, self.unsupported, resumed), recent = state
+        registers, mmu, msrs, apic, counts, rest, recent = state
+        name, self.nmi_pending, blocked, self.unsupported, resumed, self._init_comes = rest
         self._stopped_at = None
         self.registers.load(registers)
         self.mmu.restore(mmu)

@@ -327,8 +327,9 @@ class EventDelivery:
         idt_error = event.vector * 8 | _IDT | ext
         gate = self._gate(event, 8, idt_error)
         kind = gate >> 40 & 0x1F
-        if kind not in (0xE, 0xF):
+        if kind not in (0x6, 0x7, 0xE, 0xF):
             raise GuestFault(GP, idt_error)
+        width = 4 if kind & 8 else 2  # a gate of the 286 pushes words of 16 bits
         self._check_gate(event, gate, idt_error)
         code = self._code_segment(gate >> 16 & 0xFFFF, ext)
         cpl = registers.cpl
@@ -345,13 +346,13 @@ class EventDelivery:
         if event.error is not None:
             words.append(event.error)
         for word in words:
-            esp = esp - 4 & 0xFFFFFFFF
-            linear.write(stack.base + esp & 0xFFFFFFFF, 4, word)
+            esp = esp - width & 0xFFFFFFFF
+            linear.write(stack.base + esp & 0xFFFFFFFF, width, word & (1 << 8 * width) - 1)
         registers.set_segment(Seg.SS, stack)
         registers.set_segment(Seg.CS, code._replace(selector=code.selector & ~3 | new_cpl))
         registers.gpr[Gpr.RSP] = esp
-        registers.rip = gate & 0xFFFF | gate >> 32 & 0xFFFF0000
-        self._enter(kind == 0xE)
+        registers.rip = gate & 0xFFFF | (gate >> 32 & 0xFFFF0000 if width == 4 else 0)
+        self._enter(kind in (0x6, 0xE))
 
 
 def unpack_descriptor(selector: int, raw: int) -> Segment:
