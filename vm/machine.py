@@ -31,6 +31,7 @@ from vm.hw.broadcast import Broadcast
 from vm.hw.cmos import CMOS_PORT, CMOS_PORTS, Cmos
 from vm.hw.cpu import Cpu, CpuState, Slice, SliceEnd
 from vm.hw.debugexit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
+from vm.hw.declared import Declared
 from vm.hw.fwcfg import FWCFG_PORT, FWCFG_PORTS, FwCfg
 from vm.hw.instructions import PortWaiting
 from vm.hw.memory import MemorySnapshot, PhysicalMemory
@@ -157,6 +158,8 @@ class Machine:
         self.time = 0
         self.port_accesses = 0  # of devices
         self._running: Cpu | None = None
+        self.told: dict[Declared, int] = {}  # what has been set up and is not modelled, and when
+        self.strict = False  # a CPU that sets such a thing up stops
         self.memory = PhysicalMemory(config.ram)
         self.tracker = FrameTracker(self.memory.read64)
         self.memory.on_store = self.tracker.store
@@ -289,6 +292,13 @@ class Machine:
             cpu.sipi(ipi.vector)
         else:
             self.apics[ipi.target].accept(ipi.vector)
+
+    def tell(self, cpu: int, declared: Declared) -> None:
+        """A CPU has something set up that is not modelled: kept, and its end if the machine is strict."""
+        if declared not in self.told:
+            self.told[declared] = self.time
+            if self.strict:
+                self.cpus[cpu].not_modelled(f"strict: {declared.value}")
 
     def has_external(self, cpu: int) -> bool:
         """Whether a vector is deliverable to `cpu`, by its APIC or the 8259s."""

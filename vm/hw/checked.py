@@ -529,7 +529,7 @@ def _enters_mmx(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
 def _is_late_mmx(found: Encoding) -> bool:
     if found.mandatory:
         return False
-    ssse3 = found.map == "0f38" and found.opcode in (*range(0x00, 0x0C), 0x1C, 0x1D, 0x1E)
+    ssse3 = found.map == "0f38" and found.opcode in (*range(0x0C), 0x1C, 0x1D, 0x1E)
     return ssse3 or (found.map, found.opcode) in (("0f3a", 0x0F), ("0f", _EMMS))
 
 

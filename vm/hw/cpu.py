@@ -20,6 +20,7 @@ from vm.hw.breakpoints import DR6_BS, DR6_FIXED, DR7_FIXED, DR7_GD, Breakpoints
 from vm.hw.broadcast import Broadcast
 from vm.hw.checked import CarriedOut, Native, encoding_of, keep_bases, look_at, rule_of, tables, taken_as
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
+from vm.hw.declared import Declared, set_up
 from vm.hw.decode import STACK_INSTRUCTIONS, Instruction, decode, effective_address
 from vm.hw.engine import (
     Access,
@@ -45,8 +46,8 @@ from vm.hw.linear import GuestFault, LinearMemory
 from vm.hw.memory import PhysicalMemory
 from vm.hw.mmu import Cr0, Cr4, Mmu
 from vm.hw.modes import Modes
-from vm.hw.paging import is_canonical
 from vm.hw.msr import Msrs
+from vm.hw.paging import is_canonical
 from vm.hw.rules import Rule
 from vm.hw.tracking import FrameTracker
 
@@ -159,6 +160,10 @@ class Board(Protocol):
         """Undo `external_vector`: the vector could not be delivered and waits again."""
         ...
 
+    def tell(self, cpu: int, declared: Declared) -> None:
+        """A CPU has something set up that is not modelled."""
+        ...
+
     def has_external(self, cpu: int) -> bool:
         """Whether a vector is deliverable to `cpu`."""
         ...
@@ -211,6 +216,7 @@ class Cpu:
         self.hits = 0  # bits of DR6, of the instruction that runs
         self._resumed: int | None = None  # linear RIP that was returned to with RF set, and nothing has run since
         self._stopped_at: int | None = None  # linear RIP of what was not completed, and nothing has run since
+        self.registers.power_up_fpu()
         self.reset()
 
     # --- reset, INIT, SIPI (SDM 9.1)
@@ -426,6 +432,8 @@ class Cpu:
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
+        for declared in set_up(self.registers):
+            self._board.tell(self.index, declared)
         self.recent.append(self.linear_rip())
         if stop.kind is StopKind.BUDGET and not is_canonical(self.registers.rip):
             self._back_to_branch()  # here, and not in the next slice, which knows of no branch

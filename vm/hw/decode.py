@@ -23,8 +23,8 @@ _UNKNOWN_TO_CAPSTONE: Final = {
     b"\xf3\x0f\x01\xca": "eretu",
 }
 STACK_INSTRUCTIONS: Final = frozenset(
-    ("push", "pop", "call", "ret", "leave", "enter", "iret", "iretd", "iretq", "retf", "retfq", "lcall")
-    + ("pushf", "pushfq", "pushfd", "popf", "popfq", "popfd", "pushal", "pushaw", "popal", "popaw", "int", "int3")
+    "push pop call ret leave enter iret iretd iretq retf retfq lcall int int3".split()
+    + "pushf pushfq pushfd popf popfq popfd pushal pushaw popal popaw".split()
 )
 """Names of those that reach the stack without naming it."""
 _LONG_NAMES: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")

@@ -81,6 +81,7 @@ ENV_CR: Final = 424
 ENV_ZERO: Final = 504  # bounds of MPX, which CPUID does not announce: eight bytes that stay zero
 ENV_EFER: Final = 592
 ENV_FPU: Final = 604  # fpstt, fpus, fpuc, fptags[8], fpregs[8] of 16 bytes
+ENV_FPUC: Final = 610
 ENV_FPTAGS: Final = 612
 ENV_FPREGS: Final = 624
 ENV_FPU_END: Final = 752

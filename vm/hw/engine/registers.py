@@ -133,6 +133,7 @@ class Registers:
         self._cc_src = u64(env + layout.ENV_CC_SRC)
         self._cc_op = ctypes.c_uint32.from_address(env + layout.ENV_CC_OP)
         self._df = ctypes.c_int32.from_address(env + layout.ENV_DF)
+        self._mxcsr = ctypes.c_uint32.from_address(env + layout.ENV_MXCSR)
         self._hflags = ctypes.c_uint32.from_address(env + layout.ENV_HFLAGS)
         self.cr = (ctypes.c_uint64 * 9).from_address(env + layout.ENV_CR)
         self.dr = (ctypes.c_uint64 * 8)()
@@ -186,6 +187,16 @@ class Registers:
     def trap_flag(self) -> bool:
         """RFLAGS.TF, cheaply."""
         return bool(self._eflags.value & _TF)
+
+    @property
+    def system_flags(self) -> int:
+        """RFLAGS without the condition codes and DF, cheaply."""
+        return self._eflags.value
+
+    @property
+    def mxcsr(self) -> int:
+        """Control and status of SSE (volume 1, 10.2.3)."""
+        return self._mxcsr.value
 
     @property
     def cpl(self) -> int:
@@ -302,6 +313,11 @@ class Registers:
     def set_mm(self, number: int, value: bytes) -> None:
         """Write an MMX register."""
         ctypes.memmove(self._env + layout.ENV_FPREGS + 16 * number, value, 8)
+
+    def power_up_fpu(self) -> None:
+        """x87 and SSE as power-up leaves them (volume 3, table 9-1); INIT changes neither."""
+        ctypes.c_uint16.from_address(self._env + layout.ENV_FPUC).value = 0x40
+        self._mxcsr.value = 0x1F80
 
     def enter_mmx(self, valid: bool = True) -> None:
         """TOP becomes 0, and all tags valid, as every MMX instruction but EMMS leaves them (volume 3, 12.2.1)."""

@@ -81,7 +81,10 @@ class Control(ctypes.Structure):
         ("restore_state", ctypes.c_uint64),  # 264: cpu_restore_state
         ("hidden", ctypes.c_uint64),  # 272: bytes of an instruction are hidden from the translator
         ("unhide", ctypes.c_uint64),  # 280: Python: put them back
-        ("resumed", ctypes.c_uint64),  # 288: bit 0: RF was set when the block began that came last, bit 1: the one before
+        (
+            "resumed",
+            ctypes.c_uint64,
+        ),  # 288: bit 0: RF was set when the block began that came last, bit 1: the one before
     )
 
 

@@ -1,0 +1,73 @@
+"""What is not modelled is said when a guest sets it up, once, and is its end where the machine is strict."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.long_mode import LongModeGuest
+from vm.hw.declared import Declared
+from vm.hw.engine import Flags, Seg, Segment
+from vm.hw.mmu import Cr0
+
+FAR = "push 0x10\nlea rax, [rip + narrow]\npush rax\nretfq\nnarrow: nop\nnop"
+
+
+def _with_a_limit(guest: LongModeGuest) -> None:
+    registers = guest.machine.cpus[0].registers
+    registers.set_segment(Seg.ES, registers.segment(Seg.ES)._replace(selector=0x18, limit=0xFFFF))
+    guest.start(guest.kernel_code(FAR))
+    guest.step(units=5)
+
+
+def _virtual_8086(guest: LongModeGuest) -> None:
+    guest.start(guest.kernel_code(FAR))
+    guest.step(units=5)
+    registers = guest.machine.cpus[0].registers
+    for which in (Seg.DS, Seg.ES, Seg.SS, Seg.FS, Seg.GS):
+        registers.set_segment(which, Segment(0, 0, 0xFFFF, 0xF300))
+    registers.rflags = int(Flags.VM | Flags.FIXED)
+    guest.step()
+
+
+def _alignment(guest: LongModeGuest) -> None:
+    guest.machine.cpus[0].registers.cr[0] |= Cr0.AM
+    guest.privilege(0, 3)
+    guest.start(guest.user_code("nop\nnop"))
+    guest.machine.cpus[0].registers.rflags = int(Flags.AC | Flags.FIXED)
+    guest.step()
+
+
+def _sse(guest: LongModeGuest) -> None:
+    guest.run("mov dword ptr [rbx], 0x1f00\nldmxcsr [rbx]\nnop", rbx=0x8000)
+
+
+SETS_UP = {
+    Declared.DATA_LIMIT: _with_a_limit,
+    Declared.VIRTUAL_8086: _virtual_8086,
+    Declared.ALIGNMENT_CHECK: _alignment,
+    Declared.SSE_EXCEPTION: _sse,
+}
+
+
+def test_each_has_a_guest_that_sets_it_up() -> None:
+    assert set(SETS_UP) == set(Declared)
+
+
+@pytest.mark.parametrize("declared", list(Declared))
+def test_it_is_told(declared: Declared) -> None:
+    guest = LongModeGuest()
+    guest.run("nop")
+    assert not guest.machine.told
+    SETS_UP[declared](guest)
+    assert list(guest.machine.told) == [declared]
+
+
+@pytest.mark.parametrize("declared", list(Declared))
+def test_a_strict_machine_stops(declared: Declared) -> None:
+    guest = LongModeGuest()
+    guest.machine.strict = True
+    try:
+        SETS_UP[declared](guest)
+    except AssertionError:
+        pass
+    assert guest.machine.cpus[0].unsupported == f"strict: {declared.value}"
