@@ -101,6 +101,11 @@ class Differential:
         return ended
 
 
+def undefined_flags(name: str) -> int:
+    """Flags that an instruction may leave anyhow."""
+    return ALL_FLAGS if name in ("shld", "shrd") else int(_UNDEFINED.get(name, 0))
+
+
 def _name(text: str) -> str:
     return text.removeprefix("lock ").split()[0]
 
@@ -120,7 +125,7 @@ def _compared(one: Drawn, host: Ended, ours: Ended) -> str:
     for number, (theirs, mine) in enumerate(zip(host.state.gpr, ours.state.gpr, strict=True)):
         if theirs != mine and not (name in ("shld", "shrd") and (theirs ^ mine) < 1 << 16):  # undefined beyond 16 bits
             return f"register {number}: {theirs:#x} on the host, {mine:#x} here"
-    mask = 0 if name in ("shld", "shrd") else ALL_FLAGS & ~int(_UNDEFINED.get(name, 0))
+    mask = ALL_FLAGS & ~undefined_flags(name)
     if (host.state.flags ^ ours.state.flags) & mask:
         return f"flags: {host.state.flags & mask:#x} on the host, {ours.state.flags & mask:#x} here"
     if host.state.data != ours.state.data and not name.startswith("fx") and not (name == "call" and host.fault):

@@ -6,7 +6,7 @@ import pytest
 
 from guest.asm import assemble
 from tests.support.long_mode import AREA, KERNEL_CODE, PLAIN, USER, LongModeGuest
-from vm.hw.checked import RULES, encoding_of, look_at, rule_of, taken_as
+from vm.hw.checked import RULES, Encoding, encoding_of, look_at, rule_of, tables, taken_as
 from vm.hw.engine import Flags, Gpr, Seg
 from vm.hw.mmu import Cr4
 
@@ -209,6 +209,20 @@ def test_a_refused_instruction_that_is_stored_over_runs_as_what_it_has_become() 
     guest.start(code + at)
     guest.until_halt()
     assert guest.vector() is None
+
+
+def test_the_tables_ask_about_everything_that_a_rule_is_for() -> None:
+    asked = tables()
+    for number, name in enumerate(("", "0f", "0f38", "0f3a")):
+        for opcode in range(256):
+            if asked[256 * number + opcode]:
+                continue
+            for prefixes in (b"", b"\x66", b"\xf2", b"\xf3"):
+                for modrm in range(0, 256, 8):
+                    found = Encoding(64, prefixes, 0x48, name, opcode, modrm)
+                    assert rule_of(found) is None, f"{name} {opcode:#x}"
+                    code = prefixes + bytes.fromhex(name) + bytes((opcode, modrm)) + bytes(8)
+                    assert taken_as(code, 64) == code
 
 
 def test_each_rule_is_for_something() -> None:

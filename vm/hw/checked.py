@@ -10,7 +10,7 @@ The engine's decoder takes more than the manual has: what CPUID does not announc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -680,48 +680,65 @@ def rule_of(found: Encoding) -> Rule | None:
     return next((rule for rule in RULES if rule.applies(found)), None)
 
 
+_ASKED: Final = {
+    "": (
+        108,
+        109,
+        110,
+        111,
+        142,
+        143,
+        154,
+        196,
+        197,
+        198,
+        199,
+        200,
+        202,
+        203,
+        207,
+        217,
+        219,
+        221,
+        223,
+        240,
+        246,
+        247,
+        255,
+    ),
+    "0f": (
+        0,
+        1,
+        7,
+        *range(16, 25),
+        *range(32, 36),
+        *range(40, 48),
+        52,
+        53,
+        *range(80, 128),
+        174,
+        177,
+        178,
+        *range(194, 199),
+        *range(208, 256),
+    ),
+    "0f38": tuple(range(256)),
+    "0f3a": tuple(range(256)),
+}
+"""Opcodes by map that a rule, or `taken_as`, may have something to say of: all, and a few more."""
+
+
 def tables() -> bytes:
     """Which instructions are looked at as they are translated, for the engine: by the bytes that come first."""
-    maps = {name: bytearray(256) for name in ("", "0f", "0f38", "0f3a")}
-    for byte in _PREFIXES - {0xF0}:
+    maps = {name: bytearray(256) for name in _ASKED}
+    for byte in sorted(_PREFIXES):
         maps[""][byte] = PREFIX
-    maps[""][0xF0] = maps[""][0xC4] = maps[""][0xC5] = ASK
     maps[""][0x40:0x50] = bytes([REX]) * 16
+    for name, opcodes in _ASKED.items():
+        for opcode in opcodes:
+            maps[name][opcode] = ASK
     maps[""][0x0F], maps["0f"][0x38], maps["0f"][0x3A] = MAP_0F, MAP_0F38, MAP_0F3A
-    for name, table in maps.items():
-        for opcode in range(256):
-            if not table[opcode] and any(rule_of(one) for one in _forms(name, opcode)):
-                table[opcode] = ASK
-    for name, opcode in (
-        ("", 0xF6),
-        ("", 0xF7),
-        ("0f", 0x18),
-        *(("0f", opcode) for opcode in range(256) if _is_sse(_sse(opcode))),
-    ):
-        maps[name][opcode] = ASK  # `taken_as` may have something to say
     return b"".join(maps.values())
-
-
-def _sse(opcode: int) -> Encoding:
-    return Encoding(64, b"", 0, "0f", opcode, 0)
-
-
-def _forms(name: str, opcode: int) -> Iterator[Encoding]:
-    """Every way in which an opcode could matter to a rule."""
-    for bits in (32, 64):
-        for prefixes in (b"", b"\x66", b"\xf2", b"\xf3"):
-            for rex in (0, 0x48) if bits == 64 else (0,):
-                for modrm in range(0, 256, 8):
-                    yield Encoding(bits, prefixes, rex, name, opcode, modrm)
-
-
-def _length(code: bytes, bits: int, found: Encoding) -> int:
-    """Bytes of an instruction that is #UD, at least two; up to its ModRM where the decoder here knows no such instruction."""
-    instruction = decode(code, bits) or decode(code.replace(b"\xf0", b"\x3e"), bits)
-    if instruction is not None:
-        return instruction.length
-    opcode = {"": 1, "vex": 3}.get(found.map, len(found.map) // 2 + 1)
-    return min(len(found.prefixes) + bool(found.rex) + opcode + 1, len(code))
 
 
 def taken_as(code: bytes, bits: int) -> bytes:
@@ -761,6 +778,15 @@ def _is_sse(found: Encoding) -> bool:
         0xC6,
         *range(0xD0, 0x100),
     )
+
+
+def _length(code: bytes, bits: int, found: Encoding) -> int:
+    """Bytes of an instruction that is #UD, at least two; up to its ModRM where the decoder here knows no such instruction."""
+    instruction = decode(code, bits) or decode(code.replace(b"\xf0", b"\x3e"), bits)
+    if instruction is not None:
+        return instruction.length
+    opcode = {"": 1, "vex": 3}.get(found.map, len(found.map) // 2 + 1)
+    return min(len(found.prefixes) + bool(found.rex) + opcode + 1, len(code))
 
 
 def look_at(code: bytes, bits: int, address: int) -> Look | None:
