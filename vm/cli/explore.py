@@ -300,7 +300,9 @@ def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, m
     )
     out.print(f"unsafe: {escape(what)}")
     if found is None:
-        return  # it cannot even begin to end
+        if outcome.finding is not None:
+            out.print("before the programs are ready: there is nothing to explore, and no way to show")
+        return  # else it cannot even begin to end
     way = "shortest way" if outcome.shortest else "one way" if reduced else "minimised"
     out.print(f"{way}: {len(found.path)} visible operations, {found.switches} switches of CPU; replays the same")
     out.print(path_lanes(found.lines))

@@ -24,9 +24,9 @@ from typing import Final, NamedTuple, Protocol
 
 from vm.coherence import Finding
 from vm.explore.dependence import EVERYTHING, Footprint, Recorder
-from vm.explore.problem import Bounds, Outcome, Progress
+from vm.explore.problem import Bounds, Outcome, Progress, at_once
 from vm.explore.waiting import Look, Spin, local_of, look_of, looks_after, spins_after
-from vm.explore.world import Grown, Move, State, World
+from vm.explore.world import FoundBefore, Grown, Move, NotReady, State, World
 from vm.hw.engine import Gpr
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
@@ -136,6 +136,8 @@ def dpor(
             return _deepen(world, bounds, preemptions, progress, watcher)
         except Grown:
             continue
+        except (FoundBefore, NotReady) as why:
+            return at_once(scenario, policy, modes, why)
 
 
 def _deepen(world: World, bounds: Bounds, most: int, progress: Progress, watcher: Watcher | None) -> Outcome:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from vm.coherence import Finding
-from vm.explore.world import Move, World, boot_litmus
+from vm.explore.world import FoundBefore, Grown, Move, NotReady, World, boot_litmus
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
 from vm.session import BootedScenario
 from vm.stacks import Policy
 from vm.stacks.registry import find_policy
 
+REFERENCE: Final = "fixed-16k"
+"""The policy under which every scenario's programs get ready, if they ever do."""
 Progress = Callable[[int, int, int], None]  # states, frontier, depth
 
 
@@ -34,14 +37,15 @@ class Problem:
 
     def world(self, booted: BootedScenario | None = None) -> World:
         """A world of it, at the root; with the guest of an earlier world, which ends, or with a fresh one."""
-        return World(self.scenario, self._policy, self.modes, Visible(self.visible), booted)
+        return World(self.scenario, self.chosen, self.modes, Visible(self.visible), booted)
 
     def boot(self) -> BootedScenario:
         """A guest for worlds of it, one after the other."""
-        return boot_litmus(self.scenario, self._policy, self.modes)
+        return boot_litmus(self.scenario, self.chosen, self.modes)
 
     @property
-    def _policy(self) -> type[Policy]:
+    def chosen(self) -> type[Policy]:
+        """The policy's class."""
         return find_policy(self.policy) if isinstance(self.policy, str) else self.policy
 
 
@@ -108,3 +112,29 @@ class Outcome:
     def asks_nothing(self) -> bool:
         """Whether it is a proof in which no access could ever have gone two ways: of this policy nothing was asked."""
         return self.verdict == "safe" and not self.exercised
+
+
+def at_once(scenario: str, policy: type[Policy], modes: Modes, why: FoundBefore | NotReady) -> Outcome:
+    """What a search comes to whose policy falls before the programs are ready.
+
+    Args:
+        scenario: its id.
+        policy: the policy's class.
+        modes: architecture modes.
+        why: what became of it; if nothing was found, the policy is to blame where the programs get ready under another.
+
+    Raises:
+        NotReady: they do not under fixed-16k either.
+    """
+    if isinstance(why, FoundBefore):
+        return Outcome("unsafe", False, 0, 0, 0, 0, finding=why.finding, shortest=True)
+    reference = find_policy(REFERENCE)
+    if policy is reference:
+        raise why
+    try:
+        World(scenario, reference, modes, Visible())
+    except FoundBefore:
+        raise why from None
+    except Grown:
+        pass  # it has got ready
+    return Outcome("unsafe", False, 1, 0, 0, 0, shortest=True, stuck=1)

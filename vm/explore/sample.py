@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from vm.coherence import Finding
 from vm.explore.memo import Memo
-from vm.explore.problem import Bounds, Outcome, Progress
-from vm.explore.world import Grown, Move, World
+from vm.explore.problem import Bounds, Outcome, Progress, at_once
+from vm.explore.world import FoundBefore, Grown, Move, NotReady, World
 from vm.hw.gate import Visible
 from vm.hw.modes import Modes
 from vm.stacks import Policy
@@ -47,6 +47,8 @@ def sample(
             return _walks(Memo(World(scenario, policy, modes, visible)), executions, bounds, progress)
         except Grown:
             continue
+        except (FoundBefore, NotReady) as why:
+            return at_once(scenario, policy, modes, why)
 
 
 def hits(scenario: str, policy: type[Policy], modes: Modes, executions: int) -> int:

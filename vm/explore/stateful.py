@@ -28,9 +28,9 @@ from vm.explore.cells import Node
 from vm.explore.checkpoint import KEY_BYTES, Checkpoint, identity, read_checkpoint, write_checkpoint
 from vm.explore.locality import Locality, News
 from vm.explore.memo import Memo
-from vm.explore.problem import Bounds, Outcome, Problem, Progress
+from vm.explore.problem import Bounds, Outcome, Problem, Progress, at_once
 from vm.explore.reduction import Expansion, Reduction, Relying, Successor, expand, wander
-from vm.explore.world import Grown, Move
+from vm.explore.world import FoundBefore, Grown, Move, NotReady
 from vm.hw.gate import Masks, Visible
 from vm.session import BootedScenario
 
@@ -82,6 +82,8 @@ def search(
         except Grown as grown:
             problem, memo, saved = replace(problem, visible=grown.frames), None, None
             known = None if known is None else Locality()
+        except (FoundBefore, NotReady) as why:
+            return at_once(problem.scenario, problem.chosen, problem.modes, why)
         else:
             assert first is None or first.finding is None or outcome.verdict != "safe", "its moves were made"
             if outcome.verdict != "unsafe" or known is None:

@@ -114,6 +114,18 @@ def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScen
     return boot(found, modes=replace(modes.resolved(policy.delivery), tlb="retain", memory_order="sc"))
 
 
+class FoundBefore(ScenarioError):
+    """A policy's finding before the programs of a scenario are ready: there is nothing left to explore."""
+
+    def __init__(self, scenario: str, finding: Finding) -> None:
+        super().__init__(f"scenario {scenario}: before its programs are ready, {finding.kind.value}: {finding.text}")
+        self.finding = finding
+
+
+class NotReady(ScenarioError):
+    """The programs of a scenario do not get ready."""
+
+
 class World:
     """A litmus scenario under a policy, explored from the moment at which all its programs are ready.
 
@@ -125,7 +137,9 @@ class World:
         booted: its guest, from an earlier world, which ends; None boots it.
 
     Raises:
-        ScenarioError: the scenario is no litmus scenario, or its programs do not get ready.
+        ScenarioError: the scenario is no litmus scenario.
+        NotReady: its programs do not get ready.
+        FoundBefore: something is found until then.
     """
 
     def __init__(
@@ -196,8 +210,11 @@ class World:
                 if cpu not in ready:
                     machine.run(cpu, 50)
                     ready += [who for _, who, name in self.session.events if name == READY and who not in ready]
+        finding = self._first_finding(0)
+        if finding is not None:
+            raise FoundBefore(scenario, finding)
         if not ready:
-            raise ScenarioError(f"scenario {scenario}: its programs do not get ready")
+            raise NotReady(f"scenario {scenario}: its programs do not get ready")
         return sorted(ready)
 
     @staticmethod
