@@ -339,13 +339,13 @@ class Cpu:
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
-        self.recent.append(self._linear_rip())
+        self.recent.append(self.linear_rip())
         return stop.instructions + self._handle(stop)
 
     def _stops_again(self) -> bool:
         """Whether the engine would stop at the next instruction at once, as it did before: it need not be asked."""
         at, self._stopped_at = self._stopped_at, None
-        if at != self._linear_rip() or not self.mmu.still_fetches(at):
+        if at != self.linear_rip() or not self.mmu.still_fetches(at):
             return False
         self.recent.append(at)
         return True
@@ -354,9 +354,10 @@ class Cpu:
         """The instruction at RIP was not completed; the engine would hand it out again."""
         registers = self.registers
         if not registers.shadow and not registers.trap_flag:
-            self._stopped_at = self._linear_rip()
+            self._stopped_at = self.linear_rip()
 
-    def _linear_rip(self) -> int:
+    def linear_rip(self) -> int:
+        """RIP with the base of CS, which 64-bit code ignores."""
         base = self.registers.segment(Seg.CS).base if self.registers.bits != 64 else 0
         return base + self.registers.rip & _MASK64
 
@@ -533,7 +534,7 @@ class Cpu:
 
     def _instruction(self) -> Instruction | None:
         """The instruction at RIP."""
-        return decode(self.linear.code(self._linear_rip()), self.registers.bits)
+        return decode(self.linear.code(self.linear_rip()), self.registers.bits)
 
     def _emulate(self) -> int:
         registers = self.registers
@@ -574,7 +575,7 @@ class Cpu:
 
     def _before(self, instruction: Instruction) -> Before:
         registers = self.registers
-        code = self.linear.code(self._linear_rip(), instruction.length)
+        code = self.linear.code(self.linear_rip(), instruction.length)
         return Before(registers.rip, registers.gpr[Gpr.RSP], registers.segment(Seg.CS).selector & 3, code)
 
     def _advance(self, instruction: Instruction) -> None:
