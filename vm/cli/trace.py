@@ -79,10 +79,10 @@ def show(
     with opened(file, anyway) as found:
         database = Database(found)
         first, end = _stretch(database, begin, to, cpu)
-        shown = list(lines(database, first, end, cpu))
+        shown, ended = list(lines(database, first, end, cpu)), found.meta.ended
     state = _registers(file, first, anyway) if registers else None
     if json:
-        print_json({"version": 1, "lines": [line._asdict() for line in shown], "registers": state})
+        print_json({"version": 1, "lines": [line._asdict() for line in shown], "registers": state, "exit": ended})
         return 0
     if state is not None:
         print(state)

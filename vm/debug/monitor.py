@@ -74,7 +74,8 @@ class Monitor:
             cpu, quantum = timeline.begun
             lines = [f"time {timeline.time}: CPU {cpu} runs, for {timeline.left} of {quantum} units more"]
         elif timeline.ended is not None:
-            lines = [f"time {timeline.time}: the run has ended: {timeline.ended}"]
+            why = timeline.ended if timeline.reason is None else f"{timeline.ended}: {timeline.reason}"
+            lines = [f"time {timeline.time}: the run has ended: {why}"]
         else:
             who = "in turn" if timeline.cpu is None else f"CPU {timeline.cpu}"
             lines = [f"time {timeline.time}: next is {who}"]

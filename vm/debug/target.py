@@ -162,8 +162,11 @@ class Target:
         timeline = self.timeline
         code = timeline.machine.exit_port.code
         if timeline.goes_on and timeline.ended == "exit" and code is not None:
+            self._say(f"kstack: {timeline.reason}, time {timeline.time}")
             return Exited(0 if code in GUEST_PASSED else code & 0xFF or 1)
         why = timeline.ended or ""
+        if timeline.reason is not None:
+            why += f": {timeline.reason}"
         self._say(f"kstack: {why if why == END_OF_RECORDING else f'the run ends here: {why}'}, time {timeline.time}")
         last = timeline.lanes[-1].cpu if timeline.lanes else 0
         return Stop(SIGTRAP, last, "replaylog", "end")

@@ -168,7 +168,8 @@ def census(pair: Pair) -> Census:
     counting = _Counting(session)
     result = session.run()
     if result.ended != "exit":
-        raise NoBaselineError(f"{pair.scenario} under {pair.policy} ends with {result.ended} without any fault")
+        why = f"ends with {result.ended} without any fault: {result.reason}"
+        raise NoBaselineError(f"{pair.scenario} under {pair.policy} {why}")
     outcome, by, _, kind = judged(pair.scenario, result)
     usual = Usual(result.time - start, outcome, by, kind, result.exit_value, result.serial)
     return Census(

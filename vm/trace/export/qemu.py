@@ -22,7 +22,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from vm.trace.events import EXCEPTIONS, Event
+from vm.hw.events import MNEMONICS
+from vm.trace.events import Event
 from vm.trace.export.blocks import Block, in_order
 from vm.trace.export.calls import by_time
 from vm.trace.export.read import DELIVERED, Access, Code, accesses, disassembly, events, instructions
@@ -125,8 +126,8 @@ class _Log:
         last = self._last[event.cpu]
         ring = 0 if last is None else last.ring
         at = frame or Interrupted(0, 0 if last is None else last.end, 0, 0)
-        vector = EXCEPTIONS.index(event.name) if event.kind == "fault" and event.name in EXCEPTIONS else event.value
-        if event.kind == "fault" and event.name not in EXCEPTIONS:
+        vector = MNEMONICS.index(event.name) if event.kind == "fault" and event.name in MNEMONICS else event.value
+        if event.kind == "fault" and event.name not in MNEMONICS:
             vector = int(event.name.removeprefix("#"))
         error = event.value or 0 if event.kind == "fault" else 0
         ring = frame.cs & 3 if frame is not None else ring
