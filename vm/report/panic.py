@@ -21,17 +21,18 @@ LAST: Final = 8
 MAX_BLOCK: Final = 512
 
 
-def panic_report(machine: Machine, symbols: Symbols, command: str | None = None) -> str:
+def panic_report(machine: Machine, symbols: Symbols, command: str | None = None, cpu: int | None = None) -> str:
     """The state of every CPU of a machine whose guest has died, has ended, or stands somewhere.
 
     Args:
         machine: as the guest left it.
         symbols: of its image.
         command: what runs it again, if known.
+        cpu: of this CPU alone; None for all.
     """
     lines = [f"{_ended(machine)} at virtual time {machine.time}"]
-    for cpu in machine.cpus:
-        lines += ["", *_cpu(cpu, symbols)]
+    for one in machine.cpus if cpu is None else [machine.cpus[cpu]]:
+        lines += ["", *_cpu(one, symbols)]
     if command:
         lines += ["", f"again: {command}"]
     return "\n".join(lines)
