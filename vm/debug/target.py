@@ -16,7 +16,7 @@ from vm.debug.forks import Keeper
 from vm.debug.origin import Origin
 from vm.debug.packets import ProtocolError
 from vm.debug.points import Kind, Point, Points
-from vm.debug.registers import register_name
+from vm.debug.registers import offset_of, register_name
 from vm.debug.timeline import END_OF_RECORDING, PIECE, Timeline
 from vm.errors import ConfigError
 from vm.hw.cpu import Cpu
@@ -90,12 +90,15 @@ class Target:
     # --- writing
 
     def write_register(self, cpu: int, number: int, value: int) -> None:
-        """Set a register here.
+        """Set a register here; `rip` is given as it is read.
 
         Raises:
             ProtocolError: it cannot be set.
         """
-        self._write([RegisterChange(cpu, register_name(number), value)])
+        name = register_name(number)
+        if name == "rip":
+            value = offset_of(self.cpus[cpu], value)
+        self._write([RegisterChange(cpu, name, value)])
 
     def write_memory(self, parts: list[tuple[int, bytes]]) -> None:
         """Store bytes at physical addresses here."""

@@ -108,7 +108,7 @@ class _Counting:
         """As `Machine.run`."""
         done, processor = 0, self._machine.cpus[cpu]
         while True:
-            time, rip = self._machine.time, processor.registers.rip
+            time, rip = self._machine.time, processor.linear_rip()
             name = self._name(rip)
             if name is not None and processor.state is CpuState.RUNNING:
                 self.sites.append(Site(time, cpu, name))
