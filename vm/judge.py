@@ -326,9 +326,9 @@ def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]], re
         if result.stuck:
             return _Said(None, f"under {scheduler.name}: {result.stuck}")
         if result.ended != "exit":
-            return _Said(None, f"under {scheduler.name} the guest did not end ({result.ended})")
+            return _Said(None, f"under {scheduler.name} the guest did not end ({result.ended}: {result.reason})")
         if result.exit_value not in GUEST_PASSED:
-            last = result.serial.strip().rsplit("\n", 1)[-1]
+            last = result.serial.strip().rsplit("\n", 1)[-1] or result.reason
             return _Said(None, f"under {scheduler.name} the guest gave up: {last}")
     exercised = sum(result.exercised for _, result, _ in results)
     unmaps = sum(result.unmaps for _, result, _ in results)

@@ -7,17 +7,17 @@ and no thread yet; from there (the same state for every policy and schedule) its
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from vm.adversary import Adversary
 from vm.coherence import Finding, Kind, Oracle
+from vm.ending import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, PANIC, Ending, last_words
 from vm.errors import ConfigError, ScenarioError
 from vm.hw.cpu import SliceEnd
 from vm.hw.modes import Modes
 from vm.load import Symbols, load
-from vm.machine import End, Machine, MachineConfig, MachineSnapshot, Slice
+from vm.machine import FOR_EVER, End, Machine, MachineConfig, MachineSnapshot, Slice
 from vm.schedule import Choice, Exhausted, RoundRobin, Scheduler, View
 from vm.stacks import hypercall
 from vm.stacks.call import StepCounts
@@ -30,10 +30,6 @@ BOOT_QUANTUM: Final = 1000
 BOOTED: Final = "booted"
 IDLE_WARPS: Final = 64
 BOOT_LIMIT: Final = 50_000_000
-GUEST_PASSED: Final = frozenset({0x00, 0x10})
-GUEST_FAILED: Final = 0x11
-GUEST_PANICKED: Final = 0x12
-PANIC: Final = "PANIC "  # how the line begins by which our kernel says why
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class RunResult:
         stuck: why a script was not followed to its end, or None.
         cpus: exact counts per CPU, since reset.
         usage: memory, depths, pools and faults, from the run's start on; None without a policy.
+        reason: why it has ended, in a sentence.
     """
 
     ended: str
@@ -71,10 +68,14 @@ class RunResult:
     stuck: str | None
     cpus: tuple[dict[str, Any], ...]
     usage: UsageSummary | None = None
+    reason: str = ""
 
     @property
     def code(self) -> int:
-        """The process exit code that `kstack run` gives for this."""
+        """The process exit code that `kstack run` gives for this.
+
+        Of a guest that has written to the debug-exit port: 0 for the values 0 and 0x10, 3 for 0x12, 1 for any other.
+        """
         if self.ended == "shutdown" or self.exit_value == GUEST_PANICKED:
             return 3
         if self.findings:
@@ -189,6 +190,7 @@ class Session:
         self.choices: list[Choice] = []
         self.injector: Advances | None = None
         self.writer: Writer | None = None
+        self._limit = machine.time + options.max_time
         self._looked = 0  # findings that `ends_here` has seen
         self._idle = 0  # warps in a row that woke nobody
         self._waiting: set[int] = set()  # CPUs that have waited in vain since anything else happened
@@ -198,6 +200,7 @@ class Session:
         adversarial = machine.modes.tlb == "adversarial" and not options.undisturbed
         self._adversary = Adversary(machine, self.runtime, options.adversary) if adversarial else None
         self._detach()
+        self._ending = Ending(machine)
         if policy is not None:
             self._attach()
         self.runtime.observers.append(_EventLog(self))
@@ -250,31 +253,29 @@ class Session:
         Raises:
             PolicyError: the policy did what no policy may.
         """
-        machine = self.machine
-        limit = machine.time + self.options.max_time
-        ended = "bound"
-        while machine.time < limit:
-            try:
-                stop = self.step(limit - machine.time)
-            except Exhausted:
-                stop = "unfinished"
-            if stop is not None:
-                ended = stop
-                break
-            if self.ends_here():
-                ended = "finding"
-                break
+        ended = self.run_to(FOR_EVER)
+        assert ended is not None
         return self._result(ended)
 
-    def run_to(self, time: int) -> None:
-        """Run until virtual time is `time`, or to the end of the run or of its recording.
+    def run_to(self, time: int) -> str | None:
+        """Run until virtual time is `time`, or to the end of the run or of its recording; then why it has ended.
 
         Raises:
             PolicyError: the policy did what no policy may.
         """
-        with suppress(Exhausted):
-            while self.machine.time < time and self.step(time - self.machine.time) is None:
-                pass
+        machine = self.machine
+        while machine.time < time:
+            if machine.time >= self._limit:
+                return "bound"
+            try:
+                ended = self.step(min(time, self._limit) - machine.time)
+            except Exhausted:
+                ended = "unfinished"
+            if ended is not None:
+                return ended
+            if self.ends_here():
+                return "finding"
+        return self._machine_end()
 
     def ends_here(self) -> bool:
         """Whether the options end this run at a finding that has come since this was asked last."""
@@ -321,9 +322,9 @@ class Session:
         machine = self.machine
         if self.writer is not None:
             self.writer.due()
-        end = machine.end()
+        end = self._machine_end()
         if end is not None:
-            return "exit" if end is End.EXIT else "shutdown"
+            return end
         runnable = machine.runnable()
         if not runnable:
             self._idle += 1
@@ -342,6 +343,10 @@ class Session:
         before = self._progress(choice.cpu) if self._waiting else None
         self._slice = choice.cpu, runnable, len(blocked) < len(runnable), before, runtime.counts.waits
         return choice
+
+    def _machine_end(self) -> str | None:
+        end = self.machine.end()
+        return None if end is None else "exit" if end is End.EXIT else "shutdown"
 
     def _warp(self) -> bool:
         """Every CPU sleeps: time jumps to the next timer, or to what is injected next; whether there is any."""
@@ -417,13 +422,15 @@ class Session:
                 for cpu in machine.cpus
             ),
             usage=usage,
+            reason=self.reason(ended),
         )
 
-
-def last_words(serial: str) -> str:
-    """The line by which a guest says why it panicked; else the last one with anything in it that it printed."""
-    lines = [line.strip() for line in serial.split("\n") if line.strip()]
-    return next((line for line in reversed(lines) if line.startswith(PANIC)), lines[-1] if lines else "")
+    def reason(self, ended: str) -> str:
+        """Why the run has ended, in a sentence, as `step` or `begin` has named it."""
+        findings = self.oracle.findings if self.oracle is not None else []
+        counted = [one for one in findings if one.kind.value not in self.options.ignored]
+        found = f"{counted[0].kind.value}: {counted[0].text}" if counted else ""
+        return self._ending.reason(ended, self.options.max_time, self._idle, found)
 
 
 class _EventLog:
@@ -490,4 +497,16 @@ class BootedScenario:
 
 
 SessionFactory = Callable[[Policy, Scheduler, RunOptions], Session]
-__all__ = ["BootedScenario", "Finding", "Kind", "RunOptions", "RunResult", "Session"]
+__all__ = [
+    "GUEST_FAILED",
+    "GUEST_PANICKED",
+    "GUEST_PASSED",
+    "PANIC",
+    "BootedScenario",
+    "Finding",
+    "Kind",
+    "RunOptions",
+    "RunResult",
+    "Session",
+    "last_words",
+]

@@ -197,7 +197,7 @@ def test_a_fork_is_a_recording_that_everything_reads(recording: Path, tmp_path: 
     state = re.search(r"state (\w{32})", text)
     replayed = kstack("replay", fork)
     assert state is not None and f"state {state[1]}, identical" in replayed.stderr
-    assert (replayed.returncode, replayed.stdout) == (4, "")
+    assert (replayed.returncode, replayed.stdout) == (4, "kstack guest kernel, cpus 2\n")
     shown = kstack("trace", "diff", own, fork).stdout
     assert re.search(
         r"written rbx value=0x1234\n +\d+ CPU 1 .* laight_watch +push rbx +\S+ <- 0x0000000000001234", shown

@@ -9,7 +9,7 @@ from tests.support.long_mode import AREA, LongModeGuest
 from vm.debug.monitor import Monitor
 from vm.hw.paging import RW, P
 
-COMMANDS = "help walk tlb frames pool policy apic schedule snapshot record goto findings".split()
+COMMANDS = "help walk code tlb frames pool policy apic schedule snapshot record goto findings".split()
 
 
 @pytest.fixture

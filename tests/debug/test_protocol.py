@@ -90,7 +90,8 @@ def test_the_target_description_names_what_packets_carry(client: Client) -> None
     assert registers == [(register.name, register.bits) for register in REGISTERS]
     features = [feature.get("name") for feature in root.iter("feature")]
     assert features == ["org.gnu.gdb.i386.core", "org.gnu.gdb.i386.segments", "org.kstack.control"]
-    assert [name for name, _ in registers][-6:] == ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"]
+    assert [name for name, _ in registers][-10:-4] == ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"]
+    assert [name for name, _ in registers][-4:] == ["cs_base", "ss_base", "ds_base", "es_base"]
     assert client.ask("qXfer:features:read:other.xml:0,10") == "E00"
     assert client.ask("qXfer:features:read:target.xml:fffff,10") == "l"
 

@@ -155,7 +155,9 @@ def test_a_pair_without_a_baseline_is_told_of_and_the_others_are_tried() -> None
     wanted = Wanted(["switch-sp-ipi", "entry-exit"], ["hotplug"], ["drop-ipi"], [], 2)
     found = list(run(batches(wanted), refused=refused.__setitem__))
     assert {batch.pair.policy for batch, _ in found} == {"switch-sp-ipi"}
-    assert list(refused.values()) == ["hotplug under entry-exit ends with asleep without any fault"]
+    assert list(refused.values()) == [
+        "hotplug under entry-exit ends with asleep without any fault: every CPU sleeps, and no timer is set: CPUs 0-1 halted"
+    ]
 
 
 @pytest.mark.parametrize(

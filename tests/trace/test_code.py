@@ -14,7 +14,7 @@ from tests.support.hostile_guests import RAM
 from tests.support.long_mode import AREA, LongModeGuest
 from tests.support.traces import follow
 from vm.errors import KstackError
-from vm.hw.engine import Gpr, Seg
+from vm.hw.engine import Gpr
 from vm.machine import Machine, MachineConfig
 from vm.trace.code import Translated
 
@@ -29,9 +29,7 @@ def steps(machine: Machine, slices: Slices) -> dict[int, tuple[int, int, bytes]]
         left = units
         while left > 0:
             processor = machine.cpus[cpu]
-            registers = processor.registers
-            base = 0 if registers.bits == 64 else registers.segment(Seg.CS).base
-            at = processor.rip() + base
+            at = processor.linear_rip()
             found[machine.time] = cpu, at, processor.linear.code(at)
             elapsed = machine.run(cpu, 1).elapsed
             left -= elapsed or left
@@ -49,7 +47,7 @@ def traced(machine: Machine, slices: Slices) -> list[tuple[int, int, int, bytes]
     tracer.hand_on()
     versions: dict[int, list[tuple[int, bytes]]] = {}
     for part in parts:
-        for count, rip, data in part.code:
+        for count, rip, data, _ in part.code:
             versions.setdefault(rip, []).append((count, data))
     found = []
     for part in parts:

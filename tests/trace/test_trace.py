@@ -25,8 +25,8 @@ from vm.setup import replay_session
 from vm.trace import tracer as tracer_module
 from vm.trace.columns import REGISTERS, first_of_each
 from vm.trace.make import make_trace
-from vm.trace.show import disassembly
 from vm.trace.store import SCHEMAS, VERSION, Trace, read_trace
+from vm.trace.text import mnemonic
 from vm.trace.tracer import Part, Tracer
 
 RUNS = [
@@ -160,7 +160,7 @@ def test_pushes_and_pops_are_where_the_stack_pointer_is(laight: Trace) -> None:
     checked: Counter[str] = Counter()
     rows = table(laight, "instructions")
     for count, rip, rsp in zip(*(rows[name].tolist() for name in ("count", "rip", "rsp")), strict=True):
-        name = disassembly(code[rip], rip).split()[0]
+        name = mnemonic(code[rip])
         if name in ("push", "call"):
             assert (True, rsp - 8) in accesses[count]
         elif name in ("pop", "ret"):

@@ -88,7 +88,7 @@ def test_an_arrow_goes_from_a_wake_up_to_the_slice_in_which_the_thread_runs(tmp_
 # --- whom, where nobody has looked
 
 STORE, THREAD = 0x1000, 0x8000
-CODE = [(0, STORE, bytes.fromhex("48c7430802000000"))]  # mov qword ptr [rbx + 8], 2
+CODE = [(0, STORE, bytes.fromhex("48c7430802000000"), 64)]  # mov qword ptr [rbx + 8], 2
 
 
 def part(*rows: tuple[int, int, int, bool]) -> tuple[Columns, Columns]:

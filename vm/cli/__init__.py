@@ -10,6 +10,11 @@ from cyclopts import App
 from vm.errors import KstackError
 
 BAD_USAGE: Final = 2
+EXIT_CODES: Final = """\
+Exit codes: 0 the guest ended well (it wrote 0 or 0x10 to the debug-exit port 0xf4) and nothing was found; 1 it wrote another \
+value, or something was found; 2 bad usage; 3 it died (it wrote 0x12, a CPU shut down, or all sleep for ever); 4 the bound came \
+first.
+"""
 
 app = App(
     name="kstack",
@@ -19,7 +24,11 @@ app = App(
     result_action="return_value",
 )
 app.command("vm.cli.compare:compare", help="Judge every policy against every scenario: verdicts, memory, cost.")
-app.command("vm.cli.run:run", help="Run a guest image or a scenario; its serial port goes to stdout.")
+app.command(
+    "vm.cli.run:run",
+    help="Run a guest image or a scenario; its serial port goes to stdout.",
+    help_epilogue=EXIT_CODES,
+)
 app.command("vm.cli.explore:explore", help="Try all interleavings of a litmus scenario under a policy.")
 app.command("vm.cli.replay:replay", help="Repeat a recording exactly.")
 app.command("vm.cli.inject:inject", help="Inject faults into a scenario under a policy: what does each come to?")

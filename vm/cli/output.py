@@ -1,4 +1,4 @@
-"""What commands print: JSON documents for programs, tables for people."""
+"""What commands print: JSON documents for programs, tables for people; and what they say of a run that has ended."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Any, Final
 
 from rich.console import Console
 
+from vm.errors import KstackError
 from vm.hw.modes import Modes
-from vm.session import RunResult
+from vm.report.panic import panic_report
+from vm.report.table import finding_text, lanes
+from vm.report.words import modes_line
+from vm.session import RunResult, Session
 
+DIED: Final = 3  # exit code where the guest has died
 WIDTH: Final = 120  # columns where stdout is no terminal
 
 
@@ -38,6 +43,8 @@ def run_document(result: RunResult, recording: str | None, modes: Modes) -> dict
         "version": 1,
         "exit": result.ended,
         "code": result.code,
+        "reason": result.reason,
+        "stuck": result.stuck,
         "exit_value": result.exit_value,
         "instructions": result.time,
         "cpus": list(result.cpus),
@@ -48,3 +55,51 @@ def run_document(result: RunResult, recording: str | None, modes: Modes) -> dict
         "recording": recording,
         "state_hash": result.state_hash,
     }
+
+
+def failed_document(session: Session, how: str, code: int, error: KstackError) -> dict[str, Any]:
+    """The JSON of a run that could not go on.
+
+    Args:
+        session: as it was left.
+        how: in place of how a run ends.
+        code: exit code of the command.
+        error: why.
+    """
+    time, state = session.machine.time, session.machine.state_hash()
+    said = {"exit": how, "code": code, "reason": str(error), "error": str(error)}
+    return {"version": 1, **said, "instructions": time, "state_hash": state}
+
+
+def echo(session: Session) -> None:
+    """Send the guest's serial output to stdout, what it has printed so far first."""
+
+    def put(data: bytes) -> None:
+        sys.stdout.write(data.decode("utf-8", "replace"))
+        sys.stdout.flush()
+
+    put(bytes(session.machine.uart.sent))
+    session.machine.uart.output = put
+
+
+def explain(session: Session, result: RunResult, command: str, given: Modes, more: str = "") -> None:
+    """Say what a run has come to: findings on stdout, and on stderr the state of a guest that died, the reason, the end.
+
+    Args:
+        session: that has run.
+        result: of it.
+        command: what runs it again.
+        given: the modes before the policy chose how stack faults are taken.
+        more: behind the last line.
+    """
+    for finding in result.findings:
+        console().print(finding_text(finding), soft_wrap=True)
+    if result.findings and result.findings[0].history:
+        console().print(lanes(result.findings[0]))
+    if result.code == DIED or result.ended == "bound":
+        print(panic_report(session.machine, session.symbols, command), file=sys.stderr)
+    for line in (result.stuck, result.reason):
+        if line:
+            print(line, file=sys.stderr)
+    print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}{more}", file=sys.stderr)
+    print(modes_line(session.machine.modes, given=given), file=sys.stderr)

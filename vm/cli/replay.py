@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +12,13 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from vm.cli.options import Anyway, Json, check_machine, recording_in
-from vm.cli.output import console, print_json, run_document
+from vm.cli.output import console, echo, explain, failed_document, print_json, run_document
 from vm.errors import ConfigError, KstackError, PolicyError, RecordingError
 from vm.expected import judged
 from vm.explore.path import follow, is_path, read_path
-from vm.hw.modes import Modes
 from vm.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from vm.report.panic import panic_report
-from vm.report.table import finding_text, lanes, path_lanes
+from vm.report.table import path_lanes
 from vm.report.words import modes_from, modes_line
 from vm.scenarios import find_scenario
 from vm.session import RunResult, Session
@@ -47,10 +47,12 @@ def replay(
         return _follow(file, anyway, json)
     recording = recording_in(file, anyway)
     session = replay_session(recording, anyway)
-    if to is not None:
-        return _up_to(session, to, json)
     other = other_rules(recording.rules) is not None
+    if not json and to is None:
+        echo(session)
     try:
+        if to is not None:
+            return _up_to(session, to, json)
         result = session.run()
     except (PolicyError, RecordingError) as error:
         if other:
@@ -61,7 +63,7 @@ def replay(
     if session.writer is not None and session.writer.left and not other:
         raise RecordingError(f"recording {file}: the run has ended, and {session.writer.left} of its writes never came")
     scenario = find_scenario(recording.image) if recording.booted else None
-    return _compared(file, recording, judged(scenario, result), session.machine.modes, json)
+    return _compared(file, recording, session, judged(scenario, result), json)
 
 
 def _up_to(session: Session, to: int, json: bool) -> int:
@@ -69,12 +71,22 @@ def _up_to(session: Session, to: int, json: bool) -> int:
     machine = session.machine
     if to < machine.time:
         print(f"kstack: --to {to}: the recording begins at virtual time {machine.time}", file=sys.stderr)
-    session.run_to(to)
+    ended = session.run_to(to)
+    reason = None if ended is None else session.reason(ended)
     if machine.time < to:
-        print(f"kstack: --to {to}: the recording ends at virtual time {machine.time}", file=sys.stderr)
+        print(f"kstack: --to {to}: the recording ends at virtual time {machine.time}: {reason}", file=sys.stderr)
     if json:
-        cpus = [{"cpu": cpu.index, "state": cpu.state.value, "rip": f"{cpu.rip():#x}"} for cpu in machine.cpus]
-        print_json({"version": 1, "time": machine.time, "cpus": cpus, "state_hash": machine.state_hash()})
+        cpus = [
+            {
+                "cpu": cpu.index,
+                "state": cpu.state.value,
+                "rip": f"{cpu.rip():#x}",
+                "linear_rip": f"{cpu.linear_rip():#x}",
+            }
+            for cpu in machine.cpus
+        ]
+        end = {"exit": ended, "reason": reason, "exit_value": machine.exit_port.code}
+        print_json({"version": 1, "time": machine.time, "cpus": cpus, **end, "state_hash": machine.state_hash()})
     else:
         print(panic_report(machine, session.symbols))
     return 0
@@ -82,33 +94,30 @@ def _up_to(session: Session, to: int, json: bool) -> int:
 
 def _failed(session: Session, how: str, error: KstackError, json: bool) -> int:
     """The policy does what none may, as it has when this was recorded; or another machine has come to something else."""
-    time, hashed = session.machine.time, session.machine.state_hash()
+    found = failed_document(session, how, 1, error)
     if json:
-        found = {"exit": how, "instructions": time, "error": str(error), "state_hash": hashed}
-        print_json({"version": 1, **found, **({"identical": False} if how == "diverged" else {})})
-    print(f"{error}\n{how.replace('-', ' ')}: virtual time {time}, state {hashed}", file=sys.stderr)
+        print_json({**found, **({"identical": False} if how == "diverged" else {})})
+    end = f"virtual time {found['instructions']}, state {found['state_hash']}"
+    print(f"{error}\n{how.replace('-', ' ')}: {end}", file=sys.stderr)
     return 1
 
 
-def _compared(file: Path, recording: Recording, result: RunResult, modes: Modes, json: bool) -> int:
+def _compared(file: Path, recording: Recording, session: Session, result: RunResult, json: bool) -> int:
     """What it has come to, and whether that is what was recorded."""
+    modes = session.machine.modes
     cut = recording.is_cut and other_rules(recording.rules) is None
     identical = result.state_hash == recording.state_hash or cut
     if json:
         found = {"identical": identical, "rules": _rules(recording.rules)}
         print_json({**run_document(result, str(file), modes), **found})
     else:
-        for finding in result.findings:
-            console().print(finding_text(finding), soft_wrap=True)
-        if result.findings and result.findings[0].history:
-            console().print(lanes(result.findings[0]))
         word = "identical"
         if cut:
             word = "all that was written down before the recording run was cut off"
         elif not identical:
             word = f"NOT identical: recorded {recording.state_hash or 'no end'}"
-        print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}, {word}", file=sys.stderr)
-        print(modes_line(modes, given=modes_from(recording.modes)), file=sys.stderr)
+        command = f"kstack replay {shlex.quote(str(file))}"
+        explain(session, result, command, modes_from(recording.modes), f", {word}")
     return result.code if identical else 1
 
 

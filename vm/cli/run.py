@@ -12,19 +12,17 @@ from cyclopts import Parameter
 from msgspec import to_builtins
 
 from guest.scenario import Scenario
+from vm.cli import BAD_USAGE
 from vm.cli.options import Anyway, ImageFormat, Json, ModeList, PoolOptions, modes_of, recording_in
-from vm.cli.output import console, print_json, run_document
-from vm.errors import ConfigError, ScenarioError
+from vm.cli.output import echo, explain, failed_document, print_json, run_document
+from vm.errors import ConfigError, PolicyError, ScenarioError
 from vm.expected import ignored_kinds, judged
 from vm.machine import size
 from vm.recording import write_recording
 from vm.recording.journal import Journal
-from vm.report.panic import panic_report
-from vm.report.table import finding_text, lanes
-from vm.report.words import modes_line
 from vm.scenarios import find_scenario, is_scenario
 from vm.schedule import ReplaySchedule, Scheduler, parse
-from vm.session import RunOptions, RunResult, Session
+from vm.session import RunOptions
 from vm.setup import Setup, script_of
 
 DEFAULT_MAX = 1_000_000_000
@@ -82,17 +80,26 @@ def run(
     with nullcontext() if journal is None else closing(journal):
         session = setup.session(journal or scheduler)
         if not json:
-            _echo(session)
-        full = session.run()
+            echo(session)
+        try:
+            full = session.run()
+        except PolicyError as error:
+            if json:
+                print_json({**failed_document(session, "policy-failed", BAD_USAGE, error), "recording": _text(record)})
+            raise
     result = judged(scenario, full)
     if record is not None:
         write_recording(record, setup.recording(session.choices, full))
     if json:
-        print_json(run_document(result, None if record is None else str(record), session.machine.modes))
+        print_json(run_document(result, _text(record), session.machine.modes))
     else:
-        _explain(session, result)
-        print(modes_line(session.machine.modes, given=setup.modes), file=sys.stderr)
+        command = "kstack " + " ".join(shlex.quote(word) for word in sys.argv[1:])
+        explain(session, result, command, setup.modes)
     return result.code
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _scheduler(text: str | None, seed: int, scenario: Scenario | None, anyway: bool) -> Scheduler:
@@ -102,25 +109,3 @@ def _scheduler(text: str | None, seed: int, scenario: Scenario | None, anyway: b
     if text.startswith("replay:"):
         return ReplaySchedule(recording_in(Path(text.removeprefix("replay:")), anyway).schedule())
     return parse(text, seed, script)
-
-
-def _echo(session: Session) -> None:
-    """Send the guest's serial output to stdout, what it has printed so far first."""
-
-    def echo(data: bytes) -> None:
-        sys.stdout.write(data.decode("utf-8", "replace"))
-        sys.stdout.flush()
-
-    echo(bytes(session.machine.uart.sent))
-    session.machine.uart.output = echo
-
-
-def _explain(session: Session, result: RunResult) -> None:
-    for finding in result.findings:
-        console().print(finding_text(finding), soft_wrap=True)
-    if result.findings and result.findings[0].history:
-        console().print(lanes(result.findings[0]))
-    if result.code == 3 or result.ended == "bound":
-        command = "kstack " + " ".join(shlex.quote(word) for word in sys.argv[1:])
-        print(panic_report(session.machine, session.symbols, command), file=sys.stderr)
-    print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}", file=sys.stderr)

@@ -66,7 +66,9 @@ def show(
     ] = None,
     to: Annotated[int | None, Parameter(help=f"Virtual time, included (default: {STRETCH} later).")] = None,
     cpu: Annotated[int | None, Parameter(help="Of this CPU alone.")] = None,
-    registers: Annotated[bool, Parameter(negative=(), help="Every CPU's registers before --from, by replay.")] = False,
+    registers: Annotated[
+        bool, Parameter(negative=(), help="Registers before --from, by replay, of every CPU or of --cpu.")
+    ] = False,
     anyway: Anyway = False,
     json: Json = False,
 ) -> int:
@@ -79,10 +81,10 @@ def show(
     with opened(file, anyway) as found:
         database = Database(found)
         first, end = _stretch(database, begin, to, cpu)
-        shown = list(lines(database, first, end, cpu))
-    state = _registers(file, first, anyway) if registers else None
+        shown, ended = list(lines(database, first, end, cpu)), found.meta.ended
+    state = _registers(file, first, cpu, anyway) if registers else None
     if json:
-        print_json({"version": 1, "lines": [line._asdict() for line in shown], "registers": state})
+        print_json({"version": 1, "lines": [line._asdict() for line in shown], "registers": state, "exit": ended})
         return 0
     if state is not None:
         print(state)
@@ -98,21 +100,27 @@ def _stretch(database: Database, begin: int | None, to: int | None, cpu: int | N
         TraceError: the trace has nothing of it.
     """
     meta = database.trace.meta
-    first = database.range()[0] if begin is None else begin
+    known = cpu is None or 0 <= cpu < meta.cpus
+    executed = database.range(cpu) if known and begin is None else (meta.begun, meta.time)
+    if executed is None:
+        raise TraceError(
+            f"nothing to show: {'they have' if cpu is None else f'CPU {cpu} has'} executed nothing; give --from"
+        )
+    first = executed[0] if begin is None else begin
     end = first + STRETCH if to is None else to
-    if end < first or first > meta.time or end < meta.begun or (cpu is not None and not 0 <= cpu < meta.cpus):
+    if end < first or first > meta.time or end < meta.begun or not known:
         raise TraceError(
             f"nothing to show: the trace goes from {meta.begun} to {meta.time}, and has CPUs 0 to {meta.cpus - 1}"
         )
     return first, end
 
 
-def _registers(file: Path, time: int, anyway: bool) -> str:
+def _registers(file: Path, time: int, cpu: int | None, anyway: bool) -> str:
     if is_trace(file):
         raise TraceError(f"--registers: {file} is a trace; give the recording, which is replayed for it")
     session = replay_session(read_recording(file), anyway)
     session.run_to(time)
-    return panic_report(session.machine, session.symbols)
+    return panic_report(session.machine, session.symbols, cpu=cpu)
 
 
 def _text(line: Line) -> str:

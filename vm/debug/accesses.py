@@ -10,16 +10,14 @@ MASKMOV, nested ENTER, and the parts of an XSAVE area behind its first 512 bytes
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from vm.hw.cpu import Cpu
 from vm.hw.decode import GPR_NAMES, Instruction, MemoryOperand, disassembler, effective_address
-from vm.hw.engine import Gpr, Registers, Seg
-
-if TYPE_CHECKING:
-    pass
+from vm.hw.engine import Gpr, Registers, Seg, SegmentAttribute
 
 MAX_LENGTH: Final = 15  # bytes of an instruction
+_MASK32: Final = (1 << 32) - 1
 _MASK64: Final = (1 << 64) - 1
 _READ, _WRITE = 1, 2  # Capstone's CS_AC_READ and CS_AC_WRITE
 _NONE: Final = frozenset("lea nop clflush clflushopt clwb cldemote invlpg prefetchw prefetch".split())
@@ -27,6 +25,7 @@ _BOTH: Final = frozenset("cmpxchg cmpxchg8b cmpxchg16b".split())
 _STORES: Final = ("fst", "fnst", "fist", "fbstp", "fsave", "fnsave", "movnt", "stmxcsr", "vstmxcsr", "vmov", "ins")
 _LONG: Final = {"fxsave": 512, "fxsave64": 512, "fxrstor": 512, "fxrstor64": 512, "xsave": 512, "xrstor": 512}
 _SEGMENTS: Final = {"es": Seg.ES, "cs": Seg.CS, "ss": Seg.SS, "ds": Seg.DS, "fs": Seg.FS, "gs": Seg.GS}
+_OVERRIDES: Final = {0x26: Seg.ES, 0x2E: Seg.CS, 0x36: Seg.SS, 0x3E: Seg.DS, 0x64: Seg.FS, 0x65: Seg.GS}  # prefixes
 _BIT_TESTS: Final = frozenset("bt bts btr btc".split())
 _STACK_BASES: Final = ("rsp", "esp", "sp", "rbp", "ebp", "bp")
 _STRING_TARGETS: Final = ("rdi", "edi", "di")
@@ -68,6 +67,7 @@ class _Form(NamedTuple):
     word: int  # bytes of a stack slot
     repeat: bool
     address_bits: int
+    data: Seg  # segment of data, where no operand names it
 
 
 @lru_cache(maxsize=4096)
@@ -90,7 +90,8 @@ def _decode(code: bytes, bits: int) -> _Form | None:
         word = 8 if bits == 64 else 4 if bits == 32 else 2
         if half:
             word = 4 if bits == 16 else 2
-        return _Form(tuple(operands), name, word, repeat, found.addr_size * 8)
+        data = _OVERRIDES.get(found.prefix[1], Seg.DS)
+        return _Form(tuple(operands), name, word, repeat, found.addr_size * 8, data)
     return None
 
 
@@ -123,8 +124,7 @@ def _operand(found: object, operand: object, name: str, repeat: bool, bit_index:
 def accesses(cpu: Cpu) -> list[Access]:
     """What the instruction at RIP of `cpu` accesses if it completes, REP's next iteration only."""
     registers = cpu.registers
-    base = 0 if registers.bits == 64 else registers.segment(Seg.CS).base
-    form = _decode(cpu.linear.code(base + registers.rip & _MASK64, MAX_LENGTH), registers.bits)
+    form = _decode(cpu.linear.code(cpu.linear_rip(), MAX_LENGTH), registers.bits)
     if form is None:
         return []
     mask = (1 << form.address_bits) - 1
@@ -154,18 +154,25 @@ def _bit_address(address: int, operand: _Operand, registers: Registers) -> int:
 def _implicit(form: _Form, registers: Registers) -> list[Access]:
     gpr = registers.gpr
     long = registers.bits == 64
-    base = 0 if long else registers.segment(Seg.SS).base
-    mask = _MASK64 if long else 0xFFFFFFFF
-    top = base + gpr[Gpr.RSP] & mask
+
+    def on_stack(pointer: int) -> int:
+        """The linear address of an offset into the stack segment, of as many bits as that has (SDM volume 1, 6.2.3)."""
+        if long:
+            return pointer & _MASK64
+        stack = registers.segment(Seg.SS)
+        return stack.base + (pointer & (_MASK32 if stack.flags & SegmentAttribute.B else 0xFFFF)) & _MASK32
+
     if form.name == "leave":
-        return [Access(base + gpr[Gpr.RBP] & mask, form.word, True, False)]
+        return [Access(on_stack(gpr[Gpr.RBP]), form.word, True, False)]
     if form.name == "xlatb":
-        return [Access(gpr[Gpr.RBX] + (gpr[Gpr.RAX] & 0xFF) & mask, 1, True, False)]
+        offset = gpr[Gpr.RBX] + (gpr[Gpr.RAX] & 0xFF) & (1 << form.address_bits) - 1
+        base = registers.segment(form.data).base if not long or form.data in (Seg.FS, Seg.GS) else 0
+        return [Access(base + offset & (_MASK64 if long else _MASK32), 1, True, False)]
     if form.name in _IRET_WORD:
         word = _IRET_WORD[form.name]
-        return [Access(top, word * (5 if long else 3), True, False)]
+        return [Access(on_stack(gpr[Gpr.RSP]), word * (5 if long else 3), True, False)]
     words = _STACK_WORDS.get(form.name, 0)
     if not words:
         return []
-    size = form.word * abs(words)
-    return [Access(top - size & mask, size, False, True) if words < 0 else Access(top, size, True, False)]
+    size, top = form.word * abs(words), gpr[Gpr.RSP]
+    return [Access(on_stack(top - size), size, False, True) if words < 0 else Access(on_stack(top), size, True, False)]

@@ -53,6 +53,11 @@ class Monitor:
     def _walk(self, cpu: int, arguments: list[str]) -> list[str]:
         return views.walk_lines(self._target.cpus[cpu], self._address(arguments[0]))
 
+    def _code(self, cpu: int, arguments: list[str]) -> list[str]:
+        processor = self._target.cpus[cpu]
+        at = self._address(arguments[0]) if arguments else processor.linear_rip()
+        return views.code_lines(processor, self._target.timeline.origin.symbols, at)
+
     def _tlb(self, cpu: int, arguments: list[str]) -> list[str]:
         return views.tlb_lines(self._cpu(cpu, arguments))
 
@@ -74,7 +79,8 @@ class Monitor:
             cpu, quantum = timeline.begun
             lines = [f"time {timeline.time}: CPU {cpu} runs, for {timeline.left} of {quantum} units more"]
         elif timeline.ended is not None:
-            lines = [f"time {timeline.time}: the run has ended: {timeline.ended}"]
+            why = timeline.ended if timeline.reason is None else f"{timeline.ended}: {timeline.reason}"
+            lines = [f"time {timeline.time}: the run has ended: {why}"]
         else:
             who = "in turn" if timeline.cpu is None else f"CPU {timeline.cpu}"
             lines = [f"time {timeline.time}: next is {who}"]
@@ -142,6 +148,11 @@ _COMMANDS: Final[dict[str, tuple[str, str, Command]]] = {
     for usage, what, command in (
         ("help", "these commands", Monitor._help),
         ("walk VA", "the page-table entries for an address, and what the selected CPU has cached", Monitor._walk),
+        (
+            "code [VA]",
+            "instructions at an address, or at the selected CPU's, of the width at which that runs",
+            Monitor._code,
+        ),
         ("tlb [CPU]", "all that a CPU has cached; CPUs count from 0, the selected one by default", Monitor._tlb),
         ("frames", "the frames of stack pages that have been used: owner and state", Monitor._frames),
         ("pool", "the pools of stack pages", Monitor._pool),

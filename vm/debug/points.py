@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from vm.debug.accesses import accesses
 from vm.hw.cpu import Cpu, CpuState
-from vm.hw.engine import Gpr, Seg
+from vm.hw.engine import Gpr
 from vm.hw.memory import PhysicalMemory
 from vm.stacks.runtime import StackRuntime
 
@@ -75,13 +75,6 @@ def pieces(cpu: Cpu, address: int, size: int) -> list[tuple[int, int]]:
     return found
 
 
-def linear_rip(cpu: Cpu) -> int:
-    """RIP with the base of CS, which counts outside of 64-bit code."""
-    registers = cpu.registers
-    base = 0 if registers.bits == 64 else registers.segment(Seg.CS).base
-    return base + registers.rip & _MASK64
-
-
 class Points:
     """All of them, on all CPUs.
 
@@ -119,7 +112,7 @@ class Points:
 
     def breakpoint(self, cpu: Cpu, runtime: StackRuntime) -> Kind | None:
         """The kind of breakpoint before whose instruction `cpu` stands, if it is about to begin it."""
-        kind = self._breakpoints.get(linear_rip(cpu)) if self._breakpoints else None
+        kind = self._breakpoints.get(cpu.linear_rip()) if self._breakpoints else None
         if kind is None or cpu.state is not CpuState.RUNNING:
             return None
         if cpu.would_wake() and not cpu.registers.shadow:

@@ -1,5 +1,8 @@
 """A CPU's registers as GDB numbers them: GDB manual, E.2 (packets g, G, p, P) and G.5.4 (i386 features).
 
+GDB knows no segments: an address is linear to it, where it looks for code and where breakpoints are. So its `rip` is
+linear, with the base of CS that 64-bit code has not; `cs_base` tells them apart.
+
 Not modelled: the x87 instruction and operand pointers, which read as zero; selectors and x87 registers
 can be read only.
 """
@@ -44,7 +47,8 @@ def _selector(which: Seg) -> Register:
 
 def _base(which: Seg) -> Register:
     read = lambda cpu: cpu.registers.segment(which).base  # noqa: E731 - as above
-    return Register(f"{which.name.lower()}_base", 64, "int64", "org.gnu.gdb.i386.segments", read)
+    feature = "org.gnu.gdb.i386.segments" if which in (Seg.FS, Seg.GS) else _CONTROL
+    return Register(f"{which.name.lower()}_base", 64, "int64", feature, read)
 
 
 # --- x87: SDM volume 1, 8.1
@@ -85,7 +89,7 @@ def _control(name: str, read: Callable[[Cpu], int]) -> Register:
 
 REGISTERS: Final[tuple[Register, ...]] = (
     *map(_gpr, _ORDER),
-    Register("rip", 64, "code_ptr", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rip),
+    Register("rip", 64, "code_ptr", "org.gnu.gdb.i386.core", lambda cpu: cpu.linear_rip()),
     Register("eflags", 32, "i386_eflags", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rflags),
     *map(_selector, _SELECTORS),
     *map(_stack_register, range(8)),
@@ -100,6 +104,7 @@ REGISTERS: Final[tuple[Register, ...]] = (
     _control("cr4", lambda cpu: cpu.registers.cr[4]),
     _control("cr8", lambda cpu: cpu.apic.tpr >> 4),
     _control("efer", lambda cpu: cpu.registers.efer),
+    *map(_base, (Seg.CS, Seg.SS, Seg.DS, Seg.ES)),
 )
 TOTAL_BYTES: Final = sum(register.bits // 8 for register in REGISTERS)
 
@@ -112,6 +117,12 @@ def read_register(cpu: Cpu, number: int) -> bytes:
     """
     register = _numbered(number)
     return register.read(cpu).to_bytes(register.bits // 8, "little")
+
+
+def offset_of(cpu: Cpu, linear: int) -> int:
+    """RIP by which a CPU goes on at a linear address."""
+    registers = cpu.registers
+    return linear if registers.bits == 64 else linear - registers.segment(Seg.CS).base & 0xFFFFFFFF
 
 
 def register_name(number: int) -> str:

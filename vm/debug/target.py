@@ -16,7 +16,7 @@ from vm.debug.forks import Keeper
 from vm.debug.origin import Origin
 from vm.debug.packets import ProtocolError
 from vm.debug.points import Kind, Point, Points
-from vm.debug.registers import register_name
+from vm.debug.registers import offset_of, register_name
 from vm.debug.timeline import END_OF_RECORDING, PIECE, Timeline
 from vm.errors import ConfigError
 from vm.hw.cpu import Cpu
@@ -90,12 +90,15 @@ class Target:
     # --- writing
 
     def write_register(self, cpu: int, number: int, value: int) -> None:
-        """Set a register here.
+        """Set a register here; `rip` is given as it is read.
 
         Raises:
             ProtocolError: it cannot be set.
         """
-        self._write([RegisterChange(cpu, register_name(number), value)])
+        name = register_name(number)
+        if name == "rip":
+            value = offset_of(self.cpus[cpu], value)
+        self._write([RegisterChange(cpu, name, value)])
 
     def write_memory(self, parts: list[tuple[int, bytes]]) -> None:
         """Store bytes at physical addresses here."""
@@ -162,8 +165,11 @@ class Target:
         timeline = self.timeline
         code = timeline.machine.exit_port.code
         if timeline.goes_on and timeline.ended == "exit" and code is not None:
+            self._say(f"kstack: {timeline.reason}, time {timeline.time}")
             return Exited(0 if code in GUEST_PASSED else code & 0xFF or 1)
         why = timeline.ended or ""
+        if timeline.reason is not None:
+            why += f": {timeline.reason}"
         self._say(f"kstack: {why if why == END_OF_RECORDING else f'the run ends here: {why}'}, time {timeline.time}")
         last = timeline.lanes[-1].cpu if timeline.lanes else 0
         return Stop(SIGTRAP, last, "replaylog", "end")

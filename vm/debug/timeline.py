@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from vm.debug.origin import UNBOUNDED, Origin
+from vm.ending import ENDS
 from vm.errors import KstackError, RecordingError
 from vm.hw.cpu import SliceEnd
 from vm.machine import Machine
@@ -112,6 +113,11 @@ class Timeline:
     def goes_on(self) -> bool:
         """The schedule has no end: a live run, or one that was written to."""
         return self.forked or not self.recorded
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run has ended, in a sentence; None where it has not, or `ended` says all there is to say."""
+        return self.session.reason(self.ended) if self.ended in ENDS else None
 
     @property
     def cpu(self) -> int | None:

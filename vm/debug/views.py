@@ -10,8 +10,10 @@ from typing import Final
 from vm.hw.apic import ApicMode, LocalApic
 from vm.hw.apic_registers import BANK_STEP, X2APIC_FIRST_MSR, Reg
 from vm.hw.cpu import Cpu
+from vm.hw.decode import disassemble
 from vm.hw.paging import FRAME_MASK, NX, TableEntry, Translation, is_canonical, reserved_bits, walk
 from vm.hw.tlb import STRUCTURE_SHIFTS, Tlb
+from vm.load import Symbols
 from vm.machine import Machine
 from vm.session import Session
 from vm.stacks.call import HookCall
@@ -19,6 +21,8 @@ from vm.stacks.call import HookCall
 LEVELS: Final = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
 BITS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"))
 MAX_LISTED: Final = 512  # lines of one listing
+LISTED_CODE: Final = 8  # instructions
+_MASK64: Final = (1 << 64) - 1
 VECTORS: Final = 256
 
 
@@ -69,6 +73,20 @@ def _translation(found: Translation) -> str:
 
 def _stale(cached: Translation, current: Translation | None) -> str:
     return "" if cached.same_target(current) else ", STALE"
+
+
+def code_lines(cpu: Cpu, symbols: Symbols, address: int) -> list[str]:
+    """Some instructions from linear `address` on, as the CPU would execute them in its present mode."""
+    lines: list[str] = []
+    for _ in range(LISTED_CODE):
+        code = cpu.linear.code(address)
+        if not code:
+            lines.append(f"{address:#x}: not mapped")
+            break
+        length, text = disassemble(code, address, cpu.registers.bits)
+        lines.append(f"{address:#x}  {symbols.name(address):<28} {text}")
+        address = address + length & _MASK64
+    return [f"CPU {cpu.index}, {cpu.registers.bits}-bit code:", *lines]
 
 
 def tlb_lines(cpu: Cpu) -> list[str]:
@@ -170,7 +188,7 @@ def whereabouts(session: Session, number: int) -> str:
     """A CPU in one line: its state, where it is, the guest thread whose stack it is on, its hook."""
     machine: Machine = session.machine
     cpu = machine.cpus[number]
-    words = f"CPU {number}: {cpu.state.value}, ring {cpu.registers.cpl} at {session.symbols.name(cpu.registers.rip)}"
+    words = f"CPU {number}: {cpu.state.value}, ring {cpu.registers.cpl} at {session.symbols.name(cpu.linear_rip())}"
     runtime = session.runtime
     thread = runtime.executor.areas.find(runtime.threads, cpu.registers.gpr[4] - 8)
     if thread is not None:

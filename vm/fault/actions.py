@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vm.fault.places import linear_rip
 from vm.fault.records import Fault
 from vm.hw.cpu import CpuState
 from vm.hw.decode import decode
@@ -137,7 +136,7 @@ def _stand_still(session: Session, cpu: int, until: int) -> bool:
 def _skip(session: Session, fault: Fault, cpu: int) -> bool:
     processor = session.machine.cpus[cpu]
     registers = processor.registers
-    instruction = decode(processor.linear.code(linear_rip(processor)), registers.bits)
+    instruction = decode(processor.linear.code(processor.linear_rip()), registers.bits)
     if instruction is None:
         return False
     registers.rip = registers.rip + instruction.length & (_MASK64 if registers.bits == 64 else _MASK32)

@@ -136,7 +136,7 @@ class Injector:
                 self._before(cpu)
             if cpu in self._machine.stalls and self._machine.stalls[cpu] > self._machine.time:
                 return Slice(SliceEnd.HALTED, done)
-            place = places.linear_rip(self._machine.cpus[cpu])
+            place = self._machine.cpus[cpu].linear_rip()
             self._delivered = False
             piece = self._machine.run(cpu, min(units - done, self._until()))
             done += piece.elapsed
@@ -190,8 +190,8 @@ class Injector:
         """An instruction is about to begin, or to be tried again; also where a fault lets the CPU go on elsewhere."""
         processor = self._machine.cpus[cpu]
         here = None
-        while processor.state is CpuState.RUNNING and here != places.linear_rip(processor):
-            here = places.linear_rip(processor)
+        while processor.state is CpuState.RUNNING and here != processor.linear_rip():
+            here = processor.linear_rip()
             self._begins(processor, here)
 
     def _begins(self, processor: Cpu, here: int) -> None:
@@ -215,7 +215,7 @@ class Injector:
                     self._fire(one, cpu)
             elif 0 < one.place - here < places.LONGEST and one.inside is None:
                 one.inside = self._inside(processor, here, one)
-        if places.linear_rip(processor) == here:
+        if processor.linear_rip() == here:
             stack = processor.registers.gpr[Gpr.RSP]  # a fault may have moved it
         self._begun[cpu] = begun if (here, stack) in begun else [*begun[-MOST_BEGUN:], (here, stack)]
 
@@ -232,7 +232,7 @@ class Injector:
     def _after(self, cpu: int, place: int, piece: Slice) -> None:
         """One unit has been spent at `place`: an instruction has retired, or an event was delivered, or it goes on."""
         processor = self._machine.cpus[cpu]
-        stays = places.linear_rip(processor) == place
+        stays = processor.linear_rip() == place
         if self._delivered or not piece.elapsed or (piece.end is SliceEnd.YIELDED and stays):
             return  # it has not retired
         if stays and self._repeats(cpu, place):

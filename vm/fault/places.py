@@ -15,7 +15,6 @@ from typing import Final
 from vm.errors import ConfigError
 from vm.hw.cpu import Cpu
 from vm.hw.decode import decode, disassemble
-from vm.hw.engine import Seg
 from vm.hw.paging import is_canonical
 from vm.load import Symbols
 
@@ -30,13 +29,6 @@ _NEVER_ON: Final = frozenset(
     {"jmp", "ljmp", "ret", "retf", "retfq", "iret", "iretd", "iretq", "sysret", "sysretq", "ud2"}
 )
 """What does not go on behind itself."""
-
-
-def linear_rip(processor: Cpu) -> int:
-    """The linear address of the instruction that is to be executed next."""
-    registers = processor.registers
-    base = 0 if registers.bits == 64 else registers.segment(Seg.CS).base
-    return base + registers.rip & _MASK64
 
 
 def resolved(symbols: Symbols, place: str) -> int:

@@ -106,12 +106,13 @@ class CpuObserver(Protocol):
 
 
 class Before(NamedTuple):
-    """A CPU before an instruction: RIP, RSP, CPL, and the instruction's bytes."""
+    """A CPU before an instruction: its linear address, RSP, CPL, its bytes, and the width of the code."""
 
     rip: int
     rsp: int
     ring: int
     code: bytes
+    bits: int
 
 
 class InstructionObserver(Protocol):
@@ -794,7 +795,7 @@ class Cpu:
     def _before(self, instruction: Instruction) -> Before:
         registers = self.registers
         code = self.linear.code(self.linear_rip(), instruction.length)
-        return Before(registers.rip, registers.gpr[Gpr.RSP], registers.segment(Seg.CS).selector & 3, code)
+        return Before(self.linear_rip(), registers.gpr[Gpr.RSP], registers.cpl, code, registers.bits)
 
     def _advance(self, instruction: Instruction) -> None:
         registers = self.registers

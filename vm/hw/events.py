@@ -27,6 +27,8 @@ CONTRIBUTORY: Final = frozenset({0, 10, 11, 12, 13, 21})
 PAGE_FAULTS: Final = frozenset({14, 20})
 WITH_ERROR_CODE: Final = frozenset({8, 10, 11, 12, 13, 14, 17, 21, 29, 30})
 TRAPS: Final = frozenset({1, 3, 4})
+MNEMONICS: Final = "#DE #DB NMI #BP #OF #BR #UD #NM #DF #09 #TS #NP #SS #GP #PF #15 #MF #AC #MC #XM #VE #CP".split()
+"""Exceptions by vector (SDM table 6-1)."""
 _ENTRY_CLEARS: Final = int(Flags.TF | Flags.NT | Flags.RF | Flags.VM)
 _IF, _RF = int(Flags.IF), int(Flags.RF)  # plain integers: an operation on an enum.IntFlag costs a microsecond
 _S, _P, _L, _B, _G = (

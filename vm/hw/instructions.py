@@ -197,6 +197,7 @@ def _control_register(cpu: Cpu, instruction: Instruction) -> Result:
     gpr, width = GPR_NAMES[second]
     value = registers.gpr[gpr] & (1 << 8 * width) - 1
     {"cr0": write_cr0, "cr3": write_cr3, "cr4": write_cr4, "cr8": _write_cr8}[first](cpu, value)
+    cpu.counts.cr3_loads += first == "cr3"
     return Result.DONE
 
 

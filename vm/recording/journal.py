@@ -38,7 +38,7 @@ class Journal:
         self.name = scheduler.name
         self._path, self._head, self._scheduler = path, head, scheduler
         self._new: list[Choice] = []
-        self._written = 0.0
+        self._written, self._time = 0.0, 0  # the clock at the last line, virtual time at the last choice
         self._before = ""  # the digest of the last line
         self._file: TextIO | None = None
 
@@ -59,9 +59,9 @@ class Journal:
             self._line(self._file, {"kstack": KIND, **self._head})
         choice = self._scheduler.choose(view)
         self._new.append(choice)
+        self._time = view.time
         if _CLOCK() - self._written > SECONDS:
-            self._line(self._file, {"time": view.time, "choices": pack(self._new), "after": self._before})
-            self._new.clear()
+            self._write(self._file)
         return choice
 
     def event(self, cpu: int, name: str) -> None:
@@ -69,9 +69,21 @@ class Journal:
         self._scheduler.event(cpu, name)
 
     def close(self) -> None:
-        """The run has ended, and its recording is about to be written."""
-        if self._file is not None:
-            self._file.close()
+        """The run has ended: its recording is about to be written, or, where it has failed, this is all that there is.
+
+        Raises:
+            RecordingError: the file cannot be written.
+        """
+        if self._file is None:
+            return
+        with self._file:
+            if self._new:
+                self._write(self._file)
+
+    def _write(self, file: TextIO) -> None:
+        """Write down the choices since the last line."""
+        self._line(file, {"time": self._time, "choices": pack(self._new), "after": self._before})
+        self._new.clear()
 
     def _opened(self) -> TextIO:
         try:

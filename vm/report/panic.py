@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from vm.ending import GUEST_PANICKED
 from vm.hw.cpu import Cpu, CpuState
 from vm.hw.decode import disassemble
 from vm.hw.engine import Gpr, Seg
@@ -20,29 +21,34 @@ LAST: Final = 8
 MAX_BLOCK: Final = 512
 
 
-def panic_report(machine: Machine, symbols: Symbols, command: str | None = None) -> str:
-    """The state of every CPU of a machine whose guest has died.
+def panic_report(machine: Machine, symbols: Symbols, command: str | None = None, cpu: int | None = None) -> str:
+    """The state of every CPU of a machine whose guest has died, has ended, or stands somewhere.
 
     Args:
         machine: as the guest left it.
         symbols: of its image.
         command: what runs it again, if known.
+        cpu: of this CPU alone; None for all.
     """
-    ended = (
-        "guest died" if machine.end() is End.SHUTDOWN or machine.exit_port.code is not None else "guest has not ended"
-    )
-    lines = [f"{ended} at virtual time {machine.time}"]
-    for cpu in machine.cpus:
-        lines += ["", *_cpu(cpu, symbols)]
+    lines = [f"{_ended(machine)} at virtual time {machine.time}"]
+    for one in machine.cpus if cpu is None else [machine.cpus[cpu]]:
+        lines += ["", *_cpu(one, symbols)]
     if command:
         lines += ["", f"again: {command}"]
     return "\n".join(lines)
 
 
+def _ended(machine: Machine) -> str:
+    value = machine.exit_port.code
+    if machine.end() is End.SHUTDOWN or value == GUEST_PANICKED:
+        return "guest died"
+    return "guest has not ended" if value is None else f"guest has ended, with exit value {value:#x},"
+
+
 def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
-    registers = cpu.registers
-    where = symbols.name(registers.rip)
-    lines = [f"CPU {cpu.index}: {cpu.state.value} at {where} (RIP {registers.rip:#x}), ring {registers.cpl}"]
+    registers, linear = cpu.registers, cpu.linear_rip()
+    rip = f"RIP {registers.rip:#x}" + ("" if registers.rip == linear else f", linear {linear:#x}")
+    lines = [f"CPU {cpu.index}: {cpu.state.value} at {symbols.name(linear)} ({rip}), ring {registers.cpl}"]
     if cpu.unsupported:
         lines.append(f"  stopped because: {cpu.unsupported}")
     if cpu.state is CpuState.WAIT_FOR_SIPI:

@@ -150,7 +150,7 @@ def _last_instructions(run: GuestRun) -> tuple[list[str], Session]:
             left = 0 if choice is None else choice.quantum
             while choice is not None and left > 0:
                 cpu = machine.cpus[choice.cpu]
-                rip = cpu.registers.rip
+                rip = cpu.linear_rip()
                 _, text = disassemble(cpu.linear.code(rip), rip, cpu.registers.bits)
                 near = machine.time >= begin
                 piece = session.advance(choice.cpu, 1 if near else min(left, begin - machine.time))
@@ -163,6 +163,6 @@ def _last_instructions(run: GuestRun) -> tuple[list[str], Session]:
                 break
     lines = []
     for cpu, own in zip(machine.cpus, listed, strict=True):
-        where = session.symbols.name(cpu.registers.rip)
+        where = session.symbols.name(cpu.linear_rip())
         lines += [f"CPU {cpu.index}: {cpu.state.value} at {where}, last instructions, newest last:", *own]
     return lines, session

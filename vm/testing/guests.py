@@ -278,7 +278,7 @@ class GuestRun:
         """What is wrong with the guest's end, whatever it has reported; None if it has come to a good one."""
         result, scenario = self.result, self.start.scenario
         if result.ended != "exit":
-            return Failure(result.ended, f"the guest did not end by itself, but by {result.ended}")
+            return Failure(result.ended, f"the guest did not end by itself, but by {result.ended}: {result.reason}")
         if result.exit_value not in GUEST_PASSED:
             return Failure(f"exit {result.exit_value}", f"the guest ended with exit value {result.exit_value}")
         if scenario is not None and scenario.success not in self.serial:

@@ -2,7 +2,7 @@
 
 An engine tells of each block that it has translated before that runs for the first time; what it has translated it
 executes until somebody stores there, when it translates anew. So bytes are known by physical address, and a change
-is told before the first instruction that has it.
+is told before the first instruction that has it. The same bytes are other code where the CPU's mode is another one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from vm.trace.columns import INSTRUCTIONS, Columns, Numbers, Pages, Places
 
 PAGE: Final = 4096
-Row = tuple[int, int, bytes]
-"""Virtual time from which on, RIP, bytes."""
+Row = tuple[int, int, bytes, int]
+"""Virtual time from which on, linear address, bytes, width of the code in bits."""
 _COUNT, _RIP, _SIZE = (INSTRUCTIONS.index(name) for name in ("count", "rip", "size"))
 
 
@@ -86,11 +86,12 @@ class Translated:
 
 
 class _Stretch(NamedTuple):
-    """Instructions of one CPU between which no code has changed.
+    """Instructions of one CPU, of one width, between which no code has changed.
 
     Attributes:
         counts, rips, places: of each; places are those in the buffer.
         pages: of the CPU.
+        bits: width.
         code: RIP and physical address -> bytes.
     """
 
@@ -98,6 +99,7 @@ class _Stretch(NamedTuple):
     rips: Numbers
     places: Places
     pages: Pages
+    bits: int
     code: dict[tuple[int, int], bytes]
 
 
@@ -105,17 +107,25 @@ class Codes:
     """The table of code of a trace, part by part."""
 
     def __init__(self) -> None:
-        self._now: dict[int, bytes] = {}  # RIP -> what was in the table last
+        self._now: dict[int, tuple[bytes, int]] = {}  # RIP -> what was in the table last
         self._several: set[int] = set()  # addresses that have had more than one code
         self._rows: list[Row] = []
         self._stretches: list[_Stretch] = []
 
-    def executed(self, instructions: Columns, places: Places, pages: Pages, translated: Translated) -> None:
+    def executed(
+        self,
+        instructions: Columns,
+        places: Places,
+        widths: NDArray[np.uint8],
+        pages: Pages,
+        translated: Translated,
+    ) -> None:
         """What one CPU's engine has executed in this part.
 
         Args:
             instructions: columns INSTRUCTIONS.
             places: where their records were.
+            widths: of the code of each, in bits.
             pages: of the engine.
             translated: by it.
         """
@@ -123,7 +133,9 @@ class Codes:
         end = int(places[-1]) + 1 if len(places) else 0
         for begin, behind in translated.stretches(end):
             rows = slice(*np.searchsorted(places, (begin, behind)))
-            self._stretch(counts[rows], rips[rows], sizes[rows], places[rows], pages, translated)
+            for bits in np.unique(widths[rows]).tolist():
+                own = np.flatnonzero(widths[rows] == bits) + rows.start
+                self._stretch(counts[own], rips[own], sizes[own], places[own], bits, pages, translated)
 
     def _stretch(
         self,
@@ -131,11 +143,10 @@ class Codes:
         rips: Numbers,
         sizes: NDArray[np.uint8],
         places: Places,
+        bits: int,
         pages: Pages,
         translated: Translated,
     ) -> None:
-        if not len(rips):
-            return
         first = pages.first_of_each(rips, places)
         ends = rips[first] + sizes[first].astype(np.uint64) - np.uint64(1)
         physical, last = (pages.physical(linear, places[first]) for linear in (rips[first], ends))
@@ -149,25 +160,26 @@ class Codes:
             if within < size:
                 data += translated.read(of_last & ~(PAGE - 1), (end & PAGE - 1) + 1)
             code[rip, start] = data
-            self._rows.append((int(counts[at]), rip, data))
-        self._stretches.append(_Stretch(counts, rips, places, pages, code))
+            self._rows.append((int(counts[at]), rip, data, bits))
+        self._stretches.append(_Stretch(counts, rips, places, pages, bits, code))
 
-    def emulated(self, count: int, rip: int, data: bytes) -> None:
+    def emulated(self, count: int, rip: int, data: bytes, bits: int) -> None:
         """An instruction that Python has carried out."""
-        self._rows.append((count, rip, data))
+        self._rows.append((count, rip, data, bits))
 
     def take(self) -> list[Row]:
         """The part's rows, by time and RIP: wherever the code at an address is another one than before."""
-        codes: dict[int, bytes] = {}
-        for _, rip, data in self._rows:
-            if codes.setdefault(rip, data) != data or self._now.get(rip, data) != data:
+        codes: dict[int, tuple[bytes, int]] = {}
+        for row in self._rows:
+            rip, what = row[1], row[2:]
+            if codes.setdefault(rip, what) != what or self._now.get(rip, what) != what:
                 self._several.add(rip)
         if self._several:
             self._rows += self._of_several()
         new = []
         for row in sorted(set(self._rows)):
-            if self._now.get(row[1]) != row[2]:
-                self._now[row[1]] = row[2]
+            if self._now.get(row[1]) != row[2:]:
+                self._now[row[1]] = row[2:]
                 new.append(row)
         self._rows.clear()
         self._stretches.clear()
@@ -177,9 +189,9 @@ class Codes:
         """Each execution of an address that has had several codes, on any CPU, that may not be as the one before."""
         wanted = np.array(sorted(self._several), dtype=np.uint64)
         found: list[Row] = []
-        for counts, rips, places, pages, code in self._stretches:
+        for counts, rips, places, pages, bits, code in self._stretches:
             at = np.flatnonzero(np.isin(rips, wanted))
             physical = pages.physical(rips[at], places[at])
             rows = zip(counts[at].tolist(), rips[at].tolist(), physical.tolist(), strict=True)
-            found += [(count, rip, code[rip, start]) for count, rip, start in rows]
+            found += [(count, rip, code[rip, start], bits) for count, rip, start in rows]
         return found

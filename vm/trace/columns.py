@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vm.hw.engine import Gpr
+from vm.hw.engine import Gpr, layout
 from vm.hw.engine.tracing import STORE, Records
 
 Numbers = NDArray[np.uint64]
@@ -22,6 +22,7 @@ FRAME_SHIFT: Final = np.uint64(12)
 POSITION_BITS: Final = np.uint64(24)  # of a record in its buffer
 MOST_FRAMES: Final = 1 << 21  # beyond which frames are looked up by searching
 _FRAME, _PAGE = 2, 3  # places in what is entered
+_CS32, _CS64 = (np.uint64(bit << 8) for bit in (layout.HF_CS32, layout.HF_CS64))  # of a tag
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)  # makes one number of two
 
 
@@ -119,7 +120,7 @@ class Pages:
 
 def assemble(
     records: Records, runs: list[Ran], cpu: int, pages: Pages, switches: list[tuple[int, int]]
-) -> tuple[Columns, Columns, Columns, Places]:
+) -> tuple[Columns, Columns, Columns, Places, NDArray[np.uint8]]:
     """Instructions that were retired, accesses of theirs, and registers before some, of one engine.
 
     Args:
@@ -130,7 +131,8 @@ def assemble(
         switches: virtual time and thread, in order: the thread that is current from then on.
 
     Returns:
-        Columns INSTRUCTIONS, ACCESSES and REGISTERS, in the order of execution, and the places of the instructions' records.
+        Columns INSTRUCTIONS, ACCESSES and REGISTERS, in the order of execution; the places of the instructions' records, and
+        the width of each one's code in bits.
     """
     placed = _Placed.of(runs)
     rip, tag, rsp = (np.array(column, dtype=np.uint64) for column in records[:3])
@@ -143,13 +145,14 @@ def assemble(
         rip, tag, rsp, places = rip[kept], tag[kept], rsp[kept], places[kept]
         physical, kind, value, of, reached = physical[theirs], kind[theirs], value[theirs], of[theirs], reached[theirs]
     counts = placed.counts[places]
-    sizes, rings = tag.view(np.uint8)[0::8], tag.view(np.uint8)[1::8]
+    sizes, rings = tag.view(np.uint8)[0::8], tag.view(np.uint8)[1::8] & np.uint8(layout.HF_CPL)
+    widths = np.where(tag & _CS64, 64, np.where(tag & _CS32, 32, 16)).astype(np.uint8)
     instructions = (counts, _same(cpu, counts), rip, sizes, rings, rsp, threads(counts, switches))
     kinds, bytes_of = kind.view(np.uint8)[0::8], kind.view(np.uint8)[1::8]
     made = (placed.counts[of], _same(cpu, of), kinds == STORE, np.zeros(len(of), np.bool_), bytes_of)
     accesses = (*made, pages.linear(physical, reached), physical, value)
     registers = _registers(placed, blocks, records.first, cpu)
-    return Columns(INSTRUCTIONS, instructions), Columns(ACCESSES, accesses), registers, places
+    return Columns(INSTRUCTIONS, instructions), Columns(ACCESSES, accesses), registers, places, widths
 
 
 class _Placed(NamedTuple):

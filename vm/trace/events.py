@@ -9,8 +9,8 @@ from vm.coherence import Finding
 from vm.hw.apic import DeliveryMode
 from vm.hw.decode import Instruction
 from vm.hw.engine import Access
+from vm.hw.events import MNEMONICS, EventKind, Outcome
 from vm.hw.events import Event as Delivery
-from vm.hw.events import EventKind, Outcome
 from vm.hw.mmu import MmuObserver
 from vm.hw.paging import Translation
 from vm.machine import Ipi
@@ -20,9 +20,9 @@ from vm.stacks.call import HookCall
 from vm.stacks.hypercall import Function
 from vm.writes import Change, RegisterChange, Writes
 
-EXCEPTIONS: Final = "#DE #DB NMI #BP #OF #BR #UD #NM #DF #09 #TS #NP #SS #GP #PF #15 #MF #AC #MC #XM #VE #CP".split()
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
 
+END: Final = "end"
 WRITTEN: Final = "written"
 """Kind of an event that comes before the instruction of its time; all others come with it or behind it."""
 
@@ -34,12 +34,13 @@ class Event(NamedTuple):
         count: virtual time.
         cpu: where it happened.
         kind: `fault`, `interrupt`, `nmi`, `software`, `ipi`, `tlb-fill`, `tlb-speculated`, `tlb-stale`, `flush`, `hook`,
-            `hook-end`, `step`, `grow`, `shrink`, `thread`, `thread-gone`, `switch`, `wake`, `mark`, `written` (by a debugger) or `finding`.
-        name: of its kind: the exception, the hook, the step, the guest's event, the kind of finding.
+            `hook-end`, `step`, `grow`, `shrink`, `thread`, `thread-gone`, `switch`, `wake`, `mark`, `written` (by a debugger),
+            `finding` or, behind all others, `end` (of the run).
+        name: of its kind: the exception, the hook, the step, the guest's event, the kind of finding, how the run has ended.
         thread: whom it concerns; None for nobody.
         address: linear (bytes).
         frame: physical (bytes).
-        value: a number: error code, vector, target CPU of an IPI, a PTE.
+        value: a number: error code, vector, target CPU of an IPI, a PTE, what the guest has written to the debug-exit port.
         text: a few words.
     """
 
@@ -82,11 +83,16 @@ class Events:
         oracle = self._session.oracle
         new = oracle.findings[self._findings :] if oracle is not None else []
         self._findings += len(new)
-        return sorted(found + [_of(finding) for finding in new], key=lambda event: event.count)
+        return sorted(found + [_of(finding) for finding in new], key=lambda event: (event.count, event.kind == END))
 
     def add(self, cpu: int, kind: str, name: str, **more: Any) -> None:
         """Something happens now."""
         self._found.append(Event(self._machine.now(), cpu, kind, name, **more))
+
+    def ended(self, how: str, reason: str) -> None:
+        """The run has ended; an event of the CPU that ran last says so."""
+        choices, value = self._session.choices, self._machine.exit_port.code
+        self.add(choices[-1].cpu if choices else 0, END, how, value=value, text=reason)
 
     def woken(self, count: int, cpu: int, thread: int) -> None:
         """A CPU has made a thread runnable that slept."""
@@ -112,7 +118,7 @@ class Events:
         for event in events:
             text = "" if outcome is Outcome.DELIVERED else outcome.value
             if event.kind is EventKind.EXCEPTION:
-                name = EXCEPTIONS[event.vector] if event.vector < len(EXCEPTIONS) else f"#{event.vector}"
+                name = MNEMONICS[event.vector] if event.vector < len(MNEMONICS) else f"#{event.vector}"
                 self.add(cpu, "fault", name, address=event.address, value=event.error, text=text)
             else:
                 kind = {EventKind.INTERRUPT: "interrupt", EventKind.NMI: "nmi"}.get(event.kind, "software")

@@ -38,10 +38,12 @@ def make_trace(recording: Recording, folder: Path, registers: bool = False, anyw
         tracer = Tracer(session, writer.part, registers)
         try:
             result = session.run()
-        except PolicyError:
+            ended, reason = result.ended, result.reason
+        except PolicyError as error:
             if recording.ended != UNFINISHED:
                 raise
-            result = None  # it was recorded up to there
+            result, ended, reason = None, FAILED, str(error)  # it was recorded up to there
+        tracer.events.ended(ended, reason)
         tracer.hand_on()
         if result is not None and result.state_hash != recording.state_hash and not recording.is_cut and same:
             raise TraceError(f"the replay ends in state {result.state_hash}, recorded was {recording.state_hash}")
@@ -51,7 +53,7 @@ def make_trace(recording: Recording, folder: Path, registers: bool = False, anyw
             image=recording.image,
             policy=recording.policy,
             cpus=recording.cpus,
-            ended=FAILED if result is None else result.ended,
+            ended=ended,
             time=session.machine.time,
             begun=begun,
             state_hash=session.machine.state_hash() if result is None else result.state_hash,

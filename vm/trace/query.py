@@ -49,7 +49,8 @@ class Database:
         try:
             for name in trace.tables:
                 place = str(trace.file(name)).replace("'", "''")
-                self._connection.execute(f"create view {name} as select * from read_parquet('{place}')")
+                more = ", null::utinyint bits" if name == "code" and not trace.has_widths else ""
+                self._connection.execute(f"create view {name} as select *{more} from read_parquet('{place}')")
             self._connection.execute(
                 "create view symbols as select rip, any_value(symbol) symbol from code group by rip"
             )
@@ -81,10 +82,11 @@ class Database:
             "from events where kind = 'finding' order by count"
         )
 
-    def range(self) -> tuple[int, int]:
-        """Virtual time of the first and the last instruction."""
-        first, last = self.sql("select min(count), max(count) from instructions").rows[0]
-        return first or 0, last or 0
+    def range(self, cpu: int | None = None) -> tuple[int, int] | None:
+        """Virtual time of the first and the last instruction, of all CPUs or of one; None where there is none."""
+        where = "" if cpu is None else f" where cpu = {int(cpu)}"
+        first, last = self.sql(f"select min(count), max(count) from instructions{where}").rows[0]
+        return None if first is None else (first, last)
 
 
 def _writes(database: Database, arguments: list[int]) -> Answer:
@@ -118,7 +120,7 @@ def _stack(database: Database, arguments: list[int]) -> Answer:
     ).rows
     if not area:
         raise TraceError(f"thread {thread} is not in this trace; `query TRACE threads` lists those that are")
-    first, last = database.range()
+    first, last = database.range() or (0, 0)
     width = max(1, -(-(last + 1 - first) // WINDOWS))
     return database.sql(
         "with own as (select count, rip, $2 - rsp depth from instructions where thread = $3 and rsp > $1 and rsp <= $2) "

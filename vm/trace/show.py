@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from vm.errors import TraceError
-from vm.hw.decode import disassembler
 from vm.trace.events import WRITTEN
 from vm.trace.query import Database
+from vm.trace.text import disassembly
 
 RINGS: Final = "k??u"
 
@@ -21,14 +21,6 @@ class Line(NamedTuple):
     cpu: int
     text: str
     event: bool
-
-
-@lru_cache(maxsize=65536)
-def disassembly(code: bytes, rip: int) -> str:
-    """One instruction as text; its bytes in hex where Capstone knows no such instruction."""
-    for _, _, name, operands in disassembler(64).disasm_lite(code, rip, 1):
-        return f"{name} {operands}".strip()
-    return f".byte {code.hex()}"
 
 
 def lines(database: Database, first: int, last: int, cpu: int | None = None) -> Iterator[Line]:
@@ -59,13 +51,13 @@ def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Itera
         accesses.setdefault(count, []).append(f"({arrow})" if model else arrow)
     rows: list[tuple[int, int, Line]] = []
     code = _code(database, first, last)
-    for count, on, rip, size, ring, thread, symbol in database.sql(
-        f"select count, cpu, i.rip, size, ring, thread, symbol from instructions i "
+    for count, on, rip, ring, thread, symbol in database.sql(
+        f"select count, cpu, i.rip, ring, thread, symbol from instructions i "
         f"left join symbols s on s.rip = i.rip where {where} order by count",
         first,
         last,
     ).rows:
-        what = disassembly(code.get(rip, b"")[:size], rip)
+        what = _text(code.get(rip, []), count, rip)
         told = "; ".join(accesses.pop(count, ()))
         text = f"{RINGS[ring]}{thread:<4} {rip:016x} {symbol:<28} {what:<40} {told}".rstrip()
         rows.append((count, 1, Line(count, on, text, False)))
@@ -85,15 +77,24 @@ def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Itera
     yield from (line for _, _, line in rows)
 
 
-def _code(database: Database, first: int, last: int) -> dict[int, bytes]:
-    """Bytes of the instructions of a stretch, as they were then."""
-    found = database.sql(
-        "select rip, code from code where count <= $2 and rip in "
+def _code(database: Database, first: int, last: int) -> dict[int, list[tuple[int, bytes, int | None]]]:
+    """What has been at the addresses of a stretch up to its end: since when, bytes and width, in order."""
+    found: dict[int, list[tuple[int, bytes, int | None]]] = {}
+    for rip, *version in database.sql(
+        "select rip, count, code, bits from code where count <= $2 and rip in "
         "(select distinct rip from instructions where count between $1 and $2) order by count",
         first,
         last,
-    )
-    return dict(found.rows)
+    ).rows:
+        found.setdefault(rip, []).append((version[0], version[1], version[2]))
+    return found
+
+
+def _text(versions: list[tuple[int, bytes, int | None]], count: int, rip: int) -> str:
+    """An instruction as it was then."""
+    place = bisect_right(versions, count, key=lambda version: version[0])
+    _, code, bits = versions[place - 1] if place else (0, b"", None)
+    return " ".join(disassembly(code, rip, bits)).strip()
 
 
 def _named(**numbers: Any) -> list[str]:

@@ -6,9 +6,9 @@
     events.parquet         as `Event`: by count
     registers.parquet      count, cpu, rax to r15 before the instruction at that count, which is the first of a block of
                            code: what the block before has left; without rows unless asked for: by count
-    code.parquet           rip, count (from when on), code (bytes), symbol: by count
+    code.parquet           rip, count (from when on), code (bytes), bits (16, 32 or 64: how wide the code is), symbol: by count
 
-`count` is virtual time: each instruction and each delivered event takes one unit. `model` is set for accesses that the
+`rip` is linear: with the base of CS, where there is one. `count` is virtual time: each instruction and each delivered event takes one unit. `model` is set for accesses that the
 CPU model makes by itself: descriptors, event frames, operands of instructions that the engine does not execute.
 Two traces of one recording are byte-identical.
 """
@@ -35,8 +35,9 @@ from vm.trace.columns import REGISTERS
 from vm.trace.events import Event
 from vm.trace.tracer import Part
 
-VERSION: Final = 3
-READABLE: Final = (1, 2, 3)  # 3 has the version of the machine's rules
+VERSION: Final = 4
+READABLE: Final = (1, 2, 3, 4)  # 3 has the version of the machine's rules, 4 how wide code is
+WIDTHS: Final = 4
 OLD: Final = 1  # it has no registers and no digest of its own
 META: Final = "trace.json"
 LEVEL: Final = 1  # of zstd: more takes longer and saves little
@@ -79,7 +80,15 @@ SCHEMAS: Final = {
             ("text", pa.string()),
         ]
     ),
-    "code": pa.schema([("rip", pa.uint64()), ("count", pa.uint64()), ("code", pa.binary()), ("symbol", pa.string())]),
+    "code": pa.schema(
+        [
+            ("rip", pa.uint64()),
+            ("count", pa.uint64()),
+            ("code", pa.binary()),
+            ("bits", pa.uint8()),
+            ("symbol", pa.string()),
+        ]
+    ),
 }
 ENCODINGS: Final = {pa.uint64(): "BYTE_STREAM_SPLIT", pa.int32(): "BYTE_STREAM_SPLIT"}
 """Of numbers: a column's first bytes, then its second ones, and so on; most of them are always the same. Written twice
@@ -171,8 +180,8 @@ class Writer:
         self._write("accesses", part.accesses.arrays)
         self._write("registers", part.registers.arrays)
         self._write("events", _transposed(part.events, len(Event._fields)))
-        code = [(rip, count, code, self._symbols.name(rip)) for count, rip, code in part.code]
-        self._write("code", _transposed(code, 4))
+        code = [(rip, count, code, bits, self._symbols.name(rip)) for count, rip, code, bits in part.code]
+        self._write("code", _transposed(code, len(SCHEMAS["code"])))
 
     def _write(self, name: str, columns: Iterable[Any]) -> None:
         schema = SCHEMAS[name]
@@ -234,6 +243,11 @@ class Trace(NamedTuple):
     def tables(self) -> list[str]:
         """Names of those it has."""
         return [name for name in SCHEMAS if name in self.meta.digests]
+
+    @property
+    def has_widths(self) -> bool:
+        """Whether its table of code says how wide code is."""
+        return self.meta.version >= WIDTHS
 
     def file(self, table: str) -> Path:
         """A table's file."""

@@ -149,15 +149,15 @@ class Tracer:
         registers = [Columns(REGISTERS, tuple(np.array([], dtype=np.uint64) for _ in REGISTERS))]
         for index, one in enumerate(self._cpus):
             if one.runs:
-                own, made, left, kept = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
+                own, made, left, kept, widths = assemble(one.recorder.read(), one.runs, index, one.pages, one.switches)
                 instructions.append(own)
                 accesses.append(made)
                 registers.append(left)
-                self._codes.executed(own, kept, one.pages, one.translated)
+                self._codes.executed(own, kept, widths, one.pages, one.translated)
             instructions.append(_emulated(one, index))
             accesses.append(_model(one, index))
             for time, before in one.emulated:
-                self._codes.emulated(time, before.rip, before.code)
+                self._codes.emulated(time, before.rip, before.code, before.bits)
         new = self._codes.take()
         for one in self._cpus:
             self._next(one)

@@ -52,7 +52,7 @@ class Wakes:
         Args:
             instructions: of all CPUs, by virtual time.
             accesses: the same.
-            code: what was executed for the first time: count, RIP and bytes.
+            code: what was executed for the first time: count, RIP, bytes and width.
         """
         if self._store is None:
             return []
@@ -77,8 +77,7 @@ class Wakes:
 
     def _found(self, code: list[Row]) -> int | None:
         """The displacement of the store, once it has been executed."""
-        data = next((data for _, rip, data in code if rip == self._store), b"")
-        instruction = decode(data, 64) if data else None
+        instruction = next((decode(data, bits) for _, rip, data, bits in code if rip == self._store), None)
         memory = None if instruction is None else instruction.memory
         return None if memory is None else memory.displacement & (1 << 64) - 1
 

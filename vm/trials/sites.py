@@ -108,7 +108,7 @@ class _Counting:
         """As `Machine.run`."""
         done, processor = 0, self._machine.cpus[cpu]
         while True:
-            time, rip = self._machine.time, processor.registers.rip
+            time, rip = self._machine.time, processor.linear_rip()
             name = self._name(rip)
             if name is not None and processor.state is CpuState.RUNNING:
                 self.sites.append(Site(time, cpu, name))
@@ -168,7 +168,8 @@ def census(pair: Pair) -> Census:
     counting = _Counting(session)
     result = session.run()
     if result.ended != "exit":
-        raise NoBaselineError(f"{pair.scenario} under {pair.policy} ends with {result.ended} without any fault")
+        why = f"ends with {result.ended} without any fault: {result.reason}"
+        raise NoBaselineError(f"{pair.scenario} under {pair.policy} {why}")
     outcome, by, _, kind = judged(pair.scenario, result)
     usual = Usual(result.time - start, outcome, by, kind, result.exit_value, result.serial)
     return Census(

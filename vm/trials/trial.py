@@ -194,15 +194,15 @@ def judged(scenario: str, result: RunResult) -> Judged:
     """
     findings = tuple(found for found in unexpected(find_scenario(scenario), result) if found in result.findings)
     if result.ended == "shutdown":
-        return "shutdown", "oracle", _first(findings) or "a CPU shut down", _kind(findings)
+        return "shutdown", "oracle", _first(findings) or result.reason, _kind(findings)
     wrong = [found for found in findings if found.kind in _WRONG]
     if wrong:
         return "wrong-data", "oracle", wrong[0].text, wrong[0].kind.value
     if result.ended in ("bound", "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
-        return "hang", "nobody", f"{result.ended} at {result.time}", _kind(findings)
+        return "hang", "nobody", f"{result.ended} at {result.time}: {result.reason}", _kind(findings)
     panicked = any(line.startswith(PANIC) for line in result.serial.split("\n"))  # another CPU may have ended the run
     if panicked or result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
-        return "detected", "guest", last_words(result.serial), _kind(findings)
+        return "detected", "guest", last_words(result.serial) or result.reason, _kind(findings)
     if findings:
         return "detected", "oracle", findings[0].text, findings[0].kind.value
     return "masked", "nobody", "", None

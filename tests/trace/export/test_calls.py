@@ -11,7 +11,7 @@ from vm.hw.events import Outcome
 from vm.trace.events import Event
 from vm.trace.export.calls import Call, Calls, unhandled
 from vm.trace.export.flows import flows
-from vm.trace.export.read import Code
+from vm.trace.export.read import Code, Version
 from vm.trace.export.running import Running
 
 PLAIN: Final = 0x1000
@@ -25,7 +25,7 @@ class Program(Code):
     """Code that does not change."""
 
     def __init__(self) -> None:
-        self._versions = {rip: [(0, bytes.fromhex(code))] for rip, code in BYTES.items()}
+        self._versions = {rip: [Version(0, bytes.fromhex(code), 64)] for rip, code in BYTES.items()}
         self._symbols = {}
 
 

@@ -4,7 +4,7 @@ Two stubs of a few instructions, called by the translated code, append records t
 reads them when the engine has stopped. When the buffer is nearly full the engine is asked to stop before the
 next block, which is no different from a slice that ends there.
 
-    an instruction    RIP, bytes | CPL << 8, RSP before it
+    an instruction    RIP with the base of CS, bytes | (CPL and how wide the code is) << 8, RSP before it
     a load, a store   physical address, 25 or 17 | bytes << 8, value, how many instructions were recorded
     a block begins    how many instructions were recorded, RAX to R15: what the block before has left
 
@@ -84,7 +84,7 @@ _BEGIN = f"""
     mov [rax], rsi
     mov r8, [rcx + 24]
     mov r9d, [r8 + {layout.ENV_HFLAGS}]
-    and r9d, {layout.HF_CPL}
+    and r9d, {layout.HF_CPL | layout.HF_CS32 | layout.HF_CS64}
     shl r9d, 8
     or r9d, edx
     mov [rax + {_COLUMN}], r9
@@ -129,7 +129,7 @@ class Records(NamedTuple):
     """Columns of what was recorded, each of 64-bit words; they are the buffer itself, and change with it.
 
     Attributes:
-        rip, tag, rsp: of instructions; a tag is bytes | CPL << 8.
+        rip, tag, rsp: of instructions; a tag is bytes | hflags << 8, of which CPL, CS32 and CS64 are kept.
         physical, kind, value, owner: of accesses; a kind is LOAD or STORE | bytes << 8, an owner `first` + 8 times
             the number of instructions that were recorded before, its own among them.
         first: what owners count from.

@@ -1,7 +1,7 @@
 """Traces in formats that other viewers read.
 
 Each format is a module with one function that writes a file from a trace's tables, batch by batch. What is in no
-table (registers but RIP and RSP, the CPU's mode, code that never ran) is in no export either.
+table (registers but RIP and RSP, code that never ran) is in no export either.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vm.hw.events import Outcome
 from vm.trace.events import Event
-from vm.trace.export.read import DELIVERED, Code, Instructions, mnemonic
+from vm.trace.export.read import DELIVERED, Code, Instructions
 from vm.trace.export.running import Running
 
 CALLS: Final = ("syscall", "sysenter")
@@ -119,7 +119,7 @@ class Calls:
         before, self._ring[cpu] = self._ring[cpu], ring
         if ring == 3 and before != 3:
             self._end(time, self._owner(cpu))
-        name = mnemonic(self._code.at(rip, time)) if rip in self._marks else ""
+        name = self._code.name(rip, time) if rip in self._marks else ""
         entered = ring == 0 and before == 3 and not delivered  # the SYSCALL itself may be in no table
         if name in CALLS or (entered and not self.open(cpu)):
             self._begin(time, cpu, Call("syscall", "syscall"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from guest.asm import Access, Image, Place
-from vm.trace.export.read import Code, disassembly
+from vm.trace.export.read import Code
 
 Counts = list[int]  # by CPU
 NEAR: Final = 4  # statements, as many as a macro has that only a function's first lines use
@@ -216,7 +216,7 @@ def of_code(code: Code, hits: Mapping[int, Counts]) -> tuple[Chapter, list[Funct
             if symbol not in functions:
                 lines.append(Line("", f"{symbol}:", None, (symbol,)))
                 functions[symbol] = Function(symbol, name, counts, 0, 0, [0] * len(counts))
-        told = " ".join(disassembly(code.at(rip, 0), rip)).strip()
+        told = " ".join(code.text(rip, 0)).strip()
         lines.append(Line(f"{rip:x}", f"    {told}", counts))
         before = functions[symbol]
         functions[symbol] = before._replace(

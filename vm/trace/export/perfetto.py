@@ -41,6 +41,7 @@ NAMES: Final = {
     "thread-gone": "thread {name} gone",
     "wake": "wake thread {name}",
     "written": "debugger: {name}",
+    "end": "end: {name}",
 }
 _UNSEEN: Final = ("hook", "hook-end", "switch")  # they are slices
 

@@ -6,13 +6,15 @@
 
     Trace 1: 88123 [0000000000000000/ffffffff80100000/00000003/00000000] name
                                               CPU 1 executes a block from virtual time 88123 on; QEMU has an address of
-                                              its own there; then cs_base, RIP, flags (CPL alone), cflags (none)
+                                              its own there; then cs_base (none: RIP is linear), RIP, flags (CPL alone),
+                                              cflags (none)
     check_exception old: 0xffffffff new 0xe   CPU 0
          3: v=0e e=0002 i=0 cpl=0 IP=0008:ffffffff80100000 pc=ffffffff80100000 SP=0010:ffffc90000007ff8 CR2=...
 
-(target/i386/tcg/seg_helper.c and excp_helper.c, accel/tcg/cpu-exec.c.) IP and SP are as the CPU has pushed them; where
-it has pushed nothing they are those of the CPU's last instruction, with selectors 0. Registers are not dumped: a trace
-has none but RIP and RSP.
+(target/i386/tcg/seg_helper.c and excp_helper.c, accel/tcg/cpu-exec.c.) IP and SP are as the CPU has pushed them, pc is
+linear; where it has pushed no SP, that is linear too, and where it has pushed nothing IP and SP are those of the CPU's last
+instruction, with selectors 0. Registers are not dumped: a trace has none but RIP and RSP. Not known: the bases of segments
+in protected mode, which are taken to be 0.
 """
 
 from __future__ import annotations
@@ -22,24 +24,28 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from vm.trace.events import EXCEPTIONS, Event
+from vm.hw.events import MNEMONICS
+from vm.trace.events import Event
 from vm.trace.export.blocks import Block, in_order
 from vm.trace.export.calls import by_time
-from vm.trace.export.read import DELIVERED, Access, Code, accesses, disassembly, events, instructions
+from vm.trace.export.read import DELIVERED, Access, Code, accesses, events, instructions
 from vm.trace.store import Trace
 
 BYTES_COLUMN: Final = 24  # characters of QEMU's column of bytes
 PAGE_FAULT: Final = 14
 FRAME_WORDS: Final = 5  # SS, RSP, RFLAGS, CS, RIP are pushed in this order, then an error code (SDM 6.14.2)
+SHORT_WORDS: Final = 3  # ... the last three alone by CPUs that are not in 64-bit mode and stay on their stack (6.12.1)
+REAL: Final = 2  # bytes of a word in real-address mode (20.1.4)
 
 
 class Interrupted(NamedTuple):
-    """Where a CPU was: selectors and addresses."""
+    """Where a CPU was: selectors and offsets, and the linear address of the instruction."""
 
     cs: int
     rip: int
     ss: int
     rsp: int
+    pc: int
 
 
 def write(trace: Trace, path: Path) -> None:
@@ -59,7 +65,7 @@ def write(trace: Trace, path: Path) -> None:
 
 def is_branch(name: str) -> bool:
     """Whether an instruction of this name may go elsewhere, so that a translator ends its block there."""
-    return name.startswith(("j", "loop", "call", "ret", "iret", "eret", "int", "sys"))
+    return name.startswith(("j", "ljmp", "loop", "call", "lcall", "ret", "iret", "eret", "int", "sys"))
 
 
 def _delivered(trace: Trace) -> Iterator[tuple[Event, Interrupted | None]]:
@@ -74,7 +80,9 @@ def _delivered(trace: Trace) -> Iterator[tuple[Event, Interrupted | None]]:
                     pushed.append(access)
                 access = next(told)
             pushed = [one for one in pushed if one.count == event.count]
-            yield event, _frame([one for one in pushed if one.cpu == event.cpu])
+            own = [one for one in pushed if one.cpu == event.cpu]
+            has_error = event.kind == "fault" and event.value is not None
+            yield event, _frame(own) or _short_frame(own, has_error)
 
 
 def _frame(pushed: list[Access]) -> Interrupted | None:
@@ -84,8 +92,26 @@ def _frame(pushed: list[Access]) -> Interrupted | None:
         steps = [one.address - other.address for one, other in pairwise(words)]
         if set(steps) == {8} and words[0].value < 1 << 16 and words[3].value & 0xFFFF:
             ss, rsp, _, cs, rip = (one.value for one in words)
-            return Interrupted(cs & 0xFFFF, rip, ss, rsp)
+            return Interrupted(cs & 0xFFFF, rip, ss, rsp, rip)
     return None
+
+
+def _short_frame(pushed: list[Access], has_error: bool) -> Interrupted | None:
+    """The same of a CPU that is not in IA-32e mode: words of two bytes in real-address mode, else of four.
+
+    Args:
+        pushed: what was stored, in order.
+        has_error: an error code was pushed last, but in real-address mode.
+    """
+    size = pushed[-1].size if pushed else 0
+    words = pushed[: len(pushed) - (has_error and size != REAL)]
+    frame = words[-SHORT_WORDS:]
+    steps = {one.address - other.address for one, other in pairwise(frame)}
+    if size not in (REAL, 4) or len(frame) < SHORT_WORDS or steps != {size}:
+        return None
+    _, cs, ip = (one.value for one in frame)
+    ss, sp = (one.value for one in words[:2]) if len(words) == FRAME_WORDS else (0, frame[0].address + size)
+    return Interrupted(cs & 0xFFFF, ip, ss & 0xFFFF, sp, ip + (cs << 4 if size == REAL else 0))
 
 
 class _Log:
@@ -116,7 +142,7 @@ class _Log:
             if not code:
                 yield f"{at:#018x}:  (not in the trace)\n"
                 return
-            name, operands = disassembly(code, at)
+            name, operands = self._code.text(at, block.last)
             yield f"{at:#018x}:  {code.hex(' '):<{BYTES_COLUMN}} {name:<8} {operands}".rstrip() + "\n"
             at += len(code)
 
@@ -124,9 +150,10 @@ class _Log:
         """An event is delivered, or was to be."""
         last = self._last[event.cpu]
         ring = 0 if last is None else last.ring
-        at = frame or Interrupted(0, 0 if last is None else last.end, 0, 0)
-        vector = EXCEPTIONS.index(event.name) if event.kind == "fault" and event.name in EXCEPTIONS else event.value
-        if event.kind == "fault" and event.name not in EXCEPTIONS:
+        end = 0 if last is None else last.end
+        at = frame or Interrupted(0, end, 0, 0, end)
+        vector = MNEMONICS.index(event.name) if event.kind == "fault" and event.name in MNEMONICS else event.value
+        if event.kind == "fault" and event.name not in MNEMONICS:
             vector = int(event.name.removeprefix("#"))
         error = event.value or 0 if event.kind == "fault" else 0
         ring = frame.cs & 3 if frame is not None else ring
@@ -136,7 +163,7 @@ class _Log:
             self._file.write(f"Servicing hardware INT={vector:#04x}  CPU {event.cpu}\n")
         line = (
             f"{self._events:6}: v={vector:02x} e={error:04x} i={int(event.kind == 'software')} cpl={ring} "
-            f"IP={at.cs:04x}:{at.rip:016x} pc={at.rip:016x} SP={at.ss:04x}:{at.rsp:016x}"
+            f"IP={at.cs:04x}:{at.rip:016x} pc={at.pc:016x} SP={at.ss:04x}:{at.rsp:016x}"
         )
         if vector == PAGE_FAULT:
             line += f" CR2={event.address or 0:016x}"

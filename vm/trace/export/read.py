@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
-from capstone import CS_ARCH_X86, CS_MODE_16, CS_MODE_32, CS_MODE_64, Cs
 from numpy.typing import NDArray
 
 from vm.trace.events import Event
 from vm.trace.store import Trace
+from vm.trace.text import disassembly, mnemonic
 
 BATCH: Final = 1 << 16  # rows
 DELIVERED: Final = ("fault", "interrupt", "nmi", "software")  # kinds of events for which a handler runs
-_ERETS, _ERETU = bytes.fromhex("f20f01ca"), bytes.fromhex("f30f01ca")  # FRED specification 6.2; Capstone 5 has none
 
 
 class Instructions(NamedTuple):
@@ -70,6 +68,14 @@ def _rows(trace: Trace, table: str, columns: tuple[str, ...]) -> Iterator[tuple[
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
+class Version(NamedTuple):
+    """Code at an address: from when on (virtual time), its bytes, and its width (bits; None where the trace is too old)."""
+
+    count: int  # type: ignore[assignment] # as above
+    code: bytes
+    bits: int | None
+
+
 class Code:
     """What code was where, and when.
 
@@ -78,25 +84,39 @@ class Code:
     """
 
     def __init__(self, trace: Trace) -> None:
-        self._versions: dict[int, list[tuple[int, bytes]]] = {}
+        self._versions: dict[int, list[Version]] = {}
         self._symbols: dict[int, str] = {}
-        for rip, count, code, symbol in _rows(trace, "code", ("rip", "count", "code", "symbol")):
-            self._versions.setdefault(rip, []).append((count, code))
+        columns = ("rip", "symbol", "count", "code", *(["bits"] if trace.has_widths else []))
+        for rip, symbol, count, code, *bits in _rows(trace, "code", columns):
+            self._versions.setdefault(rip, []).append(Version(count, code, bits[0] if bits else None))
             self._symbols[rip] = symbol
 
     def __iter__(self) -> Iterator[int]:
         """All addresses, upwards."""
         return iter(sorted(self._versions))
 
+    def _version(self, rip: int, count: int) -> Version:
+        versions = self._versions.get(rip, [])
+        place = bisect_right(versions, count, key=lambda version: version.count)
+        return versions[max(place - 1, 0)] if versions else Version(0, b"", None)
+
     def at(self, rip: int, count: int) -> bytes:
         """The bytes of the instruction at an address as they were at a virtual time; none if none ran there."""
-        versions = self._versions.get(rip, [])
-        place = bisect_right(versions, count, key=lambda version: version[0])
-        return versions[max(place - 1, 0)][1] if versions else b""
+        return self._version(rip, count).code
 
-    def versions(self, rip: int) -> list[bytes]:
+    def text(self, rip: int, count: int) -> tuple[str, str]:
+        """Name and operands of the instruction at an address, as it was at a virtual time."""
+        version = self._version(rip, count)
+        return disassembly(version.code, rip, version.bits)
+
+    def name(self, rip: int, count: int) -> str:
+        """Its name."""
+        version = self._version(rip, count)
+        return mnemonic(version.code, version.bits)
+
+    def versions(self, rip: int) -> list[Version]:
         """All that has been at an address, in order."""
-        return [code for _, code in self._versions[rip]]
+        return self._versions[rip]
 
     def symbol(self, rip: int) -> str:
         """`name+offset`, or the address in hex."""
@@ -104,35 +124,11 @@ class Code:
 
     def having(self, *names: str) -> NDArray[np.uint64]:
         """Addresses at which one of these instructions ran at some time."""
-        found = [rip for rip in self if any(mnemonic(code) in names for code in self.versions(rip))]
+        found = [rip for rip in self if any(mnemonic(one.code, one.bits) in names for one in self.versions(rip))]
         return np.array(found, dtype=np.uint64)
 
     def ends(self, wanted: Callable[[str], bool]) -> NDArray[np.uint64]:
         """Addresses after instructions whose name is wanted."""
-        found = [rip + len(code) for rip in self for code in self.versions(rip) if code and wanted(mnemonic(code))]
+        every = ((rip, one) for rip in self for one in self.versions(rip) if one.code)
+        found = [rip + len(one.code) for rip, one in every if wanted(mnemonic(one.code, one.bits))]
         return np.array(sorted(found), dtype=np.uint64)
-
-
-@lru_cache(maxsize=1)
-def _disassemblers() -> list[Any]:
-    return [Cs(CS_ARCH_X86, mode) for mode in (CS_MODE_64, CS_MODE_32, CS_MODE_16)]
-
-
-@lru_cache(maxsize=65536)
-def disassembly(code: bytes, rip: int = 0) -> tuple[str, str]:
-    """Name and operands of one instruction; `.byte` where Capstone knows none.
-
-    The CPU's mode is in no trace: it is the first of 64, 32 and 16 bits in which the instruction has all its bytes.
-    """
-    if code in (_ERETS, _ERETU):
-        return ("erets" if code == _ERETS else "eretu"), ""
-    for disassembler in _disassemblers():
-        for _, size, name, operands in disassembler.disasm_lite(code, rip, 1):
-            if size == len(code):
-                return name, operands
-    return ".byte", ", ".join(f"{byte:#04x}" for byte in code)
-
-
-def mnemonic(code: bytes) -> str:
-    """The name of one instruction."""
-    return disassembly(code)[0].removeprefix("rep ")

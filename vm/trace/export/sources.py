@@ -21,7 +21,7 @@ def _is_what_ran(image: Image, code: Code) -> bool:
     for rip in code:
         for start, data in sections:
             if start <= rip < start + len(data):
-                now = code.versions(rip)[0]
+                now = code.versions(rip)[0].code
                 if data[rip - start : rip - start + len(now)] != now:
                     return False
     return True
