@@ -52,6 +52,7 @@ class RunResult:
         cpus: exact counts per CPU, since reset.
         usage: memory, depths, pools and faults, from the run's start on; None without a policy.
         reason: why it has ended, in a sentence.
+        told: what the guest has set up and is not modelled, in sentences.
     """
 
     ended: str
@@ -69,6 +70,7 @@ class RunResult:
     cpus: tuple[dict[str, Any], ...]
     usage: UsageSummary | None = None
     reason: str = ""
+    told: tuple[str, ...] = ()
 
     @property
     def code(self) -> int:
@@ -105,6 +107,7 @@ class RunOptions:
         hashed: give the result a state hash, which costs as much as a few hundred instructions.
         ignored: kinds of findings at which it does not end.
         exact_pools: refuse pools for which the guest has not enough pages; else they get what there is.
+        strict: a guest that sets up what is not modelled (vm.hw.declared) ends there.
     """
 
     max_time: int = 100_000_000
@@ -115,6 +118,7 @@ class RunOptions:
     hashed: bool = True
     ignored: frozenset[str] = frozenset()
     exact_pools: bool = False
+    strict: bool = False
 
 
 class Advances(Protocol):
@@ -181,6 +185,8 @@ class Session:
         self.symbols = symbols
         self.scheduler = scheduler
         self.options = options
+        machine.strict = options.strict
+        machine.told.clear()
         machine.release_port(hypercall.PORT)
         self.runtime = StackRuntime(machine, policy, options.pool)
         self.oracle: Oracle | None = None
@@ -423,6 +429,7 @@ class Session:
             ),
             usage=usage,
             reason=self.reason(ended),
+            told=tuple(declared.value for declared in self.machine.told),
         )
 
     def reason(self, ended: str) -> str:

@@ -44,6 +44,7 @@ def run_document(result: RunResult, recording: str | None, modes: Modes) -> dict
         "exit": result.ended,
         "code": result.code,
         "reason": result.reason,
+        "told": list(result.told),
         "stuck": result.stuck,
         "exit_value": result.exit_value,
         "instructions": result.time,
@@ -98,6 +99,8 @@ def explain(session: Session, result: RunResult, command: str, given: Modes, mor
         console().print(lanes(result.findings[0]))
     if result.code == DIED or result.ended == "bound":
         print(panic_report(session.machine, session.symbols, command), file=sys.stderr)
+    for told in result.told:
+        print(f"not modelled, and set up by the guest: {told} (docs/rules.md)", file=sys.stderr)
     for line in (result.stuck, result.reason):
         if line:
             print(line, file=sys.stderr)

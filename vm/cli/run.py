@@ -40,6 +40,7 @@ def run(
     seed: int = 0,
     max_instructions: Annotated[int, Parameter(help="Bound on virtual time.")] = DEFAULT_MAX,
     stop_at_finding: Annotated[bool, Parameter(negative=())] = False,
+    strict: Annotated[bool, Parameter(negative=())] = False,
     record: Path | None = None,
     mode: ModeList = None,
     pool: PoolOptions = PoolOptions(),
@@ -58,6 +59,7 @@ def run(
     schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
     seed: of the random schedules and of seeded pools
     stop_at_finding: end the run at the first unexpected finding
+    strict: end the run where the guest sets up what is not modelled, and not only say so
     record: write a recording for `kstack replay`
     """
     if max_instructions < 1:
@@ -66,7 +68,13 @@ def run(
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     options = RunOptions(
-        max_instructions, stop_at_finding, pool.config(seed), seed, ignored=ignored_kinds(scenario), exact_pools=True
+        max_instructions,
+        stop_at_finding,
+        pool.config(seed),
+        seed,
+        ignored=ignored_kinds(scenario),
+        exact_pools=True,
+        strict=strict,
     )
     if cpus is None:
         cpus = scenario.cpus if scenario else 1

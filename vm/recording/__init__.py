@@ -51,6 +51,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         ignored: kinds of findings at which it did not stop.
         rules: version of the machine's rules (`RULES_VERSION`).
         format: what the image is taken for.
+        strict: what is not modelled ends the run.
     """
 
     version: int
@@ -76,6 +77,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     ignored: list[str] = []
     rules: int = UNNAMED_RULES
     format: Format = "auto"
+    strict: bool = False
 
     @property
     def is_cut(self) -> bool:
