@@ -92,11 +92,17 @@ class Blocks:
 
         Args:
             low: low half of a host address in its translation.
+
+        Returns:
+            Nothing of a block that is gone: QEMU translates an instruction on a page that it may not keep (a breakpoint on
+            data watches it) alone and for once, and forgets it as soon as it has gone back to it (cpu_restore_state).
         """
         starts = self._starts.get(low)
         if starts is None:
             offset = low - self._anchor & _LOW  # the buffer lies above its start and is below 4 GiB
             block = self._lookup(self._tcg, self._anchor + offset)
+            if block is None:
+                return []
             pc = layout.u64(block + layout.TB_PC).value
             count = ctypes.c_uint16.from_address(block + layout.TB_ICOUNT).value
             data = layout.u64(block + layout.TB_TC_PTR).value + layout.u64(block + layout.TB_TC_SIZE).value

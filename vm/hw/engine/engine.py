@@ -455,8 +455,8 @@ class Engine:
 
     def last_block(self) -> int | None:
         """Linear address of the block that ran last in the present or last run; None if none did."""
-        paid: int = self.control.paid_block
-        return self._blocks.starts(paid)[0] if paid else None
+        starts = self._paid()
+        return starts[0] if starts else None
 
     def resumes(self) -> bool:
         """Whether RF is set for the instruction at RIP, by the return that ended the last run."""
@@ -464,14 +464,18 @@ class Engine:
 
     def last_instruction(self) -> int | None:
         """Linear address of the last instruction of that block."""
+        starts = self._paid()
+        return starts[-1] if starts else None
+
+    def _paid(self) -> list[int]:
+        """Linear addresses of the instructions of the block paid for last."""
         paid: int = self.control.paid_block
-        return self._blocks.starts(paid)[-1] if paid else None
+        return self._blocks.starts(paid) if paid else []
 
     def _repair_flags(self) -> None:
         """QEMU has gone back to an instruction that had begun, before which its code hook computed the flags."""
-        paid: int = self.control.paid_block
-        linear = self._linear()
-        if paid and linear in self._blocks.starts(paid):
+        starts = self._paid()
+        if self._linear() in starts or (self.control.paid_block and not starts):
             self._cc_op.value = layout.CC_OP_EFLAGS
 
     def _unexecuted(self) -> int:
@@ -480,6 +484,8 @@ class Engine:
         if not paid:
             return 0
         starts = self._blocks.starts(paid)
+        if not starts:
+            return 1  # it was of one instruction, to which QEMU has gone back
         linear = self._linear()
         return len(starts) - bisect_left(starts, linear) if starts[0] <= linear <= starts[-1] else 0
 
