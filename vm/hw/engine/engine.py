@@ -33,7 +33,7 @@ from unicorn import x86_const as x86
 
 from vm.errors import EngineError
 from vm.hw.engine import layout
-from vm.hw.engine.blocks import Blocks
+from vm.hw.engine.blocks import TCG_BUFFER_BYTES, Blocks
 from vm.hw.engine.checks import MAGIC, NOWHERE, Checks, Look
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
@@ -41,7 +41,6 @@ from vm.hw.engine.tracing import Recorder
 
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
 PHYSICAL_BITS = 40
-TCG_BUFFER_BYTES = 64 << 20
 _CHECKED: Final = 2  # of Control.trapped
 ERR_OK, ERR_EXCEPTION, ERR_INSN_INVALID = 0, const.UC_ERR_EXCEPTION, const.UC_ERR_INSN_INVALID
 VMEXIT = 0x100  # QEMU numbers SVM exits from here
@@ -200,9 +199,9 @@ class Engine:
         self._host = host
         self._library = layout.Library()
         self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        uc.ctl_set_tcg_buffer_size(TCG_BUFFER_BYTES)
         uc.ctl_set_cpu_model(x86.UC_CPU_X86_ICELAKE_SERVER)
         uc.ctl_set_tlb_mode(const.UC_TLB_VIRTUAL)
-        uc.ctl_set_tcg_buffer_size(TCG_BUFFER_BYTES)
         layout.check(uc, self._library)
         self._handle = uc._uch.value
         self._cpu = layout.u64(self._handle + layout.UC_CPU).value
