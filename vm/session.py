@@ -17,7 +17,7 @@ from vm.errors import ConfigError, ScenarioError
 from vm.hw.cpu import SliceEnd
 from vm.hw.modes import Modes
 from vm.load import Symbols, load
-from vm.machine import End, Machine, MachineConfig, MachineSnapshot, Slice
+from vm.machine import FOR_EVER, End, Machine, MachineConfig, MachineSnapshot, Slice
 from vm.schedule import Choice, Exhausted, RoundRobin, Scheduler, View
 from vm.stacks import hypercall
 from vm.stacks.call import StepCounts
@@ -27,7 +27,11 @@ from vm.stacks.runtime import StackRuntime
 from vm.stacks.usage import Usage, UsageSummary
 
 BOOT_QUANTUM: Final = 1000
+USUAL_WORK: Final = 200_000
+"""Units of the host's work that a run may take where nobody says otherwise: some seconds, and twenty times what scenarios take."""
 BOOTED: Final = "booted"
+BOUND: Final = "bound"  # of virtual time
+WORK: Final = "bound of host work"
 IDLE_WARPS: Final = 64
 BOOT_LIMIT: Final = 50_000_000
 GUEST_PASSED: Final = frozenset({0x00, 0x10})
@@ -41,7 +45,7 @@ class RunResult:
     """What a run came to.
 
     Attributes:
-        ended: `exit`, `shutdown`, `asleep`, `deadlock`, `bound`, `finding`, or `unfinished` where a recording was cut off.
+        ended: `exit`, `shutdown`, `asleep`, `deadlock`, `bound`, `bound of host work`, `finding`, or `unfinished` where a recording was cut off.
         exit_value: what the guest wrote to the debug-exit port, or None.
         time: units of virtual time since reset.
         serial: everything the guest printed.
@@ -81,7 +85,7 @@ class RunResult:
             return 1
         if self.ended == "exit":
             return 0 if self.exit_value in GUEST_PASSED else 1
-        return 4 if self.ended in ("bound", "unfinished") else 3
+        return 4 if self.ended in (BOUND, WORK, "unfinished") else 3
 
     def without(self, expected: Collection[str]) -> RunResult:
         """This result less the kinds of findings that its scenario expects."""
@@ -97,6 +101,7 @@ class RunOptions:
 
     Attributes:
         max_time: units of virtual time from the session's start.
+        max_work: units of the host's work (`Machine.work`) from the run's start; None for no bound.
         stop_at_finding: end at the first finding that is not ignored.
         pool: how page pools behave.
         adversary: seed of speculative fills and evictions, in the mode tlb=adversarial.
@@ -114,6 +119,7 @@ class RunOptions:
     hashed: bool = True
     ignored: frozenset[str] = frozenset()
     exact_pools: bool = False
+    max_work: int | None = None
 
 
 class Advances(Protocol):
@@ -206,6 +212,7 @@ class Session:
 
     def _detach(self) -> None:
         self.machine.observers.clear()
+        self.machine.work_limit = FOR_EVER
         for cpu in self.machine.cpus:
             cpu.observers.clear()
             cpu.instructions = None
@@ -252,7 +259,8 @@ class Session:
         """
         machine = self.machine
         limit = machine.time + self.options.max_time
-        ended = "bound"
+        self._bound_work()
+        ended = BOUND
         while machine.time < limit:
             try:
                 stop = self.step(limit - machine.time)
@@ -264,6 +272,9 @@ class Session:
             if self.ends_here():
                 ended = "finding"
                 break
+            if machine.work >= machine.work_limit and machine.end() is None:
+                ended = WORK
+                break
         return self._result(ended)
 
     def run_to(self, time: int) -> None:
@@ -272,9 +283,15 @@ class Session:
         Raises:
             PolicyError: the policy did what no policy may.
         """
+        self._bound_work()
         with suppress(Exhausted):
             while self.machine.time < time and self.step(time - self.machine.time) is None:
-                pass
+                if self.machine.work >= self.machine.work_limit:
+                    break
+
+    def _bound_work(self) -> None:
+        if self.options.max_work is not None:
+            self.machine.work_limit = self.machine.work + self.options.max_work
 
     def ends_here(self) -> bool:
         """Whether the options end this run at a finding that has come since this was asked last."""

@@ -112,6 +112,7 @@ class Setup:
             ignored=sorted(self.options.ignored),
             rules=RULES_VERSION,
             format=self.format,
+            max_work=self.options.max_work,
         )
 
     def recording(self, choices: list[Choice], result: RunResult) -> Recording:
@@ -186,6 +187,7 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
         PoolConfig(*recording.pool),
         recording.adversary,
         ignored=frozenset(recording.ignored),
+        max_work=recording.max_work,
     )
     faults, writes = faults_of(recording), writes_of(recording)
     setup = Setup(

@@ -25,7 +25,7 @@ from vm.hw.modes import VALUES, Modes
 from vm.judge import Pair, Portfolio, judge
 from vm.scenarios import find_scenario, scenarios
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
-from vm.session import RunOptions
+from vm.session import USUAL_WORK, RunOptions
 from vm.setup import Setup, boot
 from vm.stacks.policy import Policy
 from vm.stacks.registry import find_policy, policies
@@ -149,6 +149,11 @@ def run_bound(patched: pytest.MonkeyPatch) -> None:
     assert setup_of(patched, "laight", max_instructions=10**12)[0].options.max_time == 10**12
 
 
+def run_work(patched: pytest.MonkeyPatch) -> None:
+    assert setup_of(patched, "laight")[0].options.max_work == USUAL_WORK
+    assert setup_of(patched, "laight", max_work=17)[0].options.max_work == 17
+
+
 def run_schedule(patched: pytest.MonkeyPatch) -> None:
     setup, scheduler = setup_of(patched, "crowd", schedule="round-robin:77", seed=9)
     assert isinstance(scheduler, RoundRobin) and vars(scheduler)["_quantum"] == 77
@@ -226,6 +231,7 @@ CHECKS: Final[dict[str, Callable[[pytest.MonkeyPatch], None] | str]] = {
     "run --schedule": run_schedule,
     "run --seed": run_schedule,
     "run --max-instructions": run_bound,
+    "run --max-work": run_work,
     "run --stop-at-finding": OURS,
     "run --record": FILE,
     "run --mode": compare_mode,

@@ -24,7 +24,7 @@ from vm.report.table import finding_text, lanes
 from vm.report.words import modes_line
 from vm.scenarios import find_scenario, is_scenario
 from vm.schedule import ReplaySchedule, Scheduler, parse
-from vm.session import RunOptions, RunResult, Session
+from vm.session import BOUND, USUAL_WORK, WORK, RunOptions, RunResult, Session
 from vm.setup import Setup, script_of
 
 DEFAULT_MAX = 1_000_000_000
@@ -41,6 +41,7 @@ def run(
     schedule: str | None = None,
     seed: int = 0,
     max_instructions: Annotated[int, Parameter(help="Bound on virtual time.")] = DEFAULT_MAX,
+    max_work: Annotated[int, Parameter(help="Bound on what the guest makes the host do.")] = USUAL_WORK,
     stop_at_finding: Annotated[bool, Parameter(negative=())] = False,
     record: Path | None = None,
     mode: ModeList = None,
@@ -59,16 +60,22 @@ def run(
     policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
     schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
     seed: of the random schedules and of seeded pools
+    max_work: bound on what the guest makes the host do: about one unit an exception, interrupt, port access or page walk
     stop_at_finding: end the run at the first unexpected finding
     record: write a recording for `kstack replay`
     """
     if max_instructions < 1:
         raise ConfigError("--max-instructions: give 1 or more")
+    if max_work < 1:
+        raise ConfigError("--max-work: give 1 or more")
     scenario = find_scenario(image) if is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     options = RunOptions(
-        max_instructions, stop_at_finding, pool.config(seed), seed, ignored=ignored_kinds(scenario), exact_pools=True
+        *(max_instructions, stop_at_finding, pool.config(seed), seed),
+        ignored=ignored_kinds(scenario),
+        exact_pools=True,
+        max_work=max_work,
     )
     if cpus is None:
         cpus = scenario.cpus if scenario else 1
@@ -90,7 +97,7 @@ def run(
     if json:
         print_json(run_document(result, None if record is None else str(record), session.machine.modes))
     else:
-        _explain(session, result)
+        _explain(session, result, max_work)
         print(modes_line(session.machine.modes, given=setup.modes), file=sys.stderr)
     return result.code
 
@@ -115,12 +122,14 @@ def _echo(session: Session) -> None:
     session.machine.uart.output = echo
 
 
-def _explain(session: Session, result: RunResult) -> None:
+def _explain(session: Session, result: RunResult, max_work: int) -> None:
     for finding in result.findings:
         console().print(finding_text(finding), soft_wrap=True)
     if result.findings and result.findings[0].history:
         console().print(lanes(result.findings[0]))
-    if result.code == 3 or result.ended == "bound":
+    if result.code == 3 or result.ended in (BOUND, WORK):
         command = "kstack " + " ".join(shlex.quote(word) for word in sys.argv[1:])
         print(panic_report(session.machine, session.symbols, command), file=sys.stderr)
     print(f"{result.ended}: virtual time {result.time}, state {result.state_hash}", file=sys.stderr)
+    if result.ended == WORK:
+        print(f"The guest keeps the host busy; --max-work {10 * max_work} lets it go on.", file=sys.stderr)
