@@ -27,8 +27,6 @@ from vm.stacks.runtime import StackRuntime
 from vm.stacks.usage import Usage, UsageSummary
 
 BOOT_QUANTUM: Final = 1000
-USUAL_WORK: Final = 200_000
-"""Units of the host's work that a run may take where nobody says otherwise: some seconds, and twenty times what scenarios take."""
 BOOTED: Final = "booted"
 BOUND: Final = "bound"  # of virtual time
 WORK: Final = "bound of host work"

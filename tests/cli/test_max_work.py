@@ -14,9 +14,9 @@ from vm.hw.cpu import SliceEnd
 from vm.load import load
 from vm.machine import FOR_EVER, Machine, MachineConfig
 from vm.recording import read_recording
-from vm.scenarios import find_scenario
+from vm.scenarios import USUAL_WORK, find_scenario, usual_work
 from vm.schedule import RoundRobin
-from vm.session import USUAL_WORK, WORK, RunOptions, Session
+from vm.session import WORK, RunOptions, Session
 from vm.setup import boot
 from vm.stacks.registry import find_policy
 
@@ -118,6 +118,7 @@ def test_no_scenario_comes_near_to_what_a_run_may_usually_take() -> None:
     before = made.machine.work
     assert made.run().ended == "exit"
     assert made.machine.work - before < USUAL_WORK // 10
+    assert usual_work(None) == USUAL_WORK and usual_work(scenario) == max(USUAL_WORK, scenario.max_instructions)
 
 
 @pytest.mark.policy("fixed-16k")

@@ -25,7 +25,7 @@ from vm.hw.modes import VALUES, Modes
 from vm.judge import Pair, Portfolio, judge
 from vm.scenarios import find_scenario, scenarios
 from vm.schedule import RandomSchedule, RoundRobin, Scheduler
-from vm.session import USUAL_WORK, RunOptions
+from vm.session import RunOptions
 from vm.setup import Setup, boot
 from vm.stacks.policy import Policy
 from vm.stacks.registry import find_policy, policies
@@ -150,7 +150,8 @@ def run_bound(patched: pytest.MonkeyPatch) -> None:
 
 
 def run_work(patched: pytest.MonkeyPatch) -> None:
-    assert setup_of(patched, "laight")[0].options.max_work == USUAL_WORK
+    assert setup_of(patched, "laight")[0].options.max_work == 2_000_000
+    assert setup_of(patched, "selftest")[0].options.max_work == 200_000
     assert setup_of(patched, "laight", max_work=17)[0].options.max_work == 17
 
 

@@ -22,9 +22,9 @@ from vm.recording.journal import Journal
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
 from vm.report.words import modes_line
-from vm.scenarios import find_scenario, is_scenario
+from vm.scenarios import find_scenario, is_scenario, usual_work
 from vm.schedule import ReplaySchedule, Scheduler, parse
-from vm.session import BOUND, USUAL_WORK, WORK, RunOptions, RunResult, Session
+from vm.session import BOUND, WORK, RunOptions, RunResult, Session
 from vm.setup import Setup, script_of
 
 DEFAULT_MAX = 1_000_000_000
@@ -41,7 +41,7 @@ def run(
     schedule: str | None = None,
     seed: int = 0,
     max_instructions: Annotated[int, Parameter(help="Bound on virtual time.")] = DEFAULT_MAX,
-    max_work: Annotated[int, Parameter(help="Bound on what the guest makes the host do.")] = USUAL_WORK,
+    max_work: int | None = None,
     stop_at_finding: Annotated[bool, Parameter(negative=())] = False,
     record: Path | None = None,
     mode: ModeList = None,
@@ -60,15 +60,17 @@ def run(
     policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
     schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
     seed: of the random schedules and of seeded pools
-    max_work: bound on what the guest makes the host do: about one unit an exception, interrupt, port access or page walk
+    max_work: bound on what the guest makes the host do, about one unit an exception, interrupt, port access or page walk
+        (default: 200000, and for a scenario no less than its max_instructions)
     stop_at_finding: end the run at the first unexpected finding
     record: write a recording for `kstack replay`
     """
     if max_instructions < 1:
         raise ConfigError("--max-instructions: give 1 or more")
-    if max_work < 1:
+    if max_work is not None and max_work < 1:
         raise ConfigError("--max-work: give 1 or more")
     scenario = find_scenario(image) if is_scenario(image) else None
+    max_work = usual_work(scenario) if max_work is None else max_work
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     options = RunOptions(
