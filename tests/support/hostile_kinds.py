@@ -34,6 +34,7 @@ from vm.session import RunOptions, Session
 RAM: Final = 4 << 20
 UNITS: Final = 1500  # of virtual time that a guest may run
 LARGE_UNITS: Final = 20_000
+WORK: Final = 50_000  # of the host, that a guest may cause
 STARTED, CODE, DATA, TABLES, STACK = 0x8000, 0x100000, 0x140000, 0x150000, 0x170000
 END: Final = TABLES + 0x4000
 SECTOR: Final = 0x7C00
@@ -817,7 +818,7 @@ def run(seed: int) -> tuple[str, Machine]:
     if rng.random() < 0.3:
         schedule = RandomSchedule(seed)
     policy = SwitchSpIpi() if kind == "hypercalls" else None
-    options = RunOptions(KINDS[kind].units, adversary=seed, hashed=False)
+    options = RunOptions(KINDS[kind].units, adversary=seed, hashed=False, max_work=WORK)
     result = Session(machine, symbols, schedule, policy, options).run()
     stopped = any(cpu.unsupported for cpu in machine.cpus)
     return f"{kind}: {'not modelled' if stopped else result.ended}", machine
