@@ -20,7 +20,7 @@ from vm.hw.cpu import Cpu, CpuState
 from vm.hw.events import MNEMONICS, Event, EventKind, Outcome
 from vm.machine import Machine
 
-ENDS: Final = ("exit", "shutdown", "asleep", "deadlock", "bound", "finding", "unfinished")
+ENDS: Final = ("exit", "shutdown", "asleep", "deadlock", "bound", "bound of host work", "finding", "unfinished")
 GUEST_PASSED: Final = frozenset({0x00, 0x10})
 GUEST_FAILED: Final = 0x11
 GUEST_PANICKED: Final = 0x12
@@ -54,7 +54,7 @@ class Ending:
 
         Args:
             ended: one of the words above.
-            most: units of virtual time that it was given.
+            most: units of virtual time, or of the host's work, that it was given.
             idle: how often in a row time has jumped and woken nobody.
             found: the finding at which it was to end, in words.
         """
@@ -68,6 +68,8 @@ class Ending:
         return {
             "deadlock": "every CPU waits for others in a step of the policy, and nothing can interrupt one",
             "bound": f"{most} units of virtual time have passed, which is the bound",
+            "bound of host work": f"the guest has made the host do {most} units of work, which is the bound; "
+            f"--max-work {10 * most} lets it go on",
             "finding": f"it was to end at a finding: {found}",
             "unfinished": "the recording was cut off here",
         }[ended]

@@ -156,6 +156,15 @@ class Machine:
         self.rules = config.rules
         self.cpu_count = config.cpus
         self.time = 0
+        self.work = 0
+        """What the guest has made the host do, in units of about one entry into Python from the engine.
+
+        One each: a stop of an engine (but for the end of a slice, which is the schedule's), a timer that may end its run, a
+        delivered event, an instruction that is carried out here, a page walk, an access to what is not RAM. And one for 4
+        instructions of a block, at most 32, that a stop or a store into the block leaves unexecuted: they have been
+        translated for nothing. None of that depends on the host.
+        """
+        self.work_limit = FOR_EVER  # in which a slice ends with SliceEnd.WORK
         self.port_accesses = 0  # of devices
         self._running: Cpu | None = None
         self.told: dict[Declared, int] = {}  # what has been set up and is not modelled, and when

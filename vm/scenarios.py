@@ -17,6 +17,7 @@ from vm.errors import ImageError, ScenarioError
 
 FILE: Final = ".toml"  # a scenario named so is a file of the user's
 MAX_IMAGE_BYTES: Final = 256 << 20
+USUAL_WORK: Final = 200_000  # units of the host's work: some seconds, and twenty times what most scenarios take
 
 
 def scenarios() -> dict[str, Scenario]:
@@ -90,3 +91,8 @@ def _read(path: Path) -> bytes:
 def _hint(name: str, known: list[str], command: str) -> str:
     near = difflib.get_close_matches(name, known, 3, 0.4)
     return f"did you mean {', '.join(near)}?" if near else f"see: {command}"
+
+
+def usual_work(scenario: Scenario | None) -> int:
+    """Units of the host's work (`Machine.work`) that a run may take where nobody says otherwise; None is no scenario."""
+    return USUAL_WORK if scenario is None else max(USUAL_WORK, scenario.max_instructions)

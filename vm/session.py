@@ -28,6 +28,8 @@ from vm.stacks.usage import Usage, UsageSummary
 
 BOOT_QUANTUM: Final = 1000
 BOOTED: Final = "booted"
+BOUND: Final = "bound"  # of virtual time
+WORK: Final = "bound of host work"
 IDLE_WARPS: Final = 64
 BOOT_LIMIT: Final = 50_000_000
 
@@ -37,7 +39,7 @@ class RunResult:
     """What a run came to.
 
     Attributes:
-        ended: `exit`, `shutdown`, `asleep`, `deadlock`, `bound`, `finding`, or `unfinished` where a recording was cut off.
+        ended: `exit`, `shutdown`, `asleep`, `deadlock`, `bound`, `bound of host work`, `finding`, or `unfinished` where a recording was cut off.
         exit_value: what the guest wrote to the debug-exit port, or None.
         time: units of virtual time since reset.
         serial: everything the guest printed.
@@ -84,7 +86,7 @@ class RunResult:
             return 1
         if self.ended == "exit":
             return 0 if self.exit_value in GUEST_PASSED else 1
-        return 4 if self.ended in ("bound", "unfinished") else 3
+        return 4 if self.ended in (BOUND, WORK, "unfinished") else 3
 
     def without(self, expected: Collection[str]) -> RunResult:
         """This result less the kinds of findings that its scenario expects."""
@@ -100,6 +102,7 @@ class RunOptions:
 
     Attributes:
         max_time: units of virtual time from the session's start.
+        max_work: units of the host's work (`Machine.work`) from the run's start; None for no bound.
         stop_at_finding: end at the first finding that is not ignored.
         pool: how page pools behave.
         adversary: seed of speculative fills and evictions, in the mode tlb=adversarial.
@@ -119,6 +122,7 @@ class RunOptions:
     ignored: frozenset[str] = frozenset()
     exact_pools: bool = False
     strict: bool = False
+    max_work: int | None = None
 
 
 class Advances(Protocol):
@@ -206,6 +210,8 @@ class Session:
         adversarial = machine.modes.tlb == "adversarial" and not options.undisturbed
         self._adversary = Adversary(machine, self.runtime, options.adversary) if adversarial else None
         self._detach()
+        if options.max_work is not None:
+            machine.work_limit = machine.work + options.max_work
         self._ending = Ending(machine)
         if policy is not None:
             self._attach()
@@ -215,6 +221,7 @@ class Session:
 
     def _detach(self) -> None:
         self.machine.observers.clear()
+        self.machine.work_limit = FOR_EVER
         for cpu in self.machine.cpus:
             cpu.observers.clear()
             cpu.instructions = None
@@ -272,7 +279,7 @@ class Session:
         machine = self.machine
         while machine.time < time:
             if machine.time >= self._limit:
-                return "bound"
+                return BOUND
             try:
                 ended = self.step(min(time, self._limit) - machine.time)
             except Exhausted:
@@ -281,6 +288,8 @@ class Session:
                 return ended
             if self.ends_here():
                 return "finding"
+            if machine.work >= machine.work_limit and machine.end() is None:
+                return WORK
         return self._machine_end()
 
     def ends_here(self) -> bool:
@@ -437,7 +446,8 @@ class Session:
         findings = self.oracle.findings if self.oracle is not None else []
         counted = [one for one in findings if one.kind.value not in self.options.ignored]
         found = f"{counted[0].kind.value}: {counted[0].text}" if counted else ""
-        return self._ending.reason(ended, self.options.max_time, self._idle, found)
+        most = self.options.max_work or 0 if ended == WORK else self.options.max_time
+        return self._ending.reason(ended, most, self._idle, found)
 
 
 class _EventLog:

@@ -113,6 +113,7 @@ class Setup:
             rules=RULES_VERSION,
             format=self.format,
             strict=self.options.strict,
+            max_work=self.options.max_work,
         )
 
     def recording(self, choices: list[Choice], result: RunResult) -> Recording:
@@ -188,6 +189,7 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
         recording.adversary,
         ignored=frozenset(recording.ignored),
         strict=recording.strict,
+        max_work=recording.max_work,
     )
     faults, writes = faults_of(recording), writes_of(recording)
     setup = Setup(

@@ -131,6 +131,7 @@ def test_a_users_own_policy_in_a_file_is_judged_like_the_others(tmp_path: Path) 
         (("run", "laight", "--cpus", "1"), "needs 2 CPUs"),
         (("run", "selftest", "--pool", "heap"), "lifo, fifo, seeded"),
         (("run", "selftest", "--max-instructions", "0"), "1 or more"),
+        (("run", "selftest", "--max-work", "0"), "1 or more"),
         (("compare", "--scenarios", "laigth"), "did you mean laight"),
         (("compare", "--schedules", "-1"), "0 or more"),
         (("compare", "--policies", "./none.py"), "does not exist"),

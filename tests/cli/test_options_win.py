@@ -149,6 +149,12 @@ def run_bound(patched: pytest.MonkeyPatch) -> None:
     assert setup_of(patched, "laight", max_instructions=10**12)[0].options.max_time == 10**12
 
 
+def run_work(patched: pytest.MonkeyPatch) -> None:
+    assert setup_of(patched, "laight")[0].options.max_work == 2_000_000
+    assert setup_of(patched, "selftest")[0].options.max_work == 200_000
+    assert setup_of(patched, "laight", max_work=17)[0].options.max_work == 17
+
+
 def run_schedule(patched: pytest.MonkeyPatch) -> None:
     setup, scheduler = setup_of(patched, "crowd", schedule="round-robin:77", seed=9)
     assert isinstance(scheduler, RoundRobin) and vars(scheduler)["_quantum"] == 77
@@ -226,6 +232,7 @@ CHECKS: Final[dict[str, Callable[[pytest.MonkeyPatch], None] | str]] = {
     "run --schedule": run_schedule,
     "run --seed": run_schedule,
     "run --max-instructions": run_bound,
+    "run --max-work": run_work,
     "run --stop-at-finding": OURS,
     "run --record": FILE,
     "run --mode": compare_mode,

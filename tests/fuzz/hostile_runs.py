@@ -1,7 +1,9 @@
-"""Runs hostile guests one after the other in this process: `python -m tests.fuzz.hostile_runs FIRST COUNT`.
+"""Runs hostile guests one after the other in this process: `python -m tests.fuzz.hostile_runs FIRST COUNT [states|kinds]`.
 
-Each seed is named before it runs, so that whoever started this can say which one ended the host. At the end comes one
-line of JSON: how they ended, the slowest, and memory. Anything but a documented `KstackError` ends the program.
+Each seed is named before it runs, with its kind where it has one, so that whoever started this can say which one ended the
+host; behind it stands how it ended. The last line is JSON: the slowest, and memory. Anything but a documented
+`KstackError` ends the program. Of the two generators `states` puts machines into states (hostile_guests.py, hostile_code.py), and
+`kinds` makes images (hostile_kinds.py).
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ import random
 import signal
 import sys
 import time
-from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.fuzz import hostile_code as code
 from tests.fuzz.bounds import bounded, peak
 from tests.support import hostile_guests as guests
+from tests.support import hostile_kinds as kinds
 from vm.errors import EngineError, KstackError, PolicyError
 from vm.hw.cpu import CpuState
 from vm.hw.engine import Gpr, Registers, Seg
@@ -136,7 +139,17 @@ def _end(machine: Machine) -> str:
     return "still running" if end is None else end.name.lower()
 
 
-def tried(seed: int) -> tuple[str, str | None]:
+class Generator(NamedTuple):
+    """Where guests come from: how one is run, and what its kind is called before it has run."""
+
+    run: Callable[[int], tuple[str, Machine | None]]
+    kind: Callable[[int], str]
+
+
+GENERATORS: Final = {"states": Generator(run, lambda seed: ""), "kinds": Generator(kinds.run, kinds.kind_of)}
+
+
+def tried(seed: int, generator: Generator = GENERATORS["states"]) -> tuple[str, str | None]:
     """How a guest ended and the hash of its machine, within bounds.
 
     Raises:
@@ -145,11 +158,11 @@ def tried(seed: int) -> tuple[str, str | None]:
     """
     with bounded(SECONDS, MEMORY):
         try:
-            ended, machine = run(seed)
+            ended, machine = generator.run(seed)
         except EngineError:
             raise
         except KstackError as error:
-            return f"refused: {type(error).__name__}", None
+            return f"{generator.kind(seed) or 'refused'}: {type(error).__name__}", None
         return ended, None if machine is None else machine.state_hash()
 
 
@@ -158,22 +171,21 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def main(first: int, count: int) -> None:
+def main(first: int, count: int, generator: Generator) -> None:
     """Run the seeds; the report is the last line."""
     faulthandler.enable()
-    ends: Counter[str] = Counter()
     slowest: tuple[float, int] = (0.0, -1)
     settled = 0
     for seed in range(first, first + count):
-        print(seed, flush=True)
+        print(seed, generator.kind(seed), flush=True)
         if os.environ.get(CRASH) == str(seed):
             os.kill(os.getpid(), signal.SIGSEGV)
         started = _PROCESSOR()
-        ended, state = tried(seed)
+        ended, state = tried(seed, generator)
         slowest = max(slowest, (_PROCESSOR() - started, seed))
-        ends[ended] += 1
-        if seed % TWICE == 0 and (again := tried(seed)) != (ended, state):
+        if seed % TWICE == 0 and (again := tried(seed, generator)) != (ended, state):
             raise AssertionError(f"seed {seed} ended as {ended}, {state}, and then as {again}")
+        print(f"= {ended}", flush=True)
         if seed % COLLECT == 0:
             gc.collect()
         if seed - first == WARM:
@@ -182,9 +194,9 @@ def main(first: int, count: int) -> None:
     growth = resident() - settled if settled else 0
     if growth > GROWTH:
         raise AssertionError(f"{growth >> 20} MiB stay of {count - WARM} guests")
-    report: dict[str, Any] = {"ends": dict(sorted(ends.items())), "slowest": slowest, "peak": peak(), "growth": growth}
+    report: dict[str, Any] = {"slowest": slowest, "peak": peak(), "growth": growth}
     print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), GENERATORS[(*sys.argv[3:], "states")[0]])

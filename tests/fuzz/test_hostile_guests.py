@@ -1,11 +1,13 @@
 """Guests that mean harm, made by seed, run one after the other: the host goes on, soon and small.
 
-`python -m tests.nightly hostile --count 100000` runs more. A seed that fails: `python -m tests.fuzz.hostile_runs SEED 1`.
+`python -m tests.nightly hostile --count 100000` runs more. A seed that fails: `python -m tests.fuzz.hostile_runs SEED 1`,
+and `... SEED 1 kinds` of the second generator.
 """
 
 from __future__ import annotations
 
 import random
+import struct
 from collections import Counter
 
 import pytest
@@ -14,6 +16,7 @@ from policies.switch_sp_ipi import SwitchSpIpi
 from tests.fuzz import hostile_code as code
 from tests.fuzz.hostile_runs import empty_areas, start, tried
 from tests.nightly.hostile import batch, batches, table
+from tests.support import hostile_kinds as kinds
 from tests.support.hostile_guests import CODE, RAM
 from vm.load import Symbols
 from vm.machine import Machine, MachineConfig
@@ -22,6 +25,7 @@ from vm.session import RunOptions, Session
 from vm.stacks.hypercall import Function
 
 COUNT = 600
+EACH = 12  # of a kind of image
 
 
 @pytest.mark.slow
@@ -29,7 +33,7 @@ COUNT = 600
 @pytest.mark.parametrize(("first", "count"), batches(COUNT))
 def test_guests_that_mean_harm_do_none(first: int, count: int) -> None:
     found = batch(first, count)
-    assert found.wrong is None, found.wrong
+    assert not found.wrong
     ends = Counter(found.ends)
     assert sum(ends.values()) == count
     for family in ("calls: bound", "calls: misuse", "code: still running", "tables: shutdown"):  # they get somewhere
@@ -47,11 +51,44 @@ def test_a_seed_says_all_of_a_guest() -> None:
     assert [tried(seed) for seed in range(30)] == [tried(seed) for seed in range(30)]
 
 
-def test_a_batch_that_ends_the_host_names_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_names_the_seed_that_ends_the_host_and_goes_on_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KSTACK_HOSTILE_CRASH", "3")
-    found = batch(0, 6)
-    assert found.wrong is not None and found.wrong.startswith("seed 3 ended the host (-11)")
-    assert "1 did what none may" in table([found])
+    found = batch(0, 6, "kinds")
+    assert len(found.wrong) == 1 and found.wrong[0].startswith("seed 3 far ended the host (-11)")
+    assert sum(found.ends.values()) == 6
+    assert "| far | 1 | **wrong** 1 |" in table([found])
+    assert "6 guests: 1 did what none may" in table([found])
+
+
+# --- the second generator
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1300)
+def test_images_of_eighteen_kinds_do_no_harm() -> None:
+    found = batch(0, EACH * len(kinds.KINDS), "kinds")
+    assert not found.wrong
+    total = Counter[str]()
+    for end, number in found.ends.items():
+        total[end.split(": ")[0]] += number
+    assert total == dict.fromkeys(kinds.KINDS, EACH)
+    assert {"bound", "shutdown", "asleep", "not modelled"} <= {end.split(": ")[1] for end in found.ends}
+
+
+def test_there_are_eighteen_kinds_and_each_seed_has_one_and_an_image_of_its_own() -> None:
+    assert len(kinds.KINDS) == 18
+    assert [kinds.kind_of(seed) for seed in range(18)] == list(kinds.KINDS)
+    images = [kinds.image_of(seed) for seed in range(90)]
+    assert images == [kinds.image_of(seed) for seed in range(90)]
+    assert len(set(images)) == 90
+
+
+def test_large_code_is_64_kib_and_more_in_every_mode() -> None:
+    images = [kinds.image_of(seed) for seed in range(17, 18 * 20, 18)]
+    assert min(map(len, images)) > 0x10000
+    starts = {image[:4] for image in images}
+    assert {b"\x7fELF", struct.pack("<I", 0x1BADB002)} < starts  # and boot sectors
+    assert any(image[510:512] == b"\x55\xaa" and image[:1] == b"\xe9" for image in images)
 
 
 # --- one thing at a time

@@ -34,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--report", type=Path, help="HTML page, of injected")
     parser.add_argument("--schedules", type=int, default=10_000, help="a policy, for alarms")
-    parser.add_argument("--count", type=int, default=100_000, help="of hostile guests")
+    parser.add_argument("--count", type=int, default=100_000, help="of hostile guests, of each generator")
     parser.add_argument("--seeds", type=int, default=1_000, help="random programs, for transistency")
     arguments = parser.parse_args()
     chosen = [name for name in arguments.policies.split(",") if name]
@@ -132,9 +132,13 @@ def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int | None
 
 
 def _hostile(executor: ProcessPoolExecutor, count: int) -> bool:
-    found = list(executor.map(hostile.batch, *zip(*hostile.batches(count), strict=True), chunksize=1))
-    print(hostile.table(found))
-    return any(one.wrong for one in found)
+    wrong = False
+    for generator, what in (("states", "States of a machine"), ("kinds", "Images of eighteen kinds")):
+        work = hostile.batches(count)
+        found = list(executor.map(hostile.batch, *zip(*work, strict=True), repeat(generator), chunksize=1))
+        print(f"{what}\n\n{hostile.table(found)}\n", flush=True)
+        wrong = wrong or any(one.wrong for one in found)
+    return wrong
 
 
 def _transistency(executor: ProcessPoolExecutor, seeds: int) -> bool:

@@ -164,3 +164,12 @@ def test_they_are_restored_with_the_machine_and_gone_after_init(guest: LongModeG
 def test_dr4_and_dr5_are_none_with_cr4_de(guest: LongModeGuest) -> None:
     guest.run("mov rax, dr4")
     assert guest.vector() == UD
+
+
+def test_code_on_a_page_that_a_data_breakpoint_watches_may_fault(guest: LongModeGuest) -> None:
+    code = guest.kernel_code("nop\nmov rbx, -8\nmov eax, [rbx]\nhlt")  # -8 is not mapped
+    arm(guest, code + 0x800, armed(WRITES))
+    guest.start(code)
+    guest.until_halt()
+    assert guest.vector() == 14
+    assert guest.pushed(2)[1] == code + len(assemble("nop\nmov rbx, -8", 0))

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_engine import CODE, DATA, MMIO, Board, board, programs
-from vm.hw.engine import Stop, StopKind
+from vm.hw.engine import Gpr, Seg, Segment, Stop, StopKind
 from vm.hw.engine.blocks import Blocks
+from vm.machine import Machine, MachineConfig
 
 TWICE: Final = "mov ecx, 50\nmov edi, {DATA}\n.Lagain:\nadd [rdi], rcx\nmov rax, [rdi]\ndec ecx\njnz .Lagain\nhlt"
 LOOP: Final = TWICE.replace("{DATA}", str(DATA))
@@ -102,3 +103,20 @@ def test_a_failure_while_a_block_is_rewritten_comes_out_of_the_run(monkeypatch: 
     monkeypatch.setattr(Blocks, "give_head", fail)
     with pytest.raises(RuntimeError, match="broken"):
         made.engine.run(1000)
+
+
+def test_translations_are_dropped_when_their_buffer_is_full_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("blocks", "engine"):
+        monkeypatch.setattr(f"vm.hw.engine.{module}.TCG_BUFFER_BYTES", 1 << 20)
+    increments = 150_000
+    machine = Machine(MachineConfig(1, 1 << 20))
+    machine.memory.write(0x100, b"\xff\xc0" * increments + b"\xf4")
+    cpu = machine.cpus[0]
+    cpu.registers.set_segment(Seg.CS, Segment(8, 0, 0xFFFFFFFF, 0xCF9B00))
+    cpu.registers.cr[0] |= 1
+    cpu.registers.rip = 0x100
+    assert machine.run(0, 10 * increments).elapsed == increments + 1
+    assert cpu.registers.gpr[Gpr.RAX] == increments
+    assert cpu.engine.control.flushes >= 1

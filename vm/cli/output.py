@@ -13,7 +13,7 @@ from vm.hw.modes import Modes
 from vm.report.panic import panic_report
 from vm.report.table import finding_text, lanes
 from vm.report.words import modes_line
-from vm.session import RunResult, Session
+from vm.session import BOUND, WORK, RunResult, Session
 
 DIED: Final = 3  # exit code where the guest has died
 WIDTH: Final = 120  # columns where stdout is no terminal
@@ -97,7 +97,7 @@ def explain(session: Session, result: RunResult, command: str, given: Modes, mor
         console().print(finding_text(finding), soft_wrap=True)
     if result.findings and result.findings[0].history:
         console().print(lanes(result.findings[0]))
-    if result.code == DIED or result.ended == "bound":
+    if result.code == DIED or result.ended in (BOUND, WORK):
         print(panic_report(session.machine, session.symbols, command), file=sys.stderr)
     for told in result.told:
         print(f"not modelled, and set up by the guest: {told} (docs/rules.md)", file=sys.stderr)

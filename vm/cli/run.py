@@ -20,7 +20,7 @@ from vm.expected import ignored_kinds, judged
 from vm.machine import size
 from vm.recording import write_recording
 from vm.recording.journal import Journal
-from vm.scenarios import find_scenario, is_scenario
+from vm.scenarios import find_scenario, is_scenario, usual_work
 from vm.schedule import ReplaySchedule, Scheduler, parse
 from vm.session import RunOptions
 from vm.setup import Setup, script_of
@@ -39,6 +39,7 @@ def run(
     schedule: str | None = None,
     seed: int = 0,
     max_instructions: Annotated[int, Parameter(help="Bound on virtual time.")] = DEFAULT_MAX,
+    max_work: int | None = None,
     stop_at_finding: Annotated[bool, Parameter(negative=())] = False,
     strict: Annotated[bool, Parameter(negative=())] = False,
     record: Path | None = None,
@@ -58,13 +59,18 @@ def run(
     policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
     schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
     seed: of the random schedules and of seeded pools
+    max_work: bound on what the guest makes the host do, about one unit an exception, interrupt, port access or page walk
+        (default: 200000, and for a scenario no less than its max_instructions)
     stop_at_finding: end the run at the first unexpected finding
     strict: end the run where the guest sets up what is not modelled, and not only say so
     record: write a recording for `kstack replay`
     """
     if max_instructions < 1:
         raise ConfigError("--max-instructions: give 1 or more")
+    if max_work is not None and max_work < 1:
+        raise ConfigError("--max-work: give 1 or more")
     scenario = find_scenario(image) if is_scenario(image) else None
+    max_work = usual_work(scenario) if max_work is None else max_work
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     options = RunOptions(
@@ -75,6 +81,7 @@ def run(
         ignored=ignored_kinds(scenario),
         exact_pools=True,
         strict=strict,
+        max_work=max_work,
     )
     if cpus is None:
         cpus = scenario.cpus if scenario else 1

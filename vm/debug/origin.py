@@ -15,7 +15,7 @@ from vm.load import Symbols
 from vm.machine import Machine
 from vm.recording import Recording
 from vm.schedule import Choice, RoundRobin, Scheduler
-from vm.session import Session
+from vm.session import WORK, Session
 from vm.setup import Setup, faults_of, replay_session, writes_of
 from vm.stacks.policy import Policy
 from vm.stacks.registry import find_policy
@@ -82,7 +82,10 @@ class Origin:
         """
         choices, template = list(recording.schedule()), replay_session(recording, anyway)
         faults, writes = faults_of(recording), writes_of(recording)
-        return cls(template, recording.policy, choices, recording.booted, faults, writes, recording)
+        found = cls(template, recording.policy, choices, recording.booted, faults, writes, recording)
+        if recording.ended == WORK:  # in the middle of a slice, and who runs it in pieces makes more work of it
+            found.limit = recording.time
+        return found
 
     @property
     def machine(self) -> Machine:

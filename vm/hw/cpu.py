@@ -74,6 +74,7 @@ class SliceEnd(enum.Enum):
     HALTED = "halted"
     YIELDED = "pause, or a port asked for it"
     SHUTDOWN = "shutdown"
+    WORK = "bound of host work"
 
 
 class Slice(NamedTuple):
@@ -136,6 +137,8 @@ class Board(Protocol):
     modes: Modes
     rules: frozenset[Rule]
     cpu_count: int
+    work: int
+    work_limit: int
 
     def elapse(self, units: int) -> None:
         """Virtual time has passed on the running CPU."""
@@ -345,11 +348,13 @@ class Cpu:
 
     def mmio_read(self, address: int, size: int) -> int:
         """A load from beyond RAM: the APIC page, or all ones."""
+        self._board.work += 1
         offset = self._apic_offset(address)
         return (1 << 8 * size) - 1 if offset is None else self.apic.read(offset, size)
 
     def mmio_write(self, address: int, size: int, value: int) -> None:
         """A store beyond RAM: the APIC page, or nowhere. The slice is cut, so that effects are seen."""
+        self._board.work += 1
         offset = self._apic_offset(address)
         if offset is not None:
             self.apic.write(offset, size, value)
@@ -388,12 +393,17 @@ class Cpu:
         self.yielded = False
         self._apply_stored_code()
         while done < budget:
+            if self._board.work >= self._board.work_limit:
+                return Slice(SliceEnd.WORK, done)
             if self._init_comes:
                 self._init_comes = False
                 self.init()
                 if self.index == 0:
                     self.not_modelled("INIT of the boot CPU, which begins at FFFFFFF0H, where there is no firmware")
-            limit = min(budget - done, self._board.slice_limit())
+            limit = self._board.slice_limit()
+            if limit < budget - done:
+                self._board.work += 1  # a timer's
+            limit = min(budget - done, limit)
             if self.state is not CpuState.RUNNING and not self._wakes():
                 end = SliceEnd.SHUTDOWN if self.state is CpuState.SHUTDOWN else SliceEnd.HALTED
                 return Slice(end, done)
@@ -422,11 +432,12 @@ class Cpu:
         self.engine.set_interrupt_window(wants_window)
         if self._nmi_waits():
             limit = 1
-        self.in_engine, self._location = True, 0
+        self.in_engine, self._location, walks = True, 0, self.mmu.walks
         try:
             stop = self.engine.run(limit)
         finally:
             self.in_engine = False
+        self._board.work += self.engine.take_work() + self.mmu.walks - walks
         self.registers.clear_resume()
         if stop.instructions:
             self._resumed = None
@@ -545,6 +556,7 @@ class Cpu:
     def deliver(self, event: Event) -> None:
         """Deliver an event, which takes one unit of time."""
         self._stopped_at = self._resumed = None
+        self._board.work += 1
         outcome, begun = self.events.deliver(event)
         if event.kind is EventKind.EXCEPTION:
             self.counts.exceptions += 1
@@ -755,6 +767,7 @@ class Cpu:
 
     def _emulate(self) -> int:
         registers = self.registers
+        self._board.work += 1
         instruction = self._instruction()
         handler = handler_of(instruction) if instruction is not None else None
         if instruction is None or handler is None:

@@ -25,7 +25,8 @@ from vm.schedule.base import Choice
 
 VERSION: Final = 6
 READABLE: Final = (2, 3, 4, 5, 6)
-"""3 has faults, 4 what a debugger has written, 5 the version of the machine's rules, 6 what the image is taken for."""
+"""3 has faults, 4 what a debugger has written, 5 the version of the machine's rules, 6 what the image is taken for and a
+bound of host work."""
 UNNAMED_RULES: Final = 1  # of files that do not name the version of the machine's rules
 UNFINISHED: Final = "unfinished"
 """How a recording ended that never did."""
@@ -52,6 +53,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         rules: version of the machine's rules (`RULES_VERSION`).
         format: what the image is taken for.
         strict: what is not modelled ends the run.
+        max_work: bound of the run, in units of the host's work; None without one.
     """
 
     version: int
@@ -78,6 +80,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     rules: int = UNNAMED_RULES
     format: Format = "auto"
     strict: bool = False
+    max_work: int | None = None
 
     @property
     def is_cut(self) -> bool:

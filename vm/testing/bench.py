@@ -14,7 +14,7 @@ from vm.fault.records import described
 from vm.hw.modes import Modes
 from vm.load import Format
 from vm.machine import Machine, MachineConfig, size
-from vm.scenarios import find_scenario, is_scenario, scenarios
+from vm.scenarios import find_scenario, is_scenario, scenarios, usual_work
 from vm.schedule import Scheduler
 from vm.session import RunOptions
 from vm.stacks.policy import Policy
@@ -172,6 +172,7 @@ class Bench:
         modes: Iterable[str] = (),
         pool: PoolConfig | None = None,
         max_time: int | None = None,
+        max_work: int | None = None,
         format: Format = "auto",
     ) -> GuestRun:
         """Run a guest to its end.
@@ -184,6 +185,7 @@ class Bench:
             modes: besides those of the marker `mode`, as `name=value`.
             pool: how page pools behave.
             max_time: units of virtual time; None for what a scenario says.
+            max_work: units of the host's work; None for what `kstack run` takes.
             format: what a file is taken for; `flat` for 16-bit code that is no boot sector.
 
         Raises:
@@ -199,7 +201,8 @@ class Bench:
         usual = scenario.max_instructions if scenario is not None else MAX_TIME
         limit = usual if max_time is None else max_time
         seed = chosen.seed if isinstance(chosen, Schedule) else 0
-        options = RunOptions(limit, pool=pool or PoolConfig(), adversary=seed, exact_pools=True)
+        work = usual_work(scenario) if max_work is None else max_work
+        options = RunOptions(limit, pool=pool or PoolConfig(), adversary=seed, exact_pools=True, max_work=work)
         start = Start(**{**vars(start), "options": options, "format": format})
         scheduler = chosen.scheduler(scenario) if isinstance(chosen, Schedule) else chosen
         run = start.run(scheduler, str(chosen) if isinstance(chosen, Schedule) and chosen.text else "")

@@ -17,12 +17,16 @@ hook's data, the functions' addresses. A block that is not as expected keeps its
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
 from typing import Final
 
+from vm.errors import EngineError
 from vm.hw.engine import layout
 from vm.hw.engine.stubs import head
 
+TCG_BUFFER_BYTES: Final = 64 << 20
+_DATA_BYTES: Final = 10 + 2 + 4  # of search data at most, an instruction: its address, cc_op, and the size of its code
 _LOW: Final = 0xFFFFFFFF
 _CALL: Final = rb"(?:\xe8.{4}|\xff\x15.{4})"
 
@@ -78,6 +82,9 @@ class Blocks:
         self._check_exit = library.address("helper_check_exit_request_x86_64")
         self._tcg, self._handle, self._control = tcg, handle, control
         self._anchor = layout.u64(tcg + layout.TCG_CODE_GEN_BUFFER).value
+        if layout.u64(tcg + layout.TCG_CODE_GEN_BUFFER + 8).value != TCG_BUFFER_BYTES:
+            raise EngineError("unicorn's buffer for translations has not the size that it was to have")
+        self._end = self._anchor + TCG_BUFFER_BYTES - mmap.PAGESIZE  # behind that lies a page that nobody may read
         self._starts: dict[int, list[int]] = {}
 
     def forget(self) -> None:
@@ -92,15 +99,22 @@ class Blocks:
 
         Args:
             low: low half of a host address in its translation.
+
+        Returns:
+            Nothing of a block that is gone: QEMU translates an instruction on a page that it may not keep (a breakpoint on
+            data watches it) alone and for once, and forgets it as soon as it has gone back to it (cpu_restore_state).
         """
         starts = self._starts.get(low)
         if starts is None:
             offset = low - self._anchor & _LOW  # the buffer lies above its start and is below 4 GiB
             block = self._lookup(self._tcg, self._anchor + offset)
+            if block is None:
+                return []
             pc = layout.u64(block + layout.TB_PC).value
             count = ctypes.c_uint16.from_address(block + layout.TB_ICOUNT).value
             data = layout.u64(block + layout.TB_TC_PTR).value + layout.u64(block + layout.TB_TC_SIZE).value
-            starts = self._starts[low] = _search_data(data, pc, count)
+            size = min(_DATA_BYTES * count, self._end - data)
+            starts = self._starts[low] = _search_data(ctypes.string_at(data, size), pc, count)
         return starts
 
     def give_head(self, address: int) -> int:
@@ -160,25 +174,22 @@ def _write(address: int, code: bytes) -> None:
     ctypes.memmove(address, code, len(code))
 
 
-def _search_data(address: int, pc: int, count: int) -> list[int]:
+def _search_data(data: bytes, pc: int, count: int) -> list[int]:
+    """Where instructions start: of three signed LEB128 numbers each the first is what its address adds."""
     starts: list[int] = []
+    at = 0
     for _ in range(count):
-        delta, address = _sleb128(address)
+        byte = data[at]
+        delta, shift, at = byte & 0x7F, 7, at + 1
+        while byte & 0x80:
+            byte = data[at]
+            delta, shift, at = delta | (byte & 0x7F) << shift, shift + 7, at + 1
+        if byte & 0x40:
+            delta -= 1 << shift
         pc = (pc + delta) & 0xFFFFFFFFFFFFFFFF
         starts.append(pc)
         for _ in range(2):
-            _, address = _sleb128(address)
+            while data[at] & 0x80:
+                at += 1
+            at += 1
     return starts
-
-
-def _sleb128(address: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = ctypes.c_uint8.from_address(address).value
-        address += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            if byte & 0x40:
-                value -= 1 << shift
-            return value, address

@@ -33,7 +33,7 @@ from unicorn import x86_const as x86
 
 from vm.errors import EngineError
 from vm.hw.engine import layout
-from vm.hw.engine.blocks import Blocks
+from vm.hw.engine.blocks import TCG_BUFFER_BYTES, Blocks
 from vm.hw.engine.checks import MAGIC, NOWHERE, Checks, Look
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
@@ -41,8 +41,9 @@ from vm.hw.engine.tracing import Recorder
 
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
 PHYSICAL_BITS = 40
-TCG_BUFFER_BYTES = 64 << 20
 _CHECKED: Final = 2  # of Control.trapped
+_TRANSLATED_A_UNIT: Final = 4  # instructions that are translated in the time of a unit of work
+_MOST_TRANSLATED: Final = 32  # units: how long a block becomes can depend on where the host has put things
 ERR_OK, ERR_EXCEPTION, ERR_INSN_INVALID = 0, const.UC_ERR_EXCEPTION, const.UC_ERR_INSN_INVALID
 VMEXIT = 0x100  # QEMU numbers SVM exits from here
 EXIT_INTR = 0x160
@@ -200,9 +201,9 @@ class Engine:
         self._host = host
         self._library = layout.Library()
         self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        uc.ctl_set_tcg_buffer_size(TCG_BUFFER_BYTES)
         uc.ctl_set_cpu_model(x86.UC_CPU_X86_ICELAKE_SERVER)
         uc.ctl_set_tlb_mode(const.UC_TLB_VIRTUAL)
-        uc.ctl_set_tcg_buffer_size(TCG_BUFFER_BYTES)
         layout.check(uc, self._library)
         self._handle = uc._uch.value
         self._cpu = layout.u64(self._handle + layout.UC_CPU).value
@@ -219,6 +220,7 @@ class Engine:
         self._refused_location: int | None = None
         self._refused_fetch = self._refused_ahead = False
         self._budget = 0
+        self.work = 0  # of the host, for `take_work`
         self._ram, self._ram_bytes = ram_address, ram_bytes
         self._hidden: list[tuple[int, bytes]] = []  # physical address, what was there
         self._traps_clac = False
@@ -342,6 +344,8 @@ class Engine:
         if self.recorder is not None and self.recorder.full:
             self.recorder.clear()  # nobody reads them any more
         stop = self._run(budget)
+        if stop.kind is not StopKind.BUDGET:
+            self.work += 1
         if stop.kind is not StopKind.REFUSED or not self._refused_ahead or budget == 1:
             return stop
         self._host.untried()
@@ -393,12 +397,12 @@ class Engine:
         control = self.control
         if control.trapped:
             kind = StopKind.CHECKED if control.trapped == _CHECKED else StopKind.TRAPPED
-            return Stop(kind, paid - self._unexecuted())
+            return Stop(kind, paid - self._thrown_away())
         if result == ERR_OK:
             kind = StopKind.BUDGET if control.stopped else StopKind.HALT
             return Stop(kind, paid)
         if result == ERR_INSN_INVALID:
-            return Stop(StopKind.INVALID, paid - self._unexecuted())
+            return Stop(StopKind.INVALID, paid - self._thrown_away())
         if result != ERR_EXCEPTION:
             raise EngineError(f"unicorn stopped with its error {result} at RIP {self._rip.value:#x}")
         if self._refused_location is not None:
@@ -406,13 +410,13 @@ class Engine:
             if self._refused_fetch and not control.remaining and not control.withheld:
                 self._host.untried()
                 return Stop(StopKind.BUDGET, paid)  # what cannot be fetched comes after the budget
-            return Stop(StopKind.REFUSED, paid - (self._unexecuted() if location else 0))
+            return Stop(StopKind.REFUSED, paid - (self._thrown_away() if location else 0))
         code = self._exception_index.value
         if code == EXIT_INTR:
             return Stop(StopKind.INTERRUPT_WINDOW, paid)
         if code >= VMEXIT:
-            return Stop(StopKind.INTERCEPT, paid - self._unexecuted(), code - VMEXIT, self._error_code.value)
-        rest = 0 if code == SSTEP_VECTOR else self._unexecuted()
+            return Stop(StopKind.INTERCEPT, paid - self._thrown_away(), code - VMEXIT, self._error_code.value)
+        rest = 0 if code == SSTEP_VECTOR else self._thrown_away()
         return Stop(StopKind.EXCEPTION, paid - rest, code, self._error_code.value, bool(self._is_int.value))
 
     def record(self, registers: bool = False, on_translation: Callable[[int, int], None] | None = None) -> Recorder:
@@ -455,8 +459,8 @@ class Engine:
 
     def last_block(self) -> int | None:
         """Linear address of the block that ran last in the present or last run; None if none did."""
-        paid: int = self.control.paid_block
-        return self._blocks.starts(paid)[0] if paid else None
+        starts = self._paid()
+        return starts[0] if starts else None
 
     def resumes(self) -> bool:
         """Whether RF is set for the instruction at RIP, by the return that ended the last run."""
@@ -464,14 +468,18 @@ class Engine:
 
     def last_instruction(self) -> int | None:
         """Linear address of the last instruction of that block."""
+        starts = self._paid()
+        return starts[-1] if starts else None
+
+    def _paid(self) -> list[int]:
+        """Linear addresses of the instructions of the block paid for last."""
         paid: int = self.control.paid_block
-        return self._blocks.starts(paid)[-1] if paid else None
+        return self._blocks.starts(paid) if paid else []
 
     def _repair_flags(self) -> None:
         """QEMU has gone back to an instruction that had begun, before which its code hook computed the flags."""
-        paid: int = self.control.paid_block
-        linear = self._linear()
-        if paid and linear in self._blocks.starts(paid):
+        starts = self._paid()
+        if self._linear() in starts or (self.control.paid_block and not starts):
             self._cc_op.value = layout.CC_OP_EFLAGS
 
     def _unexecuted(self) -> int:
@@ -480,8 +488,21 @@ class Engine:
         if not paid:
             return 0
         starts = self._blocks.starts(paid)
+        if not starts:
+            return 1  # it was of one instruction, to which QEMU has gone back
         linear = self._linear()
         return len(starts) - bisect_left(starts, linear) if starts[0] <= linear <= starts[-1] else 0
+
+    def _thrown_away(self) -> int:
+        """The same, and work: those may have been translated for this once."""
+        rest = self._unexecuted()
+        self.work += min(rest // _TRANSLATED_A_UNIT, _MOST_TRANSLATED)
+        return rest
+
+    def take_work(self) -> int:
+        """Units of the host's work (`Machine.work`) since this was asked last."""
+        work, self.work = self.work, 0
+        return work
 
     # --- callbacks
 
@@ -503,7 +524,7 @@ class Engine:
     def _rewind(self) -> None:
         """A store changed its own block: QEMU runs the storing instruction again, alone."""
         control = self.control
-        control.remaining += self._unexecuted()
+        control.remaining += self._thrown_away()
         if self._hooked():
             self._repair_flags()
         if self.recorder is not None:
