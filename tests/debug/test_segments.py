@@ -9,6 +9,7 @@ import pytest
 from guest.asm import assemble
 from tests.debug.support import Client
 from tests.debug.test_gdb import gdb_is_needed, session
+from tests.support.images import signed
 from tests.support.real_mode import BASE, written
 from vm.debug.accesses import Access, accesses
 from vm.debug.origin import Origin
@@ -87,7 +88,7 @@ def test_code_is_listed_as_wide_as_it_is_executed(client: Client) -> None:
 def test_gdb_itself_stops_there(tmp_path: Path) -> None:
     image = tmp_path / "sector.bin"
     image.write_bytes(
-        assemble("cli\n.byte 0xea\n.word 6\n.word 0x7c0", 0, 16) + assemble("mov ax, 1\nout 0xf4, al", 6, 16)
+        signed(assemble("cli\n.byte 0xea\n.word 6\n.word 0x7c0", 0, 16) + assemble("mov ax, 1\nout 0xf4, al", 6, 16))
     )
     text = session((image,), f"break *{FAR:#x}", "continue", "p/x $pc", "p/x $cs", "stepi", "p/x $pc", "continue")
     assert "Breakpoint 1, 0x0000000000007c06" in text

@@ -68,6 +68,11 @@ def pvh(source: str, base: int = BASE) -> bytes:
     return elf([Segment(base, code), pvh_note(base)], base)
 
 
+def signed(code: bytes) -> bytes:
+    """Code that is loaded as a boot sector is, with the signature of one."""
+    return code.ljust(510, b"\0")[:510] + b"\x55\xaa" + code[512:]
+
+
 def boot_sector(source: str) -> bytes:
     """16-bit code with a boot sector's signature."""
     return assemble(f".code16\n{source}", address=0x7C00, bits=16).ljust(510, b"\0") + b"\x55\xaa"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from guest.asm import assemble
+from tests.support.images import signed
 
 BASE: Final = 0x7C00
 VECTOR: Final = 0x40
@@ -79,5 +80,5 @@ def image() -> bytes:
 def written(folder: Path) -> Path:
     """The guest as a file."""
     path = folder / "segments.bin"
-    path.write_bytes(image())
+    path.write_bytes(signed(image()))
     return path

@@ -11,6 +11,7 @@ import pytest
 
 from guest.asm import assemble
 from tests.support.command import ROOT, kstack
+from tests.support.images import signed
 from tests.support.real_mode import BASE, EXIT, VECTOR, written
 from vm.hw.decode import disassemble
 from vm.hw.engine import Seg
@@ -83,7 +84,7 @@ def test_every_instruction_of_real_mode_is_of_ring_0_whatever_its_selector(tmp_p
     image, recording = tmp_path / "ring.bin", tmp_path / "ring.json"
     code = assemble("cli\n.byte 0xea\n.word 6\n.word 0x7c3", 0, 16) + bytes(0x30)
     code += assemble(f"mov al, {EXIT}\nout 0x80, al\nout 0xf4, al", 6, 16)
-    image.write_bytes(code)
+    image.write_bytes(signed(code))
     assert kstack("run", image, "--record", recording).returncode == 0
     asked = kstack("trace", "query", recording, "--sql", "select rip, ring from instructions order by count", "--json")
     assert json.loads(asked.stdout)["rows"][2:] == [[BASE + 0x36, 0], [BASE + 0x38, 0], [BASE + 0x3A, 0]]
@@ -92,7 +93,7 @@ def test_every_instruction_of_real_mode_is_of_ring_0_whatever_its_selector(tmp_p
 def test_code_that_changes_within_a_stretch_is_shown_as_it_was_each_time(tmp_path: Path) -> None:
     image, recording = tmp_path / "self.bin", tmp_path / "self.json"
     text = f"mov cx, 2\ntarget:\nmov bl, 1\nmov byte ptr [target+1], 2\nloop target\nmov al, {EXIT}\nout 0xf4, al"
-    image.write_bytes(assemble(text, BASE, 16))
+    image.write_bytes(signed(assemble(text, BASE, 16)))
     assert kstack("run", image, "--record", recording).returncode == 0
     assert [text for _, _, text in shown(recording) if text.startswith("mov bl")] == ["mov bl, 1", "mov bl, 2"]
 
@@ -113,7 +114,7 @@ def test_a_qemu_log_has_linear_addresses_and_the_width_of_code(recording: Path, 
 def test_what_a_guest_died_of_is_at_a_linear_address(tmp_path: Path) -> None:
     image = tmp_path / "dies.bin"
     image.write_bytes(
-        assemble("cli\n.byte 0xea\n.word 6\n.word 0x7c0", 0, 16) + bytes.fromhex("0f011e0500cc") + bytes(8)
+        signed(assemble("cli\n.byte 0xea\n.word 6\n.word 0x7c0", 0, 16) + bytes.fromhex("0f011e0500cc") + bytes(8))
     )
     done = kstack("run", image)
     assert "shut down at 0x7c0b (RIP 0xb, linear 0x7c0b)" in done.stderr
@@ -151,7 +152,7 @@ def test_registers_of_one_cpu_are_its_alone(two_cpus: Path, cpu: int) -> None:
 
 def test_a_cpu_that_never_ran_is_said(tmp_path: Path) -> None:
     image, recording = tmp_path / "one.bin", tmp_path / "one.json"
-    image.write_bytes(assemble(f"mov al, {EXIT}\nout 0xf4, al", BASE, 16))
+    image.write_bytes(signed(assemble(f"mov al, {EXIT}\nout 0xf4, al", BASE, 16)))
     assert kstack("run", image, "--cpus", 2, "--record", recording).returncode == 0
     done = kstack("trace", "show", recording, "--cpu", 1)
     assert (done.returncode, done.stdout) == (2, "") and "CPU 1 has executed nothing" in done.stderr

@@ -17,7 +17,18 @@ from vm.hw.modes import Modes
 from vm.recording import Recording, pack
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import GUEST_FAILED, GUEST_PANICKED, PANIC, BootedScenario, RunOptions, RunResult, Session, last_words
+from vm.session import (
+    BOUND,
+    GUEST_FAILED,
+    GUEST_PANICKED,
+    PANIC,
+    WORK,
+    BootedScenario,
+    RunOptions,
+    RunResult,
+    Session,
+    last_words,
+)
 from vm.setup import Setup, boot, script_of
 from vm.stacks.registry import find_policy
 
@@ -198,7 +209,7 @@ def judged(scenario: str, result: RunResult) -> Judged:
     wrong = [found for found in findings if found.kind in _WRONG]
     if wrong:
         return "wrong-data", "oracle", wrong[0].text, wrong[0].kind.value
-    if result.ended in ("bound", "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
+    if result.ended in (BOUND, WORK, "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
         return "hang", "nobody", f"{result.ended} at {result.time}: {result.reason}", _kind(findings)
     panicked = any(line.startswith(PANIC) for line in result.serial.split("\n"))  # another CPU may have ended the run
     if panicked or result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
