@@ -21,7 +21,7 @@ from vm.writes import Change, Write, Writes
 
 PIECE: Final = 1 << 14  # units between two questions whether to stop
 END_OF_RECORDING: Final = "the recording ends here"
-_MAY_GO_ON: Final = (END_OF_RECORDING, "bound", "finding", "asleep", "deadlock")  # if something is written
+_MAY_GO_ON: Final = (END_OF_RECORDING, BOUND, WORK, "finding", "asleep", "deadlock")  # if something is written
 
 
 class Lane(NamedTuple):
@@ -168,8 +168,10 @@ class Timeline:
 
     def _begin(self) -> None:
         machine, limit = self.machine, UNBOUNDED if self.goes_on else self.origin.limit
-        if self.time >= limit:
-            self.ended = "bound"
+        if machine.work >= machine.work_limit and machine.end() is None and not self.goes_on:
+            self.ended = WORK
+        elif self.time >= limit:
+            self.ended = BOUND
         elif self.schedule.exhausted and machine.end() is None and machine.runnable():
             self.ended = END_OF_RECORDING
         else:
