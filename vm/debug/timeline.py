@@ -17,6 +17,7 @@ from vm.errors import KstackError, RecordingError
 from vm.hw.cpu import SliceEnd
 from vm.machine import Machine
 from vm.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
+from vm.session import BOUND, WORK
 from vm.writes import Change, Write, Writes
 
 PIECE: Final = 1 << 14  # units between two questions whether to stop
