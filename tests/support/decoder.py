@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from tests.support.long_mode import LongModeGuest
 from vm.errors import EngineError
-from vm.hw.checked import encoding_of, rule_of
+from vm.hw.checked import rule_of
 from vm.hw.decode import disassembler
+from vm.hw.encoding import encoding_of
 from vm.hw.engine import Gpr, Seg, Segment, Stop, StopKind
 from vm.hw.mmu import Cr0, Cr4, Efer
 

@@ -18,7 +18,8 @@ from guest.asm import assemble
 from tests.support.differential import SKIPPED, undefined_flags
 from tests.support.host_processor import AT, CODE, DATA
 from tests.support.random_instructions import Drawn, drawn
-from vm.hw.checked import encoding_of, rule_of, taken_as
+from vm.hw.checked import rule_of
+from vm.hw.encoding import encoding_of, taken_as
 from vm.hw.engine import Flags
 
 BASE, GDT, TSS, IDT, TABLES = 0x100000, 0x110000, 0x110800, 0x111000, 0x112000

@@ -6,7 +6,8 @@ import pytest
 
 from guest.asm import assemble
 from tests.support.long_mode import AREA, KERNEL_CODE, PLAIN, USER, LongModeGuest
-from vm.hw.checked import RULES, Encoding, encoding_of, look_at, rule_of, tables, taken_as
+from vm.hw.checked import RULES, look_at, rule_of, tables
+from vm.hw.encoding import Encoding, encoding_of, taken_as
 from vm.hw.engine import Flags, Gpr, Seg
 from vm.hw.mmu import Cr4
 

@@ -18,10 +18,12 @@ from typing import Any, Final, NamedTuple, Protocol
 from vm.hw.apic import LocalApic
 from vm.hw.breakpoints import DR6_BS, DR6_FIXED, DR7_FIXED, DR7_GD, Breakpoints
 from vm.hw.broadcast import Broadcast
-from vm.hw.checked import CarriedOut, Native, encoding_of, keep_bases, look_at, rule_of, tables, taken_as
+from vm.hw.checked import look_at, rule_of, tables
+from vm.hw.corrections import CarriedOut, Native, keep_bases
 from vm.hw.cpuid import SIGNATURE, Cpuid, mask_engine
 from vm.hw.declared import Declared, set_up
 from vm.hw.decode import STACK_INSTRUCTIONS, Instruction, decode, effective_address
+from vm.hw.encoding import encoding_of, taken_as
 from vm.hw.engine import (
     Access,
     Check,
