@@ -234,6 +234,7 @@ CHECKS: Final[dict[str, Callable[[pytest.MonkeyPatch], None] | str]] = {
     "run --max-instructions": run_bound,
     "run --max-work": run_work,
     "run --stop-at-finding": OURS,
+    "run --strict": OURS,
     "run --record": FILE,
     "run --mode": compare_mode,
     "run --pool": run_pool,
