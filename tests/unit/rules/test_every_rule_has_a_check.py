@@ -14,7 +14,14 @@ from tests.unit import test_apic, test_breakpoints, test_fred, test_tlb
 from tests.unit.rules import test_events, test_translation_caches
 from vm.hw.rules import Rule
 
-MODULES: Final[tuple[ModuleType, ...]] = (test_translation_caches, test_events, test_apic, test_tlb, test_breakpoints, test_fred)
+MODULES: Final[tuple[ModuleType, ...]] = (
+    test_translation_caches,
+    test_events,
+    test_apic,
+    test_tlb,
+    test_breakpoints,
+    test_fred,
+)
 CHECKS: Final = test_translation_caches.CHECKS | test_events.CHECKS | test_apic.CHECKS
 DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "rules.md"
 
