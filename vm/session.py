@@ -250,11 +250,19 @@ class Session:
             ConfigError: they cannot.
         """
         pool, pools = self.options.pool, self.runtime.pools
-        if pools is None or (pool.per_cpu, pool.shared, pool.reserve) == (None, 0, None):
-            return  # the policy's pools, or the usual ones, as far as there are pages
+        if pools is None or not self.options.exact_pools:
+            return
         cpus = len(self.machine.cpus)
+        if (pool.per_cpu, pool.shared, pool.reserve) == (None, 0, None):  # the policy's pools, or the usual ones
+            if cpus > 1 and 0 < frames <= pools.target * cpus:
+                most = max(1, (frames - 1) // pools.target)
+                raise ConfigError(
+                    f"--cpus {cpus}: the pools of so many CPUs, {pools.target} pages each, leave nothing of the {frames} "
+                    f"pages that this guest has for its stacks; give --cpus {most} or less, or --pool-pages"
+                )
+            return  # as far as there are pages
         wanted = pools.target * cpus + pool.shared + (pool.reserve or 0)
-        if self.options.exact_pools and wanted > frames:
+        if wanted > frames:
             raise ConfigError(
                 f"--pool-pages {pools.target} for {cpus} CPUs, --pool-shared {pool.shared} and --pool-reserve "
                 f"{pool.reserve or 0} are {wanted} pages, and this guest has {frames} for its stacks; give less"

@@ -70,9 +70,9 @@ ap_high:
     movabs rax, APIC_BASE
     mov edi, [rax+APIC_ID]
     shr edi, 24
-    lea rsp, [rip+boot_stacks]
     lea eax, [rdi+1]
-    shl rax, BOOT_STACK_SHIFT
+    imul rax, rax, CPU_STACKS_BYTES
+    mov rsp, [rip+other_stacks]
     add rsp, rax
     jmp ap_main                         # main.s, rdi = CPU index
 
@@ -85,6 +85,13 @@ smp_boot:
     mov [rip+cpu_count], rax
     cmp rax, 1
     je .Lsmp_done
+
+    dec eax                             # the other CPUs' stacks
+    imul edi, eax, CPU_STACKS_FRAMES
+    call frames_reserve
+    movabs rcx, DIRECT_BASE
+    lea rax, [rax+rcx-CPU_STACKS_BYTES]
+    mov [rip+other_stacks], rax
 
     # copy the trampoline through the direct map
     movabs rdi, DIRECT_BASE
@@ -160,3 +167,5 @@ cpu_count:                              # CPUs of this machine
     .quad 1
 cpus_online:                            # CPUs that run in the high half
     .quad 1
+other_stacks:                           # CPU n's stacks are n * CPU_STACKS_BYTES from here
+    .quad 0

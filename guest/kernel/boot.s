@@ -6,9 +6,6 @@
 # This file comes right after defs.s, so its labels begin each section, and the sections are in the
 # order .text .rodata .data .bss: mem.s reads their bounds from these labels.
 
-.equ BOOT_STACK_BYTES, 8192
-.equ BOOT_STACK_SHIFT, 13
-
 .section .note
 .p2align 2
     .long 4                             # bytes of the name
@@ -161,16 +158,15 @@ boot64:
 # The first CPU in the high half. Never returns.
 .text
 boot_high:
-    lea rsp, [rip+boot_stacks]
-    add rsp, BOOT_STACK_BYTES           # stack of CPU 0
+    lea rsp, [rip+first_stacks]
+    add rsp, CPU_STACKS_BYTES
     call kmain
 .Lboot_hang:
     cli
     hlt
     jmp .Lboot_hang
 
-# Stacks of the boot and idle contexts, one per CPU. Not in the stack area: no policy touches them.
 .bss
 .p2align 12
-boot_stacks:
-    .zero 65536                         # MAX_CPUS * BOOT_STACK_BYTES
+first_stacks:                           # the stacks of CPU 0
+    .zero CPU_STACKS_BYTES

@@ -8,7 +8,7 @@
 #   0x0400_0000  end of what the kernel uses; a larger page pool, if there is RAM for it
 #                free frames (mem.s)
 #   0x0040_0000  first free frame
-#   0x0020_0000  page pool of the stack policies, 512 pages
+#   0x0020_0000  page pool of the stack policies, 512 pages; for more than 8 CPUs it is of free frames
 #   0x0010_0000  the image: .boot .text .rodata .data .bss (must end below 0x20_0000)
 #   0x0000_8000  application processors' real-mode entry (copied there by ap.s)
 #   0x0000_1000  the kernel's own page tables, up to 0xf000 (boot.s)
@@ -37,6 +37,7 @@
 .equ POOL_START,    0x200000
 .equ POOL_PAGES,    512
 .equ POOL_BYTES,    0x200000
+.equ POOL_CPU_SHIFT, 6                  # where CPUs are many, so many more that each has 64
 .equ FREE_START,    0x400000
 .equ TRAMPOLINE,    0x8000
 
@@ -197,7 +198,7 @@
 .equ SWITCH_TO_BYTES, 104            # frame of __switch_to, where a scenario asks for Linux's order
 
 # ---- struct cpu: one per CPU, GS base points at it while in the kernel
-.equ MAX_CPUS,      8
+.equ MAX_CPUS,      64
 .equ CPU_BYTES,     256
 .equ CPU_SHIFT,     8
 .equ CPU_SELF,      0                   # its own address
@@ -222,6 +223,12 @@
 .equ CPU_RESCHEDS,  152                 # reschedule IPIs taken
 .equ CPU_SHOOTDOWNS, 160                # shootdown IPIs taken
 .equ CPU_SWITCHES,  168                 # context switches
+
+# ---- stacks of a CPU, which no policy touches: three interrupt stacks (desc.s), then that of its boot and
+# idle context. CPU 0's are in the image, the others' are taken when they are started (ap.s).
+.equ IST_BYTES,     4096                # #DF, NMI, #PF
+.equ CPU_STACKS_BYTES, 20480
+.equ CPU_STACKS_FRAMES, 5
 
 # ---- struct thread
 .equ MAX_THREADS,   64

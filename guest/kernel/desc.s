@@ -14,8 +14,6 @@
 .equ TSS_IST2,      44
 .equ TSS_IST3,      52
 .equ TSS_IOMAP,     102
-.equ IST_BYTES,     4096                # each CPU has three: #DF, NMI, #PF
-.equ IST_CPU_BYTES, 12288
 .equ GATE_INTERRUPT, 0x8e               # present, DPL 0, 64-bit interrupt gate
 .equ GATE_USER,     0xee                # ... DPL 3
 
@@ -35,9 +33,12 @@ desc_init:
     shl rax, TSS_SHIFT
     add r12, rax
     mov [rbx+CPU_TSS], r12
-    imul rax, rcx, IST_CPU_BYTES
-    lea rdx, [rip+ist_stacks]
-    add rdx, rax
+    lea rdx, [rip+first_stacks]
+    test rcx, rcx
+    jz .Ldesc_stacks
+    imul rdx, rcx, CPU_STACKS_BYTES
+    add rdx, [rip+other_stacks]
+.Ldesc_stacks:
     add rdx, IST_BYTES
     mov [r12+TSS_IST1], rdx
     add rdx, IST_BYTES
@@ -244,9 +245,7 @@ pf_ist:                                 # IST index of the #PF gate; may be set 
 .p2align 12
 idt:
     .zero 4096
-ist_stacks:
-    .zero 98304                         # MAX_CPUS * IST_CPU_BYTES
 tss_area:
-    .zero 1024                          # MAX_CPUS * TSS_BYTES
+    .zero 8192                          # MAX_CPUS * TSS_BYTES
 gdt_area:
-    .zero 512                           # MAX_CPUS * GDT_BYTES
+    .zero 4096                          # MAX_CPUS * GDT_BYTES

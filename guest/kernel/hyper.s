@@ -47,8 +47,19 @@ hyper_boot:
     mov edi, POOL_START
     mov rsi, [rip+scenario_pool]
     cmp rsi, POOL_PAGES
-    jbe .Lhyper_pool
+    jb .Lhyper_pool
     mov edi, RAM_END                    # the kernel itself uses nothing above
+    ja .Lhyper_pool
+    mov edi, POOL_START
+    mov rax, [rip+cpu_count]
+    shl rax, POOL_CPU_SHIFT
+    cmp rax, rsi
+    jbe .Lhyper_pool
+    push rax
+    mov rdi, rax
+    call frames_reserve
+    mov edi, eax
+    pop rsi
 .Lhyper_pool:
     shl rsi, 12                         # PAGE_SIZE
     lea rdx, [rip+mailboxes]

@@ -327,4 +327,4 @@ shootdown_lock:
 .bss
 .p2align 6
 mailboxes:                              # MAX_CPUS * MAILBOX_BYTES
-    .zero 512
+    .zero 4096

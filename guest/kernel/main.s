@@ -7,7 +7,8 @@
 # A scenario links with the kernel and provides
 #   u64 scenario_main(void)   runs in a kernel thread on CPU 0; 0 = pass
 #   u32 scenario_tick         bus clocks a timer tick, 0 = no ticks
-#   u64 scenario_pool         pages that the stack policy gets; more than POOL_PAGES lie above RAM_END
+#   u64 scenario_pool         pages that the stack policy gets; more than POOL_PAGES lie above RAM_END. Exactly
+#                             POOL_PAGES is the usual: more where there are more than eight CPUs
 
 .text
 # void kmain(void)
@@ -138,4 +139,4 @@ cpus_started:
 .bss
 .p2align 6
 cpus:                                   # MAX_CPUS * CPU_BYTES
-    .zero 2048
+    .zero 16384

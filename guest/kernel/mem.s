@@ -75,6 +75,18 @@ frame_alloc:
     lea rdi, [rip+.Lmem_text_none]
     call panic_text
 
+# u64 frames_reserve(u64 count)
+# The physical address of so many frames in a row, for good. Boot CPU, before the others; panics when there
+# are not so many.
+frames_reserve:
+    mov rax, [rip+frame_next]
+    shl rdi, 12
+    add rdi, rax
+    cmp rdi, RAM_END
+    ja .Lframe_none
+    mov [rip+frame_next], rdi
+    ret
+
 # void frame_free(u64 frame)
 # No CPU may hold a translation to it any more.
 frame_free:

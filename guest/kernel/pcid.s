@@ -94,4 +94,4 @@ pcid_on:                                # 1 once CPUs use PCIDs
 .bss
 .p2align 3
 pcid_owners:                            # MAX_CPUS * MAX_THREADS thread ids: who had a PCID last
-    .zero 4096
+    .zero 32768

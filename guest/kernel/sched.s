@@ -428,4 +428,4 @@ thread_last_id:                         # ids count from 1 and are never reused
 threads:                                # MAX_THREADS * THREAD_BYTES
     .zero 16384
 idle_threads:                           # MAX_CPUS * THREAD_BYTES
-    .zero 2048
+    .zero 16384

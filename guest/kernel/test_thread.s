@@ -2,6 +2,7 @@
 
 .equ PINGPONG_ROUNDS, 500               # a thread; twice that many switches
 .equ MUTEX_ROUNDS,    100
+.equ MUTEX_THREADS,   MAX_THREADS-2     # at the most
 .equ RELAY_ROUNDS,    50
 .equ CREATE_ROUNDS,   100
 
@@ -100,16 +101,22 @@ pingpong_thread:                        # rdi = 0 or 1: the turns it takes are e
     pop rbx
     ret
 
-# Two threads a CPU add to a counter with separate load and store; the mutex keeps it exact. The
-# holder yields, so that there are always sleepers whose waiters lie on their stacks.
+# Two threads a CPU, or as many as there can be, add to a counter with separate load and store; the mutex
+# keeps it exact. The holder yields, so that there are always sleepers whose waiters lie on their stacks.
 test_mutex:
     push rbx
     push r12
     mov qword ptr [rip+mutex_count], 0
     xor ebx, ebx
+    mov r12, [rip+cpu_count]
+    add r12, r12
+    cmp r12, MUTEX_THREADS
+    jbe .Lmutex_start
+    mov r12d, MUTEX_THREADS
 .Lmutex_start:
-    mov rdx, rbx
-    shr rdx, 1
+    mov eax, ebx
+    xor edx, edx
+    div dword ptr [rip+cpu_count]       # rdx = the CPU
     lea rdi, [rip+mutex_thread]
     xor esi, esi
     xor ecx, ecx
@@ -117,11 +124,8 @@ test_mutex:
     lea rcx, [rip+mutex_threads]
     mov [rcx+rbx*8], rax
     inc ebx
-    mov rax, rbx
-    shr rax, 1
-    cmp rax, [rip+cpu_count]
+    cmp rbx, r12
     jb .Lmutex_start
-    mov r12, rbx
 .Lmutex_join:
     dec rbx
     lea rcx, [rip+mutex_threads]
@@ -391,5 +395,5 @@ test_lock:
     .zero MX_BYTES
 test_wq:
     .zero WQ_BYTES
-mutex_threads:                          # 2 * MAX_CPUS * 8
-    .zero 128
+mutex_threads:                          # MAX_THREADS * 8
+    .zero 512

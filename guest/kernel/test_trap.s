@@ -238,7 +238,7 @@ overflow_stack:
 # TEST_PASS if a trap frame is where CPU 0's IST stack begins.
 on_ist:
     imul rsi, rsi, IST_BYTES
-    lea rax, [rip+ist_stacks]
+    lea rax, [rip+first_stacks]
     add rax, rsi
     sub rax, TF_BYTES
     cmp rax, rdi
