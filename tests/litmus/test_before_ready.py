@@ -1,4 +1,7 @@
-"""A policy that falls before a scenario's programs are ready is unsafe, at once, and not a scenario that cannot be explored."""
+"""A policy that falls before a scenario's programs are ready is unsafe, at once, and not a scenario that cannot be explored.
+
+So is a program that fails before its first visible operation, which no move makes.
+"""
 
 from __future__ import annotations
 
@@ -39,20 +42,83 @@ def forgetful(tmp_path: Path) -> Path:
     return file
 
 
-def _stateful(policy: type[Policy]) -> Outcome:
-    return search(Problem("litmus-laight", policy, MODES), Bounds())
+def _stateful(policy: type[Policy], scenario: str = "litmus-laight") -> Outcome:
+    return search(Problem(scenario, policy, MODES), Bounds())
 
 
-def _dpor(policy: type[Policy]) -> Outcome:
-    return dpor("litmus-laight", policy, MODES, Bounds())
+def _dpor(policy: type[Policy], scenario: str = "litmus-laight") -> Outcome:
+    return dpor(scenario, policy, MODES, Bounds())
 
 
-def _sample(policy: type[Policy]) -> Outcome:
-    return sample("litmus-laight", policy, MODES, 3)
+def _sample(policy: type[Policy], scenario: str = "litmus-laight") -> Outcome:
+    return sample(scenario, policy, MODES, 3)
 
 
-@pytest.mark.parametrize("engine", [_stateful, _dpor, _sample])
-def test_every_engine_says_unsafe(forgetful: Path, engine: Callable[[type[Policy]], Outcome]) -> None:
+ENGINES = pytest.mark.parametrize("engine", [_stateful, _dpor, _sample])
+PROGRAMS = """
+.text
+p0:
+    {0}
+    mov qword ptr [r15], 1
+    jmp litmus_end
+p1:
+    {1}
+    jmp litmus_end
+.section .rodata
+scenario_name:
+    .asciz "early"
+.p2align 3
+scenario_pool:
+    .quad 48
+litmus_stacks:
+    .quad 0
+litmus_programs:
+    .quad p0, p1, 0
+.data
+.p2align 3
+private:
+    .quad 0
+"""
+SCENARIO = """
+id = "early"
+title = "a program fails before it does anything visible"
+question = "Does a search see that?"
+source = "a test"
+cpus = 2
+sources = ["lib_litmus.s", "early.s"]
+success = ""
+events = ["ready", "done", "wrong"]
+litmus = true
+[mutant]
+policy = "fixed-16k"
+"""
+NOTHING = "nop"
+WRONG = {
+    "at once": "jmp litmus_wrong",
+    "by a word of its own": "cmp qword ptr [rip+private], 5\n    jne litmus_wrong",
+    "after 300 instructions": ".rept 300\n    nop\n    .endr\n    jmp litmus_wrong",
+    "after an instruction of the model": "mov rax, cr3\n    jmp litmus_wrong",
+    "after a visible operation": "mov rax, [r15+8]\n    jmp litmus_wrong",
+}
+
+
+@ENGINES
+@pytest.mark.parametrize("how", WRONG)
+@pytest.mark.parametrize("cpu", [0, 1])
+def test_a_program_that_fails_before_its_first_visible_operation(
+    engine: Callable[[type[Policy], str], Outcome], how: str, cpu: int, tmp_path: Path
+) -> None:
+    (tmp_path / "early.toml").write_text(SCENARIO)
+    programs = [WRONG[how] if number == cpu else NOTHING for number in range(2)]
+    (tmp_path / "early.s").write_text(PROGRAMS.format(*programs))
+    outcome = engine(find_policy("fixed-16k"), str(tmp_path / "early.toml"))
+    assert outcome.verdict == "unsafe"
+    assert outcome.finding is not None
+    assert outcome.finding.kind.value == "wrong-data"
+
+
+@ENGINES
+def test_every_engine_says_unsafe(engine: Callable[[type[Policy]], Outcome], forgetful: Path) -> None:
     outcome = engine(find_policy(str(forgetful)))
     assert outcome.verdict == "unsafe"
     assert outcome.stuck

@@ -88,7 +88,11 @@ def _exploring(executor: ProcessPoolExecutor, names: list[str]) -> bool:
     hunted: list[exploring.Hunted] = []
     for one in executor.map(exploring.hunt, *zip(*work, strict=True), chunksize=1):
         hunted.append(one)
-        print(f"{len(hunted)} of {len(work)}: {one.policy} {one.site}: {one.program}", file=sys.stderr, flush=True)
+        print(
+            f"{len(hunted)} of {len(work)}: {one.policy} {one.site}: {one.program or one.otherwise[:80]}",
+            file=sys.stderr,
+            flush=True,
+        )
     print(exploring.table(hunted))
     return False
 

@@ -1,11 +1,12 @@
 """Every mutant of every policy, looked for by exploring alone: the litmus programs one after the other, under both readings.
 
-Programs in which a few random runs fall are explored first: what is found is found by the search, and sooner. A mutant that
-no search finds is named with what finds it otherwise (`mutation.fate`), or with why nothing can.
+Programs in which a few random runs fall are explored first: what is found is found by the search, and sooner. A policy whose code
+never looks at Accessed is explored under one reading. A mutant that no search finds is named with what finds it otherwise (`mutation.fate`), or with why nothing can.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -17,14 +18,18 @@ from vm.expected import unexpected
 from vm.explore.stateful import Bounds, Problem, search
 from vm.hw.modes import Modes
 from vm.scenarios import find_scenario, scenarios
-from vm.schedule import RandomSchedule, RoundRobin
+from vm.schedule import RandomSchedule
 from vm.session import RunOptions
 from vm.stacks import Policy
 from vm.stacks.registry import find_policy
-from vm.testing.mutants import Site, Sites, mutants_of
+from vm.testing.mutants import Site, mutants_of
 
 READINGS: Final = ("sets-accessed", "keeps-accessed-clear")
-BUDGET: Final = 30.0  # seconds a search of a mutant
+FALLS: Final = 30.0  # seconds a search of a mutant in a program in which random runs fall
+BUDGET: Final = 10.0  # ... in any other
+LONGER: Final = 90.0  # ... once more, of the first few that were not decided
+RETRIES: Final = 2
+UNDECIDED: Final = "undecided"
 PROOF: Final = 180.0  # seconds a search of the policy itself
 SEEDS: Final = 8  # random schedules by which it is seen which programs reach a step, and in which a mutant falls
 PROGRAMS: Final = tuple(
@@ -57,16 +62,9 @@ class Hunted(NamedTuple):
 
 def sites_of(policy: str) -> list[tuple[Site, tuple[str, ...], tuple[str, ...]]]:
     """Every site of a policy that is reached: the programs that reach it, of which there may be none, and all scenarios."""
-    scenarios = dict(mutation.sites_of(policy))
-    reached: dict[Site, list[str]] = {site: [] for site in scenarios}
-    for name in PROGRAMS:
-        watched, scenario = Sites(find_policy(policy)), find_scenario(name)
-        booted = mutation.booted(name, watched.policy.delivery)
-        for scheduler in (RoundRobin(1), RoundRobin(100), *map(RandomSchedule, range(SEEDS))):
-            booted.session(watched.policy(), scheduler, RunOptions(scenario.max_instructions)).run()
-        for site in watched.found:
-            reached.setdefault(site, []).append(name)
-    return [(site, tuple(names), scenarios.get(site, tuple(names))) for site, names in sorted(reached.items())]
+    return [
+        (site, tuple(name for name in PROGRAMS if name in names), names) for site, names in mutation.sites_of(policy)
+    ]
 
 
 def hunt(policy: str, site: Site, programs: tuple[str, ...], reached: tuple[str, ...]) -> Hunted:
@@ -81,50 +79,68 @@ def hunt(policy: str, site: Site, programs: tuple[str, ...], reached: tuple[str,
     mutant, searches = mutants_of(find_policy(policy), [site])[0], 0
     why = why_equivalent(policy, site)
     if why is None:
-        for program in likely(mutant.policy, programs):
-            for reading in READINGS:
-                searches += 1
-                finding = found_in(mutant.policy, program, reading)
-                if finding is not None and is_proved(policy, program, reading):
-                    return Hunted(policy, site, mutant.change, program, reading, finding, searches)
+        undecided: list[tuple[str, str]] = []
+        for program, reading, budget in _searches(mutant.policy, programs, undecided):
+            searches += 1
+            finding = found_in(mutant.policy, program, reading, budget)
+            if finding == UNDECIDED:
+                undecided.append((program, reading))
+            elif finding is not None and is_proved(policy, program, reading):
+                return Hunted(policy, site, mutant.change, program, reading, finding, searches)
         fate = mutation.fate(policy, site, reached)
         why = f"{fate.scenario}: {fate.finding}" if fate.scenario else fate.equivalent or "nothing"
     return Hunted(policy, site, mutant.change, None, None, None, searches, why)
 
 
-def likely(policy: type[Policy], programs: tuple[str, ...]) -> Iterator[str]:
-    """The programs, those first in which the policy falls."""
-    late: list[str] = []
+def _searches(
+    policy: type[Policy], programs: tuple[str, ...], undecided: list[tuple[str, str]]
+) -> Iterator[tuple[str, str, float]]:
+    """Program, reading and seconds of one search after the other: where random runs fall, everywhere, longer."""
+    readings, made = _readings(policy), set()
     for name in programs:
-        if falls_in(policy, name):
-            yield name
-        else:
-            late.append(name)
-    yield from late
+        for reading in readings:
+            if falls_in(policy, name, reading):
+                made.add((name, reading))
+                yield name, reading, FALLS
+    for name in programs:
+        for reading in readings:
+            if (name, reading) not in made:
+                yield name, reading, BUDGET
+    for name, reading in undecided[:RETRIES]:
+        yield name, reading, LONGER
 
 
-def falls_in(policy: type[Policy], program: str) -> bool:
+def _readings(policy: type[Policy]) -> tuple[str, ...]:
+    """The readings that can make a difference to it: one, where no code of its own looks at Accessed."""
+    sources = (
+        inspect.getsource(inspect.getmodule(one) or one) for one in policy.__mro__ if one not in (Policy, object)
+    )
+    return READINGS if any("accessed" in source.lower() for source in sources) else READINGS[:1]
+
+
+def falls_in(policy: type[Policy], program: str, reading: str) -> bool:
     """Whether one of a few random runs of a program finds something, or does not end well."""
-    scenario = find_scenario(program)
-    for modes in (mutation.MODES, mutation.SILENT):
-        for seed in range(SEEDS):
-            options = RunOptions(scenario.max_instructions, stop_at_finding=True, adversary=seed)
-            booted = mutation.booted(program, policy.delivery, modes)
-            try:
-                result = booted.session(policy(), RandomSchedule(seed), options).run()
-            except KstackError:
-                return True  # the search will say what it is
-            if unexpected(scenario, result) or result.ended != "exit":
-                return True
+    scenario, modes = find_scenario(program), mutation.MODES.with_option(f"speculation={reading}")
+    for seed in range(SEEDS):
+        options = RunOptions(scenario.max_instructions, stop_at_finding=True, adversary=seed)
+        booted = mutation.booted(program, policy.delivery, modes)
+        try:
+            result = booted.session(policy(), RandomSchedule(seed), options).run()
+        except KstackError:
+            return True  # the search will say what it is
+        if unexpected(scenario, result) or result.ended != "exit":
+            return True
     return False
 
 
-def found_in(policy: type[Policy], program: str, reading: str) -> str | None:
-    """What a search finds, if anything."""
+def found_in(policy: type[Policy], program: str, reading: str, budget: float) -> str | None:
+    """What a search finds, if anything; `UNDECIDED` if so many seconds were not enough."""
     try:
-        outcome = search(_problem(policy, program, reading), Bounds(budget=BUDGET, shorter=0))
+        outcome = search(_problem(policy, program, reading), Bounds(budget=budget, shorter=0))
     except KstackError:
         return None  # a mutant may do what cannot be explored, or what no policy may
+    if outcome.verdict == "undecided":
+        return UNDECIDED
     if outcome.verdict != "unsafe":
         return None
     return outcome.finding.kind.value if outcome.finding else "no end"

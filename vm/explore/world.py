@@ -115,10 +115,16 @@ def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScen
 
 
 class FoundBefore(ScenarioError):
-    """A policy's finding before the programs of a scenario are ready: there is nothing left to explore."""
+    """A finding before a move could be made: there is nothing left to explore.
 
-    def __init__(self, scenario: str, finding: Finding) -> None:
-        super().__init__(f"scenario {scenario}: before its programs are ready, {finding.kind.value}: {finding.text}")
+    Args:
+        scenario: its id.
+        what: before which of the programs' `event`s or operations it is.
+        finding: the first.
+    """
+
+    def __init__(self, scenario: str, what: str, finding: Finding) -> None:
+        super().__init__(f"scenario {scenario}: before its programs' {what}, {finding.kind.value}: {finding.text}")
         self.finding = finding
 
 
@@ -139,7 +145,7 @@ class World:
     Raises:
         ScenarioError: the scenario is no litmus scenario.
         NotReady: its programs do not get ready.
-        FoundBefore: something is found until then.
+        FoundBefore: something is found until then, or before their first visible operation.
     """
 
     def __init__(
@@ -158,8 +164,8 @@ class World:
         assert self.session.oracle is not None
         self.oracle: Oracle = self.session.oracle
         self.ignored = ignored_kinds(found)
-        self.programs = self._get_ready(scenario)
         self._scenario = scenario
+        self.programs = self._get_ready()
         stacks = (
             page.address >> 12
             for thread in self.runtime.threads.values()
@@ -185,6 +191,9 @@ class World:
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
         for cpu in self.programs:
             self._run_on(cpu)
+        if self.finished:
+            self.judge_end()
+        self._found_until_now("visible operation")
         self._base = self.machine.memory.snapshot()
         self._digests: dict[bytes, bytes] = {}
         self._lives = dict(self.oracle.frames)
@@ -199,7 +208,7 @@ class World:
 
     # --- the beginning
 
-    def _get_ready(self, scenario: str) -> list[int]:
+    def _get_ready(self) -> list[int]:
         """Run every CPU to its event `ready`; the CPUs that have a program."""
         machine, ready = self.machine, []
         while machine.time < TO_READY:
@@ -210,12 +219,20 @@ class World:
                 if cpu not in ready:
                     machine.run(cpu, 50)
                     ready += [who for _, who, name in self.session.events if name == READY and who not in ready]
+        self._found_until_now("event `ready`")
+        if not ready:
+            raise NotReady(f"scenario {self._scenario}: its programs do not get ready")
+        return sorted(ready)
+
+    def _found_until_now(self, what: str) -> None:
+        """Find out whether anything is wrong before there is a move to make.
+
+        Raises:
+            FoundBefore: it is.
+        """
         finding = self._first_finding(0)
         if finding is not None:
-            raise FoundBefore(scenario, finding)
-        if not ready:
-            raise NotReady(f"scenario {scenario}: its programs do not get ready")
-        return sorted(ready)
+            raise FoundBefore(self._scenario, what, finding)
 
     @staticmethod
     def _open(machine: Machine) -> None:
