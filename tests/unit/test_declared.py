@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from tests.support.long_mode import LongModeGuest
+from tests.support.long_mode import AREA, FRAMES, GDT, USER, LongModeGuest
 from vm.hw.declared import Declared
 from vm.hw.engine import Flags, Seg, Segment
 from vm.hw.mmu import Cr0
@@ -71,3 +71,66 @@ def test_a_strict_machine_stops(declared: Declared) -> None:
     with contextlib.suppress(AssertionError):
         SETS_UP[declared](guest)
     assert guest.machine.cpus[0].unsupported == f"strict: {declared.value}"
+
+
+UNDONE = {
+    Declared.SSE_EXCEPTION: """
+        mov dword ptr [rbx], 0x1f00
+        ldmxcsr [rbx]
+        mov dword ptr [rbx], 0x1f80
+        ldmxcsr [rbx]
+    """,
+    Declared.ALIGNMENT_CHECK: """
+        pushfq
+        or qword ptr [rsp], 0x40000
+        popfq
+        pushfq
+        btr qword ptr [rsp], 18
+        popfq
+    """,
+    Declared.DATA_LIMIT: """
+        push 0x10
+        lea rax, [rip + narrow]
+        push rax
+        retfq
+    narrow:
+        .code32
+        mov eax, 0x48
+        mov es, eax
+        push 0x18
+        pop es
+    """,
+}
+"""Guests that set something up and take it back at once. 0x48 is a segment of 64 KiB."""
+
+
+@pytest.mark.parametrize("units", [1, 3, 1000])
+@pytest.mark.parametrize("declared", UNDONE)
+@pytest.mark.parametrize("end", ["hlt", "mov al, 0\nout 0xf4, al"])
+def test_what_is_taken_back_at_once_is_told_too(declared: Declared, units: int, end: str) -> None:
+    guest = LongModeGuest()
+    guest.memory.write64(GDT + 0x48, 0x00409300_0000FFFF)
+    is_user = declared is Declared.ALIGNMENT_CHECK
+    if is_user:
+        guest.machine.cpus[0].registers.cr[0] |= Cr0.AM
+        guest.privilege(0, 3)
+        guest.map(AREA, guest.frame(), USER)
+    source = UNDONE[declared]
+    code = guest.user_code(source + "int 0x80") if is_user else guest.kernel_code(source + end)
+    guest.start(code, rbx=FRAMES, rsp=AREA + 4096 if is_user else guest.stack())
+    for _ in range(40):
+        guest.machine.run(0, units)
+    assert list(guest.machine.told) == [declared]
+
+
+@pytest.mark.parametrize("units", [1, 1000])
+def test_a_strict_machine_stops_before_the_guest_ends(units: int) -> None:
+    guest = LongModeGuest()
+    guest.machine.strict = True
+    guest.start(
+        guest.kernel_code("mov dword ptr [rbx], 0x1f00\nldmxcsr [rbx]\nmov al, 0\nout 0xf4, al"), rbx=FRAMES
+    )
+    for _ in range(10):
+        guest.machine.run(0, units)
+    assert guest.machine.exit_port.code is None
+    assert guest.machine.cpus[0].unsupported == f"strict: {Declared.SSE_EXCEPTION.value}"

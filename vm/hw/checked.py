@@ -34,6 +34,7 @@ from vm.hw.corrections import (
     loads_whole,
     lock_neg,
     misaligned,
+    seen_behind,
     segment_base,
     stack_segment,
     stores_whole,
@@ -156,6 +157,20 @@ def _is_base_write(found: Encoding) -> bool:
 def _is_cmpxchg32(found: Encoding) -> bool:
     is_32 = found.bits == 64 and not found.rex & 8 and 0x66 not in found.prefixes
     return found.map == "0f" and found.opcode == 0xB1 and is_32
+
+
+_POP_SEGMENT: Final = (("", 0x07), ("", 0x17), ("", 0x1F), ("0f", 0xA1), ("0f", 0xA9))
+_FAR_POINTER: Final = (("", 0xC4), ("", 0xC5), ("0f", 0xB4), ("0f", 0xB5))
+
+
+def _loads_data_segment(found: Encoding) -> bool:
+    """MOV and POP of one, LDS and kin; in 64-bit code they have no limits."""
+    where = found.map, found.opcode
+    if found.bits == 64:
+        return False
+    if where == ("", 0x8E):
+        return found.reg in (0, 3, 4, 5)
+    return where in _POP_SEGMENT or (where in _FAR_POINTER and found.memory)
 
 
 def _high_registers(found: Encoding) -> tuple[int, int]:
@@ -298,6 +313,13 @@ RULES: Final = (
         registers=lambda _: (Gpr.RCX, Gpr.RCX),
     ),
     _always(lambda found: found.map == "" and found.opcode in range(0x6C, 0x70), "INS and OUTS", carried_out),
+    Rule("a segment with a limit", CheckKind.PROTECTED, _loads_data_segment, seen_behind),
+    Rule(
+        "RFLAGS.AC in ring 3",
+        CheckKind.ALIGNED_USER,
+        lambda found: found.map == "" and found.opcode == 0x9D,
+        seen_behind,
+    ),
     _always(_group("0f", 0xAE, 1, memory=True), "FXRSTOR of reserved bits of MXCSR", fxrstor),
     _always(_group("0f", 0xAE, 2, memory=True), "LDMXCSR of reserved bits", ldmxcsr),
     _always(_group("0f", 0xAE, 7, memory=True), "CLFLUSH", clflush),
@@ -312,6 +334,9 @@ def rule_of(found: Encoding) -> Rule | None:
 
 _ASKED: Final = {
     "": (
+        7,
+        23,
+        31,
         108,
         109,
         110,
@@ -319,6 +344,7 @@ _ASKED: Final = {
         142,
         143,
         154,
+        157,
         196,
         197,
         198,
@@ -346,9 +372,13 @@ _ASKED: Final = {
         52,
         53,
         *range(80, 128),
+        161,
+        169,
         174,
         177,
         178,
+        180,
+        181,
         *range(194, 199),
         *range(208, 256),
     ),
@@ -402,10 +432,13 @@ def look_at(code: bytes, bits: int, address: int) -> Look | None:
     return Look(_check(rule, found, taken, bits, address), shown)
 
 
+_OF_OPERANDS: Final = (CheckKind.MISALIGNED, CheckKind.CROSSES)
+
+
 def _check(rule: Rule, found: Encoding, code: bytes, bits: int, address: int) -> Check | None:
     if rule.registers is not None:
         return Check(rule.kind, *rule.registers(found))
-    if rule.kind in (CheckKind.ALWAYS, CheckKind.RETURN):
+    if rule.kind not in _OF_OPERANDS:
         return Check(rule.kind)
     instruction = decode(code, bits)
     if instruction is None or instruction.memory is None:

@@ -51,6 +51,11 @@ def carried_out(_cpu: Cpu, _: Instruction, __: Encoding) -> Native:
     raise CarriedOut
 
 
+def seen_behind(_cpu: Cpu, _: Instruction, __: Encoding) -> Native:
+    """It runs by itself, so that what it has set up is looked at (vm.hw.declared) before it is undone."""
+    return Native()
+
+
 def _sse_can_run(cpu: Cpu) -> bool:
     """Whether neither #UD nor #NM comes first."""
     registers = cpu.registers

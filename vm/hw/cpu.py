@@ -446,8 +446,7 @@ class Cpu:
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
-        for declared in set_up(self.registers):
-            self._board.tell(self.index, declared)
+        self._tell_set_up()
         self.recent.append(self.linear_rip())
         if stop.kind is StopKind.BUDGET and not is_canonical(self.registers.rip):
             self._back_to_branch()  # here, and not in the next slice, which knows of no branch
@@ -587,6 +586,8 @@ class Cpu:
     def _handle(self, stop: Stop) -> int:
         """Do what the stop asks for; units of virtual time spent beyond the stop's own."""
         kind = stop.kind
+        if self.unsupported is not None:
+            return 0  # a strict machine: this CPU has come to its end before the stop
         if kind is StopKind.INTERRUPT_WINDOW and self.gate is not None and self.gate.stops_instruction("window"):
             self.yielded = True
         if kind in (StopKind.BUDGET, StopKind.INTERRUPT_WINDOW):
@@ -723,7 +724,13 @@ class Cpu:
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
+        self._tell_set_up()
         return stop
+
+    def _tell_set_up(self) -> None:
+        """Tell the board of what the guest has set up and is not modelled; it may be the end of this CPU."""
+        for declared in set_up(self.registers):
+            self._board.tell(self.index, declared)
 
     def _let_run(self, native: Native) -> int:
         """An instruction whose check has left the engine is to run there after all."""

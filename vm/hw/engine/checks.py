@@ -45,6 +45,8 @@ class CheckKind(enum.Enum):
     CROSSES = "the operand reaches into the next page"
     HIGH = "the upper half of one of two registers is not zero"
     NOT_CANONICAL = "a register is not a canonical address"
+    PROTECTED = "protected mode"
+    ALIGNED_USER = "ring 3, while CR0.AM lets RFLAGS.AC check alignments"
     RETURN = "a far return in ring 3, or one that may take away selectors of FS and GS, which have bases"
 
 
@@ -267,6 +269,19 @@ _TESTS: Final = {
     add rax, 1
     cmp rax, 1
     ja leave
+""",
+    CheckKind.PROTECTED: f"""
+    test dword ptr [rbp + {layout.ENV_HFLAGS}], {layout.HF_PE}
+    jnz leave
+""",
+    CheckKind.ALIGNED_USER: f"""
+    mov eax, [rbp + {layout.ENV_HFLAGS}]
+    and eax, {layout.HF_CPL}
+    cmp eax, {layout.HF_CPL}
+    jne no_check
+    test dword ptr [rbp + {layout.ENV_CR}], {layout.CR0_AM}
+    jnz leave
+no_check:
 """,
     CheckKind.RETURN: f"""
     mov eax, [rbp + {layout.ENV_HFLAGS}]
