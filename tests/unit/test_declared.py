@@ -127,9 +127,7 @@ def test_what_is_taken_back_at_once_is_told_too(declared: Declared, units: int, 
 def test_a_strict_machine_stops_before_the_guest_ends(units: int) -> None:
     guest = LongModeGuest()
     guest.machine.strict = True
-    guest.start(
-        guest.kernel_code("mov dword ptr [rbx], 0x1f00\nldmxcsr [rbx]\nmov al, 0\nout 0xf4, al"), rbx=FRAMES
-    )
+    guest.start(guest.kernel_code("mov dword ptr [rbx], 0x1f00\nldmxcsr [rbx]\nmov al, 0\nout 0xf4, al"), rbx=FRAMES)
     for _ in range(10):
         guest.machine.run(0, units)
     assert guest.machine.exit_port.code is None

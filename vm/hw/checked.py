@@ -10,7 +10,7 @@ The engine's decoder takes more than the manual has: what CPUID does not announc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -45,7 +45,7 @@ from vm.hw.corrections import (
 from vm.hw.decode import GPR_NAMES, Instruction, decode
 from vm.hw.encoding import PREFIXES, Encoding, encoding_of, stored_in_steps, taken_as
 from vm.hw.engine import Check, CheckKind, Gpr, Look, Seg
-from vm.hw.engine.checks import ASK, MAP_0F, MAP_0F3A, MAP_0F38, PREFIX, REX
+from vm.hw.engine.checks import ASK, BANK, BEHIND_66, MAP_0F, MAP_0F3A, MAP_0F38, PREFIX, REX
 
 if TYPE_CHECKING:
     from vm.hw.cpu import Cpu
@@ -59,7 +59,7 @@ class Rule(NamedTuple):
         kind: when its check leaves the engine.
         applies: to which instructions, by encoding.
         act: what happens then: it raises GuestFault, lets the instruction run, or raises CarriedOut; None for #UD.
-        registers: those that HIGH and NOT_CANONICAL look at, by encoding; of the others the operand is looked at.
+        registers: those that HIGH, NOT_CANONICAL and SYSRET look at, by encoding; of the others the operand is looked at.
         size: bytes of the operand, by encoding, for CROSSES.
     """
 
@@ -67,7 +67,7 @@ class Rule(NamedTuple):
     kind: CheckKind
     applies: Callable[[Encoding], bool]
     act: Callable[[Cpu, Instruction, Encoding], Native] | None
-    registers: Callable[[Encoding], tuple[int, int]] | None = None
+    registers: Callable[[Encoding], tuple[int | None, int | None]] | None = None
     size: Callable[[Encoding], int] | None = None
 
 
@@ -276,6 +276,11 @@ RULES: Final = (
         segment_base,
         registers=_base_register,
     ),
+    _always(
+        lambda found: found.map == "" and found.opcode == IRET and found.bits == 64 and not found.rex & 8,
+        "IRET of 32 bits in 64-bit code",
+        far_return,
+    ),
     Rule(
         "far returns",
         CheckKind.RETURN,
@@ -306,11 +311,11 @@ RULES: Final = (
     ),
     _always(_is_late_mmx, "TOP behind MMX of SSSE3 and EMMS", enters_mmx),
     Rule(
-        "SYSRET to where no code can be",
-        CheckKind.NOT_CANONICAL,
-        lambda found: found.map == "0f" and found.opcode == 0x07 and bool(found.rex & 8),
+        "SYSRET to where no code can be, or with VM or RF",
+        CheckKind.SYSRET,
+        lambda found: found.map == "0f" and found.opcode == 0x07,
         sysret,
-        registers=lambda _: (Gpr.RCX, Gpr.RCX),
+        registers=lambda found: (Gpr.RCX if found.rex & 8 else None, Gpr.R11),
     ),
     _always(lambda found: found.map == "" and found.opcode in range(0x6C, 0x70), "INS and OUTS", carried_out),
     Rule("a segment with a limit", CheckKind.PROTECTED, _loads_data_segment, seen_behind),
@@ -322,7 +327,11 @@ RULES: Final = (
     ),
     _always(_group("0f", 0xAE, 1, memory=True), "FXRSTOR of reserved bits of MXCSR", fxrstor),
     _always(_group("0f", 0xAE, 2, memory=True), "LDMXCSR of reserved bits", ldmxcsr),
-    _always(_group("0f", 0xAE, 7, memory=True), "CLFLUSH", clflush),
+    _always(
+        lambda found: _group("0f", 0xAE, 7, memory=True)(found) and not found.mandatory,
+        "CLFLUSH",
+        clflush,
+    ),
 )
 
 
@@ -388,16 +397,29 @@ _ASKED: Final = {
 """Opcodes by map that a rule, or `taken_as`, may have something to say of: all, and a few more."""
 
 
+_ASKED_BEHIND_66: Final = {
+    "": (*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, 0xC2, 0xC3),
+    "0f": range(0x80, 0x90),
+}
+"""Near branches."""
+
+
 def tables() -> bytes:
     """Which instructions are looked at as they are translated, for the engine: by the bytes that come first."""
+    return _bank(0, BEHIND_66, {}) + _bank(BANK, PREFIX, _ASKED_BEHIND_66)
+
+
+def _bank(first: int, behind_66: int, more: Mapping[str, Iterable[int]]) -> bytes:
     maps = {name: bytearray(256) for name in _ASKED}
     for byte in sorted(PREFIXES):
         maps[""][byte] = PREFIX
+    maps[""][0x66] = behind_66
     maps[""][0x40:0x50] = bytes([REX]) * 16
-    for name, opcodes in _ASKED.items():
-        for opcode in opcodes:
-            maps[name][opcode] = ASK
-    maps[""][0x0F], maps["0f"][0x38], maps["0f"][0x3A] = MAP_0F, MAP_0F38, MAP_0F3A
+    for asked in (_ASKED, more):
+        for name, opcodes in asked.items():
+            for opcode in opcodes:
+                maps[name][opcode] = ASK
+    maps[""][0x0F], maps["0f"][0x38], maps["0f"][0x3A] = (first + code for code in (MAP_0F, MAP_0F38, MAP_0F3A))
     return b"".join(maps.values())
 
 

@@ -209,27 +209,52 @@ def stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
 def far_return(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
     """A return to an outer ring takes selectors away, and leaves the bases of FS and GS (volume 2, IRET).
 
-    QEMU reads the frame with the rights of ring 0, in ring 3 too.
+    QEMU reads the frame with the rights of ring 0, in ring 3 too; and it returns to virtual-8086 mode from IA-32e mode, which
+    has none.
     """
     registers = cpu.registers
+    base = 0 if found.bits == 64 else registers.segment(Seg.SS).base
+    width = _operand_bytes(found)
+    top = registers.gpr[Gpr.RSP] & (1 << registers.stack_bits) - 1
+    if found.opcode == IRET and width == 4 and registers.efer & Efer.LMA and not registers.cpl:
+        if _loads(cpu, base + top + 2 * width, width) & Flags.VM:
+            cpu.not_modelled("IRET with VM set in IA-32e mode, which has no virtual-8086 mode")
     if registers.cpl == 3:
         words = 2 if found.opcode != IRET else 5 if found.bits == 64 else 3
-        base = 0 if found.bits == 64 else registers.segment(Seg.SS).base
-        width = _operand_bytes(found)
-        top = registers.gpr[Gpr.RSP] & (1 << registers.stack_bits) - 1
         for number in range(words):
             _loads(cpu, base + top + width * number, width)
     return Native(keep_bases(registers))
 
 
-def far_call(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
-    """Both words are looked at before one is pushed, with the rights of the ring that the program is in."""
+def far_call(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
+    """Both words are looked at before one is pushed, with the rights of the ring that the program is in.
+
+    That comes behind what the descriptor is looked at for, and a call by a gate may push elsewhere.
+    """
     registers = cpu.registers
     width = _operand_bytes(found)
     top = registers.gpr[Gpr.RSP] - 2 * width & (1 << registers.stack_bits) - 1
-    if registers.cr[0] & Cr0.PE:
-        _probe_stack(cpu, found, top, 2 * width)
+    if registers.cr[0] & Cr0.PE and not registers.system_flags & Flags.VM:
+        if instruction.memory is None:
+            selector = instruction.immediates[0]
+        else:
+            selector = _loads(cpu, effective_address(instruction, registers) + width, 2)
+        if _may_call(cpu, selector & 0xFFFF):
+            _probe_stack(cpu, found, top, 2 * width)
     return Native()
+
+
+def _may_call(cpu: Cpu, selector: int) -> bool:
+    """Whether a far CALL may go to a selector's segment, without a gate (volume 2, CALL)."""
+    registers = cpu.registers
+    table, at = registers.segment(Seg.LDTR if selector & 4 else Seg.GDTR), selector & ~7
+    if not selector & ~3 or at + 7 > table.limit:
+        return False
+    access = cpu.linear.read(table.base + at + 5, 1, smap=False)
+    conforms, dpl, cpl = access & 4, access >> 5 & 3, registers.cpl
+    if access & 0x98 != 0x98:  # present, a code segment
+        return False
+    return dpl <= cpl if conforms else dpl == cpl and selector & 3 <= cpl
 
 
 def _operand_bytes(found: Encoding) -> int:
@@ -269,12 +294,20 @@ def lock_neg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     return Native(after)
 
 
-def sysret(cpu: Cpu, _: Instruction, __: Encoding) -> Native:
-    """A return address that is not canonical faults in ring 0 (volume 2, SYSRET)."""
+def sysret(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+    """A return address that is not canonical faults in ring 0; VM and RF are not loaded (volume 2, SYSRET)."""
     registers = cpu.registers
     if registers.cpl or registers.bits != 64 or not registers.efer & Efer.SCE:
         return Native()
-    raise GuestFault(GP)
+    if found.rex & 8 and not is_canonical(registers.gpr[Gpr.RCX]):
+        raise GuestFault(GP)
+    before = registers.gpr[Gpr.R11]
+    registers.gpr[Gpr.R11] = before & ~int(Flags.VM | Flags.RF)
+
+    def restore() -> None:
+        registers.gpr[Gpr.R11] = before
+
+    return Native(restore=restore)
 
 
 def horizontal(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:

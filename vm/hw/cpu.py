@@ -44,7 +44,7 @@ from vm.hw.events import BP, DB, DF, GP, NMI, OF, PF, SS, UD, Event, EventDelive
 from vm.hw.fred import Fred
 from vm.hw.gate import Gate
 from vm.hw.instructions import Result, handler_of
-from vm.hw.linear import GuestFault, LinearMemory
+from vm.hw.linear import GuestFault, LinearMemory, NotCanonical
 from vm.hw.memory import PhysicalMemory
 from vm.hw.mmu import Cr0, Cr4, Mmu
 from vm.hw.modes import Modes
@@ -770,9 +770,16 @@ class Cpu:
         except CarriedOut:
             return self._emulate()
         except GuestFault as fault:
-            self.deliver(exception(fault.vector, fault.error, fault.address))
-            return 1
+            return self._faults(fault)
+        if self.unsupported is not None:
+            return 0
         return self._let_run(native)
+
+    def _faults(self, fault: GuestFault) -> int:
+        """The instruction at RIP faults as it is carried out here."""
+        on_stack = isinstance(fault, NotCanonical) and self._is_on_stack(fault.linear)
+        self.deliver(exception(SS if on_stack else fault.vector, fault.error, fault.address))
+        return 1
 
     def _emulate(self) -> int:
         registers = self.registers
@@ -791,8 +798,7 @@ class Cpu:
         try:
             result = handler(self, instruction)
         except GuestFault as fault:
-            self.deliver(exception(fault.vector, fault.error, fault.address))
-            return 1
+            return self._faults(fault)
         if result is Result.DELIVERED:
             return 1
         if result is Result.WAITING:

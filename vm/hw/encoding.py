@@ -105,11 +105,14 @@ def taken_as(code: bytes, bits: int) -> bytes:
     """The code with the instruction at its start as the engine has to see it to do what processors do; of the same length.
 
     66 beside F2 or F3 does not select among SSE's instructions, as the engine has it; CMPPS and kin look at three bits of
-    their immediate; /1 of F6 and F7 is /0; hints of a register are no operation.
+    their immediate; /1 of F6 and F7 is /0; hints of a register are no operation; 66 means nothing to a near branch of 64-bit
+    code (volume 2, appendix A, f64), which the engine truncates to 16 bits, as AMD's processors do.
     """
     found = encoding_of(code, bits)
     if found is None:
         return code
+    if bits == 64 and 0x66 in found.prefixes and is_near_branch(found):
+        return found.prefixes.replace(b"\x66", _nothing_beside(found)) + code[len(found.prefixes) :]
     if found.map.startswith("0f") and 0x66 in found.prefixes and found.mandatory != 0x66 and is_sse(found):
         code = found.prefixes.replace(b"\x66", bytes([found.mandatory])) + code[len(found.prefixes) :]
     at = len(found.prefixes) + bool(found.rex) + {"": 1, "0f": 2}.get(found.map, 3)
@@ -123,6 +126,19 @@ def taken_as(code: bytes, bits: int) -> bytes:
         if end and end <= len(code) and code[end - 1] > 7:
             return code[: end - 1] + bytes([code[end - 1] & 7]) + code[end:]
     return code
+
+
+def is_near_branch(found: Encoding) -> bool:
+    """Jcc, LOOP, JRCXZ, CALL, JMP and RET within the segment."""
+    if found.map == "":
+        indirect = found.opcode == 0xFF and found.reg in (2, 4)
+        return indirect or found.opcode in (*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEB, 0xC2, 0xC3)
+    return found.map == "0f" and found.opcode in range(0x80, 0x90)
+
+
+def _nothing_beside(found: Encoding) -> bytes:
+    """A prefix that changes nothing: one that is there already, or DS, which 64-bit code ignores."""
+    return next((bytes([byte]) for byte in found.prefixes if byte != 0x66), b"\x3e")
 
 
 def is_sse(found: Encoding) -> bool:

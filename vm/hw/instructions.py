@@ -63,10 +63,10 @@ def _syscall(cpu: Cpu, instruction: Instruction) -> Result:
     flags = registers.rflags
     registers.gpr[Gpr.RCX] = registers.rip + instruction.length & _MASK64
     registers.gpr[Gpr.R11] = flags & ~Flags.RF
-    selector = cpu.msrs.read(Msr.STAR) >> 32 & 0xFFFC
+    selector = cpu.msrs.read(Msr.STAR) >> 32 & 0xFFFF
     registers.rip = cpu.msrs.read(Msr.LSTAR)
-    registers.set_segment(Seg.CS, Segment(selector, 0, _MASK32, _CODE64))
-    registers.set_segment(Seg.SS, Segment(selector + 8, 0, _MASK32, _DATA))
+    registers.set_segment(Seg.CS, Segment(selector & ~3, 0, _MASK32, _CODE64))
+    registers.set_segment(Seg.SS, Segment(selector + 8 & 0xFFFF, 0, _MASK32, _DATA))
     registers.rflags = flags & ~cpu.msrs.read(Msr.FMASK) & ~Flags.RF
     return Result.JUMPED
 

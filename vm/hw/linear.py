@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vm.hw.memory import PhysicalMemory
-from vm.hw.mmu import Fault, Mmu
+from vm.hw.mmu import Mmu
 from vm.hw.paging import Attempt
 
 _MASK64: Final = (1 << 64) - 1
@@ -24,6 +24,14 @@ class GuestFault(Exception):
         self.vector = vector
         self.error = error
         self.address = address
+
+
+class NotCanonical(GuestFault):
+    """An access to an address that is not canonical: #GP(0), or #SS(0) where the stack segment is used (volume 1, 3.3.7.1)."""
+
+    def __init__(self, linear: int) -> None:
+        super().__init__(13)
+        self.linear = linear
 
 
 class LinearMemory:
@@ -59,8 +67,10 @@ class LinearMemory:
             )
         physical = self._mmu.access(address & _MASK64, attempt)
         if physical is None:
-            fault = self._mmu.take_fault() or Fault(13, 0, address)
-            raise GuestFault(fault.vector, fault.error, fault.address if fault.vector == 14 else None)
+            fault = self._mmu.take_fault()
+            if fault is None or fault.vector == 13:
+                raise NotCanonical(address & _MASK64)
+            raise GuestFault(fault.vector, fault.error, fault.address)
         return physical
 
     def read(self, address: int, size: int, user: bool = False, smap: bool = True) -> int:

@@ -70,8 +70,10 @@ _RESERVED: Final[dict[int, int]] = {
     **dict.fromkeys(_FRED_STACKS, 0x3F),
     **dict.fromkeys(_FRED_SHADOW_STACKS, 0x7),
     Msr.FRED_CONFIG: 0x834,
+    **dict.fromkeys((Msr.FMASK, Msr.TSC_AUX), 0xFFFFFFFF_00000000),
 }
 """Bits that must be written as zero, else #GP(0)."""
+_MEMORY_TYPES: Final = frozenset((0, 1, 4, 5, 6, 7))  # of PAT (volume 3, 12.12.2)
 _CONSTANT: Final = {Msr.PLATFORM_ID: 0, Msr.MTRR_CAP: 0, Msr.MCG_CAP: 0}
 _ENGINE: Final = {
     Msr.STAR: layout.ENV_STAR,
@@ -140,10 +142,12 @@ class Msrs:
         """
         if (index in _CANONICAL and not is_canonical(value)) or value & _RESERVED.get(index, 0):
             raise GuestFault(GP)
+        if index == Msr.PAT and not all(kind in _MEMORY_TYPES for kind in value.to_bytes(8, "little")):
+            raise GuestFault(GP)
         if index in self._plain:
             self._plain[index] = value
         elif index in _ENGINE:
-            self._registers.word(_ENGINE[Msr(index)]).value = value & (0xFFFFFFFF if index == Msr.TSC_AUX else -1)
+            self._registers.word(_ENGINE[Msr(index)]).value = value
         elif index == Msr.TSC:
             self.tsc_offset = value - self._clock() & (1 << 64) - 1
         elif index == Msr.APIC_BASE:

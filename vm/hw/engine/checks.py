@@ -30,8 +30,12 @@ from vm.hw.engine.stubs import CodePage, Control
 MAGIC: Final = 0x6B63617473_4B5543  # before the fill stub of an engine of ours
 TEMPORARIES: Final = 256  # of the 512 that TCG has room for: a block that has used so many takes no more instructions
 NOWHERE: Final = 0xFFFF_FFFF_FFFF_FFFF
-PLAIN, ASK, PREFIX, REX, MAP_0F, MAP_0F38, MAP_0F3A = range(7)
+PLAIN, ASK, PREFIX, REX, MAP_0F, MAP_0F38, MAP_0F3A, BEHIND_66 = range(8)
 """What the tables say of a byte: nothing, the host wants to see it, a prefix, a prefix in 64-bit code, another table."""
+BANK: Final = BEHIND_66 - MAP_0F + 1
+"""Tables of a bank: the second is for instructions with a prefix 66, whose maps are so much further on."""
+TABLES: Final = 2 * BANK * 256
+"""Bytes of all tables."""
 _CONTROL: Final = {name: getattr(Control, name).offset for name, _ in Control._fields_}
 _PROT_RW: Final = 3
 _PAGE: Final = 4096
@@ -45,9 +49,10 @@ class CheckKind(enum.Enum):
     CROSSES = "the operand reaches into the next page"
     HIGH = "the upper half of one of two registers is not zero"
     NOT_CANONICAL = "a register is not a canonical address"
+    SYSRET = "a register is not a canonical address, or another one has VM or RF set"
     PROTECTED = "protected mode"
     ALIGNED_USER = "ring 3, while CR0.AM lets RFLAGS.AC check alignments"
-    RETURN = "a far return in ring 3, or one that may take away selectors of FS and GS, which have bases"
+    RETURN = "a far return in ring 3 or compatibility mode, or one that may take away selectors of FS and GS, which have bases"
 
 
 class Check(NamedTuple):
@@ -55,7 +60,7 @@ class Check(NamedTuple):
 
     Attributes:
         kind: when it leaves.
-        base, index: general registers of the address, or, of HIGH and NOT_CANONICAL, the registers looked at.
+        base, index: general registers of the address, or, of HIGH, NOT_CANONICAL and SYSRET, the registers looked at.
         scale: 1, 2, 4 or 8.
         displacement: bytes, RIP's part included.
         address_bits: 16, 32 or 64.
@@ -270,6 +275,17 @@ _TESTS: Final = {
     cmp rax, 1
     ja leave
 """,
+    CheckKind.SYSRET: f"""
+    mov r9, [rcx + 32]
+    mov rax, [rbp + r9]
+    sar rax, 47
+    add rax, 1
+    cmp rax, 1
+    ja leave
+    mov r9, [rcx + 40]
+    test dword ptr [rbp + r9], {layout.VM_RF}
+    jnz leave
+""",
     CheckKind.PROTECTED: f"""
     test dword ptr [rbp + {layout.ENV_HFLAGS}], {layout.HF_PE}
     jnz leave
@@ -287,6 +303,10 @@ no_check:
     mov eax, [rbp + {layout.ENV_HFLAGS}]
     and eax, 3
     cmp eax, 3
+    je leave
+    mov eax, [rbp + {layout.ENV_HFLAGS}]
+    and eax, {layout.HF_LMA | layout.HF_CS64}
+    cmp eax, {layout.HF_LMA}
     je leave
 """
     + "".join(

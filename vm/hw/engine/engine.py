@@ -34,7 +34,7 @@ from unicorn import x86_const as x86
 from vm.errors import EngineError
 from vm.hw.engine import layout
 from vm.hw.engine.blocks import TCG_BUFFER_BYTES, Blocks
-from vm.hw.engine.checks import MAGIC, NOWHERE, Checks, Look
+from vm.hw.engine.checks import MAGIC, NOWHERE, TABLES, Checks, Look
 from vm.hw.engine.registers import Registers
 from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
 from vm.hw.engine.tracing import Recorder
@@ -191,13 +191,13 @@ class Engine:
         ram_address: host address of the guest's RAM, shared by all CPUs, mapped at physical 0.
         ram_bytes: its size, a multiple of 4096, at most 3 GiB.
         host: who answers fills and MMIO, and gives checks.
-        tables: of which instructions it is asked for one (checks.py), four times 256 bytes.
+        tables: of which instructions it is asked for one (checks.py), `checks.TABLES` bytes.
 
     Raises:
         EngineError: this is not the Unicorn whose insides kstack knows.
     """
 
-    def __init__(self, ram_address: int, ram_bytes: int, host: Host, tables: bytes = bytes(1024)) -> None:
+    def __init__(self, ram_address: int, ram_bytes: int, host: Host, tables: bytes = bytes(TABLES)) -> None:
         self._host = host
         self._library = layout.Library()
         self._uc = uc = Uc(UC_ARCH_X86, UC_MODE_64)
@@ -212,7 +212,7 @@ class Engine:
         self.error: BaseException | None = None
         self._map_memory(ram_address, ram_bytes)
         self._map_words()
-        self._tables = (ctypes.c_uint8 * 1024).from_buffer_copy(tables)
+        self._tables = (ctypes.c_uint8 * TABLES).from_buffer_copy(tables)
         self._install_stubs()
         self._set_intercepts()
         self._start = self._library["uc_emu_start"]

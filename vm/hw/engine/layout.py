@@ -79,6 +79,7 @@ ENV_GDT: Final = 376
 ENV_IDT: Final = 400
 ENV_CR: Final = 424
 CR0_AM: Final = 1 << 18
+VM_RF: Final = 3 << 16
 ENV_ZERO: Final = 504  # bounds of MPX, which CPUID does not announce: eight bytes that stay zero
 ENV_EFER: Final = 592
 ENV_FPU: Final = 604  # fpstt, fpus, fpuc, fptags[8], fpregs[8] of 16 bytes

@@ -70,7 +70,7 @@ class Control(ctypes.Structure):
         ("check_exit", ctypes.c_uint64),  # 176: helper_check_exit_request
         ("translated", ctypes.c_uint64),  # 184: Python: a block comes for the first time; 0 if nobody wants to know
         ("code_hook", ctypes.c_uint64),  # 192: the struct hook of checks
-        ("tables", ctypes.c_uint64),  # 200: what checks.py says of each byte, four tables of 256
+        ("tables", ctypes.c_uint64),  # 200: what checks.py says of each byte
         ("ask_all", ctypes.c_uint64),  # 208: every instruction is looked at
         ("ldub_code", ctypes.c_uint64),  # 216: cpu_ldub_code
         ("look", ctypes.c_uint64),  # 224: Python: an instruction is translated; its check's form, or 0
