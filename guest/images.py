@@ -66,7 +66,10 @@ def build_scenario(scenario: Scenario, folder: Path) -> Image:
     Raises:
         guest.asm.AsmError: a source is wrong, or nowhere.
     """
-    own = [folder / name if (folder / name).exists() else FOLDER / name for name in scenario.sources]
+    own = [
+        FOLDER / name if (FOLDER / name).exists() and not (folder / name).exists() else folder / name
+        for name in scenario.sources
+    ]
     return build(own, layout=KERNEL_LAYOUT, entry=ENTRY, include=[KERNEL], begun=_kernel())
 
 

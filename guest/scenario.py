@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+MAX_CPUS: Final = 64  # that the guest kernel starts (defs.s)
 FOLDER: Final = Path(__file__).parent / "scenarios"
 
 
@@ -104,6 +105,8 @@ def read_scenario(path: Path) -> Scenario:
     except msgspec.ValidationError as error:
         known = ", ".join(Scenario.__struct_fields__)
         raise ScenarioFileError(f"{path}: {error} (keys: {known})") from error
+    if not 1 <= scenario.cpus <= MAX_CPUS:
+        raise ScenarioFileError(f"{path}: cpus = {scenario.cpus}: give 1 to {MAX_CPUS}")
     for entry in scenario.script:
         if entry.until not in scenario.events:
             raise ScenarioFileError(f"{path}: script waits for {entry.until!r}, which is not among its events")

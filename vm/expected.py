@@ -12,9 +12,11 @@ from typing import Final
 
 from guest.scenario import Scenario
 from vm.coherence import Finding, Kind
+from vm.errors import ScenarioError
 from vm.session import GUEST_FAILED, GUEST_PANICKED, RunResult
 
 ONLY_WHERE_CONCERNED: Final = frozenset({Kind.IMBALANCE.value})  # no crash: a scenario must ask
+KINDS: Final = tuple(kind.value for kind in Kind)
 GAVE_UP: Final = "waited too long"  # what guests print when a bounded wait ends; no word about data
 
 
@@ -23,9 +25,18 @@ def ignored_kinds(scenario: Scenario | None) -> frozenset[str]:
 
     Args:
         scenario: what runs; None for an image that is no scenario, and asks for nothing.
+
+    Raises:
+        ScenarioError: it names a kind that does not exist.
     """
     if scenario is None:
         return ONLY_WHERE_CONCERNED
+    for key, named in (("concerns", scenario.concerns), ("expects", scenario.expects)):
+        for kind in named:
+            if kind not in KINDS:
+                raise ScenarioError(
+                    f"{scenario.id}: {key} has the finding {kind!r}, which is none of {', '.join(KINDS)}"
+                )
     return ONLY_WHERE_CONCERNED.difference(scenario.concerns).union(scenario.expects)
 
 

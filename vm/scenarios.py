@@ -17,6 +17,7 @@ from vm.errors import ImageError, ScenarioError
 
 FILE: Final = ".toml"  # a scenario named so is a file of the user's
 MAX_IMAGE_BYTES: Final = 256 << 20
+_FEW: Final = 8  # CPUs
 USUAL_WORK: Final = 200_000  # units of the host's work: some seconds, and twenty times what most scenarios take
 
 
@@ -93,6 +94,12 @@ def _hint(name: str, known: list[str], command: str) -> str:
     return f"did you mean {', '.join(near)}?" if near else f"see: {command}"
 
 
-def usual_work(scenario: Scenario | None) -> int:
-    """Units of the host's work (`Machine.work`) that a run may take where nobody says otherwise; None is no scenario."""
-    return USUAL_WORK if scenario is None else max(USUAL_WORK, scenario.max_instructions)
+def usual_work(scenario: Scenario | None, cpus: int = 1) -> int:
+    """Units of the host's work (`Machine.work`) that a run may take where nobody says otherwise.
+
+    Args:
+        scenario: what is run; None is no scenario.
+        cpus: of the machine; where there are many, each may take as much as one of eight.
+    """
+    work = USUAL_WORK * max(cpus, _FEW) // _FEW
+    return work if scenario is None else max(work, scenario.max_instructions)

@@ -50,10 +50,16 @@ def _check_keys(table: dict[str, Any], kind: type[msgspec.Struct], name: str, pr
     """Refuse keys that `kind` does not have, in tables of tables too."""
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     for key, value in table.items():
+        if key == kind.__struct_config__.tag_field:
+            continue
         if key not in fields:
             near = difflib.get_close_matches(key, fields, 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(fields)}"
             raise ConfigError(f"{name}: key {prefix + key!r} does not exist; {hint}")
+        tables = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
         for inner in get_args(fields[key]) or (fields[key],):
-            if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, msgspec.Struct):
-                _check_keys(value, inner, name, f"{prefix}{key}.")
+            if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+                tagged = inner.__struct_config__
+                for one in tables:
+                    if tagged.tag_field is None or one.get(tagged.tag_field) == tagged.tag:
+                        _check_keys(one, inner, name, f"{prefix}{key}.")

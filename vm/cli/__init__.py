@@ -13,7 +13,7 @@ BAD_USAGE: Final = 2
 EXIT_CODES: Final = """\
 Exit codes: 0 the guest ended well (it wrote 0 or 0x10 to the debug-exit port 0xf4) and nothing was found; 1 it wrote another \
 value, or something was found; 2 bad usage; 3 it died (it wrote 0x12, a CPU shut down, or all sleep for ever); 4 the bound came \
-first.
+first, or explore has asked nothing of its policy.
 """
 
 app = App(

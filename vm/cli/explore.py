@@ -118,10 +118,13 @@ def explore(
 
     Parameters
     ----------
-    scenario: one of the litmus-... scenarios, or the TOML of one of your own; with --outcomes also a litmus test: a TOML
+    scenario:
+        one of the litmus-... scenarios, or the TOML of one of your own; with --outcomes also a litmus test: a TOML
         with programs, or "x=1; r y | y=1; r x"
-    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several; --outcomes does without
-    engine: all states breadth first, all executions up to the order of what does not depend, or random walks
+    policy:
+        stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several; --outcomes does without
+    engine:
+        all states breadth first, all executions up to the order of what does not depend, or random walks
     """
     started, progress = time.monotonic(), _Progress()
     if outcomes:
@@ -301,7 +304,9 @@ def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, m
     out.print(f"unsafe: {escape(what)}")
     if found is None:
         if outcome.finding is not None:
-            out.print("before the programs are ready: there is nothing to explore, and no way to show")
+            out.print(
+                "before there is a choice to make: nothing is left to explore; kstack run shows it, whatever the schedule"
+            )
         return  # else it cannot even begin to end
     way = "shortest way" if outcome.shortest else "one way" if reduced else "minimised"
     out.print(f"{way}: {len(found.path)} visible operations, {found.switches} switches of CPU; replays the same")

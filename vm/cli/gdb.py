@@ -43,10 +43,14 @@ def gdb(
 
     Parameters
     ----------
-    image: a recording, or what `kstack run` takes: built-in name, scenario, or file
-    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several (not for a recording, which has its own)
-    cpus: number of CPUs (default: what a scenario needs, else 1)
-    record: keep a recording of the run here, or of what a recording becomes once GDB writes a register or memory \
+    image:
+        a recording, or what `kstack run` takes: built-in name, scenario, or file
+    policy:
+        stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several (not for a recording, which has its own)
+    cpus:
+        number of CPUs (default: what a scenario needs, else 1)
+    record:
+        keep a recording of the run here, or of what a recording becomes once GDB writes a register or memory \
 (default then: a file beside it)
     """
     recorded = _is_document(Path(image))

@@ -70,8 +70,10 @@ def inject(
 
     Parameters
     ----------
-    scenario: scenarios by name, comma-separated, or all
-    policy: stack policies by id or file (FILE.py, FILE.py:NAME), comma-separated, or all
+    scenario:
+        scenarios by name, comma-separated, or all
+    policy:
+        stack policies by id or file (FILE.py, FILE.py:NAME), comma-separated, or all
     """
     if work.jobs < 1:
         raise ConfigError(f"--jobs {work.jobs}: give 1 or more")

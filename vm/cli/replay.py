@@ -37,7 +37,8 @@ def replay(
 
     Parameters
     ----------
-    file: written by `kstack run --record`, `kstack compare --witnesses` or `kstack explore --witness`
+    file:
+        written by `kstack run --record`, `kstack compare --witnesses` or `kstack explore --witness`
     """
     if to is not None and to < 1:
         raise ConfigError("--to: give a virtual time of 1 or more")

@@ -53,26 +53,37 @@ def run(
 
     Parameters
     ----------
-    image: built-in name, scenario, or file (ELF, multiboot, boot sector)
-    cpus: number of CPUs (default: what a scenario needs, else 1)
-    ram: size of RAM, like 64M (default: what a scenario needs, else 64M)
-    policy: stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
-    schedule: scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
-    seed: of the random schedules and of seeded pools
-    max_work: bound on what the guest makes the host do, about one unit an exception, interrupt, port access or page walk
-        (default: 200000, and for a scenario no less than its max_instructions)
-    stop_at_finding: end the run at the first unexpected finding
-    strict: end the run where the guest sets up what is not modelled, and not only say so
-    record: write a recording for `kstack replay`
+    image:
+        built-in name, scenario, or file (ELF, multiboot, boot sector)
+    cpus:
+        number of CPUs (default: what a scenario needs, else 1)
+    ram:
+        size of RAM, like 64M (default: what a scenario needs, else 64M)
+    policy:
+        stack policy by id, or in a Python file: FILE.py, or FILE.py:NAME for one of several
+    schedule:
+        scripted, round-robin:QUANTUM, random[:LONGEST], pct:DEPTH, replay:FILE
+    seed:
+        of the random schedules and of seeded pools
+    max_work:
+        bound on what the guest makes the host do, about one unit an exception, interrupt, port access or page walk
+        (default: 200000, of more than 8 CPUs 25000 each, and for a scenario no less than its max_instructions)
+    stop_at_finding:
+        end the run at the first unexpected finding
+    strict:
+        end the run where the guest sets up what is not modelled, and not only say so
+    record:
+        write a recording for `kstack replay`
     """
     if max_instructions < 1:
         raise ConfigError("--max-instructions: give 1 or more")
     if max_work is not None and max_work < 1:
         raise ConfigError("--max-work: give 1 or more")
     scenario = find_scenario(image) if is_scenario(image) else None
-    max_work = usual_work(scenario) if max_work is None else max_work
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
+    if cpus is None:
+        cpus = scenario.cpus if scenario else 1
     options = RunOptions(
         max_instructions,
         stop_at_finding,
@@ -81,10 +92,8 @@ def run(
         ignored=ignored_kinds(scenario),
         exact_pools=True,
         strict=strict,
-        max_work=max_work,
+        max_work=usual_work(scenario, cpus) if max_work is None else max_work,
     )
-    if cpus is None:
-        cpus = scenario.cpus if scenario else 1
     wanted = size(scenario.ram) if scenario else 0
     memory = size(ram) if ram is not None else wanted or DEFAULT_RAM
     if memory < wanted:

@@ -76,7 +76,8 @@ def show(
 
     Parameters
     ----------
-    file: a recording, or a trace
+    file:
+        a recording, or a trace
     """
     with opened(file, anyway) as found:
         database = Database(found)
@@ -101,11 +102,7 @@ def _stretch(database: Database, begin: int | None, to: int | None, cpu: int | N
     """
     meta = database.trace.meta
     known = cpu is None or 0 <= cpu < meta.cpus
-    executed = database.range(cpu) if known and begin is None else (meta.begun, meta.time)
-    if executed is None:
-        raise TraceError(
-            f"nothing to show: {'they have' if cpu is None else f'CPU {cpu} has'} executed nothing; give --from"
-        )
+    executed = (database.range(cpu) if known and begin is None else None) or (meta.begun, meta.time)
     first = executed[0] if begin is None else begin
     end = first + STRETCH if to is None else to
     if end < first or first > meta.time or end < meta.begun or not known:
@@ -143,9 +140,12 @@ def query(
 
     Parameters
     ----------
-    file: a recording, or a trace
-    name: of a ready-made query
-    arguments: the numbers that it takes
+    file:
+        a recording, or a trace
+    name:
+        of a ready-made query
+    arguments:
+        the numbers that it takes
     """
     if not name and sql is None:
         if not file.exists():
@@ -221,7 +221,8 @@ def write(
 
     Parameters
     ----------
-    file: a recording, or a trace
+    file:
+        a recording, or a trace
     """
     if format == "parquet":
         place = output or file.with_suffix(".trace")
@@ -253,7 +254,8 @@ def view(
 
     Parameters
     ----------
-    file: a recording, or a trace
+    file:
+        a recording, or a trace
     """
     with TemporaryDirectory(prefix="kstack-") as place, opened(file, anyway) as found:
         timeline = Path(place) / "trace.pftrace"
@@ -268,8 +270,10 @@ def compare(one: Path, other: Path, /, *, anyway: Anyway = False, json: Json = F
 
     Parameters
     ----------
-    one: a recording, or a trace
-    other: a recording, or a trace
+    one:
+        a recording, or a trace
+    other:
+        a recording, or a trace
     """
     with opened(one, anyway) as here, opened(other, anyway) as there:
         found, metas = diff(here, there), (here.meta, there.meta)

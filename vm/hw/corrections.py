@@ -216,9 +216,9 @@ def far_return(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
     base = 0 if found.bits == 64 else registers.segment(Seg.SS).base
     width = _operand_bytes(found)
     top = registers.gpr[Gpr.RSP] & (1 << registers.stack_bits) - 1
-    if found.opcode == IRET and width == 4 and registers.efer & Efer.LMA and not registers.cpl:
-        if _loads(cpu, base + top + 2 * width, width) & Flags.VM:
-            cpu.not_modelled("IRET with VM set in IA-32e mode, which has no virtual-8086 mode")
+    may_set_vm = found.opcode == IRET and width == 4 and registers.efer & Efer.LMA and not registers.cpl
+    if may_set_vm and _loads(cpu, base + top + 2 * width, width) & Flags.VM:
+        cpu.not_modelled("IRET with VM set in IA-32e mode, which has no virtual-8086 mode")
     if registers.cpl == 3:
         words = 2 if found.opcode != IRET else 5 if found.bits == 64 else 3
         for number in range(words):

@@ -65,7 +65,8 @@ def read_document(path: Path, versions: dict[str, tuple[int, ...]]) -> tuple[str
         raise RecordingError(f"{path} is no recording: {error}") from error
     kind = document.pop("kstack", None) if isinstance(document, dict) else None
     if not isinstance(kind, str) or kind not in versions:
-        raise RecordingError(f"{path} is no recording of kstack")
+        known = f"; it is a {kind} of kstack, which `kstack replay` takes" if kind == "witness" else ""
+        raise RecordingError(f"{path} is no recording of kstack{known}")
     if document.get("version") not in versions[kind]:
         found, read = document.get("version"), " or ".join(map(str, versions[kind]))
         raise RecordingError(f"recording {path} has version {found!r}; this kstack reads {read}")

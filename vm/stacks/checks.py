@@ -9,6 +9,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Container
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from vm.stacks import steps
@@ -187,6 +188,27 @@ def said(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 - as above
         text = "it cannot be shown"
     return f"{type(error).__name__}: {_one_line(text)}"
+
+
+_MACHINE: Final = (Path(__file__).parent, Path(__file__).parents[1])  # folders of code that is no policy's
+
+
+def raised_at(error: BaseException) -> str:
+    """Where a policy has raised an error: " (file, line)" of the innermost of its own code; empty if nobody knows."""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        if Path(trace.tb_frame.f_code.co_filename).parent not in _MACHINE:
+            found = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return found
+
+
+def stands_at(generator: Any) -> str:
+    """Where a hook stands, in the same form."""
+    frame = getattr(generator, "gi_frame", None)
+    while (inner := getattr(getattr(generator, "gi_yieldfrom", None), "gi_frame", None)) is not None:
+        generator, frame = generator.gi_yieldfrom, inner
+    return "" if frame is None else f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
 
 
 def _one_line(text: str) -> str:

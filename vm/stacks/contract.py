@@ -110,9 +110,10 @@ def _hook(policy: type[Policy], name: str) -> Iterator[Mistake]:
     elif (wrong := _misplaced(policy, name)) is not None:
         yield _at(owner, name, f"{name} has `{wrong}` in another's place: write `{written}`")
     elif not inspect.isgeneratorfunction(function) and _is_empty(function):
-        yield _at(
-            owner, name, f"{name} has no `yield`, so it makes no step: `yield` each step, or `yield from ()` for none"
-        )
+        way = "`yield` each step, or `yield from ()` for none"
+        if (call := _last_call(function)) is not None:
+            way = f"if `{call}` makes its steps, write `yield from {call}`; else {way}"
+        yield _at(owner, name, f"{name} has no `yield`, so it makes no step: {way}")
 
 
 def _hidden(policy: type[Policy]) -> Iterator[Mistake]:
@@ -162,6 +163,15 @@ def _is_empty(function: FunctionType) -> bool:
     inside = list(own_nodes(node))
     returned = [one.value for one in inside if isinstance(one, ast.Return) and one.value is not None]
     return all(map(_is_plain, returned)) and not any(isinstance(one, ast.Raise) for one in inside)
+
+
+def _last_call(function: FunctionType) -> str | None:
+    """A call whose answer nobody takes, with which a function ends."""
+    index = index_of(function.__globals__)
+    node = None if index is None else index.function(function.__code__)
+    body = [] if node is None or isinstance(node, ast.Lambda) else node.body
+    last = body[-1] if body else None
+    return ast.unparse(last.value) if isinstance(last, ast.Expr) and isinstance(last.value, ast.Call) else None
 
 
 def _is_plain(value: ast.expr) -> bool:

@@ -132,7 +132,8 @@ def _in_file(path: Path, wanted: str) -> type[Policy]:
         named = [other] if inspect.isclass(other) and issubclass(other, Policy) else []
         chosen = named or [policy for policy in offered if policy.id == wanted]
         names = [name for policy in offered for name in (policy.__name__, policy.id)]
-        missing = f"has no policy {wanted!r}; {_near(wanted, names, f'it has {_listed(offered)}')}"
+        near = f"{_near(wanted, names, '')} " if _near(wanted, names, "") else ""
+        missing = f"has no policy {wanted!r}; {near}it has {_listed(offered)}"
     else:
         chosen = offered or found
         missing = f"has 0 policy classes; {_unrelated(module)}"

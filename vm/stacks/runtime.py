@@ -22,7 +22,7 @@ from vm.machine import Machine
 from vm.stacks import hypercall, steps
 from vm.stacks.area import PAGE, Thread
 from vm.stacks.call import GuestMisuse, HookCall, HookObserver, Interposed, StackObserver, StepCounts
-from vm.stacks.checks import said, shown
+from vm.stacks.checks import raised_at, said, shown, stands_at
 from vm.stacks.contract import check_contract
 from vm.stacks.execute import WAITING, Executor
 from vm.stacks.hypercall import Function
@@ -148,7 +148,7 @@ class StackRuntime:
         try:
             self._call(cpu, call, thread)
         except _RAISED as error:
-            raise PolicyError(f"{self._name(call)} raised {said(error)}") from error
+            raise PolicyError(f"{self._name(call)} raised {said(error)}{raised_at(error)}") from error
         if not issubclass(type(call.generator), Generator):
             wrong = f"answered {shown(call.generator)}, which is no generator: `yield` its steps"
             raise PolicyError(f"{self._name(call)} {wrong}, or `yield from ()` for none")
@@ -204,10 +204,12 @@ class StackRuntime:
             self._end(cpu, call, end.value)
             return True
         except _RAISED as error:
-            raise PolicyError(f"{self._name(call)} raised {said(error)}") from error
+            raise PolicyError(f"{self._name(call)} raised {said(error)}{raised_at(error)}") from error
         self._look(call, False)
         if not isinstance(call.step, steps.Step):
-            raise PolicyError(f"{self._name(call)} yielded {shown(call.step)}, which is no micro-step")
+            raise PolicyError(
+                f"{self._name(call)} yielded {shown(call.step)}, which is no micro-step{stands_at(call.generator)}"
+            )
         if len(call.answers) >= MAX_STEPS:
             raise PolicyError(f"{self._name(call)} has made {MAX_STEPS} steps and does not end")
         return False

@@ -201,7 +201,7 @@ class Bench:
         usual = scenario.max_instructions if scenario is not None else MAX_TIME
         limit = usual if max_time is None else max_time
         seed = chosen.seed if isinstance(chosen, Schedule) else 0
-        work = usual_work(scenario) if max_work is None else max_work
+        work = usual_work(scenario, start.cpus) if max_work is None else max_work
         options = RunOptions(limit, pool=pool or PoolConfig(), adversary=seed, exact_pools=True, max_work=work)
         start = Start(**{**vars(start), "options": options, "format": format})
         scheduler = chosen.scheduler(scenario) if isinstance(chosen, Schedule) else chosen
