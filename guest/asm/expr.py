@@ -225,12 +225,29 @@ class Parser:
         raise AsmError(self.place, f"unexpected {token.text!r} in an expression")
 
 
+MAX_NESTING = 100
+_NESTING = frozenset("(-+~!")
+
+
+def _nesting(tokens: list[Token]) -> int:
+    """How deep parentheses and operators in front of operands lie in each other, at the most."""
+    deepest = opened = row = 0
+    for token in tokens:
+        opened += (token.text == "(") - (token.text == ")")
+        row = row + 1 if token.text in _NESTING else 0
+        deepest = max(deepest, opened + row)
+    return deepest
+
+
 def evaluate(text: str, lookup: Lookup, place: Place) -> Linear:
     """Evaluate a whole expression.
 
     Raises AsmError where it cannot be read or something is left over.
     """
-    parser = Parser(tokenize(text, place), lookup, place)
+    tokens = tokenize(text, place)
+    if sum(token.text in _NESTING for token in tokens) > MAX_NESTING and _nesting(tokens) > MAX_NESTING:
+        raise AsmError(place, f"an expression nests deeper than {MAX_NESTING}")
+    parser = Parser(tokens, lookup, place)
     value = parser.parse()
     if parser.peek():
         raise AsmError(place, f"unexpected {parser.peek()!r} after {text.strip()!r}")

@@ -116,3 +116,10 @@ def test_strings_keep_what_looks_like_comments_and_separators() -> None:
 
 def test_labels_and_statements_share_lines() -> None:
     assert assemble("a: b: nop\nc: .byte 1\nd:\n.equ e, 2\n.byte e").hex() == "900102"
+
+
+@pytest.mark.parametrize("text", ["(" * 400 + "1" + ")" * 400, "-" * 5000 + "1", "~" * 200 + "(1)"])
+def test_an_expression_without_an_end_is_an_error_of_its_line(text: str) -> None:
+    with pytest.raises(AsmError, match="nests deeper than 100"):
+        assemble(f".quad {text}", 0)
+    assert assemble(".quad " + "(" * 90 + "1" + ")" * 90, 0) == assemble(".quad 1" + "+1-1" * 500, 0)

@@ -119,6 +119,8 @@ def run(
     else:
         command = "kstack " + " ".join(shlex.quote(word) for word in sys.argv[1:])
         explain(session, result, command, setup.modes)
+        if policy is not None and session.runtime.pools is None:
+            print(f"policy {policy} was asked for nothing: the guest makes no hypercall BOOT", file=sys.stderr)
     return result.code
 
 

@@ -182,7 +182,7 @@ class Gate:
 
     def refuse(self, what: str) -> bool:
         """The CPU does what cannot be explored: it stops; always True."""
-        self.refused = self.refused or f"CPU {self.cpu} {what}"
+        self.refused = self.refused or what
         self.held = self.held or Held("refused")
         return True
 
