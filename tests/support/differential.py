@@ -88,8 +88,12 @@ class Differential:
         one = drawn(seed, self.host.fresh_fpu)
         if _name(one.text) in SKIPPED or any(one.text.startswith(name) for name in SKIPPED):
             return one, ""
+        return one, self.compared(one)
+
+    def compared(self, one: Drawn) -> str:
+        """The same of an instruction that is given."""
         host, ours = (self._whole(run, one) for run in (self.host.run, self._ours.run))
-        return one, _compared(one, host, ours)
+        return _compared(one, host, ours)
 
     def _whole(self, run, one: Drawn) -> Ended:  # type: ignore[no-untyped-def] # either's
         """A repeated instruction stops behind each iteration, on either."""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.differential import Differential
 from tests.support.host_processor import AT, HostCannot
+from tests.support.random_instructions import Drawn, drawn
 from vm.hw.paging import is_canonical
 
 INSTRUCTIONS = 1_000
@@ -44,6 +45,39 @@ def test_random_instructions_do_what_they_do_on_the_hosts_processor(differential
 @pytest.mark.slow
 def test_many_random_instructions_do_what_they_do_on_the_hosts_processor(differential: Differential) -> None:
     assert _differences(differential, range(INSTRUCTIONS, MORE)) == []
+
+
+_SINGLE = (b"", *(bytes([byte]) for byte in b"\x66\x67\xf2\xf3\x2e\x3e\x26\x36\x64\x65"))
+BRANCH_PREFIXES = tuple(
+    dict.fromkeys((*_SINGLE, *(b"\x66" + one for one in _SINGLE), *(one + b"\x66" for one in _SINGLE)))
+)
+BRANCHES = {
+    **{f"jcc_{opcode:02x}": bytes((opcode, 5)) for opcode in range(0x70, 0x80)},
+    **{f"jcc_0f{opcode:02x}": bytes((0x0F, opcode, 5, 0, 0, 0)) for opcode in range(0x80, 0x90)},
+    **{f"loop_{opcode:02x}": bytes((opcode, 5)) for opcode in range(0xE0, 0xE4)},
+    "jmp_eb": b"\xeb\x05",
+    "jmp_e9": b"\xe9\x05\0\0\0",
+    "call": b"\xe8\x05\0\0\0",
+    "ret": b"\xc3",
+    "ret_c2": b"\xc2\x08\0",
+    "jmp_ff": b"\xff\xe3",
+    "jmp_m": b"\xff\x23",
+    "call_ff": b"\xff\xd3",
+    "call_m": b"\xff\x13",
+}
+
+
+@pytest.mark.parametrize("rex", [b"", b"\x48", b"\x41"])
+def test_branches_behind_every_prefix_go_where_the_hosts_processor_goes(differential: Differential, rex: bytes) -> None:
+    found = []
+    for seed, (name, code) in enumerate(BRANCHES.items()):
+        for number, prefixes in enumerate(BRANCH_PREFIXES):
+            state = drawn(seed * 100 + number, differential.host.fresh_fpu).state
+            one = Drawn(name, prefixes + rex + code, state)
+            difference = differential.compared(one)
+            if difference:
+                found.append(f"{name} ({one.code.hex()}): {difference}")
+    assert found == []
 
 
 def test_a_difference_is_seen(differential: Differential, monkeypatch: pytest.MonkeyPatch) -> None:
