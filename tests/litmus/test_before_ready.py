@@ -99,6 +99,9 @@ WRONG = {
     "after 300 instructions": ".rept 300\n    nop\n    .endr\n    jmp litmus_wrong",
     "after an instruction of the model": "mov rax, cr3\n    jmp litmus_wrong",
     "after a visible operation": "mov rax, [r15+8]\n    jmp litmus_wrong",
+    "by the exit port": "mov edx, 0xf4\n    mov al, 0x11\n    out dx, al",
+    "by the exit port, with another value": "mov edx, 0xf4\n    mov al, 1\n    out dx, al",
+    "by the exit port, later": "mov rax, [r15+8]\n    mov edx, 0xf4\n    mov al, 0x11\n    out dx, al",
 }
 
 

@@ -30,7 +30,7 @@ from vm.hw.paging import A, Attempt
 from vm.machine import End, Machine, MachineSnapshot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
-from vm.session import GUEST_PANICKED, BootedScenario, RunOptions, Session
+from vm.session import GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, Session
 from vm.setup import boot
 from vm.stacks import Invlpgb, Policy, Tlbsync
 from vm.stacks.execute import Pending
@@ -559,9 +559,14 @@ class World:
 
     def _ends(self, cpu: int, events: int) -> bool:
         names = [name for _, who, name in self.session.events[events:] if who == cpu]
-        if WRONG in names:
+        if WRONG in names or self._exits_badly():
             self.oracle.check_failed(cpu)
         return DONE in names or WRONG in names or self.machine.end() is End.SHUTDOWN
+
+    def _exits_badly(self) -> bool:
+        """Whether the guest has said itself, by what it wrote to the debug-exit port, that something is wrong."""
+        code = self.machine.exit_port.code
+        return code is not None and code not in GUEST_PASSED and code != GUEST_PANICKED
 
     def _is_private(self, cpu: int) -> bool:
         """Whether an OUT is one that nobody else can tell: an event, or the beginning of a hook."""
