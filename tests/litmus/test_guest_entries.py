@@ -369,6 +369,30 @@ REFUSED: Final = {
         f"program_0:\n    mov qword ptr [rip+x], 1\n{PREPARE}    mov [rbx], rdi\n    lea rsi, [rip+y]\n    lea rdi, [rip+x]\n    movsq\n    jmp litmus_end\n",
         "several managed pages",
     ),
+    "a device": ("program_0:\n    mov edx, 0x3ff\n    mov al, 1\n    out dx, al\n    jmp litmus_end\n", "port 0x3ff"),
+    "a device that is read": ("program_0:\n    in al, 0x21\n    jmp litmus_end\n", "port 0x21"),
+    "a string from a device": (
+        "program_0:\n    mov edx, 0x70\n    lea rdi, [rip+z]\n    insb\n    jmp litmus_end\n",
+        "port 0x70",
+    ),
+    "the clock": ("program_0:\n    rdtsc\n    jmp litmus_end\n", "reads the clock"),
+    "a timer": (
+        """program_0:
+    movabs rax, APIC_BASE
+    mov dword ptr [rax+APIC_LVT_TIMER], 0x30
+    mov dword ptr [rax+APIC_TIMER_INIT], 1000
+    jmp litmus_end
+""",
+        "starts its timer",
+    ),
+    "an NMI": (
+        "program_0:\n    mov edi, 1\n    mov esi, ICR_NMI\n    call send_ipi\n    jmp litmus_end\n",
+        "sends NMI",
+    ),
+    "INIT": (
+        "program_0:\n    mov edi, 1\n    mov esi, 0x4500\n    call send_ipi\n    jmp litmus_end\n",
+        "sends INIT",
+    ),
     "another table in CR3": (
         """program_0:
     movabs rdi, 0xffff888000002000

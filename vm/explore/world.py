@@ -20,13 +20,17 @@ from vm.expected import ignored_kinds
 from vm.explore.buffers import StoreBuffers, drains, passes, plain
 from vm.explore.dead import Below, below, put_back
 from vm.explore.tables import Tables, managed_pages
+from vm.hw.apic import DeliveryMode
 from vm.hw.cpu import CpuState
-from vm.hw.engine import Flags, Registers
+from vm.hw.debugexit import DEBUG_EXIT_PORT
+from vm.hw.decode import decode
+from vm.hw.engine import Flags, Gpr, Registers
 from vm.hw.gate import Gate, Held, Touch, Visible
 from vm.hw.lazy import How, LazyTlb, Option
 from vm.hw.memory import PAGE
 from vm.hw.modes import Modes
 from vm.hw.paging import A, Attempt
+from vm.hw.serial import COM1_PORT
 from vm.machine import End, Machine, MachineSnapshot
 from vm.scenarios import find_scenario
 from vm.schedule import RoundRobin
@@ -43,6 +47,12 @@ READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
 _BROADCASTS: Final = frozenset({"invlpgb", "tlbsync"})
 USER: Final = 3  # privilege level
+_TAKEN_WITH_IF: Final = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)
+_CLOCKS: Final = frozenset({"rdtsc", "rdtscp", "rdpmc"})
+_INVALIDATES: Final = frozenset({"int1", "int3", "into", "invd", "invlpg", "invlpgb", "invpcid"})
+_LINE_STATUS: Final = COM1_PORT + 5
+_PORTS: Final = frozenset({PORT, DEBUG_EXIT_PORT, COM1_PORT, _LINE_STATUS})
+"""Hypercalls, the end, and what our kernel prints by when it panics."""
 LOCAL: Final = 200_000  # instructions a CPU may run between two visible operations
 TO_READY: Final = 3_000_000
 
@@ -466,9 +476,30 @@ class World:
         assert gate is not None
         if gate.refused:
             self._refuse(cpu, gate.refused)
+        for ipi in self.machine.ipis:
+            if ipi.mode not in _TAKEN_WITH_IF:
+                self._refuse(ipi.source, f"sends {ipi.mode.name}, and only interrupts arrive at any moment here")
+        if self.machine.apics[cpu].next_deadline() is not None:
+            self._refuse(cpu, "starts its timer, and there is no time here")
         table = self.machine.cpus[cpu].mmu.table
         if table is not None and table not in self.tables.roots:
             self._refuse(cpu, f"loads CR3 with the table {table:#x}, which no CPU had when its programs began")
+
+    def _check_held(self, cpu: int, what: str) -> None:
+        """Whether an instruction before which a CPU stands can be explored.
+
+        Raises:
+            ScenarioError: it cannot: it reads the clock, or reaches a device, which is in no state's key.
+        """
+        if what in _CLOCKS:
+            self._refuse(cpu, "reads the clock, and there is no time here")
+        if what.startswith(("in", "out")) and what not in _INVALIDATES:
+            registers = self.machine.cpus[cpu].registers
+            instruction = decode(self.machine.cpus[cpu].linear.code(registers.rip), registers.bits)
+            assert instruction is not None
+            port = instruction.immediates[0] & 0xFF if instruction.immediates else registers.gpr[Gpr.RDX] & 0xFFFF
+            if what not in ("in", "out") or port not in _PORTS:
+                self._refuse(cpu, f"reaches port {port:#x}, and devices are not explored")
 
     def judge_end(self) -> Finding | None:
         """Look for frames that are lost when all programs have come to their end: the first finding, if any."""
@@ -535,6 +566,7 @@ class World:
                 if core.state is not CpuState.RUNNING or machine.end() is not None:
                     break
                 continue
+            self._check_held(cpu, gate.held.what)
             if gate.held.what != "out" or not self._is_private(cpu):
                 self.held[cpu] = gate.held
                 return
@@ -687,8 +719,8 @@ class World:
 
 
 def _cpu_key(part: Any) -> bytes:
-    """What decides how a CPU goes on, of its part of a snapshot: registers, APIC, state and NMI."""
-    registers, _, _, apic, _, running, _ = part
+    """What decides how a CPU goes on, of its part of a snapshot: registers, MSRs, APIC, state and NMI."""
+    registers, _, msrs, apic, _, running, _ = part
     whole = hashlib.blake2b(Registers.canonical_of(registers), digest_size=16)
-    whole.update(repr((apic, running[:3])).encode())
+    whole.update(repr((msrs, apic, running[:3])).encode())
     return whole.digest()
