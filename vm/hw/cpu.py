@@ -394,22 +394,24 @@ class Cpu:
         done = 0
         self.yielded = False
         self._apply_stored_code()
+        board = self._board
         while done < budget:
-            if self._board.work >= self._board.work_limit:
+            if board.work >= board.work_limit:
                 return Slice(SliceEnd.WORK, done)
             if self._init_comes:
                 self._init_comes = False
                 self.init()
                 if self.index == 0:
                     self.not_modelled("INIT of the boot CPU, which begins at FFFFFFF0H, where there is no firmware")
-            limit = self._board.slice_limit()
-            if limit < budget - done:
-                self._board.work += 1  # a timer's
-            limit = min(budget - done, limit)
+            limit, left = board.slice_limit(), budget - done
+            if limit < left:
+                board.work += 1  # a timer's
+            else:
+                limit = left
             if self.state is not CpuState.RUNNING and not self._wakes():
                 end = SliceEnd.SHUTDOWN if self.state is CpuState.SHUTDOWN else SliceEnd.HALTED
                 return Slice(end, done)
-            external = self._board.has_external(self.index)
+            external = board.has_external(self.index)
             if (external or self.nmi_pending) and self._take_pending(external):
                 spent = 1
             else:
@@ -439,20 +441,24 @@ class Cpu:
             stop = self.engine.run(limit)
         finally:
             self.in_engine = False
-        self._board.work += self.engine.take_work() + self.mmu.walks - walks
-        self.registers.clear_resume()
-        if stop.instructions:
+        board, registers, instructions = self._board, self.registers, stop.instructions
+        board.work += self.engine.take_work() + self.mmu.walks - walks
+        registers.clear_resume()
+        if instructions:
             self._resumed = None
         if self.instructions is not None:
-            self.instructions.ran(self.index, self._board.now(), stop)
-        self._spend(stop.instructions)
-        self._tell_set_up()
+            self.instructions.ran(self.index, board.now(), stop)
+        self._spend(instructions)
+        if not registers.is_plain:
+            self._tell_set_up()
         self.recent.append(self.linear_rip())
-        if stop.kind is StopKind.BUDGET and not is_canonical(self.registers.rip):
+        if stop.kind is StopKind.BUDGET:
+            if is_canonical(registers.rip):
+                return instructions
             self._back_to_branch()  # here, and not in the next slice, which knows of no branch
             self.deliver(exception(GP))
-            return stop.instructions + 1
-        return stop.instructions + self._handle(stop)
+            return instructions + 1
+        return instructions + self._handle(stop)
 
     def _stops_again(self) -> bool:
         """Whether the engine would stop at the next instruction at once, as it did before: it need not be asked."""
@@ -470,8 +476,10 @@ class Cpu:
 
     def linear_rip(self) -> int:
         """RIP with the base of CS, which 64-bit code ignores."""
-        base = self.registers.segment(Seg.CS).base if self.registers.bits != 64 else 0
-        return base + self.registers.rip & _MASK64
+        registers = self.registers
+        if registers.bits == 64:
+            return registers.rip
+        return registers.segment(Seg.CS).base + registers.rip & _MASK64
 
     def _apply_stored_code(self) -> None:
         if self.mmu.stored_code:
@@ -724,7 +732,8 @@ class Cpu:
         if self.instructions is not None:
             self.instructions.ran(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
-        self._tell_set_up()
+        if not self.registers.is_plain:
+            self._tell_set_up()
         return stop
 
     def _tell_set_up(self) -> None:

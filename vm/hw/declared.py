@@ -14,6 +14,7 @@ _PRESENT: Final = 1 << 15
 _EXPANDS_DOWN: Final = 1 << 10
 _CODE: Final = 1 << 11
 _MXCSR_MASKS: Final = 0x1F80
+_AC, _VM, _AM, _PE = int(Flags.AC), int(Flags.VM), int(Cr0.AM), int(Cr0.PE)
 
 
 class Declared(enum.Enum):
@@ -28,13 +29,13 @@ class Declared(enum.Enum):
 def set_up(registers: Registers) -> tuple[Declared, ...]:
     """What a CPU has set up now."""
     flags, found = registers.system_flags, []
-    if flags & Flags.AC and registers.cpl == 3 and registers.cr[0] & Cr0.AM:
+    if flags & _AC and registers.cpl == 3 and registers.cr[0] & _AM:
         found.append(Declared.ALIGNMENT_CHECK)
     if registers.mxcsr & _MXCSR_MASKS != _MXCSR_MASKS:
         found.append(Declared.SSE_EXCEPTION)
-    if registers.bits == 64 or not registers.cr[0] & Cr0.PE:
+    if registers.bits == 64 or not registers.cr[0] & _PE:
         return tuple(found)
-    if flags & Flags.VM:
+    if flags & _VM:
         found.append(Declared.VIRTUAL_8086)
     elif any(_has_limit(registers.segment(which)) for which in _DATA):
         found.append(Declared.DATA_LIMIT)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 UD, GP = 6, 13
 _MASK32: Final = 0xFFFFFFFF
+_NO_RF: Final = ~int(Flags.RF)
 _MASK64: Final = (1 << 64) - 1
 _CR0_VALID: Final = 0xE005003F
 _CR4_VALID: Final = (
@@ -60,14 +61,13 @@ def _syscall(cpu: Cpu, instruction: Instruction) -> Result:
         raise GuestFault(UD, None)
     if cpu.fred.enabled:
         return _event(cpu, instruction, SYSCALL_VECTOR, EventKind.SYSCALL)
-    flags = registers.rflags
+    flags = registers.rflags & _NO_RF
     registers.gpr[Gpr.RCX] = registers.rip + instruction.length & _MASK64
-    registers.gpr[Gpr.R11] = flags & ~Flags.RF
+    registers.gpr[Gpr.R11] = flags
     selector = cpu.msrs.read(Msr.STAR) >> 32 & 0xFFFF
     registers.rip = cpu.msrs.read(Msr.LSTAR)
-    registers.set_segment(Seg.CS, Segment(selector & ~3, 0, _MASK32, _CODE64))
-    registers.set_segment(Seg.SS, Segment(selector + 8 & 0xFFFF, 0, _MASK32, _DATA))
-    registers.rflags = flags & ~cpu.msrs.read(Msr.FMASK) & ~Flags.RF
+    code, stack = Segment(selector & ~3, 0, _MASK32, _CODE64), Segment(selector + 8 & 0xFFFF, 0, _MASK32, _DATA)
+    registers.enter(code, stack, flags & ~cpu.msrs.read(Msr.FMASK))
     return Result.JUMPED
 
 

@@ -376,7 +376,8 @@ class Engine:
         ahead = self._refused_location == 0  # nothing had begun that was refused
         stop = self._classify(result, budget - control.remaining - control.withheld)
         control.granted = NOWHERE
-        if stop.kind in _GOES_BACK and not ahead and self._hooked():
+        hooked = self.recorder is not None or control.checked != NOWHERE
+        if hooked and stop.kind in _GOES_BACK and not ahead and self._hooked():
             self._repair_flags()
             self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
         return stop

@@ -101,7 +101,9 @@ class Segment(NamedTuple):
 CC_FLAGS = Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF
 # Plain integers for the hot paths: an operation on an enum.IntFlag costs a microsecond.
 _CC, _DF, _IF, _FIXED = int(CC_FLAGS), int(Flags.DF), int(Flags.IF), int(Flags.FIXED)
-_TF, _NO_RF = int(Flags.TF), ~int(Flags.RF)
+_TF, _NO_RF, _AC = int(Flags.TF), ~int(Flags.RF), int(Flags.AC)
+_SEGMENTED = layout.HF_PE | layout.HF_CS64
+_SSE_MASKS = 0x1F80  # of MXCSR
 _OTHER = ~(_CC | _DF)
 _VM = int(Flags.VM)
 _LONG, _BIG = int(SegmentAttribute.L), int(SegmentAttribute.B)
@@ -199,6 +201,15 @@ class Registers:
         return self._mxcsr.value
 
     @property
+    def is_plain(self) -> bool:
+        """64-bit code (or no protection at all) with every exception of SSE masked and AC clear, cheaply."""
+        return (
+            self._hflags.value & _SEGMENTED != layout.HF_PE
+            and self._mxcsr.value & _SSE_MASKS == _SSE_MASKS
+            and not self._eflags.value & _AC
+        )
+
+    @property
     def cpl(self) -> int:
         """Current privilege level."""
         return self._hflags.value & layout.HF_CPL
@@ -249,13 +260,15 @@ class Registers:
 
     def set_segment(self, which: Seg, segment: Segment) -> None:
         """Load a segment register, hidden part and all; CS and SS change mode and CPL."""
-        at = self._env + layout.ENV_SEGS + layout.SEG_BYTES * which
-        ctypes.c_uint32.from_address(at).value = segment.selector
-        u64(at + layout.SEG_BASE).value = segment.base
-        ctypes.c_uint32.from_address(at + layout.SEG_LIMIT).value = segment.limit
-        ctypes.c_uint32.from_address(at + layout.SEG_FLAGS).value = segment.flags
-        if which in (Seg.CS, Seg.SS):
+        _SEGMENT.pack_into(self._segments, layout.SEG_BYTES * which, *segment)
+        if which is Seg.CS or which is Seg.SS:
             self.sync()
+
+    def enter(self, code: Segment, stack: Segment, rflags: int) -> None:
+        """Load CS, SS and RFLAGS at once."""
+        _SEGMENT.pack_into(self._segments, layout.SEG_BYTES * Seg.CS, *code)
+        _SEGMENT.pack_into(self._segments, layout.SEG_BYTES * Seg.SS, *stack)
+        self.rflags = rflags
 
     def set_base(self, which: Seg, base: int) -> None:
         """Change the base of a segment alone (FS and GS by MSR)."""
