@@ -138,7 +138,7 @@ def test_reverse_stepi_over_a_page_fault_goes_back_to_the_access(tmp_path: Path)
 def test_the_stale_read_can_be_seen_from_both_cpus(recording: Path) -> None:
     text = session(
         (recording,),
-        "monitor goto 102534",
+        "monitor goto 102544",
         "maintenance flush register-cache",
         "thread 2",
         "x/i $pc",
@@ -222,7 +222,7 @@ def test_the_ends_of_history_are_what_gdb_calls_them(recording: Path) -> None:
     text = session((recording,), "continue", "info threads", "reverse-continue", "reverse-stepi", "monitor snapshot")
     assert text.count("No more reverse-execution history.") == 3
     assert "kstack: the run ends here: exit" in text
-    assert text.rstrip().splitlines()[-1].startswith(("time 88088, state ", "[Inferior"))
+    assert text.rstrip().splitlines()[-1].startswith(("time 88098, state ", "[Inferior"))
 
 
 @gdb_is_needed

@@ -42,7 +42,7 @@ def test_a_wrong_command_has_one_clear_line(client: Client, command: str, words:
 
 
 def test_looking_changes_nothing(client: Client) -> None:
-    client.monitor("goto 102533")
+    client.monitor("goto 102543")
     before = client.monitor("snapshot")
     for command in COMMANDS:
         if command != "goto":
@@ -85,27 +85,27 @@ def test_the_walk_is_the_selected_thread_s(client: Client) -> None:
 
 def test_goto_goes_anywhere(client: Client) -> None:
     recording = recorded("laight", "entry-exit")
-    assert client.monitor("goto 102533").startswith("time 102533.")
-    assert client.time == 102_533
+    assert client.monitor("goto 102543").startswith("time 102543.")
+    assert client.time == 102_543
     client.monitor("goto 90000")
     assert client.time == 90_000
     client.monitor("goto 99999999999")
     assert client.time == recording.time
     assert client.monitor("snapshot") == f"time {recording.time}, state {recording.state_hash}\n"
     client.monitor("goto 0")
-    assert client.time == 88_088
+    assert client.time == 88_098
 
 
 def test_the_schedule_says_where_one_is(client: Client) -> None:
-    assert client.monitor("schedule") == "time 88088: next is CPU 0\nslice 0 of 315 in the recording\n"
-    client.monitor("goto 102533")
+    assert client.monitor("schedule") == "time 88098: next is CPU 0\nslice 0 of 315 in the recording\n"
+    client.monitor("goto 102543")
     assert client.monitor("schedule").startswith(
-        "time 102533: CPU 1 runs, for 968 of 1000 units more\nslice 170 of 315"
+        "time 102543: CPU 1 runs, for 968 of 1000 units more\nslice 170 of 315"
     )
     client.ask("P0=0010000000000000")
     text = client.monitor("schedule")
     assert "forked by what was written; slice 170, of which the first 170 are fixed" in text
-    assert "written at time 102533: rax = 0x1000 on CPU 0" in text
+    assert "written at time 102543: rax = 0x1000 on CPU 0" in text
     live = LongModeGuest()
     live.start(live.kernel_code("here: jmp here"))
     assert "live, slice 0, round robin" in Client(beginning(live)).monitor("schedule")
@@ -119,12 +119,12 @@ def test_findings_appear_when_they_have_happened(client: Client) -> None:
 
 
 def test_frames_pools_and_hooks_are_those_of_the_moment(client: Client) -> None:
-    client.monitor("goto 102533")
+    client.monitor("goto 102543")
     frames = client.monitor("frames")
     assert "0x217000: mapped, thread 3 page 1; before: thread 3 page 3; freed by exit_kernel" in frames
     assert client.monitor("pool").startswith("CPU 0: 3 frames 0x210000 0x211000 0x212000\nCPU 1: ")
     assert client.monitor("policy") == "entry-exit: map on kernel entry, unmap on exit\nno hook is in flight\n"
-    client.monitor("goto 88088")
+    client.monitor("goto 88098")
     runtime = client.protocol.target.timeline.session.runtime
     while not runtime.calls[0]:
         client.ask("vCont;s:1")
