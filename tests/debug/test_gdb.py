@@ -73,7 +73,7 @@ def test_a_breakpoint_stops_cpu_1_and_both_can_be_looked_at(recording: Path) -> 
     assert re.search(r"\* 2 +Thread 2 \(CPU 1: running, ring 0 at laight_watch, on the stack of thread 2\)", text)
     assert re.search(r"  1 +Thread 1 \(CPU 0: running", text)
     assert "push   %rbx" in text
-    assert "$1 = 0x400000" in text and "IF ]" in text
+    assert "$1 = 0x405000" in text and "IF ]" in text
 
 
 @gdb_is_needed

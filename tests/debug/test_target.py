@@ -73,9 +73,9 @@ def run() -> Debugged:
 def test_a_breakpoint_stops_before_its_instruction_on_the_cpu_that_comes_there(run: Debugged) -> None:
     run.on(Kind.SOFTWARE, "laight_watch")
     assert run.target.resume() == Stop(5, 1, "swbreak")
-    assert run.at(1) == "laight_watch" and run.time == 97_187
+    assert run.at(1) == "laight_watch" and run.time == 97_197
     assert run.target.resume() == Stop(5, 1, "swbreak"), "told once a place: it goes on"
-    assert run.time > 97_187
+    assert run.time > 97_197
 
 
 def test_hardware_breakpoints_are_told_apart(run: Debugged) -> None:
@@ -115,16 +115,16 @@ def test_a_step_crosses_a_switch_to_another_cpu_and_stops_at_its_breakpoint(run:
 
 
 def test_a_step_is_one_unit_of_its_cpu_while_others_run_as_they_did(run: Debugged) -> None:
-    run.target.goto(97_187)
+    run.target.goto(97_197)
     before = run.target.cpus[1].counts.instructions
     for done in range(1, 200):
         assert run.target.resume((1,)) == Stop(5, 1)
         assert run.target.cpus[1].counts.instructions == before + done
-    assert any(lane.cpu == 0 and lane.start > 97_187 for lane in run.target.timeline.lanes)
+    assert any(lane.cpu == 0 and lane.start > 97_197 for lane in run.target.timeline.lanes)
 
 
 def test_stepping_back_visits_the_same_moments_in_reverse(run: Debugged) -> None:
-    run.target.goto(97_187)
+    run.target.goto(97_197)
     there = []
     for _ in range(40):
         there.append((run.target.resume((1,)), run.time, run.rip(1)))
