@@ -46,7 +46,7 @@ def test_qemu_says_the_same_of_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cpus", [USUAL + 1, MOST])
+@pytest.mark.parametrize("cpus", [USUAL + 1, pytest.param(MOST, marks=pytest.mark.long)])
 def test_a_scenario_runs_on_many(cpus: int) -> None:
     result = session("futex-sleepers", cpus).run()
     assert (result.ended, result.exit_value, len(result.cpus)) == ("exit", 0x10, cpus)
@@ -54,7 +54,7 @@ def test_a_scenario_runs_on_many(cpus: int) -> None:
 
 
 def test_each_cpu_has_as_much_of_the_pool_as_on_eight() -> None:
-    for cpus in (2, USUAL, USUAL + 1, MOST):
+    for cpus in (USUAL, USUAL + 1):
         pools = session("futex-sleepers", cpus).runtime.pools
         assert pools is not None
         assert [len(pool) for pool in pools.per_cpu] == [pools.target] * cpus
@@ -68,6 +68,7 @@ def test_a_scenario_with_too_few_pages_for_so_many_is_refused_before_it_runs() -
     assert session("litmus-cold", 6, pool=PoolConfig(per_cpu=4)).run().ended == "exit"
 
 
+@pytest.mark.long
 def test_no_scenario_is_refused_on_the_cpus_that_it_names() -> None:
     for scenario in scenarios().values():
         if scenario.ram == "64M":

@@ -67,8 +67,9 @@ def test_a_world_left_in_a_handler_has_no_say_in_the_next_one() -> None:
 
 
 def test_otherwise_there_are_more_states_and_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = search(PROBLEM)
+    problem = Problem("litmus-migrate", "switch-sp-ipi", Modes())
+    usual = search(problem)
     monkeypatch.setattr(world, "put_back", lambda *_: None)
-    found = search(PROBLEM)
+    found = search(problem)
     assert (found.verdict, usual.verdict) == ("safe", "safe")
     assert found.states > usual.states

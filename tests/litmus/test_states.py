@@ -41,7 +41,7 @@ def whole(world: World) -> tuple[object, ...]:
 
 PORTS = """.text
 program_0:
-    mov edx, 0x70                       # the CMOS index register
+    mov edx, 0x3f8                      # the console
     mov eax, 1
     out dx, al
     mov qword ptr [r15], 1

@@ -102,7 +102,10 @@ def _stretch(database: Database, begin: int | None, to: int | None, cpu: int | N
     """
     meta = database.trace.meta
     known = cpu is None or 0 <= cpu < meta.cpus
-    executed = (database.range(cpu) if known and begin is None else None) or (meta.begun, meta.time)
+    executed = database.range(cpu) if known and begin is None else (meta.begun, meta.time)
+    if executed is None and cpu is not None:
+        raise TraceError(f"nothing to show: CPU {cpu} has executed nothing; give --from")
+    executed = executed or (meta.begun, meta.time)
     first = executed[0] if begin is None else begin
     end = first + STRETCH if to is None else to
     if end < first or first > meta.time or end < meta.begun or not known:
