@@ -45,6 +45,7 @@ FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
 _OUT_HYPERCALL: Final = bytes([0xE7, PORT])
 READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
+WINDOW: Final = "window"
 _BROADCASTS: Final = frozenset({"invlpgb", "tlbsync"})
 USER: Final = 3  # privilege level
 _TAKEN_WITH_IF: Final = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)
@@ -341,7 +342,7 @@ class World:
         if held.what == "out":
             calls = self.runtime.calls[cpu]
             return not calls or not self._is_begun(cpu) or not passes(calls[-1].step)
-        return held.what != "window"
+        return held.what != WINDOW
 
     def _make_visible(self, cpu: int) -> None:
         """A CPU's oldest store becomes visible; what has waited for the last one goes on."""
@@ -445,7 +446,7 @@ class World:
             gate.granted, gate.writes = True, move.kind == "access" and self.buffers.is_locked(cpu)
             if move.kind == "access":
                 self.buffers.access(cpu, held.address)
-            else:
+            elif held.what != WINDOW:  # what comes behind the boundary is an operation of its own
                 self.buffers.step(cpu)
             gate.granted, gate.option, gate.writes = False, None, False
             if core.counts.exceptions != faults and self.buffers.stores[cpu]:
