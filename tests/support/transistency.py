@@ -197,8 +197,8 @@ class Machine:
             yield self._answered(state, value, number, cpu._replace(inside=None))
             return
         one = self.test.programs[number][cpu.place]
-        if what == "fault" and not cpu.buffer:  # it drops what is cached of the page (4.10.4.1)
-            yield self._done(state, number, cpu.caching(one.where, None), FAULT)
+        if what == "fault" and not cpu.buffer:
+            yield self._done(state, number, cpu, FAULT)
         elif what == "frame":
             assert isinstance(value, str)
             yield self._accessed(state, number, cpu, one, value)
@@ -277,7 +277,7 @@ class Machine:
         if waits and not self.reading.hits_pass:
             cached = None
         if cached is not None and writes and "W" not in cached.flags:
-            yield self._fault(state, number, cpu)
+            yield self._fault(state, number, cpu, one)
         elif cached is not None and ("D" in cached.flags or not writes):
             yield self._hit(state, number, cpu, one, cached)
         elif not waits:
@@ -303,15 +303,15 @@ class Machine:
         """By the tables: A, and D for a write, are set by a locked update; what refuses the access sets nothing."""
         writes = one.what != "load"
         if "P" not in entry.flags or (writes and "W" not in entry.flags):
-            return self._fault(state, number, cpu)
+            return self._fault(state, number, cpu, one)
         used = entry.changed("A", True).changed("D", True) if writes else entry.changed("A", True)
         if used != entry:
             state = state.storing(Store(one.name, used))
         return self._translated(state, number, cpu.caching(one.where, used), one, used.frame)
 
-    def _fault(self, state: State, number: int, cpu: Cpu) -> State:
-        """The handler runs when all stores are visible (SDM 11.10)."""
-        cpu = cpu._replace(inside=("fault", ""))
+    def _fault(self, state: State, number: int, cpu: Cpu, one: Operation) -> State:
+        """It drops what is cached of the page (4.10.4.1); the handler runs when all stores are visible (SDM 11.10)."""
+        cpu = cpu.caching(one.where, None)._replace(inside=("fault", ""))
         if not self.reading.drains_slowly:
             for store in cpu.buffer:
                 state = state.storing(store)
