@@ -30,7 +30,7 @@ def session(scenario: str, cpus: int, policy: str = "switch-sp-ipi", pool: PoolC
 @pytest.mark.slow
 @pytest.mark.parametrize("cpus", [USUAL + 1, pytest.param(MOST, marks=pytest.mark.long)])
 def test_every_self_test_passes_on_many(cpus: int) -> None:
-    console = on_machine(cpus)
+    console = on_machine(cpus, limit=400_000_000)
     assert f"cpus {cpus}\n" in console
     assert "47 passed, 0 failed\n" in console
 

@@ -24,7 +24,7 @@ BEHIND_66 = {
     "Jcc rel8": "xor eax, eax\n.byte 0x66, 0x74, 0",
     "Jcc rel8, not taken": "xor eax, eax\n.byte 0x66, 0x75, 0",
     "Jcc rel32": "xor eax, eax\n.byte 0x66, 0x0f, 0x84, 0, 0, 0, 0",
-    "LOOPNE": "or ecx, 1\n.byte 0x66, 0xe0, 0",
+    "LOOPNE": "mov ecx, 2\nor ecx, ecx\n.byte 0x66, 0xe0, 0",
     "LOOPE": "cmp ecx, ecx\n.byte 0x66, 0xe1, 0",
     "LOOP": "mov ecx, 2\n.byte 0x66, 0xe2, 0",
     "JRCXZ": "xor ecx, ecx\n.byte 0x66, 0xe3, 0",
