@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from importlib.metadata import version as installed
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -34,6 +35,7 @@ from vm.scenarios import find_image
 from vm.stacks.registry import policy_hash
 
 VERSION: Final = 1
+JOIN_SECONDS: Final = 5.0  # for workers that have been ended
 _DIGEST: Final = 16  # hexadecimal digits
 _PRESENTATION: Final = ("cli", "report")  # folders of vm whose code no result depends on
 
@@ -242,10 +244,12 @@ def judge_pairs(
     left = [index for index in range(len(pairs)) if index not in done]
     if not left:
         return
-    others = set(multiprocessing.active_children())
+    others = multiprocessing.active_children()
     executor = ProcessPoolExecutor(min(jobs, len(left)), initializer=_begin_worker)
+    workers: list[BaseProcess] = []
     try:
         futures: dict[Future[Judgement], int] = {executor.submit(pairs[index].judge): index for index in left}
+        workers += [one for one in multiprocessing.active_children() if one not in others]
         for future in as_completed(futures):
             index = futures.pop(future)
             judgement = future.result()
@@ -254,11 +258,21 @@ def judge_pairs(
             yield index, judgement
         executor.shutdown()
     except BrokenProcessPool as error:
-        raise KstackError("a worker process died (out of memory?); fewer --jobs need less") from error
+        raise KstackError(f"a worker process {_end_of(workers)}; fewer --jobs need less memory") from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        for worker in set(multiprocessing.active_children()) - others:
+        for worker in workers:
             worker.terminate()
+
+
+def _end_of(workers: list[BaseProcess]) -> str:
+    """How the first worker ended that was not ended because of another."""
+    for worker in workers:
+        worker.join(JOIN_SECONDS)
+        code = worker.exitcode
+        if code is not None and code not in (0, -signal.SIGTERM):
+            return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return "died"
 
 
 def _begin_worker() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from tests.cli.test_commands import MINE
 from tests.support.command import kstack, kstack_process
 from vm.campaign import Checkpoint, _begin_worker, judge_pairs
-from vm.errors import ConfigError
+from vm.errors import ConfigError, KstackError
 from vm.hw.modes import Modes
 from vm.judge import Pair, Portfolio
 from vm.stacks.pool import PoolConfig
@@ -106,6 +107,28 @@ def test_results_are_in_the_order_of_the_command_line_whatever_was_saved_first(t
 def test_workers_leave_an_interrupt_to_their_parent() -> None:
     with ProcessPoolExecutor(1, initializer=_begin_worker) as executor:
         assert executor.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
+
+
+def test_a_comparison_that_is_stopped_ends_its_own_workers_alone() -> None:
+    """A generator is closed when it is collected, at any time: other comparisons go on then."""
+    first, second = judge_pairs(pairs("fixed-16k", "entry-exit"), 2), judge_pairs(pairs("fixed-16k", "entry-exit"), 2)
+    seen = [next(first), next(second)]
+    first.close()
+    assert len([*seen, *second]) == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        (lambda _: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL"),
+        (lambda _: os._exit(7), "ended with exit code 7"),
+    ],
+)
+def test_how_a_worker_died_is_said(monkeypatch: pytest.MonkeyPatch, end: Callable[[Pair], None], says: str) -> None:
+    end.__name__ = "judge"  # by which a worker finds it
+    monkeypatch.setattr(Pair, "judge", end)
+    with pytest.raises(KstackError, match=says):
+        list(judge_pairs(pairs("fixed-16k"), 1))
 
 
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ GREEN: Final = "\x1b[32m"
 
 def document(*words: str) -> dict[str, Any]:
     done = kstack(*words, "--json")
+    assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
