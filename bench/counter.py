@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from bench.harness import Row, at_least
-from vm.explore.dpor import dpor
-from vm.explore.sample import sample
-from vm.explore.stateful import Outcome
-from vm.hw.modes import Modes
-from vm.stacks.registry import find_policy
+from kstack.explore.breadth_first import Outcome
+from kstack.explore.dpor import dpor
+from kstack.explore.sample import sample
+from kstack.hw.modes import Modes
+from kstack.stacks.loading.registry import find_policy
 
 INCREMENTS: Final = 3  # of each CPU
 WALKS: Final = 2000

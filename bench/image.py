@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from guest.asm import KERNEL_LAYOUT, assemble, build
-from guest.images import CORE, ENTRY, KERNEL
+from kstack.guest.asm import KERNEL_LAYOUT, assemble, build
+from kstack.guest.images import CORE, ENTRY, KERNEL
 
 GUESTS: Final = Path(__file__).parent / "guests"
 COUNT_PATTERN: Final = struct.pack("<Q", 0x6B737461636B2121)

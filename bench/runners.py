@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench.image import BARE_CODE, BARE_TABLES, bare_loop, image
-from vm.load import load
-from vm.machine import Machine, MachineConfig
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
 
 if TYPE_CHECKING:
-    from vm.hw.engine import Access
-    from vm.hw.paging import Translation
+    from kstack.hw.engine import Access
+    from kstack.hw.mmu.walk import Translation
 
 RAM: Final = 64 << 20
 QUANTUM: Final = 1000  # units a slice where several CPUs take turns

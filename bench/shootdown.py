@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from bench.harness import Row, at_least, at_most
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.hw.modes import Modes
-from vm.stacks import (
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.hw.modes import Modes
+from kstack.stacks import (
     EMPTY,
     Decision,
     GiveBack,

@@ -11,13 +11,13 @@ from typing import Final
 from bench.harness import Row, at_most, seconds_each
 from bench.image import image
 from bench.runners import RAM, bare_unicorn, ours
-from vm.recording import Recording
-from vm.schedule import RoundRobin
-from vm.session import RunOptions
-from vm.setup import Setup, replay_session
-from vm.trace.make import make_trace
-from vm.trace.query import QUERIES, Database, ask
-from vm.trace.store import Trace, read_trace
+from kstack.recording import Recording
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup, replay_session
+from kstack.schedule import RoundRobin
+from kstack.trace.make import make_trace
+from kstack.trace.query import QUERIES, Database, ask
+from kstack.trace.store import Trace, read_trace
 
 LOOPS: Final = ("compute", "memory", "calls")
 FIRST: Final = 20_000

@@ -6,8 +6,8 @@ import time
 from typing import Final
 
 from bench.harness import Row, at_most
-from vm.explore.stateful import Problem, search
-from vm.hw.modes import Modes
+from kstack.explore.breadth_first import Problem, search
+from kstack.hw.modes import Modes
 
 SETS: Final = Modes()
 CLEAR: Final = Modes(speculation="keeps-accessed-clear")

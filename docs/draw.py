@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.text import Text
 
-from vm.hw.modes import Modes
-from vm.judge import Pair, Portfolio
-from vm.report.table import lanes
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Pair, Portfolio
+from kstack.report.table import lanes
 
 _WEB_FONT = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # fetched from elsewhere; readers' own will do
 TARGET = Path(__file__).parent / "laight.svg"

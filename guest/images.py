@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from guest.asm import KERNEL_LAYOUT, Image, begin, build
-from guest.scenario import FOLDER, Scenario, scenarios
+from kstack.guest.asm import KERNEL_LAYOUT, Image, begin, build
+from kstack.guest.scenario import FOLDER, Scenario, scenarios
 
 KERNEL: Final = Path(__file__).parent / "kernel"
 ENTRY: Final = "_start"

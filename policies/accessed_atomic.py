@@ -4,8 +4,8 @@ Dave Hansen: a locked exchange that expects A=0 cannot miss the walker, whose up
 too (SDM 8.1.2.1). A is never cleared, so an accessed page stays. linux-mm, March 2024.
 """
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import EMPTY, ExchangePte, GiveBack, ReadPte, Steps, Thread
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import EMPTY, ExchangePte, GiveBack, ReadPte, Steps, Thread
 
 
 class AccessedAtomic(SwitchSp):

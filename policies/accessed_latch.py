@@ -5,8 +5,8 @@ reclaim those with Accessed clear. "A thread that ever accesses a page gets to k
 atomic clear is his of 2024. A thread whose missing pages cannot be filled in cannot be run.
 """
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import EMPTY, ExchangePte, GiveBack, Load, ReadPte, Steps, Store, Thread
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import EMPTY, ExchangePte, GiveBack, Load, ReadPte, Steps, Store, Thread
 
 
 class AccessedLatch(SwitchSp):

@@ -4,8 +4,8 @@ Andy Lutomirski's "fantasy land" design: the page walker must set Accessed befor
 translation, so a page with A=0 is cached nowhere and needs no flush. linux-mm, March 2024.
 """
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import EMPTY, GiveBack, ReadPte, Steps, Thread, WritePte
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import EMPTY, GiveBack, ReadPte, Steps, Thread, WritePte
 
 
 class AccessedPlain(SwitchSp):

@@ -5,7 +5,7 @@ it independent of whether a speculative fill sets Accessed; what it needs is a l
 scheduler.
 """
 
-from vm.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_sleepers, take_back
+from kstack.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_sleepers, take_back
 
 
 class AccessedShrinker(Policy):

@@ -4,8 +4,8 @@ Nadav Amit: a stack page that was never written holds nothing. Lutomirski's obje
 may be cached for reading, and the entry outlives the frame. linux-mm, March 2024.
 """
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import EMPTY, ExchangePte, GiveBack, ReadPte, Steps, Thread
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import EMPTY, ExchangePte, GiveBack, ReadPte, Steps, Thread
 
 
 class DirtyAtomic(SwitchSp):

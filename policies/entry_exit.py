@@ -6,7 +6,7 @@ them back. Claimed: invalidation at map time only, on the local CPU only, so no 
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Policy, Steps, Thread, free, map_pages, unmap_pages
+from kstack.stacks import Decision, Policy, Steps, Thread, free, map_pages, unmap_pages
 
 
 class EntryExit(Policy):

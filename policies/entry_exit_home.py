@@ -5,8 +5,8 @@ wakes on another CPU pumps pages from one CPU's cache to another's: remember whe
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from policies.entry_exit import EntryExit
-from vm.stacks import (
+from kstack.policies.entry_exit import EntryExit
+from kstack.stacks import (
     EMPTY,
     GiveBack,
     Invlpg,

@@ -4,7 +4,7 @@ David Laight's observation in the RFC's thread: a thread that needed extra stack
 and losing "a few pages per cpu" is cheaper than unmapping. linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Policy, Steps, Thread, map_pages
+from kstack.stacks import Decision, Policy, Steps, Thread, map_pages
 
 
 class EntryKeep(Policy):

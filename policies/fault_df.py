@@ -7,19 +7,7 @@ and is `current` or the one that is being switched to.
 It depends on #DF being restartable, which the SDM denies (6.15).
 """
 
-from vm.stacks import (
-    AllocPage,
-    Decision,
-    GiveBack,
-    Policy,
-    PoolLevel,
-    Pte,
-    Steps,
-    Store,
-    Thread,
-    WritePte,
-    grow,
-)
+from kstack.stacks import AllocPage, Decision, GiveBack, Policy, PoolLevel, Pte, Steps, Store, Thread, WritePte, grow
 
 POOL = 3  # pages a CPU: what one thread can want at once
 

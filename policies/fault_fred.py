@@ -4,7 +4,7 @@ H. Peter Anvin's suggestion and David Stevens's v2 (April 2026): FRED's stack le
 its frame says what was interrupted. A fault that is no stack fault is moved back to the thread's stack.
 """
 
-from policies.fault_df import FaultDf
+from kstack.policies.fault_df import FaultDf
 
 
 class FaultFred(FaultDf):

@@ -5,7 +5,7 @@ to a stack of its own; one that is no stack fault is moved back to the thread's 
 rewinds when it is entered again.
 """
 
-from policies.fault_df import FaultDf
+from kstack.policies.fault_df import FaultDf
 
 
 class FaultIst(FaultDf):

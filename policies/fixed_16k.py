@@ -4,7 +4,7 @@ THREAD_SIZE is 16 KiB on x86-64 (arch/x86/include/asm/page_64_types.h); vmalloc 
 pages when the thread is forked. This is what every other policy is measured against.
 """
 
-from vm.stacks import Decision, Policy, Thread, map_pages
+from kstack.stacks import Decision, Policy, Thread, map_pages
 
 
 class Fixed16K(Policy):

@@ -3,7 +3,7 @@
 The least that a stack can have, and what every policy that grows starts from.
 """
 
-from vm.stacks import Decision, Policy, Thread, map_pages
+from kstack.stacks import Decision, Policy, Thread, map_pages
 
 
 class Fixed4K(Policy):

@@ -4,7 +4,7 @@ THREAD_SIZE was 8 KiB before commit 6538b8ea886e ("x86_64: expand kernel stack t
 which was made because deep call chains overflowed it.
 """
 
-from vm.stacks import Decision, Policy, Thread, map_pages
+from kstack.stacks import Decision, Policy, Thread, map_pages
 
 
 class Fixed8K(Policy):

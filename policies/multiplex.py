@@ -5,18 +5,7 @@ Whether it is safe depends on how a page is taken back; here everybody is told f
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import (
-    Decision,
-    Policy,
-    Pte,
-    ReadPte,
-    Steps,
-    Store,
-    Thread,
-    grow,
-    map_pages,
-    reclaim_with_shootdown,
-)
+from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, Store, Thread, grow, map_pages, reclaim_with_shootdown
 
 
 class Multiplex(Policy):

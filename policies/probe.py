@@ -5,7 +5,7 @@ cache miss and slow. The kernel's calls that ask (`stack_request`) stand for the
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Policy, Pte, ReadPte, Thread, map_pages
+from kstack.stacks import Decision, Policy, Pte, ReadPte, Thread, map_pages
 
 
 class Probe(Policy):

@@ -5,7 +5,7 @@ portable. A thread that needed extra stack will need it again, so it is taken ba
 only. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Policy, Pte, ReadPte, Steps, Store, Thread, map_pages, reclaim_sleepers, take_back
+from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, Store, Thread, map_pages, reclaim_sleepers, take_back
 
 
 class Request(Policy):

@@ -4,7 +4,7 @@ Matthew Wilcox: map a part always, let deep callers ask for more (`ensure`), and
 the thread leaves the kernel. Here 12 of the 16 KiB are backed. linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Policy, Pte, ReadPte, Steps, Thread, free, map_pages, unmap_pages
+from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, Thread, free, map_pages, unmap_pages
 
 BACKED = 3  # pages
 

@@ -4,7 +4,7 @@ David Laight and Pasha Tatashin: scan for stacks that have been asleep, and pay 
 all of them. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Load, Policy, Steps, Store, Thread, map_pages, reclaim_sleepers, take_back
+from kstack.stacks import Decision, Load, Policy, Steps, Store, Thread, map_pages, reclaim_sleepers, take_back
 
 AGE = 4000  # units of virtual time asleep before a stack is collected
 PERIOD = 8  # switches of a CPU between two collections

@@ -4,7 +4,7 @@ Brian Gerst's discard at context switch: no fault, no Accessed or Dirty bit need
 running threads only. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Policy, Steps, Thread, free, map_pages, unmap_pages
+from kstack.stacks import Decision, Policy, Steps, Thread, free, map_pages, unmap_pages
 
 
 class SwitchSp(Policy):

@@ -8,8 +8,8 @@ full, there are IPIs after all, as in LATR.
 
 from collections.abc import Generator
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import (
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import (
     Answer,
     Invlpg,
     Load,

@@ -4,8 +4,8 @@ The broadcast that switch-sp-ipi needs, by hardware instead of interrupts (AMD Z
 uses it since 6.15, by Rik van Riel). TLBSYNC waits for every CPU.
 """
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import Invlpgb, Steps, Thread, Tlbsync, free, unmap_pages
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import Invlpgb, Steps, Thread, Tlbsync, free, unmap_pages
 
 
 class SwitchSpInvlpgb(SwitchSp):

@@ -5,7 +5,7 @@ broadcast invalidation that David Laight said it needs and Tatashin that it woul
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from vm.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_with_shootdown
+from kstack.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_with_shootdown
 
 
 class SwitchSpIpi(Policy):

@@ -4,8 +4,8 @@ Tatashin's answer to Wilcox and Gerst: invalidate the range when unmapping, at c
 no IPI. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import Invlpg, Steps, Thread, free, unmap_pages
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import Invlpg, Steps, Thread, free, unmap_pages
 
 
 class SwitchSpLocal(SwitchSp):

@@ -5,8 +5,8 @@ mark is software's, set where a pointer into the stack is handed out. What a CPU
 speculatively it does not see. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from policies.switch_sp import SwitchSp
-from vm.stacks import Invlpg, Load, Steps, Store, Thread, free, shootdown, unmap_pages
+from kstack.policies.switch_sp import SwitchSp
+from kstack.stacks import Invlpg, Load, Steps, Store, Thread, free, shootdown, unmap_pages
 
 
 class SwitchSpShared(SwitchSp):

@@ -7,7 +7,7 @@ Not modelled: leaving and re-executing the system call. The sleeper keeps the to
 frame; in Linux it would keep nothing.
 """
 
-from vm.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_with_shootdown
+from kstack.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_with_shootdown
 
 
 class UserSleep(Policy):

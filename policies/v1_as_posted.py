@@ -9,7 +9,7 @@ CPU serve both threads around a switch. linux-mm, message 20240311164638.2015063
 
 from collections.abc import Generator
 
-from vm.stacks import (
+from kstack.stacks import (
     AllocPage,
     Answer,
     Decision,

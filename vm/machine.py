@@ -25,23 +25,23 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, Protocol
 
-from vm.errors import ConfigError
-from vm.hw.apic import DeliveryMode, LocalApic
-from vm.hw.broadcast import Broadcast
-from vm.hw.cmos import CMOS_PORT, CMOS_PORTS, Cmos
-from vm.hw.cpu import Cpu, CpuState, Slice, SliceEnd
-from vm.hw.debugexit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
-from vm.hw.declared import Declared
-from vm.hw.fwcfg import FWCFG_PORT, FWCFG_PORTS, FwCfg
-from vm.hw.instructions import PortWaiting
-from vm.hw.memory import MemorySnapshot, PhysicalMemory
-from vm.hw.modes import Modes
-from vm.hw.pic import PIC_PORTS, PicPair
-from vm.hw.pit import Pit, SpeakerPort
-from vm.hw.ports import PortBus
-from vm.hw.rules import ALL, Rule
-from vm.hw.serial import COM1_PORT, UART_PORTS, Uart
-from vm.hw.tracking import FrameTracker
+from kstack.base.errors import ConfigError
+from kstack.hw.apic.apic import DeliveryMode, LocalApic
+from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
+from kstack.hw.cpu.declared import Declared
+from kstack.hw.cpu.instructions import PortWaiting
+from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cmos
+from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
+from kstack.hw.devices.fw_cfg import FWCFG_PORT, FWCFG_PORTS, FwCfg
+from kstack.hw.devices.pic import PIC_PORTS, PicPair
+from kstack.hw.devices.pit import Pit, SpeakerPort
+from kstack.hw.devices.ports import PortBus
+from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
+from kstack.hw.memory import MemorySnapshot, PhysicalMemory
+from kstack.hw.mmu.broadcast import Broadcast
+from kstack.hw.mmu.tracking import FrameTracker
+from kstack.hw.modes import Modes
+from kstack.hw.rules import ALL, Rule
 
 MAX_CPUS: Final = 64
 NO_DEADLINE: Final = 1 << 40

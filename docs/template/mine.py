@@ -1,6 +1,6 @@
 """A policy of your own."""
 
-from vm.stacks import Policy, Steps, Thread, map_pages, reclaim_with_shootdown
+from kstack.stacks import Policy, Steps, Thread, map_pages, reclaim_with_shootdown
 
 
 class Mine(Policy):

@@ -1,7 +1,7 @@
 import pytest
 from mine import Mine
 
-from vm.testing import PolicyConformance
+from kstack.testing import PolicyConformance
 
 
 class TestConformance(PolicyConformance):

@@ -26,12 +26,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from guest.asm.assemble import Assembler
-from guest.asm.errors import AsmError, Place
-from guest.asm.image import Image, OutputSection, Segment, Symbol
-from guest.asm.layout import KERNEL_LAYOUT, Access, Layout, Placement
-from guest.asm.link import link
-from guest.asm.source import read, strip_comments
+from kstack.guest.asm.assemble import Assembler
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.image import Image, OutputSection, Segment, Symbol
+from kstack.guest.asm.layout import KERNEL_LAYOUT, Access, Layout, Placement
+from kstack.guest.asm.link import link
+from kstack.guest.asm.source import read, strip_comments
 
 __all__ = [
     "KERNEL_LAYOUT",

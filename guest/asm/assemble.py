@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from guest.asm import data, instruction, registers
-from guest.asm.encode import Branch, Encoder, Slot
-from guest.asm.errors import NOWHERE, AsmError, Place
-from guest.asm.expand import Expander, Statement
-from guest.asm.expr import Linear, evaluate
-from guest.asm.layout import Access, Layout
-from guest.asm.section import Chunk, Jump, Label, Section
-from guest.asm.source import Line, find
+from kstack.guest.asm import data, instruction, registers
+from kstack.guest.asm.encode import Branch, Encoder, Slot
+from kstack.guest.asm.errors import NOWHERE, AsmError, Place
+from kstack.guest.asm.expand import Expander, Statement
+from kstack.guest.asm.expr import Linear, evaluate
+from kstack.guest.asm.layout import Access, Layout
+from kstack.guest.asm.section import Chunk, Jump, Label, Section
+from kstack.guest.asm.source import Line, find
 
 _R, _W, _X = Access.R, Access.W, Access.X
 _KNOWN = {

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest.asm.encode import Slot
-from guest.asm.errors import AsmError, Place
-from guest.asm.expr import Linear
-from guest.asm.layout import Access
-from guest.asm.section import Align, Chunk, Item, Section, Space
-from guest.asm.source import split_commas
+from kstack.guest.asm.encode import Slot
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.expr import Linear
+from kstack.guest.asm.layout import Access
+from kstack.guest.asm.section import Align, Chunk, Item, Section, Space
+from kstack.guest.asm.source import split_commas
 
 _SIZES = {
     ".byte": 1, ".short": 2, ".word": 2, ".hword": 2, ".2byte": 2,

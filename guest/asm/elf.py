@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from guest.asm.image import Image, OutputSection, Symbol
-from guest.asm.layout import PAGE, Access
+from kstack.guest.asm.image import Image, OutputSection, Symbol
+from kstack.guest.asm.layout import PAGE, Access
 
 _EHDR, _PHDR, _SHDR, _SYM = 64, 56, 64, 24
 _ET_EXEC, _EM_X86_64 = 2, 62

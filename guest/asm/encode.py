@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 
 import keystone
 
-from guest.asm import lint
-from guest.asm.errors import AsmError, Place
-from guest.asm.expr import Linear
-from guest.asm.instruction import NEAR_ONLY, SHORT_ONLY, Instruction
-from guest.asm.operand import Imm, Mem, Operand, Reg
-from guest.asm.registers import GENERAL
-from guest.asm.roundtrip import Checker
+from kstack.guest.asm import lint
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.expr import Linear
+from kstack.guest.asm.instruction import NEAR_ONLY, SHORT_ONLY, Instruction
+from kstack.guest.asm.operand import Imm, Mem, Operand, Reg
+from kstack.guest.asm.registers import GENERAL
+from kstack.guest.asm.roundtrip import Checker
 
 _MODES = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}
 _PLACEHOLDERS = {

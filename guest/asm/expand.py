@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from guest.asm.errors import AsmError, Place
-from guest.asm.macro import Macro, define, plain, substitute
-from guest.asm.source import Line, split_commas
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.macro import Macro, define, plain, substitute
+from kstack.guest.asm.source import Line, split_commas
 
 _NAME = r"[A-Za-z_.$][A-Za-z0-9_.$]*"
 _LABEL = re.compile(rf"({_NAME}|\d+):(?!:)\s*(.*)$")

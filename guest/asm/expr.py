@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from guest.asm.errors import AsmError, Place
+from kstack.guest.asm.errors import AsmError, Place
 
 _TOKEN = re.compile(
     r"""\s*(?:

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from guest.asm.errors import NOWHERE, AsmError
-from guest.asm.layout import Access, Layout
+from kstack.guest.asm.errors import NOWHERE, AsmError
+from kstack.guest.asm.layout import Access, Layout
 
 _BUILT_IN = frozenset({".text", ".rodata", ".data", ".bss"})
 _PT_LOAD = 1

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from guest.asm.errors import Place
-from guest.asm.layout import Access
+from kstack.guest.asm.errors import Place
+from kstack.guest.asm.layout import Access
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,6 @@ class Image:
 
     def to_elf(self) -> bytes:
         """An ELF64 executable with program headers, sections and a symbol table."""
-        from guest.asm.elf import write  # elf.py describes images: imported here to break the cycle
+        from kstack.guest.asm.elf import write  # elf.py describes images: imported here to break the cycle
 
         return write(self)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from guest.asm import registers
-from guest.asm.errors import AsmError, Place
-from guest.asm.expr import Lookup
-from guest.asm.operand import SIZES, Imm, Mem, Operand, Reg, parse
-from guest.asm.source import split_commas
+from kstack.guest.asm import registers
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.expr import Lookup
+from kstack.guest.asm.operand import SIZES, Imm, Mem, Operand, Reg, parse
+from kstack.guest.asm.source import split_commas
 
 PREFIXES = frozenset({"lock", "rep", "repe", "repz", "repne", "repnz"})
 _CONDITIONS = "o no b c nae nb nc ae z e nz ne be na nbe a s ns p pe np po l nge nl ge le ng nle g"

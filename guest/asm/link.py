@@ -6,14 +6,14 @@ import difflib
 from collections import Counter
 from dataclasses import dataclass
 
-from guest.asm.assemble import Program
-from guest.asm.encode import Slot
-from guest.asm.errors import NOWHERE, AsmError, Place
-from guest.asm.expr import Linear, signed
-from guest.asm.image import Image, OutputSection, Symbol
-from guest.asm.layout import Layout, Placement
-from guest.asm.relax import Relaxed, Relaxer, length
-from guest.asm.section import Align, Chunk, Item, Jump, Label, Section, Space
+from kstack.guest.asm.assemble import Program
+from kstack.guest.asm.encode import Slot
+from kstack.guest.asm.errors import NOWHERE, AsmError, Place
+from kstack.guest.asm.expr import Linear, signed
+from kstack.guest.asm.image import Image, OutputSection, Symbol
+from kstack.guest.asm.layout import Layout, Placement
+from kstack.guest.asm.relax import Relaxed, Relaxer, length
+from kstack.guest.asm.section import Align, Chunk, Item, Jump, Label, Section, Space
 
 _MASK = (1 << 64) - 1
 

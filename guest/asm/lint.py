@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from guest.asm import registers
-from guest.asm.errors import AsmError, Place
-from guest.asm.instruction import Instruction
-from guest.asm.operand import Imm, Mem, Operand, Reg
+from kstack.guest.asm import registers
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.instruction import Instruction
+from kstack.guest.asm.operand import Imm, Mem, Operand, Reg
 
 _SHIFTS = frozenset(("shl", "sal", "shr", "sar", "rol", "ror", "rcl", "rcr"))
 _NEEDS_SIZE = _SHIFTS | frozenset(

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from guest.asm.errors import AsmError, Place
-from guest.asm.source import Line, split_commas
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.source import Line, split_commas
 
 _NAME = r"[A-Za-z_.$][A-Za-z0-9_.$]*"
 _USE = re.compile(rf"\\(@|\(\)|{_NAME})")

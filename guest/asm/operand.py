@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from guest.asm import registers
-from guest.asm.errors import AsmError, Place
-from guest.asm.expr import Linear, Lookup, Parser, Token, evaluate, tokenize
+from kstack.guest.asm import registers
+from kstack.guest.asm.errors import AsmError, Place
+from kstack.guest.asm.expr import Linear, Lookup, Parser, Token, evaluate, tokenize
 
 SIZES = {"byte": 1, "word": 2, "dword": 4, "fword": 6, "qword": 8, "tbyte": 10, "xmmword": 16, "ymmword": 32}
 """Intel's size keywords and their sizes in bytes."""

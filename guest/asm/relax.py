@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from guest.asm.encode import Branch
-from guest.asm.errors import AsmError
-from guest.asm.expr import Linear
-from guest.asm.section import Align, Chunk, Item, Jump, Label, Section, Space
+from kstack.guest.asm.encode import Branch
+from kstack.guest.asm.errors import AsmError
+from kstack.guest.asm.expr import Linear
+from kstack.guest.asm.section import Align, Chunk, Item, Jump, Label, Section, Space
 
 _PASSES = 1000
 _MOST_SPACE = 64 << 20

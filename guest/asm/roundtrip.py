@@ -12,9 +12,9 @@ from typing import Any
 import capstone
 from capstone import x86_const
 
-from guest.asm import registers
-from guest.asm.instruction import Instruction
-from guest.asm.operand import Imm, Mem, Operand, Reg
+from kstack.guest.asm import registers
+from kstack.guest.asm.instruction import Instruction
+from kstack.guest.asm.operand import Imm, Mem, Operand, Reg
 
 _MODES = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}
 _CONDITIONS = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from guest.asm.encode import Branch, Slot
-from guest.asm.errors import Place
-from guest.asm.expr import Linear
-from guest.asm.layout import Access
+from kstack.guest.asm.encode import Branch, Slot
+from kstack.guest.asm.errors import Place
+from kstack.guest.asm.expr import Linear
+from kstack.guest.asm.layout import Access
 
 
 @dataclass(frozen=True)

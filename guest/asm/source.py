@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest.asm.errors import NOWHERE, AsmError, Place
+from kstack.guest.asm.errors import NOWHERE, AsmError, Place
 
 _PIECE = re.compile(
     r"""

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from kstack.recording.journal import Journal
 from tests.support.command import kstack
-from vm.recording.journal import Journal
 
 MINE = """
-from vm.stacks import Policy, Steps, Thread, map_pages
+from kstack.stacks import Policy, Steps, Thread, map_pages
 
 class Mine(Policy):
     id, title, proposer, source = "mine", "all at once", "me", "here"

@@ -15,18 +15,18 @@ from typing import Any, Final, NamedTuple
 import pytest
 from msgspec import structs
 
-from guest.asm import assemble
+from kstack.debug.origin import Origin
+from kstack.guest.asm import assemble
+from kstack.inject.trial import judged
+from kstack.recording import UNFINISHED, read_recording, write_recording
+from kstack.run.ending import ENDS
+from kstack.run.session import GUEST_PASSED
+from kstack.run.spec import Setup, replay_session
 from tests.debug.support import Client
 from tests.support.command import kstack
 from tests.support.images import signed
-from vm.debug.origin import Origin
-from vm.ending import ENDS
-from vm.recording import UNFINISHED, read_recording, write_recording
-from vm.session import GUEST_PASSED
-from vm.setup import Setup, replay_session
-from vm.trials.trial import judged
 
-scripted = importlib.import_module("vm.schedule.scripted")
+scripted = importlib.import_module("kstack.schedule.scripted")
 
 FLAT: Final = 0x7C00
 EXIT: Final = "mov al, {value}\nout 0xf4, al\nhlt"
@@ -39,7 +39,7 @@ TIMER: Final = "\n".join(  # of the local APIC, by x2APIC's registers: once ever
 )
 POLICY: Final = """
 from tests.litmus.test_oracle import ShootsWithInterruptsOff
-from vm.stacks import Policy, Steps, Thread, GiveBack, map_pages
+from kstack.stacks import Policy, Steps, Thread, GiveBack, map_pages
 
 
 class Dead(ShootsWithInterruptsOff):

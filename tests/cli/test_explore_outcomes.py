@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kstack.testing.litmus import write_guest
 from tests.support.command import kstack
-from vm.testing.litmus import write_guest
 
 SB = "x=1; r y | y=1; r x"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vm.cli.explore import LAYERS, left
+from kstack.cli.explore import LAYERS, left
 
 
 def test_as_long_as_layers_grow_no_end_is_in_sight() -> None:

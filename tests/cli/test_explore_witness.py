@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from kstack.explore.path import VERSION
 from tests.support.command import kstack
-from vm.explore.path import VERSION
 
 SCENARIO = "litmus-laight"
 Saved = tuple[Path, Path, dict[str, Any]]

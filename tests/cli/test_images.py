@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
+from kstack.kernels.kstack.scenarios import MAX_IMAGE_BYTES
 from tests.support.command import kstack
 from tests.support.images import BASE, INTERP, Segment, boot_sector, elf, multiboot, multiboot_header, pvh, pvh_note
-from vm.scenarios import MAX_IMAGE_BYTES
 
 SAY_B: Final = "mov dx, 0x3f8\nmov al, 'B'\nout dx, al\nmov al, 0\nout 0xf4, al"
 SIGNED: Final = boot_sector(SAY_B)

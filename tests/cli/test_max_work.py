@@ -8,17 +8,17 @@ from typing import Any, Final
 
 import pytest
 
+from kstack.debug.origin import Origin
+from kstack.hw.cpu.cpu import SliceEnd
+from kstack.kernels.kstack.scenarios import USUAL_WORK, find_scenario, usual_work
+from kstack.load import load
+from kstack.machine import FOR_EVER, Machine, MachineConfig
+from kstack.recording import read_recording
+from kstack.run.session import WORK, RunOptions, Session
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin
+from kstack.stacks.loading.registry import find_policy
 from tests.support.command import kstack, kstack_process
-from vm.debug.origin import Origin
-from vm.hw.cpu import SliceEnd
-from vm.load import load
-from vm.machine import FOR_EVER, Machine, MachineConfig
-from vm.recording import read_recording
-from vm.scenarios import USUAL_WORK, find_scenario, usual_work
-from vm.schedule import RoundRobin
-from vm.session import WORK, RunOptions, Session
-from vm.setup import boot
-from vm.stacks.registry import find_policy
 
 STORM: Final = bytes.fromhex("31c08ed88ed0bc007c c7061800157c c7061a000000 0f0b cf".replace(" ", ""))
 """Boot code: a handler for #UD that returns to where it was, and UD2. Each round is a fault, its delivery, and an IRET."""

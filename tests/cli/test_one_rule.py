@@ -12,20 +12,20 @@ from typing import Any, Final
 
 import pytest
 
+from kstack.cli.replay import replay
+from kstack.cli.run import run
+from kstack.hw.modes import Modes
+from kstack.inject.trial import judged
+from kstack.judge.verdict import KEPT_FINDINGS, Portfolio, judge
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.machine import size
+from kstack.run.expected import ignored_kinds, unexpected
+from kstack.run.session import BootedScenario, RunOptions
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin, Scheduler
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.guests import Start
 from tests.support.command import ROOT
-from vm.cli.replay import replay
-from vm.cli.run import run
-from vm.expected import ignored_kinds, unexpected
-from vm.hw.modes import Modes
-from vm.judge import KEPT_FINDINGS, Portfolio, judge
-from vm.machine import size
-from vm.scenarios import find_scenario, scenarios
-from vm.schedule import RoundRobin, Scheduler
-from vm.session import BootedScenario, RunOptions
-from vm.setup import boot
-from vm.stacks.registry import find_policy
-from vm.testing.guests import Start
-from vm.trials.trial import judged
 
 QUANTUM: Final = 300
 USUAL: Final = [name for name, scenario in scenarios().items() if not scenario.long]
@@ -113,4 +113,4 @@ def test_nobody_else_asks_what_a_scenario_expects_or_concerns() -> None:
         names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
         if names & {"expects", "concerns"}:
             asking.append(str(path.relative_to(ROOT)))
-    assert asking == ["vm/expected.py"]
+    assert asking == ["vm/run/expected.py"]

@@ -15,25 +15,25 @@ from typing import Any, Final
 import pytest
 from cyclopts import App
 
+from kstack.base.errors import ConfigError
+from kstack.cli import app
+from kstack.cli.options import PoolOptions
+from kstack.explore.problem import Bounds
+from kstack.hw.modes import VALUES, Modes
+from kstack.judge.verdict import Pair, Portfolio, judge
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup, boot
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
+from kstack.stacks.loading.registry import find_policy, policies
+from kstack.stacks.policy import Policy
+from kstack.testing.bench import Bench
+from kstack.testing.guests import Schedule, portfolio
 from tests.nightly import alarms, hostile, injected
 from tests.support.command import ROOT
-from vm.cli import app
-from vm.cli.options import PoolOptions
-from vm.errors import ConfigError
-from vm.explore.problem import Bounds
-from vm.hw.modes import VALUES, Modes
-from vm.judge import Pair, Portfolio, judge
-from vm.scenarios import find_scenario, scenarios
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler
-from vm.session import RunOptions
-from vm.setup import Setup, boot
-from vm.stacks.policy import Policy
-from vm.stacks.registry import find_policy, policies
-from vm.testing.bench import Bench
-from vm.testing.guests import Schedule, portfolio
 
 compare, run, explore, inject, gdb = (
-    importlib.import_module(f"vm.cli.{name}") for name in ("compare", "run", "explore", "inject", "gdb")
+    importlib.import_module(f"kstack.cli.{name}") for name in ("compare", "run", "explore", "inject", "gdb")
 )
 
 OURS: Final = "nobody else has a say in it"
@@ -361,7 +361,7 @@ def test_all_the_runs_that_were_asked_for_are_made_and_named() -> None:
 def test_a_time_outside_of_a_recording_is_said(
     to: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vm.cli.replay import replay
+    from kstack.cli.replay import replay
 
     file = tmp_path / "r.json"
     run.run("litmus-laight", policy="fixed-16k", record=file, json=True)
@@ -375,7 +375,7 @@ def test_a_time_outside_of_a_recording_is_said(
 def test_a_cut_recording_ends_where_it_was_cut(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vm.cli.replay import replay
+    from kstack.cli.replay import replay
 
     monkeypatch.chdir(ROOT)
     assert replay(Path("tests/golden/journal-5.json"), to=10**6, anyway=True, json=True) == 0

@@ -11,18 +11,18 @@ import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from kstack.base.errors import ConfigError
+from kstack.explore import checkpoint as saving
+from kstack.explore.breadth_first import Bounds, Problem, search
+from kstack.explore.checkpoint import read_checkpoint
+from kstack.explore.path import read_path
+from kstack.hw.modes import Modes
+from kstack.hw.rules import RULES_VERSION
+from kstack.recording import Recording, pack, read_recording, unpack, write_document, write_recording
+from kstack.recording.document import digest_of
+from kstack.schedule import Choice
+from kstack.trace.store import META, _digest_of
 from tests.support.command import kstack
-from vm.errors import ConfigError
-from vm.explore import checkpoint as saving
-from vm.explore.checkpoint import read_checkpoint
-from vm.explore.path import read_path
-from vm.explore.stateful import Bounds, Problem, search
-from vm.hw.modes import Modes
-from vm.hw.rules import RULES_VERSION
-from vm.recording import Recording, pack, read_recording, unpack, write_document, write_recording
-from vm.recording.document import digest_of
-from vm.schedule import Choice
-from vm.trace.store import META, _digest_of
 
 OTHER = RULES_VERSION + 1
 REFUSED = f"was made under version {OTHER} of the machine's rules, and this kstack has version {RULES_VERSION}"
@@ -155,9 +155,9 @@ def test_traces_say_under_which_rules_they_were_made(recorded: Path, tmp_path: P
 
 
 def test_a_fork_of_a_recording_is_of_this_machine(other: Path) -> None:
-    from vm.debug.forks import recording_of
-    from vm.debug.origin import Origin
-    from vm.debug.timeline import Timeline
+    from kstack.debug.forks import recording_of
+    from kstack.debug.origin import Origin
+    from kstack.debug.timeline import Timeline
 
     origin = Origin.of_recording(read_recording(other), anyway=True)
     timeline = Timeline(origin)
@@ -182,8 +182,8 @@ def test_outcomes_of_faults_are_not_gone_on_with_on_another_machine(tmp_path: Pa
 
 
 def test_a_compares_checkpoint_is_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vm import campaign
-    from vm.judge import Pair, Portfolio
+    from kstack.judge import pairs as campaign
+    from kstack.judge.verdict import Pair, Portfolio
 
     pairs = [Pair("fixed-16k", "litmus-laight", Portfolio(0), Modes())]
     campaign.Checkpoint(tmp_path / "c", pairs).close()

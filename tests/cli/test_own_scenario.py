@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kstack.cli.compare import _pairs
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Portfolio
 from tests.support.command import kstack
 from tests.support.memory_order import parse, write_scenario
-from vm.cli.compare import _pairs
-from vm.hw.modes import Modes
-from vm.judge import Portfolio
 
 
 @pytest.fixture

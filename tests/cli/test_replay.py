@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from msgspec import to_builtins
 
+from kstack.base.errors import RecordingError
+from kstack.recording import UNFINISHED, VERSION, pack, read_recording, unpack, write_recording
+from kstack.recording import journal as journal_module
+from kstack.recording.journal import Journal
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup
+from kstack.schedule import Choice, RoundRobin
 from tests.cli.test_commands import MINE, kstack
 from tests.support.command import ROOT
-from vm.errors import RecordingError
-from vm.recording import UNFINISHED, VERSION, pack, read_recording, unpack, write_recording
-from vm.recording import journal as journal_module
-from vm.recording.journal import Journal
-from vm.schedule import Choice, RoundRobin
-from vm.session import RunOptions
-from vm.setup import Setup
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_policy_whose_source_has_changed_is_not_replayed(tmp_path: Path) -> No
 
 
 ENDLESS = """
-from vm.cli import main
+from kstack.cli import main
 import sys
 sys.argv = ["kstack", "run", "pump-long", "--policy", "entry-exit", "--schedule", "round-robin:50", "--record", sys.argv[1]]
 main()

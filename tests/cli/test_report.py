@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from kstack.base import html as page_module
+from kstack.base.errors import ConfigError
+from kstack.report.fleet import find_fleet
+from kstack.report.html import render, write_report
+from kstack.report.plots import _PLOT, label_points
+from kstack.report.witness import lanes
+from kstack.stacks.oracle import Finding, Kind, Moment
 from tests.cli.test_commands import document
 from tests.support.command import kstack
 from tests.support.judgements import comparison, judged, used
-from vm import page as page_module
-from vm.coherence import Finding, Kind, Moment
-from vm.errors import ConfigError
-from vm.report.fleet import find_fleet
-from vm.report.html import render, write_report
-from vm.report.plots import _PLOT, label_points
-from vm.report.witness import lanes
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'`{{7*7}}</title></script>"
 VOID = {"meta", "br", "img", "link"}

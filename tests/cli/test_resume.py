@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from kstack.base.errors import ConfigError, KstackError
+from kstack.hw.modes import Modes
+from kstack.judge.pairs import Checkpoint, _begin_worker, judge_pairs
+from kstack.judge.verdict import Pair, Portfolio
+from kstack.stacks.host.pool import PoolConfig
 from tests.cli.test_commands import MINE
 from tests.support.command import kstack, kstack_process
-from vm.campaign import Checkpoint, _begin_worker, judge_pairs
-from vm.errors import ConfigError, KstackError
-from vm.hw.modes import Modes
-from vm.judge import Pair, Portfolio
-from vm.stacks.pool import PoolConfig
 
 ROOT = str(Path(__file__).parents[2])
 WORDS = (
@@ -39,7 +39,7 @@ FEW = Portfolio(0)
 
 def started(*words: str) -> subprocess.Popen[str]:
     """The command, running in a process group of its own."""
-    command = [sys.executable, "-c", "from vm.cli import main; main()", *words]
+    command = [sys.executable, "-c", "from kstack.cli import main; main()", *words]
     environment = {**os.environ, "PYTHONPATH": ROOT, "COLUMNS": "120", "NO_COLOR": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_another_source_of_a_policy_is_refused(tmp_path: Path) -
 def test_a_checkpoint_of_another_kstack_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.jsonl"
     saved(path, pairs("fixed-16k"))
-    monkeypatch.setattr("vm.campaign._code_hash", lambda: "another")
+    monkeypatch.setattr("kstack.judge.pairs._code_hash", lambda: "another")
     with pytest.raises(ConfigError, match=r"kstack was .* and is .*another"):
         Checkpoint(path, pairs("fixed-16k"))
 

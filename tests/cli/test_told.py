@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
+from kstack.hw.cpu.declared import Declared
 from tests.support.command import kstack
-from vm.hw.declared import Declared
 
 SOURCE = """
     cli

@@ -13,26 +13,26 @@ from typing import Any, Final
 import pytest
 from rich.console import Console
 
+from kstack.base.errors import ConfigError
+from kstack.cli import app
+from kstack.explore.breadth_first import Outcome
+from kstack.hw.modes import Modes
+from kstack.hw.rules import RULES_VERSION
+from kstack.judge.pairs import policy_hash_of
+from kstack.judge.verdict import NEVER, _explored, _verdict
+from kstack.report import decisions as shipped
+from kstack.report.decisions import ABOVE, Break, Decision, Reading, read_decisions, shipped_breaks, write_decisions
+from kstack.report.fleet import estimate, find_fleet
+from kstack.report.html import render
+from kstack.report.table import print_fleet, print_judgements
+from kstack.report.words import VERDICTS, modes_line
+from kstack.run.session import RunResult
+from kstack.schedule import RoundRobin
+from kstack.stacks.oracle import Finding, Kind
 from tests.cli.test_report import Page
 from tests.nightly import decisions as nightly
 from tests.support.command import ROOT, kstack
 from tests.support.judgements import comparison, judged, used
-from vm.campaign import policy_hash_of
-from vm.cli import app
-from vm.coherence import Finding, Kind
-from vm.errors import ConfigError
-from vm.explore.stateful import Outcome
-from vm.hw.modes import Modes
-from vm.hw.rules import RULES_VERSION
-from vm.judge import NEVER, _explored, _verdict
-from vm.report import decisions as shipped
-from vm.report.decisions import ABOVE, Break, Decision, Reading, read_decisions, shipped_breaks, write_decisions
-from vm.report.fleet import estimate, find_fleet
-from vm.report.html import render
-from vm.report.table import print_fleet, print_judgements
-from vm.report.words import VERDICTS, modes_line
-from vm.schedule import RoundRobin
-from vm.session import RunResult
 
 LAZY: Final = "accessed-shrinker"  # it reclaims under memory pressure alone
 GREEN: Final = "\x1b[32m"
@@ -120,7 +120,7 @@ def test_in_a_page_it_has_a_word_a_class_and_colours_of_its_own() -> None:
     assert [cell["class"] for cell in page.all("td") if cell.get("class") in VERDICTS] == ["safe", "did-nothing"]
     assert "1 safe as far as the runs go 1 did nothing" in page.text.replace("  ", " ")
     assert "did nothing here" in page.text
-    style = (ROOT / "vm" / "page" / "style.css").read_text()
+    style = (ROOT / "vm" / "base" / "html" / "style.css").read_text()
     colours = {verdict: re.search(rf"\.chip\.{verdict} {{ background: ([^;]+);", style) for verdict in VERDICTS}
     assert all(colours.values())
     assert len({found[1] for found in colours.values() if found}) == len(VERDICTS)
@@ -387,7 +387,9 @@ def test_without_a_file_there_are_none(tmp_path: Path) -> None:
 
 
 def test_exploring_uses_nothing_that_its_hash_leaves_out() -> None:
-    program = "import sys, vm.explore.stateful; print(*(name for name in sys.modules if name.startswith('vm.')))"
+    program = (
+        "import sys, kstack.explore.breadth_first; print(*(name for name in sys.modules if name.startswith('vm.')))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     used_parts = {name.split(".")[1] for name in done.stdout.split()}
     assert "explore" in used_parts

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from kstack.debug.origin import Origin
+from kstack.debug.protocol import Protocol
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.load import Symbols
+from kstack.machine import size
+from kstack.recording import Recording
+from kstack.run.session import RunOptions, Session
+from kstack.run.spec import Setup, script_of
+from kstack.schedule import RoundRobin, parse
 from tests.support.long_mode import LongModeGuest
-from vm.debug.origin import Origin
-from vm.debug.protocol import Protocol
-from vm.hw.modes import Modes
-from vm.load import Symbols
-from vm.machine import size
-from vm.recording import Recording
-from vm.scenarios import find_scenario
-from vm.schedule import RoundRobin, parse
-from vm.session import RunOptions, Session
-from vm.setup import Setup, script_of
 
 
 @lru_cache(maxsize=8)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kstack.debug.accesses import Access, accesses
+from kstack.hw.engine import Gpr, Seg
 from tests.support.long_mode import FRAMES, LongModeGuest
-from vm.debug.accesses import Access, accesses
-from vm.hw.engine import Gpr, Seg
 
 DATA = FRAMES  # 1:1
 STACK = FRAMES + 0x800

@@ -12,25 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from kstack.base.errors import ConfigError, PolicyError, RecordingError
+from kstack.debug.forks import Keeper, beside, recording_of
+from kstack.debug.origin import Origin
+from kstack.debug.timeline import Timeline
+from kstack.fault import Fault, Moment, Send
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import size
+from kstack.recording import Recording, read_recording, write_recording
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup, replay_session
+from kstack.run.writes import Change, MemoryChange, RegisterChange
+from kstack.schedule import RandomSchedule, RoundRobin
+from kstack.trace.make import make_trace
+from kstack.trace.query import Database
+from kstack.trace.show import lines
+from kstack.trace.store import read_trace
 from tests.debug.support import Client, beginning, laight, recorded
 from tests.support.command import kstack
 from tests.support.long_mode import LongModeGuest
-from vm.debug.forks import Keeper, beside, recording_of
-from vm.debug.origin import Origin
-from vm.debug.timeline import Timeline
-from vm.errors import ConfigError, PolicyError, RecordingError
-from vm.fault import Fault, Moment, Send
-from vm.machine import size
-from vm.recording import Recording, read_recording, write_recording
-from vm.scenarios import find_scenario
-from vm.schedule import RandomSchedule, RoundRobin
-from vm.session import RunOptions
-from vm.setup import Setup, replay_session
-from vm.trace.make import make_trace
-from vm.trace.query import Database
-from vm.trace.show import lines
-from vm.trace.store import read_trace
-from vm.writes import Change, MemoryChange, RegisterChange
 
 FREE = 0x300000  # physical, where laight's guest has nothing
 
@@ -282,7 +282,7 @@ def test_writes_come_in_order(places: tuple[tuple[int, int], ...]) -> None:
 
 
 RAISES = """
-from vm.stacks import Policy
+from kstack.stacks import Policy
 class Raises(Policy):
     id, title, proposer, source = "raises", "raises", "", ""
     def switch_in(self, cpu, thread):

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from kstack.explore.path import KIND
+from kstack.explore.path import VERSION as PATH_VERSION
+from kstack.hw.cpu.decode import disassemble
+from kstack.kernels.kstack.scenarios import find_image
+from kstack.recording import write_document, write_recording
+from kstack.schedule import RoundRobin
 from tests.debug.support import laight, recorded
 from tests.support.command import ROOT, kstack
-from vm.explore.path import KIND
-from vm.explore.path import VERSION as PATH_VERSION
-from vm.hw.decode import disassemble
-from vm.recording import write_document, write_recording
-from vm.scenarios import find_image
-from vm.schedule import RoundRobin
 
 gdb_is_needed = pytest.mark.system("gdb")
 
@@ -28,7 +28,7 @@ gdb_is_needed = pytest.mark.system("gdb")
 def served(*words: object) -> Iterator[tuple[str, Path | None]]:
     """`kstack gdb` with these words: the target and the file of symbols that it prints; it must end by itself."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from vm.cli import main; main()", "gdb", *map(str, words)]
+    command = [sys.executable, "-c", "from kstack.cli import main; main()", "gdb", *map(str, words)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as server:
@@ -256,7 +256,7 @@ def test_an_image_that_is_a_file_has_its_own_symbols(tmp_path: Path) -> None:
 
 def test_a_server_that_is_terminated_takes_its_file_along() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from vm.cli import main; main()", "gdb", "laight"]
+    command = [sys.executable, "-c", "from kstack.cli import main; main()", "gdb", "laight"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stdout is not None
         server.stdout.readline()

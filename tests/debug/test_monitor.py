@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kstack.debug.monitor import Monitor
+from kstack.hw.mmu.walk import RW, P
 from tests.debug.support import Client, beginning, laight, recorded
 from tests.support.long_mode import AREA, LongModeGuest
-from vm.debug.monitor import Monitor
-from vm.hw.paging import RW, P
 
 COMMANDS = "help walk code tlb frames pool policy apic schedule snapshot record goto findings".split()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vm.debug.packets import (
+from kstack.debug.packets import (
     MAX_PACKET,
     Event,
     Kind,

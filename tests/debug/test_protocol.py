@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kstack.base.errors import ConfigError
+from kstack.debug.packets import MAX_PACKET, Kind, Receiver, frame, unescape
+from kstack.debug.points import pieces
+from kstack.debug.registers import REGISTERS, TOTAL_BYTES
+from kstack.debug.server import converse, serve
+from kstack.hw.engine import Gpr
 from tests.debug.support import Client, beginning, laight
 from tests.support.long_mode import FRAMES, LongModeGuest
-from vm.debug.packets import MAX_PACKET, Kind, Receiver, frame, unescape
-from vm.debug.points import pieces
-from vm.debug.registers import REGISTERS, TOTAL_BYTES
-from vm.debug.server import converse, serve
-from vm.errors import ConfigError
-from vm.hw.engine import Gpr
 
 NUMBERS = {register.name: number for number, register in enumerate(REGISTERS)}
 

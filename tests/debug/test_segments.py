@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from guest.asm import assemble
+from kstack.debug.accesses import Access, accesses
+from kstack.debug.origin import Origin
+from kstack.debug.registers import REGISTERS
+from kstack.guest.asm import assemble
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.engine import Gpr, Seg, Segment, SegmentAttribute
+from kstack.machine import Machine, MachineConfig
+from kstack.run.spec import Setup
 from tests.debug.support import Client
 from tests.debug.test_gdb import gdb_is_needed, session
 from tests.support.images import signed
 from tests.support.real_mode import BASE, written
-from vm.debug.accesses import Access, accesses
-from vm.debug.origin import Origin
-from vm.debug.registers import REGISTERS
-from vm.hw.cpu import Cpu
-from vm.hw.engine import Gpr, Seg, Segment, SegmentAttribute
-from vm.machine import Machine, MachineConfig
-from vm.setup import Setup
 
 RIP, CS, CS_BASE = 16, 18, 48
 FAR = BASE + 6  # where CS has its base

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from kstack.debug.origin import Origin
+from kstack.debug.points import Kind, Point
+from kstack.debug.registers import REGISTERS
+from kstack.debug.target import FORKED, Exited, Stop, Target
+from kstack.hw.engine import Flags, Gpr
+from kstack.hw.mmu.walk import NX, RW, P
+from kstack.run.spec import Setup
 from tests.debug.support import beginning, laight, recorded
 from tests.support.long_mode import AREA, FRAMES, LongModeGuest
-from vm.debug.origin import Origin
-from vm.debug.points import Kind, Point
-from vm.debug.registers import REGISTERS
-from vm.debug.target import FORKED, Exited, Stop, Target
-from vm.hw.engine import Flags, Gpr
-from vm.hw.paging import NX, RW, P
-from vm.setup import Setup
 
 RFLAGS = next(number for number, register in enumerate(REGISTERS) if register.name == "eflags")
 
@@ -478,7 +478,7 @@ def test_a_guest_that_dies_can_be_looked_at() -> None:
 def test_a_policy_that_does_what_none_may_ends_the_run_saying_so(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text(
-        "from policies.entry_exit import EntryExit\n"
+        "from kstack.policies.entry_exit import EntryExit\n"
         "class Broken(EntryExit):\n"
         "    id = 'broken'\n"
         "    def exit_kernel(self, cpu, thread):\n"

@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from kstack.debug.origin import Origin
+from kstack.debug.timeline import END_OF_RECORDING, Timeline
+from kstack.fault import At, Fault, Moment, Send, Step
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.engine import Gpr
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.recording import pack
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup, replay_session, script_of
+from kstack.run.writes import MemoryChange, RegisterChange
+from kstack.schedule import parse
 from tests.debug.support import beginning, laight, origin, recorded
 from tests.support.long_mode import FRAMES, LongModeGuest
-from vm.debug.origin import Origin
-from vm.debug.timeline import END_OF_RECORDING, Timeline
-from vm.fault import At, Fault, Moment, Send, Step
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr
-from vm.recording import pack
-from vm.scenarios import find_scenario
-from vm.schedule import parse
-from vm.session import RunOptions
-from vm.setup import Setup, replay_session, script_of
-from vm.writes import MemoryChange, RegisterChange
 
 
 def plain_hash(time: int) -> str:

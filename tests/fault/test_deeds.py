@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from kstack.fault import Fault, Injector, Moment, Send
+from kstack.hw.apic.apic import DeliveryMode
+from kstack.hw.engine import Gpr
+from kstack.hw.modes import Modes
+from kstack.machine import FOR_EVER
 from tests.support.faults import Answers, bare, run, session
 from tests.support.long_mode import AREA, LongModeGuest
-from vm.fault import Fault, Injector, Moment, Send
-from vm.hw.apic import DeliveryMode
-from vm.hw.engine import Gpr
-from vm.hw.modes import Modes
-from vm.machine import FOR_EVER
 
 
 def ipis(*faults: Fault) -> tuple[LongModeGuest, Injector, list[int]]:

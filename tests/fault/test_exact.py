@@ -14,22 +14,22 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from kstack.base.errors import ConfigError, PolicyError
+from kstack.fault import ACTIONS, At, Fault, Flush, Injector, Moment, Send, Step, When, Where, places
+from kstack.fault.actions import DEEDS, MACHINE_CHECK
+from kstack.fault.records import FLAG_BITS, KINDS, STEP_NAMES, STEPS
+from kstack.hw.apic.apic import DeliveryMode
+from kstack.hw.cpu.decode import decode
+from kstack.hw.engine import Flags, Gpr, Seg, Segment
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import FOR_EVER, Ipi
+from kstack.run.session import RunOptions, Session
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin
+from kstack.stacks.host.pool import PoolConfig, Pools
+from kstack.stacks.loading.registry import find_policy
 from tests.support.long_mode import AREA, HANDLERS, LongModeGuest
-from vm.errors import ConfigError, PolicyError
-from vm.fault import ACTIONS, At, Fault, Flush, Injector, Moment, Send, Step, When, Where, places
-from vm.fault.actions import DEEDS, MACHINE_CHECK
-from vm.fault.records import FLAG_BITS, KINDS, STEP_NAMES, STEPS
-from vm.hw.apic import DeliveryMode
-from vm.hw.decode import decode
-from vm.hw.engine import Flags, Gpr, Seg, Segment
-from vm.hw.modes import Modes
-from vm.machine import FOR_EVER, Ipi
-from vm.scenarios import find_scenario
-from vm.schedule import RoundRobin
-from vm.session import RunOptions, Session
-from vm.setup import boot
-from vm.stacks.pool import PoolConfig, Pools
-from vm.stacks.registry import find_policy
 
 CPUS: Final = 2
 REGISTERS: Final = tuple(register.name.lower() for register in Gpr)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from kstack.fault import Fault, Send, Step
+from kstack.inject import Outcome, Pair
+from kstack.inject.campaign import Batch
+from kstack.inject.examples import Example
+from kstack.report.faults import MOST, matrix, render, tally, write_matrix
 from tests.cli.test_report import Page
 from tests.support.command import kstack
-from vm.fault import Fault, Send, Step
-from vm.report.faults import MOST, matrix, render, tally, write_matrix
-from vm.trials import Outcome, Pair
-from vm.trials.campaign import Batch
-from vm.trials.examples import Example
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'`{{7*7}}</title></script>"
 

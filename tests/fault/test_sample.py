@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kstack.inject import SYSTEMATIC
 from tests.nightly import injected
-from vm.trials import SYSTEMATIC
 
 SURVIVED = ("nmi", "duplicate-ipi", "delay-ipi", "delay-ack")
 

@@ -11,25 +11,25 @@ from typing import Any
 
 import pytest
 
-from policies.entry_exit import EntryExit
+from kstack.base.errors import ConfigError, KstackError, PolicyError
+from kstack.fault import At, Fault, Moment, Send, Step
+from kstack.hw.modes import Modes
+from kstack.inject import OUTCOMES, SYSTEMATIC, Outcome, Pair, Trial, campaign, census, faults_at
+from kstack.inject.campaign import Batch, Wanted, batches, declared, read_campaign, run
+from kstack.inject.examples import everything, record, shortest
+from kstack.inject.trial import judged, schedule
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.policies.entry_exit import EntryExit
+from kstack.recording import read_recording, unpack, write_recording
+from kstack.run.session import RunResult
+from kstack.run.spec import replay_session
+from kstack.schedule import RandomSchedule
+from kstack.stacks.oracle import Finding, Kind
+from kstack.testing import trials
+from kstack.testing.guests import Start
+from kstack.testing.minimise import Minimised, merged
+from kstack.testing.trials import simpler
 from tests.support.command import ROOT, kstack
-from vm.coherence import Finding, Kind
-from vm.errors import ConfigError, KstackError, PolicyError
-from vm.fault import At, Fault, Moment, Send, Step
-from vm.hw.modes import Modes
-from vm.recording import read_recording, unpack, write_recording
-from vm.scenarios import find_scenario
-from vm.schedule import RandomSchedule
-from vm.session import RunResult
-from vm.setup import replay_session
-from vm.testing import trials
-from vm.testing.guests import Start
-from vm.testing.minimise import Minimised, merged
-from vm.testing.trials import simpler
-from vm.trials import OUTCOMES, SYSTEMATIC, Outcome, Pair, Trial, campaign, census, faults_at
-from vm.trials.campaign import Batch, Wanted, batches, declared, read_campaign, run
-from vm.trials.examples import everything, record, shortest
-from vm.trials.trial import judged, schedule
 
 LAIGHT = Pair("switch-sp-ipi", "laight")
 

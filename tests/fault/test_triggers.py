@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
+from kstack.base.errors import ConfigError, PolicyError
+from kstack.fault import At, Fault, Flush, Injector, Moment, Send, Step, Where
+from kstack.fault.actions import GARBAGE
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.engine import Gpr
+from kstack.inject import Pair, Trial, census, faults_at
+from kstack.inject.sites import LATE
+from kstack.kernels.kstack import hypercall
+from kstack.machine import FOR_EVER
+from kstack.run.session import Session
 from tests.support.faults import Answers, bare, flip, injector_of, run, session
 from tests.support.long_mode import AREA, LongModeGuest
-from vm.errors import ConfigError, PolicyError
-from vm.fault import At, Fault, Flush, Injector, Moment, Send, Step, Where
-from vm.fault.actions import GARBAGE
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr
-from vm.machine import FOR_EVER
-from vm.session import Session
-from vm.stacks import hypercall
-from vm.trials import Pair, Trial, census, faults_at
-from vm.trials.sites import LATE
 
 
 @pytest.mark.parametrize("nth", [1, 2, 5])

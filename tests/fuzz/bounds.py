@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from vm.errors import KstackError
+from kstack.base.errors import KstackError
 
 SECONDS: Final = 10.0  # of processor time, an input of some KiB
 MEMORY: Final = 512 << 20  # bytes by which an input may raise the process's peak

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from functools import cache
 
-from guest.images import build_image
+from kstack.guest.images import build_image
+from kstack.load import load
+from kstack.load.elf_file import ElfFile
+from kstack.machine import Machine, MachineConfig, MachineSnapshot
+from kstack.stacks.loading.registry import find_policy, policy_hash
 from tests.fuzz.files import written
 from tests.support import hostile_guests as hostile
 from tests.support.command import ROOT
-from vm.load import load
-from vm.load.elf_file import ElfFile
-from vm.machine import Machine, MachineConfig, MachineSnapshot
-from vm.stacks.registry import find_policy, policy_hash
 
 RAM = 4 << 20
 _STOP = b"raise ValueError('parsed')\n"

@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
+from kstack.explore.path import is_path, read_path
+from kstack.hw.modes import Modes
+from kstack.machine import MachineConfig
+from kstack.recording import VERSION, Recording, read_recording
+from kstack.recording.document import digest_of
+from kstack.run.spec import replay_session
+from kstack.stacks.host.pool import PoolConfig
 from tests.fuzz.files import written
 from tests.support.command import ROOT
-from vm.explore.path import is_path, read_path
-from vm.hw.modes import Modes
-from vm.machine import MachineConfig
-from vm.recording import VERSION, Recording, read_recording
-from vm.recording.document import digest_of
-from vm.setup import replay_session
-from vm.stacks.pool import PoolConfig
 
 GOLDEN = ROOT / "tests" / "golden"
 CHOICES = 100_000  # of a schedule that are unpacked

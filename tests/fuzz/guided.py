@@ -12,7 +12,7 @@ import atheris
 
 with (
     contextlib.redirect_stderr(io.StringIO()),
-    atheris.instrument_imports(include=["vm", "guest", "tomllib", "json"], enable_loader_override=False),
+    atheris.instrument_imports(include=["kstack", "tomllib", "json"], enable_loader_override=False),
 ):
     from tests.fuzz.targets import TARGETS
 

@@ -10,9 +10,9 @@ import struct
 from functools import cache
 from typing import Final
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
+from kstack.kernels.kstack.hypercall import Function
 from tests.support.hostile_guests import CODE, GDT, HANDLERS, IDT, KCODE, KDATA, MSRS, RAM, TABLES, TSS, numbers
-from vm.stacks.hypercall import Function
 
 MARK: Final = 0x1122_3344_5566_7700
 POOL, POOL_BYTES, MAILBOXES, AREA, AREA_BYTES, THREADS = (

@@ -21,21 +21,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from kstack.base.errors import EngineError, KstackError, PolicyError
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.engine import Gpr, Registers, Seg
+from kstack.hw.modes import Modes
+from kstack.load import Symbols
+from kstack.machine import Machine, MachineConfig
+from kstack.run.session import RunOptions, Session
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
+from kstack.stacks import Policy
+from kstack.stacks.host.pool import PoolConfig
+from kstack.stacks.loading.registry import policies
 from tests.fuzz import hostile_code as code
 from tests.fuzz.bounds import bounded, peak
 from tests.support import hostile_guests as guests
 from tests.support import hostile_kinds as kinds
-from vm.errors import EngineError, KstackError, PolicyError
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr, Registers, Seg
-from vm.hw.modes import Modes
-from vm.load import Symbols
-from vm.machine import Machine, MachineConfig
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler
-from vm.session import RunOptions, Session
-from vm.stacks import Policy
-from vm.stacks.pool import PoolConfig
-from vm.stacks.registry import policies
 
 UNITS: Final = 600  # of virtual time that a guest may run
 SECONDS: Final = 20.0  # of processor time: a hundred times what the slowest takes

@@ -6,10 +6,10 @@ from functools import cache
 
 import msgspec
 
+from kstack.explore.breadth_first import Bounds, Problem, search
+from kstack.explore.checkpoint import VERSION, Checkpoint, identity, read_checkpoint
+from kstack.hw.modes import Modes
 from tests.fuzz.files import written
-from vm.explore.checkpoint import VERSION, Checkpoint, identity, read_checkpoint
-from vm.explore.stateful import Bounds, Problem, search
-from vm.hw.modes import Modes
 
 PROBLEM = Problem("litmus-laight", "entry-exit", Modes())
 STATES = 60

@@ -8,12 +8,12 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from kstack.base.errors import KstackError
+from kstack.trace.query import Database, ask
+from kstack.trace.show import lines
+from kstack.trace.store import SCHEMAS, _digest_of, read_trace
 from tests.fuzz.files import written
 from tests.support.command import ROOT
-from vm.errors import KstackError
-from vm.trace.query import Database, ask
-from vm.trace.show import lines
-from vm.trace.store import SCHEMAS, _digest_of, read_trace
 
 GOLDEN = ROOT / "tests" / "golden"
 

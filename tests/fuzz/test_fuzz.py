@@ -15,11 +15,11 @@ from typing import Final
 
 import pytest
 
+from kstack.base.errors import ImageError, KstackError
+from kstack.load.elf_file import ElfFile
 from tests.fuzz.bounds import Bomb, Hang, bounded, tried
 from tests.fuzz.targets import CORPUS, TARGETS
 from tests.support.command import ROOT
-from vm.errors import ImageError, KstackError
-from vm.load.elf_file import ElfFile
 
 TIMES: Final = float(os.environ.get("KSTACK_FUZZ", "1"))
 SECONDS: Final = 120 + 100 * TIMES  # in which a target must be through, on a busy host

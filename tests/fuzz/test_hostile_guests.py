@@ -12,17 +12,17 @@ from collections import Counter
 
 import pytest
 
-from policies.switch_sp_ipi import SwitchSpIpi
+from kstack.kernels.kstack.hypercall import Function
+from kstack.load import Symbols
+from kstack.machine import Machine, MachineConfig
+from kstack.policies.switch_sp_ipi import SwitchSpIpi
+from kstack.run.session import RunOptions, Session
+from kstack.schedule import RoundRobin
 from tests.fuzz import hostile_code as code
 from tests.fuzz.hostile_runs import empty_areas, start, tried
 from tests.nightly.hostile import batch, batches, table
 from tests.support import hostile_kinds as kinds
 from tests.support.hostile_guests import CODE, RAM
-from vm.load import Symbols
-from vm.machine import Machine, MachineConfig
-from vm.schedule import RoundRobin
-from vm.session import RunOptions, Session
-from vm.stacks.hypercall import Function
 
 COUNT = 600
 EACH = 12  # of a kind of image
@@ -121,7 +121,7 @@ def test_a_guest_boots_once() -> None:
 
 
 def test_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vm.stacks.runtime.MAX_THREADS", code.THREADS - 1)
+    monkeypatch.setattr("kstack.stacks.host.runtime.MAX_THREADS", code.THREADS - 1)
     assert said_of(code.boot(RNG, 2)) == "hypercall 3: more than 3 threads at once"
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from guest.scenario import FOLDER
+from kstack.base.errors import KstackError
+from kstack.debug.packets import ProtocolError, Receiver, escape, frame, number, numbers, octets, unescape
+from kstack.guest.scenario import FOLDER
+from kstack.hw.modes import Modes
+from kstack.inject.campaign import read_campaign
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import MachineConfig, size
+from kstack.report.fleet import FOLDER as FLEETS
+from kstack.report.fleet import find_fleet
+from kstack.run.spec import script_of
+from kstack.schedule import parse
+from kstack.stacks.measure.costs import DEFAULT as COSTS
+from kstack.stacks.measure.costs import cost_model
 from tests.fuzz.files import written
-from vm.debug.packets import ProtocolError, Receiver, escape, frame, number, numbers, octets, unescape
-from vm.errors import KstackError
-from vm.hw.modes import Modes
-from vm.machine import MachineConfig, size
-from vm.report.fleet import FOLDER as FLEETS
-from vm.report.fleet import find_fleet
-from vm.scenarios import find_scenario
-from vm.schedule import parse
-from vm.setup import script_of
-from vm.stacks.costs import DEFAULT as COSTS
-from vm.stacks.costs import cost_model
-from vm.trials.campaign import read_campaign
 
 
 def scenario(data: bytes) -> object:

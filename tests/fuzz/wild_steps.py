@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from vm.stacks import Thread, steps
-from vm.stacks.area import EMPTY, Pte
+from kstack.stacks import Thread, steps
+from kstack.stacks.area import EMPTY, Pte
 
 HUGE: Final = 1 << 200
 

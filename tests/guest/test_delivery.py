@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from guest.images import build_image
-from policies.fixed_16k import Fixed16K
+from kstack.guest.images import build_image
+from kstack.hw.cpu.msr import Msr
+from kstack.hw.engine import Seg
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_image, find_scenario
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
+from kstack.policies.fixed_16k import Fixed16K
+from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.spec import boot
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
+from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, TakePage, Thread, WritePte
 from tests.support.variants import changed_image
-from vm.hw.engine import Seg
-from vm.hw.modes import Modes
-from vm.hw.msr import Msr
-from vm.load import load
-from vm.machine import Machine, MachineConfig
-from vm.scenarios import find_image, find_scenario
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler
-from vm.session import BootedScenario, RunOptions, RunResult, Session
-from vm.setup import boot
-from vm.stacks import Decision, Policy, Pte, ReadPte, Steps, TakePage, Thread, WritePte
 
 DELIVERIES = ("df", "ist", "fred")
 SCHEDULES: tuple[Scheduler, ...] = (*(RoundRobin(q) for q in (1, 7, 100, 1000)), *(RandomSchedule(s) for s in range(3)))

@@ -11,11 +11,11 @@ from typing import Final
 
 import pytest
 
-from guest.asm import assemble
-from vm.hw.apic_registers import Reg
-from vm.hw.cpu import CpuState
-from vm.machine import Machine, MachineConfig
-from vm.schedule import RandomSchedule, View
+from kstack.guest.asm import assemble
+from kstack.hw.apic.registers import Reg
+from kstack.hw.cpu.cpu import CpuState
+from kstack.machine import Machine, MachineConfig
+from kstack.schedule import RandomSchedule, View
 
 ROOT: Final = Path(__file__).parents[2]
 CODE: Final = 0x8000

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from guest.images import build_image
+from kstack.guest.images import build_image
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
 from tests.support.hostile_guests import KERNEL
-from vm.load import load
-from vm.machine import Machine, MachineConfig
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 240  # of one batch; it takes about a tenth of that

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from guest.asm import KERNEL_LAYOUT, gnu
-from guest.images import KERNEL, build_image, images, sources
+from kstack.guest.asm import KERNEL_LAYOUT, gnu
+from kstack.guest.images import KERNEL, build_image, images, sources
 
 
 @pytest.mark.system("as", "ld")

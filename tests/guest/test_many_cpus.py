@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from guest.images import build_image
+from kstack.base.errors import ConfigError, ScenarioError
+from kstack.guest.images import build_image
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.run.expected import unexpected
+from kstack.run.session import RunOptions, Session
+from kstack.run.spec import Setup, boot
+from kstack.schedule import parse
+from kstack.stacks.host.pool import PoolConfig
 from tests.guest.test_selftest import on_machine
 from tests.support.qemu import on_qemu
-from vm.errors import ConfigError, ScenarioError
-from vm.expected import unexpected
-from vm.scenarios import find_scenario, scenarios
-from vm.schedule import parse
-from vm.session import RunOptions, Session
-from vm.setup import Setup, boot
-from vm.stacks.pool import PoolConfig
 
 MOST = 64
 USUAL = 8  # CPUs up to which a scenario's usual pool has been enough

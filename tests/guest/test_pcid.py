@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from policies.entry_exit import EntryExit
-from policies.fixed_16k import Fixed16K
-from policies.switch_sp_ipi import SwitchSpIpi
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.mmu.mmu import Cr4
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Portfolio, judge
+from kstack.kernels.kstack.scenarios import find_image, find_scenario
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
+from kstack.policies.entry_exit import EntryExit
+from kstack.policies.fixed_16k import Fixed16K
+from kstack.policies.switch_sp_ipi import SwitchSpIpi
+from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.spec import boot
+from kstack.schedule import RandomSchedule, RoundRobin
 from tests.support.variants import changed_image, own_image
-from vm.hw.cpu import Cpu
-from vm.hw.mmu import Cr4
-from vm.hw.modes import Modes
-from vm.judge import Portfolio, judge
-from vm.load import load
-from vm.machine import Machine, MachineConfig
-from vm.scenarios import find_image, find_scenario
-from vm.schedule import RandomSchedule, RoundRobin
-from vm.session import BootedScenario, RunOptions, RunResult, Session
-from vm.setup import boot
 
 MODES = Modes(tlb="retain", kernel_pages="pcid")
 FEW = Portfolio(schedules=3)

@@ -7,10 +7,10 @@ from typing import Final
 
 import pytest
 
+from kstack.load import load
+from kstack.machine import End, Machine, MachineConfig
 from tests.support.images import multiboot, printing, pvh
 from tests.support.qemu import on_qemu
-from vm.load import load
-from vm.machine import End, Machine, MachineConfig
 
 RAM: Final = 64
 FIRMWARE: Final = (

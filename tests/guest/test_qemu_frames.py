@@ -7,11 +7,11 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.modes import Modes
+from kstack.load import load
+from kstack.machine import End, Machine, MachineConfig
 from tests.support.frame_guest import WITH_ERROR, cases, image
 from tests.support.qemu import on_qemu
-from vm.hw.modes import Modes
-from vm.load import load
-from vm.machine import End, Machine, MachineConfig
 
 CASES: Final = 60
 LIMIT: Final = 3_000_000

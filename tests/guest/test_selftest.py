@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from guest.images import build_image
+from kstack.guest.images import build_image
+from kstack.load import load
+from kstack.machine import End, Machine, MachineConfig
 from tests.support.qemu import on_qemu
-from vm.load import load
-from vm.machine import End, Machine, MachineConfig
 
 LIMIT = 100_000_000  # units of virtual time; up to 16 CPUs it takes a third, 64 take 170 million
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from kstack.base.errors import PolicyError
+from kstack.explore.breadth_first import Problem, search
+from kstack.explore.dpor import dpor
+from kstack.explore.problem import Bounds, Outcome
+from kstack.explore.sample import sample
+from kstack.explore.world import NotReady
+from kstack.hw.modes import Modes
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
 from tests.support.command import kstack
-from vm.errors import PolicyError
-from vm.explore.dpor import dpor
-from vm.explore.problem import Bounds, Outcome
-from vm.explore.sample import sample
-from vm.explore.stateful import Problem, search
-from vm.explore.world import NotReady
-from vm.hw.modes import Modes
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
 
 MODES = Modes(df_restart="exact")
 SOURCE = """
-from policies.fixed_16k import Fixed16K
+from kstack.policies.fixed_16k import Fixed16K
 
 class Forgetful(Fixed16K):
     "Maps nothing for a new thread."
@@ -141,7 +141,7 @@ def test_a_finding_before_is_the_answer(tmp_path: Path) -> None:
 
 
 def test_a_program_that_never_gets_ready_is_the_scenarios_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vm.explore.world.TO_READY", 0)
+    monkeypatch.setattr("kstack.explore.world.TO_READY", 0)
     with pytest.raises(NotReady):
         _stateful(find_policy("switch-sp-ipi"))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from vm.explore import world
-from vm.explore.dead import WINDOW, below
-from vm.explore.stateful import Problem, search
-from vm.explore.world import World
-from vm.hw.memory import PAGE
-from vm.hw.modes import Modes
+from kstack.explore import world
+from kstack.explore.breadth_first import Problem, search
+from kstack.explore.dead_stack import WINDOW, below
+from kstack.explore.world import World
+from kstack.hw.memory import PAGE
+from kstack.hw.modes import Modes
 
 PROBLEM = Problem("litmus-laight", "switch-sp-ipi", Modes())
 

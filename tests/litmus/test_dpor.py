@@ -12,21 +12,20 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from guest.asm import KERNEL_LAYOUT, build
-from guest.images import CORE, ENTRY, KERNEL
-from guest.scenario import FOLDER
-from vm.coherence import Finding
-from vm.explore import world as world_module
-from vm.explore.dpor import dpor
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.explore.witness import witness
-from vm.explore.world import Grown, Move, State, World
-from vm.hw.gate import Visible
-from vm.hw.lazy import How
-from vm.hw.modes import Modes
-from vm.hw.paging import FRAME_MASK
-from vm.session import BootedScenario
-from vm.stacks import (
+from kstack.explore import world as world_module
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.explore.dpor import dpor
+from kstack.explore.witness import witness
+from kstack.explore.world import Grown, Move, State, World
+from kstack.guest.asm import KERNEL_LAYOUT, build
+from kstack.guest.images import CORE, ENTRY, KERNEL
+from kstack.guest.scenario import FOLDER
+from kstack.hw.gate import Visible
+from kstack.hw.lazy import How
+from kstack.hw.mmu.walk import FRAME_MASK
+from kstack.hw.modes import Modes
+from kstack.run.session import BootedScenario
+from kstack.stacks import (
     EMPTY,
     AllocPage,
     ExchangePte,
@@ -54,8 +53,9 @@ from vm.stacks import (
     WritePte,
     ZeroPage,
 )
-from vm.stacks.idioms import map_pages, shootdown
-from vm.stacks.registry import find_policy
+from kstack.stacks.idioms import map_pages, shootdown
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.oracle import Finding
 
 LAIGHT = "litmus-laight"
 Steps = Generator[Any, Any, None]

@@ -15,16 +15,14 @@ from typing import Final
 
 import pytest
 
-from tests.support.eager_tlb import FAULT, ONE, OTHER, Eager, Op, eager_does, unasked
-from tests.support.memory_order import write_guest
-from vm.explore.memo import Memo
-from vm.explore.world import FIRST_THREAD, Grown, World
-from vm.hw.engine import Gpr
-from vm.hw.gate import Visible
-from vm.hw.lazy import LazyTlb
-from vm.hw.modes import Modes
-from vm.hw.paging import FRAME_MASK, P
-from vm.stacks import (
+from kstack.explore.transitions import Memo
+from kstack.explore.world import FIRST_THREAD, Grown, World
+from kstack.hw.engine import Gpr
+from kstack.hw.gate import Visible
+from kstack.hw.lazy import LazyTlb
+from kstack.hw.mmu.walk import FRAME_MASK, P
+from kstack.hw.modes import Modes
+from kstack.stacks import (
     Answer,
     Decision,
     ExchangePte,
@@ -41,6 +39,8 @@ from vm.stacks import (
     WritePte,
     map_pages,
 )
+from tests.support.eager_tlb import FAULT, ONE, OTHER, Eager, Op, eager_does, unasked
+from tests.support.memory_order import write_guest
 
 MODES: Final = ("sets-accessed", "keeps-accessed-clear", "none")
 SEEDS: Final = range(10)

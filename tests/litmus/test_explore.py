@@ -15,18 +15,19 @@ from typing import Any
 
 import pytest
 
-from policies.fixed_16k import Fixed16K
+from kstack.base.errors import ConfigError, ScenarioError
+from kstack.explore import batches
+from kstack.explore import breadth_first as stateful
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.explore.sample import sample
+from kstack.explore.witness import witness
+from kstack.hw.modes import Modes
+from kstack.policies.fixed_16k import Fixed16K
+from kstack.stacks import Steps, Thread, unmap_pages
+from kstack.stacks.idioms import shootdown
+from kstack.stacks.loading.registry import find_policy
 from tests.support.command import kstack
 from tests.support.memory_order import write_guest
-from vm.errors import ConfigError, ScenarioError
-from vm.explore import batches, stateful
-from vm.explore.sample import sample
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.explore.witness import witness
-from vm.hw.modes import Modes
-from vm.stacks import Steps, Thread, unmap_pages
-from vm.stacks.idioms import shootdown
-from vm.stacks.registry import find_policy
 
 ROOT = Path(__file__).parents[2]
 LAIGHT = "litmus-laight"
@@ -115,8 +116,8 @@ def test_a_search_that_is_killed_ten_times_goes_on(tmp_path: Path) -> None:
     """At moments drawn by a seed, each after it has got on by at least a layer."""
     place, rng = tmp_path / "search", random.Random(4)
     code = (
-        "from pathlib import Path; from vm.explore import stateful; stateful.SAVE_SECONDS = 0.0; "
-        "from vm.hw.modes import Modes; "
+        "from pathlib import Path; from kstack.explore import stateful; stateful.SAVE_SECONDS = 0.0; "
+        "from kstack.hw.modes import Modes; "
         f"stateful.search(stateful.Problem({LAIGHT!r}, 'switch-sp-ipi', Modes()), checkpoint=Path({str(place)!r}))"
     )
     kills = 0

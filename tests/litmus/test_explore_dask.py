@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from kstack.explore import breadth_first as stateful
+from kstack.explore.breadth_first import search
+from kstack.explore.workers import executor_of
 from tests.litmus.test_explore import essence, problem
-from vm.explore import stateful
-from vm.explore.stateful import search
-from vm.explore.workers import executor_of
 
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed (make setup installs it)")
 pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own, of ports and event loops

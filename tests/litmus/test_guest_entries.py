@@ -7,11 +7,11 @@ from typing import Final
 
 import pytest
 
-from vm.errors import ConfigError, ScenarioError
-from vm.explore.dpor import dpor
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.hw.modes import Modes
-from vm.stacks.registry import find_policy
+from kstack.base.errors import ConfigError, ScenarioError
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.explore.dpor import dpor
+from kstack.hw.modes import Modes
+from kstack.stacks.loading.registry import find_policy
 
 ORDERS: Final = ("sc", "tso", "tso-walks-memory")
 EVERY: Final = Bounds(every_move=True)

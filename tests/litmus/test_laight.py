@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from guest.scenario import Scenario
-from policies.entry_exit import EntryExit
-from policies.fixed_16k import Fixed16K
-from policies.switch_sp_ipi import SwitchSpIpi
-from vm.coherence import Kind
-from vm.hw.modes import Modes
-from vm.judge import Portfolio, judge
-from vm.scenarios import find_scenario
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import BootedScenario, RunOptions, RunResult
-from vm.setup import boot, script_of
-from vm.stacks import Policy, Steps, Thread, free, map_pages, unmap_pages
-from vm.stacks.pool import PoolConfig
+from kstack.guest.scenario import Scenario
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Portfolio, judge
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.policies.entry_exit import EntryExit
+from kstack.policies.fixed_16k import Fixed16K
+from kstack.policies.switch_sp_ipi import SwitchSpIpi
+from kstack.run.session import BootedScenario, RunOptions, RunResult
+from kstack.run.spec import boot, script_of
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
+from kstack.stacks import Policy, Steps, Thread, free, map_pages, unmap_pages
+from kstack.stacks.host.pool import PoolConfig
+from kstack.stacks.oracle import Kind
 
 LIMIT = 5_000_000
 
@@ -28,7 +28,7 @@ class EntryExitToldHere(EntryExit):
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Unmap, invalidate here, free."""
-        from vm.stacks import Invlpg
+        from kstack.stacks import Invlpg
 
         entries = yield from unmap_pages(thread.lower)
         for page in thread.lower:
@@ -144,7 +144,7 @@ def test_a_policy_that_is_never_exercised_is_not_called_safe(laight: Scenario, b
         id = "clears-unseen"
 
         def switch_out(self, cpu: int, thread: Thread) -> Steps:
-            from vm.stacks import EMPTY, ReadPte, WritePte
+            from kstack.stacks import EMPTY, ReadPte, WritePte
 
             deepest = thread.pages[-1]
             if deepest.address + 4096 <= thread.saved_rsp:

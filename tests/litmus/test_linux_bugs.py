@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kstack.explore.breadth_first import Outcome, Problem, search
+from kstack.hw.modes import Modes
 from tests.support.linux_bugs import BUGS, Kernel, write_guest
 from tests.support.linux_bugs_in_code import BUGS as BUGS_IN_CODE
 from tests.support.linux_bugs_in_code import OLD, SECRET, Race
-from vm.explore.stateful import Outcome, Problem, search
-from vm.hw.modes import Modes
 
 KINDS = {"Mremap": "use-after-free", "BatchedReclaim": "stale-translation", "CollectForMigration": "use-after-free"}
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from bench.shootdown import Shootdown, write_guest
-from vm.explore import touched
-from vm.explore.cells import Node
-from vm.explore.memo import Memo, Outcome
-from vm.explore.stateful import Problem
-from vm.explore.world import Grown, Move
-from vm.hw.memory import PhysicalMemory
-from vm.hw.modes import Modes
+from kstack.explore import footprint as touched
+from kstack.explore.breadth_first import Problem
+from kstack.explore.components import Node
+from kstack.explore.transitions import Memo, Outcome
+from kstack.explore.world import Grown, Move
+from kstack.hw.memory import PhysicalMemory
+from kstack.hw.modes import Modes
 
 STATES = 300
 PAIRS = [

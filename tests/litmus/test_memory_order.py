@@ -8,15 +8,13 @@ from typing import Final
 
 import pytest
 
-from tests.support.memory_order import Operation, Outcome, abstract, outcomes, parse, write_guest, write_scenario
-from vm.cli.explore import explore
-from vm.coherence import Kind
-from vm.errors import ConfigError
-from vm.explore.stateful import Problem, search
-from vm.hw.modes import Modes
-from vm.scenarios import find_scenario
-from vm.setup import boot
-from vm.stacks import (
+from kstack.base.errors import ConfigError
+from kstack.cli.explore import explore
+from kstack.explore.breadth_first import Problem, search
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.spec import boot
+from kstack.stacks import (
     AllocPage,
     Decision,
     Load,
@@ -32,6 +30,8 @@ from vm.stacks import (
     WritePte,
     map_pages,
 )
+from kstack.stacks.oracle import Kind
+from tests.support.memory_order import Operation, Outcome, abstract, outcomes, parse, write_guest, write_scenario
 
 WEAK: Final = "allowed by TSO, not by SC"
 NEVER: Final = "allowed by neither"

@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from vm.coherence import Kind
-from vm.explore.memo import Memo
-from vm.explore.minimise import minimised
-from vm.explore.stateful import Problem, search
-from vm.explore.world import Grown, Move
-from vm.hw.modes import Modes
+from kstack.explore.breadth_first import Problem, search
+from kstack.explore.minimise import minimised
+from kstack.explore.transitions import Memo
+from kstack.explore.world import Grown, Move
+from kstack.hw.modes import Modes
+from kstack.stacks.oracle import Kind
 
 
 def walk(problem: Problem, seed: int) -> tuple[Memo, list[Move], Kind]:

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from guest.asm import assemble
-from policies.entry_exit import EntryExit
-from policies.fault_df import FaultDf
-from policies.fault_ist import FaultIst
-from policies.fixed_4k import Fixed4K
-from policies.fixed_16k import Fixed16K
-from policies.switch_sp_ipi import SwitchSpIpi
-from vm.coherence import FrameState, Kind, Oracle
-from vm.errors import PolicyError
-from vm.hw.modes import Modes
-from vm.load import Symbols, load
-from vm.machine import Machine, MachineConfig
-from vm.scenarios import find_image, find_scenario
-from vm.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
-from vm.session import BootedScenario, RunOptions, RunResult, Session
-from vm.setup import boot, script_of
-from vm.stacks import (
+from kstack.base.errors import PolicyError
+from kstack.guest.asm import assemble
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.hypercall import Function
+from kstack.kernels.kstack.scenarios import find_image, find_scenario
+from kstack.load import Symbols, load
+from kstack.machine import Machine, MachineConfig
+from kstack.policies.entry_exit import EntryExit
+from kstack.policies.fault_df import FaultDf
+from kstack.policies.fault_ist import FaultIst
+from kstack.policies.fixed_4k import Fixed4K
+from kstack.policies.fixed_16k import Fixed16K
+from kstack.policies.switch_sp_ipi import SwitchSpIpi
+from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.spec import boot, script_of
+from kstack.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
+from kstack.stacks import (
     AllocPage,
     ExchangePte,
     GiveBack,
@@ -45,9 +45,9 @@ from vm.stacks import (
     shootdown,
     unmap_pages,
 )
-from vm.stacks.call import HookCall
-from vm.stacks.hypercall import Function
-from vm.stacks.registry import find_policy
+from kstack.stacks.host.call import HookCall
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.oracle import FrameState, Kind, Oracle
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from vm.errors import ScenarioError
-from vm.explore.outcomes import outcomes
-from vm.explore.problem import Bounds, Problem
-from vm.hw.modes import Modes
-from vm.testing.litmus import write_guest
+from kstack.base.errors import ScenarioError
+from kstack.explore.outcomes import outcomes
+from kstack.explore.problem import Bounds, Problem
+from kstack.hw.modes import Modes
+from kstack.testing.litmus import write_guest
 
 RACE = """.text
 program_0:

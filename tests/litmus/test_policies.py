@@ -7,21 +7,21 @@ from typing import ClassVar
 
 import pytest
 
-from policies import switch_sp_deferred
-from policies.switch_sp import SwitchSp
+from kstack.explore.breadth_first import Problem, search
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Judgement, Portfolio, judge
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.policies import switch_sp_deferred
+from kstack.policies.switch_sp import SwitchSp
+from kstack.run.session import BootedScenario, RunOptions
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin
+from kstack.stacks import Sleepers, Steps, Thread
+from kstack.stacks.loading.registry import find_policy, policies
+from kstack.stacks.oracle import Kind
+from kstack.testing import without
+from kstack.testing.mutants import Sites, mutants_of
 from tests.support.memory_order import write_guest
-from vm.coherence import Kind
-from vm.explore.stateful import Problem, search
-from vm.hw.modes import Modes
-from vm.judge import Judgement, Portfolio, judge
-from vm.scenarios import find_scenario
-from vm.schedule import RoundRobin
-from vm.session import BootedScenario, RunOptions
-from vm.setup import boot
-from vm.stacks import Sleepers, Steps, Thread
-from vm.stacks.registry import find_policy, policies
-from vm.testing import without
-from vm.testing.mutants import Sites, mutants_of
 
 STALE = {Kind.STALE_TRANSLATION, Kind.USE_AFTER_FREE}
 NO_STACK = {Kind.DOUBLE_FAULT, Kind.UNHANDLED_FAULT}

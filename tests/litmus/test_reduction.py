@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from bench.shootdown import VARIANTS, Shootdown, write_guest
+from kstack.base.errors import ConfigError
+from kstack.explore import breadth_first as stateful
+from kstack.explore import may_access as locality
+from kstack.explore import persistent_sets as reduction
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.explore.components import Node
+from kstack.explore.may_access import READ, READ_IN, WRITE, WRITE_IN, Locality, News, Reliances, Touch
+from kstack.explore.transitions import Memo
+from kstack.hw.modes import Modes
 from tests.support.memory_order import abstract, outcomes, parse, write_scenario
-from vm.errors import ConfigError
-from vm.explore import locality, reduction, stateful
-from vm.explore.cells import Node
-from vm.explore.locality import READ, READ_IN, WRITE, WRITE_IN, Locality, News, Reliances, Touch
-from vm.explore.memo import Memo
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.hw.modes import Modes
 
 PAIRS = [
     ("litmus-laight", "entry-exit", Modes()),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from vm.coherence import Kind
-from vm.hw.modes import Modes
-from vm.judge import Judgement, Portfolio, judge
-from vm.scenarios import find_scenario
-from vm.setup import boot
-from vm.stacks.registry import find_policy
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Judgement, Portfolio, judge
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.spec import boot
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.oracle import Kind
 
 SCHEDULES = 60
 

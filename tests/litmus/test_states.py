@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kstack.explore.breadth_first import Problem
+from kstack.explore.world import Grown, State, World
+from kstack.hw.modes import Modes
 from tests.support.memory_order import write_guest
-from vm.explore.stateful import Problem
-from vm.explore.world import Grown, State, World
-from vm.hw.modes import Modes
 
 
 def world_of(problem: Problem) -> World:

@@ -11,17 +11,17 @@ from typing import Final
 
 import pytest
 
+from kstack.base.errors import ConfigError
+from kstack.explore.model.store_buffers import StoreBuffers
+from kstack.explore.world import World
+from kstack.hw.lazy import How, LazyTlb, Option
+from kstack.testing.pages import Litmus
+from kstack.testing.reachable import Guest, outcomes
 from tests.support.command import ROOT
 from tests.support.shapes import SHAPES, SOURCES, table
 from tests.support.transistency import ORDERS, SPECULATIONS, Reading
 from tests.support.transistency import outcomes as abstract
 from tests.support.transistency_programs import MODES, compare, draw, shown
-from vm.errors import ConfigError
-from vm.explore.buffers import StoreBuffers
-from vm.explore.world import World
-from vm.hw.lazy import How, LazyTlb, Option
-from vm.testing.pages import Litmus
-from vm.testing.reachable import Guest, outcomes
 
 SEEDS: Final = (*range(16), 78)  # 78: a store to an entry right behind an interrupt's return
 

@@ -6,13 +6,13 @@ from functools import lru_cache
 
 import pytest
 
-from vm.coherence import Kind
-from vm.hw.modes import Modes
-from vm.judge import Judgement, Portfolio, judge
-from vm.scenarios import find_scenario
-from vm.session import BootedScenario
-from vm.setup import boot
-from vm.stacks.registry import find_policy
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Judgement, Portfolio, judge
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.session import BootedScenario
+from kstack.run.spec import boot
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.oracle import Kind
 
 # #DF as v1 needs it: the state saved there can be returned to. Without that nothing of it works.
 RESTARTABLE = Modes(df_restart="exact", stack_fault_delivery="df")

@@ -10,14 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
+from kstack.hw.modes import Modes
+from kstack.inject.campaign import Batch
+from kstack.report.decisions import FILE, Reading, write_decisions
+from kstack.report.faults import write_matrix
+from kstack.report.words import modes_line
+from kstack.stacks.loading.registry import policies
 from tests.nightly import alarms, decisions, exploring, hostile, injected, mutation, seeded, transistency
 from tests.support.shapes import SHAPES
-from vm.hw.modes import Modes
-from vm.report.decisions import FILE, Reading, write_decisions
-from vm.report.faults import write_matrix
-from vm.report.words import modes_line
-from vm.stacks.registry import policies
-from vm.trials.campaign import Batch
 
 
 def main() -> None:

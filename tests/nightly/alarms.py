@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.run.expected import unexpected
+from kstack.run.session import RunOptions
+from kstack.schedule import RandomSchedule
+from kstack.stacks.loading.registry import find_policy
 from tests.nightly.mutation import MODES, booted
-from vm.expected import unexpected
-from vm.scenarios import find_scenario, scenarios
-from vm.schedule import RandomSchedule
-from vm.session import RunOptions
-from vm.stacks.registry import find_policy
 
 SAFE: Final = (
     "fixed-16k",

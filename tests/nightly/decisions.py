@@ -11,13 +11,13 @@ import time
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from vm.campaign import policy_hash_of
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.hw.modes import Modes
-from vm.report.decisions import Decision
-from vm.report.words import modes_line
-from vm.scenarios import find_scenario, scenarios
-from vm.stacks.registry import policies
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.hw.modes import Modes
+from kstack.judge.pairs import policy_hash_of
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.report.decisions import Decision
+from kstack.report.words import modes_line
+from kstack.stacks.loading.registry import policies
 
 SCENARIOS: Final = tuple(name for name, scenario in scenarios().items() if scenario.litmus)
 BUDGET: Final = 300.0  # seconds a search

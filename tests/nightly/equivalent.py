@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from vm.testing.mutants import Site
+from kstack.testing.mutants import Site
 
 
 class Equivalent(NamedTuple):

@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from kstack.base.errors import KstackError
+from kstack.explore.breadth_first import Bounds, Problem, search
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.run.expected import unexpected
+from kstack.run.session import RunOptions
+from kstack.schedule import RandomSchedule
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.mutants import Site, mutants_of
 from tests.nightly import mutation
 from tests.nightly.equivalent import why_equivalent
-from vm.errors import KstackError
-from vm.expected import unexpected
-from vm.explore.stateful import Bounds, Problem, search
-from vm.hw.modes import Modes
-from vm.scenarios import find_scenario, scenarios
-from vm.schedule import RandomSchedule
-from vm.session import RunOptions
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
-from vm.testing.mutants import Site, mutants_of
 
 READINGS: Final = ("sets-accessed", "keeps-accessed-clear")
 FALLS: Final = 30.0  # seconds a search of a mutant in a program in which random runs fall

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from vm.hw.modes import Modes
-from vm.trials import SYSTEMATIC, Outcome, Pair
-from vm.trials.campaign import Batch
+from kstack.hw.modes import Modes
+from kstack.inject import SYSTEMATIC, Outcome, Pair
+from kstack.inject.campaign import Batch
 
 SCENARIOS: Final = ("laight", "wilcox", "exit-reuse", "two-faults")
 """Growth and sharing, writes by others, exits, faults: every policy does something in each."""

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from kstack.explore.breadth_first import Bounds, Problem, search
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.run.expected import unexpected
+from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions
+from kstack.run.spec import boot, script_of
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.mutants import Site, Sites, mutants_of
 from tests.nightly.equivalent import why_equivalent
-from vm.expected import unexpected
-from vm.explore.stateful import Bounds, Problem, search
-from vm.hw.modes import Modes
-from vm.scenarios import find_scenario, scenarios
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import GUEST_PASSED, BootedScenario, RunOptions
-from vm.setup import boot, script_of
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
-from vm.testing.mutants import Site, Sites, mutants_of
 
 MODES: Final = Modes(tlb="adversarial", df_restart="exact")
 SHARED: Final = ("reclaim_sleepers", "shootdown_everything", "free")  # the collection of sleepers' pages, as a whole

@@ -9,18 +9,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from guest.scenario import FOLDER
-from vm.errors import KstackError
-from vm.explore.sample import hits
-from vm.explore.stateful import Bounds, Problem, search
-from vm.hw.modes import Modes
-from vm.scenarios import find_scenario
-from vm.schedule import RoundRobin
-from vm.session import RunOptions
-from vm.setup import boot
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
-from vm.testing.mutants import Mutant, Sites, mutants_of, swaps_of
+from kstack.base.errors import KstackError
+from kstack.explore.breadth_first import Bounds, Problem, search
+from kstack.explore.sample import hits
+from kstack.guest.scenario import FOLDER
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.session import RunOptions
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.mutants import Mutant, Sites, mutants_of, swaps_of
 
 PAIRS: Final = (
     ("switch-sp-ipi", "litmus-laight"),

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kstack.testing.pages import Litmus
+from kstack.testing.reachable import Guest
 from tests.support.shapes import SHAPES
 from tests.support.transistency_programs import MODES, Comparison, compare, draw
-from vm.testing.pages import Litmus
-from vm.testing.reachable import Guest
 
 
 class Row(NamedTuple):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from vm.errors import KstackError
-from vm.testing import DeviceConformance, FaultConformance, PolicyConformance, SchedulerConformance
+from kstack.base.errors import KstackError
+from kstack.testing import DeviceConformance, FaultConformance, PolicyConformance, SchedulerConformance
 
 KITS: Final = (PolicyConformance, DeviceConformance, SchedulerConformance, FaultConformance)
 UNSAID: Final = (AttributeError, NameError, TypeError, KstackError)

@@ -17,15 +17,14 @@ from typing import Any, ClassVar, Final
 
 from msgspec.structs import replace
 
-from policies.switch_sp_ipi import SwitchSpIpi
-from vm.coherence import Finding, Kind, Oracle
-from vm.fault import At, Fault, Flush, Injector, Moment
-from vm.hw.cpu import CpuState
-from vm.machine import Machine
-from vm.recording import Recording, pack
-from vm.schedule import Choice, RandomSchedule, RoundRobin, Scheduler, View
-from vm.session import Session
-from vm.stacks import (
+from kstack.fault import At, Fault, Flush, Injector, Moment
+from kstack.hw.cpu.cpu import CpuState
+from kstack.machine import Machine
+from kstack.policies.switch_sp_ipi import SwitchSpIpi
+from kstack.recording import Recording, pack
+from kstack.run.session import Session
+from kstack.schedule import Choice, RandomSchedule, RoundRobin, Scheduler, View
+from kstack.stacks import (
     Decision,
     GiveBack,
     Load,
@@ -39,7 +38,8 @@ from vm.stacks import (
     map_pages,
     unmap_pages,
 )
-from vm.testing import (
+from kstack.stacks.oracle import Finding, Kind, Oracle
+from kstack.testing import (
     Clock,
     DeviceConformance,
     FaultConformance,

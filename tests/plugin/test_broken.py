@@ -14,7 +14,10 @@ from functools import cache
 
 import pytest
 
-import vm.testing
+import kstack.testing
+from kstack.stacks import Policy
+from kstack.testing import DeviceConformance, FaultConformance, PolicyConformance, SchedulerConformance
+from kstack.testing.hooks import ORDERS, differences
 from tests.plugin.assertions import KITS, LeftOut, checks, each_left_out, fails
 from tests.plugin.broken import (
     BROKEN,
@@ -26,9 +29,6 @@ from tests.plugin.broken import (
     StrayKit,
     Unfinished,
 )
-from vm.stacks import Policy
-from vm.testing import DeviceConformance, FaultConformance, PolicyConformance, SchedulerConformance
-from vm.testing.hooks import ORDERS, differences
 
 ROWS = [(check, kit) for check, kits in BROKEN.items() for kit in kits]
 ALIEN = "cannot be imported by another process: define it at the top of its module"
@@ -98,12 +98,12 @@ def test_what_the_broken_devices_are_made_of_is_right(check: str) -> None:
 class LatchKit(DeviceConformance):
     size = 4
 
-    def make(self, clock: vm.testing.Clock) -> Latch:
+    def make(self, clock: kstack.testing.Clock) -> Latch:
         return Latch(clock)
 
 
 def test_every_check_of_every_kit_has_a_subject_that_fails_it() -> None:
-    public = [getattr(vm.testing, name) for name in vm.testing.__all__ if name.endswith("Conformance")]
+    public = [getattr(kstack.testing, name) for name in kstack.testing.__all__ if name.endswith("Conformance")]
     assert set(public) == set(KITS)
     assert {f"{kit.__name__}.{check}" for kit in KITS for check in checks(kit)} == set(BROKEN)
 

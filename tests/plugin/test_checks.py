@@ -1,4 +1,4 @@
-"""Each refusal and each verdict of `vm.testing` outside its kits is seen to come, and is the only one of its kind.
+"""Each refusal and each verdict of `kstack.testing` outside its kits is seen to come, and is the only one of its kind.
 
 A refusal is a `raise`; rows here make each of them happen, and the line that raised is compared with all there are. What
 only a pytest run shows (`items`, `plugin`) is seen in pytest runs, by tests that are named here.
@@ -17,26 +17,26 @@ from typing import Any, Final
 
 import pytest
 
-import vm.testing
+import kstack.testing
+from kstack.base.errors import ConfigError, KstackError, PolicyError
+from kstack.fault import At, Fault, Moment
+from kstack.hw.modes import Modes
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.oracle import Finding, Kind
+from kstack.testing import outcomes
+from kstack.testing.bench import Bench
+from kstack.testing.guests import GuestRun, Schedule, name_of, reports
+from kstack.testing.language import Entry, parse
+from kstack.testing.litmus import Visit, write_scenario, write_visits
+from kstack.testing.pages import Litmus
+from kstack.testing.plugin import _one, pytest_generate_tests
+from kstack.testing.reachable import Outcomes, read_test
 from tests.plugin import test_items
 from tests.plugin.assertions import KITS
 from tests.plugin.inner import write_guest
-from vm.coherence import Finding, Kind
-from vm.errors import ConfigError, KstackError, PolicyError
-from vm.fault import At, Fault, Moment
-from vm.hw.modes import Modes
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
-from vm.testing import outcomes
-from vm.testing.bench import Bench
-from vm.testing.guests import GuestRun, Schedule, name_of, reports
-from vm.testing.language import Entry, parse
-from vm.testing.litmus import Visit, write_scenario, write_visits
-from vm.testing.pages import Litmus
-from vm.testing.plugin import _one, pytest_generate_tests
-from vm.testing.reachable import Outcomes, read_test
 
-FOLDER: Final = Path(vm.testing.__file__).parent
+FOLDER: Final = Path(kstack.testing.__file__).parent
 OWN: Final = {"hooks", "worlds", *(kit.__module__.rpartition(".")[2] for kit in KITS)}
 """Modules of the kits, whose checks are gone through by `test_broken`."""
 
@@ -99,7 +99,7 @@ def file_with(text: str, folder: Path) -> Path:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
-    "name": (lambda _: vm.testing.conformance, AttributeError, "has no attribute 'conformance'"),
+    "name": (lambda _: kstack.testing.conformance, AttributeError, "has no attribute 'conformance'"),
     "policy failed": (lambda _: bench().guest("laight", policy=Raising), PolicyError, "no thread"),
     "cpus": (lambda _: bench(1).guest("laight"), ConfigError, "needs 2 CPUs"),
     "never run": (lambda _: never_run(), AssertionError, r"did not happen: no guest has run since inject\(\)"),
@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "page operation": (
         lambda folder: write_scenario(folder, [parse("invlpg x")]),
         ConfigError,
-        "such a test is written by vm.testing.pages",
+        "such a test is written by kstack.testing.pages",
     ),
     "thread": (lambda folder: write_visits(folder, [[Visit(99, 8)]]), ConfigError, "thread 99: give each CPU"),
     "thread of two": (lambda folder: write_visits(folder, [[Visit(0, 8)], [Visit(0, 8)]]), ConfigError, "thread 0: "),
@@ -245,7 +245,7 @@ def test_what_is_no_report_line_is_none(line: str) -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    for name in vm.testing.__all__:
-        assert getattr(vm.testing, name) is not None
+    for name in kstack.testing.__all__:
+        assert getattr(kstack.testing, name) is not None
     for path in FOLDER.glob("*.py"):
-        importlib.import_module(f"vm.testing.{path.stem}")
+        importlib.import_module(f"kstack.testing.{path.stem}")

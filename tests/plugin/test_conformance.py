@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from kstack.fault import At, Fault, Flush, Moment, Send, Step, Where
+from kstack.hw.devices.device import Device
+from kstack.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
+from kstack.schedule.scripted import Script, ScriptStep
+from kstack.testing import DeviceConformance, FaultConformance, Following, SchedulerConformance
 from tests.plugin.assertions import checks
 from tests.unit.test_devices import DEVICES
-from vm.fault import At, Fault, Flush, Moment, Send, Step, Where
-from vm.hw.device import Device
-from vm.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
-from vm.schedule.scripted import Script, ScriptStep
-from vm.testing import DeviceConformance, FaultConformance, Following, SchedulerConformance
 
 
 def kit(base: type, name: str, **attributes: Any) -> Any:

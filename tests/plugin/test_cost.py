@@ -12,7 +12,17 @@ import pytest
 from tests.plugin.inner import outcomes, pytest_in
 from tests.support.command import ROOT
 
-HEAVY = ("unicorn", "capstone", "keystone", "msgspec", "hypothesis", "vm.machine", "vm.errors", "guest", "policies")
+HEAVY = (
+    "unicorn",
+    "capstone",
+    "keystone",
+    "msgspec",
+    "hypothesis",
+    "kstack.machine",
+    "kstack.base.errors",
+    "kstack.guest",
+    "kstack.policies",
+)
 
 
 def imported_by(statement: str) -> list[str]:
@@ -23,7 +33,7 @@ def imported_by(statement: str) -> list[str]:
 
 
 def test_importing_it_imports_nothing_else() -> None:
-    assert imported_by("import vm.testing.plugin") == ["vm", "vm.testing", "vm.testing.plugin"]
+    assert imported_by("import kstack.testing.plugin") == ["kstack", "kstack.testing", "kstack.testing.plugin"]
 
 
 def test_a_run_that_does_not_use_it_loads_nothing_of_the_machine(tmp_path: Path) -> None:
@@ -38,7 +48,7 @@ def test_a_run_that_does_not_use_it_loads_nothing_of_the_machine(tmp_path: Path)
 
 def test_it_is_installed_under_its_name() -> None:
     found = [entry.value for entry in entry_points(group="pytest11") if entry.name == "kstack"]
-    assert found == ["vm.testing.plugin"]
+    assert found == ["kstack.testing.plugin"]
 
 
 def test_its_markers_and_fixtures_are_listed(pytestconfig: pytest.Config, tmp_path: Path) -> None:
@@ -51,8 +61,8 @@ def test_its_markers_and_fixtures_are_listed(pytestconfig: pytest.Config, tmp_pa
 
 
 def test_names_of_the_package_are_there_and_others_are_not() -> None:
-    import vm.testing
+    import kstack.testing
 
-    assert all(getattr(vm.testing, name) for name in vm.testing.__all__)
+    assert all(getattr(kstack.testing, name) for name in kstack.testing.__all__)
     with pytest.raises(AttributeError, match="nothing_such"):
-        _ = vm.testing.nothing_such
+        _ = kstack.testing.nothing_such

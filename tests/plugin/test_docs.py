@@ -26,12 +26,12 @@ def test_every_python_example_of_the_page_passes(tmp_path: Path) -> None:
 
 def test_the_page_names_all_there_is() -> None:
     text = PAGE.read_text()
-    import vm.testing
-    from vm.testing import plugin, strategies
+    import kstack.testing
+    from kstack.testing import plugin, strategies
 
     for marker in plugin.MARKERS:
         assert f"`{marker.partition('(')[0]}(" in text, marker
     for name in strategies.__all__:
         assert name in ("Mapping", "Tables") or f"`{name}(" in text, name
-    for name in vm.testing.__all__:
+    for name in kstack.testing.__all__:
         assert not name.endswith("Conformance") or f"`{name}`" in text, name

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from kstack.base.errors import ConfigError, ImageError
+from kstack.fault import At, Fault, Moment, Send
+from kstack.machine import Machine
+from kstack.schedule import RoundRobin, ScriptedSchedule
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing import GuestRun, Schedule
 from tests.plugin.inner import outcomes, pytest_in, write_guest
-from vm.errors import ConfigError, ImageError
-from vm.fault import At, Fault, Moment, Send
-from vm.machine import Machine
-from vm.schedule import RoundRobin, ScriptedSchedule
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
-from vm.testing import GuestRun, Schedule
 
 Guest = Callable[..., GuestRun]
 
@@ -167,7 +167,7 @@ INJECTED = {
 
 def test_a_fault_that_did_not_happen_fails_the_test_unless_it_says_otherwise(tmp_path: Path) -> None:
     head = (
-        "import pytest\nfrom vm.fault import At, Fault, Moment, Send, Step, Where\n"
+        "import pytest\nfrom kstack.fault import At, Fault, Moment, Send, Step, Where\n"
         "NEVER = Fault('nmi', At('laight_watch', nth=1000))\npytestmark = pytest.mark.policy('switch-sp-ipi')\n"
     )
     tests = [f"def test_{number}(guest, inject):\n    {body}\n" for number, body in enumerate(INJECTED)]

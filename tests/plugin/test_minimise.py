@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vm.fault import Fault, Moment
-from vm.schedule import Choice, RandomSchedule, RoundRobin
-from vm.session import RunOptions
-from vm.stacks.registry import find_policy
-from vm.testing.guests import GuestRun, Start
-from vm.testing.litmus import write_guest
-from vm.testing.minimise import SIMPLE, ddmin, deferred, merged, minimise
-from vm.testing.schedulers import Following
+from kstack.fault import Fault, Moment
+from kstack.run.session import RunOptions
+from kstack.schedule import Choice, RandomSchedule, RoundRobin
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.guests import GuestRun, Start
+from kstack.testing.litmus import write_guest
+from kstack.testing.minimise import SIMPLE, ddmin, deferred, merged, minimise
+from kstack.testing.schedulers import Following
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.sets(st.integers(0, 9), max_size=3))

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
+from kstack.recording import read_recording
+from kstack.run.spec import replay_session
 from tests.plugin.inner import outcomes, pytest_in, section
 from tests.support.command import kstack
-from vm.recording import read_recording
-from vm.setup import replay_session
 
 STALE: Final = """
 import pytest
@@ -21,7 +21,7 @@ def test_stale(guest):
     assert guest("laight").passed
 """
 OWN: Final = """
-from vm.stacks import Policy, map_pages
+from kstack.stacks import Policy, map_pages
 class Mine(Policy):
     id, title, proposer, source = "mine", "t", "p", "s"
     def create_thread(self, cpu, thread):
@@ -134,7 +134,7 @@ def test_a_policy_that_fails_is_recorded_up_to_there(tmp_path: Path) -> None:
 
 def test_a_policy_that_cannot_be_found_again_is_named(tmp_path: Path) -> None:
     (tmp_path / "test_own.py").write_text(
-        "import pytest\nfrom policies.entry_exit import EntryExit\n"
+        "import pytest\nfrom kstack.policies.entry_exit import EntryExit\n"
         "def make():\n    class A(EntryExit): id = 'a'\n    return A\n"
         "@pytest.mark.policy(cls=make())\ndef test_it(guest): assert guest('laight').passed\n"
     )
@@ -145,7 +145,7 @@ def test_a_policy_that_cannot_be_found_again_is_named(tmp_path: Path) -> None:
 
 def test_one_of_several_policies_in_a_test_s_file_is_found_again(tmp_path: Path) -> None:
     (tmp_path / "test_own.py").write_text(
-        "import pytest\nfrom policies.entry_exit import EntryExit\nclass A(EntryExit): id = 'a'\nclass B(A): id = 'b'\n"
+        "import pytest\nfrom kstack.policies.entry_exit import EntryExit\nclass A(EntryExit): id = 'a'\nclass B(A): id = 'b'\n"
         "@pytest.mark.policy(cls=A)\ndef test_it(guest): assert guest('laight').passed\n"
     )
     recording = read_recording(tmp_path / recording_in(section(pytest_in(tmp_path))))
@@ -156,7 +156,7 @@ def test_one_of_several_policies_in_a_test_s_file_is_found_again(tmp_path: Path)
 @pytest.mark.parametrize("name", ["family.py:Local", "family.py:local"])
 def test_a_marker_takes_one_of_several_policies_of_a_file_beside_the_test(name: str, tmp_path: Path) -> None:
     (tmp_path / "family.py").write_text(
-        "from policies.switch_sp_local import SwitchSpLocal\nfrom policies.switch_sp import SwitchSp\n"
+        "from kstack.policies.switch_sp_local import SwitchSpLocal\nfrom kstack.policies.switch_sp import SwitchSp\n"
         "class Local(SwitchSpLocal): id = 'local'\nclass Other(SwitchSp): id = 'other'\n"
     )
     (tmp_path / "test_own.py").write_text(

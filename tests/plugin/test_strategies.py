@@ -10,18 +10,18 @@ import pytest
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
-from vm.errors import ConfigError
-from vm.explore.stateful import Problem, search
-from vm.fault import ACTIONS, At, Fault, Injector, Moment
-from vm.hw.memory import PhysicalMemory
-from vm.hw.modes import Modes
-from vm.hw.paging import RW, US, Attempt, Control, D, P, TableEntry, WalkRules, walk
-from vm.schedule import Choice, RoundRobin, Scheduler
-from vm.stacks import Thread, map_pages
-from vm.stacks.registry import find_policy
-from vm.testing.litmus import STACK, Operation, Visit, write_scenario, write_visits
-from vm.testing.schedulers import Following
-from vm.testing.strategies import Tables, choices, faults, operations, page_tables, schedulers, visits
+from kstack.base.errors import ConfigError
+from kstack.explore.breadth_first import Problem, search
+from kstack.fault import ACTIONS, At, Fault, Injector, Moment
+from kstack.hw.memory import PhysicalMemory
+from kstack.hw.mmu.walk import RW, US, Attempt, Control, D, P, TableEntry, WalkRules, walk
+from kstack.hw.modes import Modes
+from kstack.schedule import Choice, RoundRobin, Scheduler
+from kstack.stacks import Thread, map_pages
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.litmus import STACK, Operation, Visit, write_scenario, write_visits
+from kstack.testing.schedulers import Following
+from kstack.testing.strategies import Tables, choices, faults, operations, page_tables, schedulers, visits
 
 CONTROL = Control(write_protect=True, no_execute=True, smep=False)
 LOOK = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

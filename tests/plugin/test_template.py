@@ -59,7 +59,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_template_passes_outside_the_repository(python: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(TEMPLATE, project, ignore=shutil.ignore_patterns("__pycache__"))
-    where = run(python, "-c", "import vm; print(vm.__file__)", folder=project).stdout
+    where = run(python, "-c", "import kstack; print(kstack.__file__)", folder=project).stdout
     assert str(ROOT) not in where, "it is the wheel that is tested"
     done = run(python, "-m", "pytest", "-rA", folder=project)
     assert done.returncode == 0, done.stdout + done.stderr

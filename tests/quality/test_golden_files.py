@@ -7,17 +7,17 @@ from typing import Final
 
 import pytest
 
+from kstack.base.errors import RecordingError
+from kstack.explore import path as witness
+from kstack.explore.path import is_path, read_path
+from kstack.hw.rules import RULES_VERSION
+from kstack.recording import UNFINISHED, VERSION, Recording, read_recording
+from kstack.run.session import Session
+from kstack.run.spec import replay_session
+from kstack.trace import store
+from kstack.trace.query import Database, ask
+from kstack.trace.store import read_trace
 from tests.support.command import ROOT
-from vm.errors import RecordingError
-from vm.explore import path as witness
-from vm.explore.path import is_path, read_path
-from vm.hw.rules import RULES_VERSION
-from vm.recording import UNFINISHED, VERSION, Recording, read_recording
-from vm.session import Session
-from vm.setup import replay_session
-from vm.trace import store
-from vm.trace.query import Database, ask
-from vm.trace.store import read_trace
 
 GOLDEN: Final = ROOT / "tests" / "golden"
 

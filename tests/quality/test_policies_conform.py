@@ -10,9 +10,9 @@ import os
 
 import pytest
 
-from vm.stacks.registry import find_policy, policies
-from vm.testing import PolicyConformance
-from vm.testing.policies import SAVED
+from kstack.stacks.loading.registry import find_policy, policies
+from kstack.testing import PolicyConformance
+from kstack.testing.policies import SAVED
 
 CHECKS = [name for name in dir(PolicyConformance) if name.startswith("test_")]
 USUAL = ("accessed-latch", "fault-df", "fixed-16k", "request", "sleeper-gc", "switch-sp-deferred", "switch-sp-ipi")
@@ -25,7 +25,7 @@ USUAL = ("accessed-latch", "fault-df", "fixed-16k", "request", "sleeper-gc", "sw
 )
 def test_a_policy_conforms(policy: str, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not os.environ.get("KSTACK_LONG"):
-        monkeypatch.setattr("vm.testing.policies.SAVED", SAVED[:1])
+        monkeypatch.setattr("kstack.testing.policies.SAVED", SAVED[:1])
     kit = PolicyConformance()
     kit.policy = find_policy(policy)  # type: ignore[misc] # a class variable of the derived class, usually
     getattr(kit, check)()

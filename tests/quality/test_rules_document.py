@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from kstack.hw.cpu.checked import RULES
+from kstack.hw.cpu.declared import Declared
 from tests.support.differential import DECLARED
-from vm.hw.checked import RULES
-from vm.hw.declared import Declared
 
 TEXT = re.sub(r"\s+", " ", Path("docs/rules.md").read_text())
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kstack.hw.rules import RULES_VERSION
 from tests.support.golden_runs import RUNS, changed, saved, source
-from vm.hw.rules import RULES_VERSION
 
 WRITE = "python -m tests.support.golden_runs"
 

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.scenario import Scenario
-from vm.expected import unexpected
-from vm.hw.modes import Modes
-from vm.scenarios import find_scenario, scenarios
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
-from vm.session import RunOptions
-from vm.setup import boot, script_of
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
-from vm.testing import without
+from kstack.guest.scenario import Scenario
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario, scenarios
+from kstack.run.expected import unexpected
+from kstack.run.session import RunOptions
+from kstack.run.spec import boot, script_of
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing import without
 
 SEEDS = 6
 

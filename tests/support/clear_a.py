@@ -1,6 +1,6 @@
 """A policy by another hand: switch-sp-ipi, and Accessed is cleared (locked) in the pages that stay; nothing depends on A."""
 
-from vm.stacks import Decision, ExchangePte, Policy, Pte, ReadPte, Steps, Thread, map_pages, reclaim_with_shootdown
+from kstack.stacks import Decision, ExchangePte, Policy, Pte, ReadPte, Steps, Thread, map_pages, reclaim_with_shootdown
 
 
 class ClearA(Policy):

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from vm.cli import main
+from kstack.cli import main
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -44,5 +44,5 @@ def _text(stream: io.TextIOWrapper) -> str:
 def kstack_process(*words: object) -> subprocess.CompletedProcess[str]:
     """The same in a process of its own, as a user runs it."""
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from vm.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from kstack.cli import main; main()", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100, check=False)

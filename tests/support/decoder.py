@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from kstack.base.errors import EngineError
+from kstack.hw.cpu.checked import rule_of
+from kstack.hw.cpu.decode import disassembler
+from kstack.hw.cpu.encoding import encoding_of
+from kstack.hw.engine import Gpr, Seg, Segment, Stop, StopKind
+from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
 from tests.support.long_mode import LongModeGuest
-from vm.errors import EngineError
-from vm.hw.checked import rule_of
-from vm.hw.decode import disassembler
-from vm.hw.encoding import encoding_of
-from vm.hw.engine import Gpr, Seg, Segment, Stop, StopKind
-from vm.hw.mmu import Cr0, Cr4, Efer
 
 MAPS: Final = {"": b"", "0f": b"\x0f", "0f38": b"\x0f\x38", "0f3a": b"\x0f\x3a"}
 PREFIXES: Final = (b"", b"\x66", b"\xf2", b"\xf3", b"\xf0", b"\x48")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from kstack.hw.engine import Flags
 from tests.support.host_processor import AT, Ended, HostProcessor, State
 from tests.support.random_instructions import Drawn, drawn
 from tests.support.ring3 import EmulatedRing3
-from vm.hw.engine import Flags
 
 ALL_FLAGS: Final = int(Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF | Flags.DF)
 _UNDEFINED: Final = {

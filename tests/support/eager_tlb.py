@@ -1,4 +1,4 @@
-"""A TLB that fills and evicts at any moment, written from SDM 4.10.2 and 4.8; it shares nothing with vm.hw.lazy.
+"""A TLB that fills and evicts at any moment, written from SDM 4.10.2 and 4.8; it shares nothing with kstack.hw.lazy.
 
 One page, one entry in memory, two CPUs with at most one cached entry each. Between any two operations each CPU may
 evict, or walk speculatively as the mode has it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Final, NamedTuple
 
-from vm.hw.paging import FRAME_MASK, NX, RW, A, D, G, P
+from kstack.hw.mmu.walk import FRAME_MASK, NX, RW, A, D, G, P
 
 CPUS: Final = 2
 ONE, OTHER = (frame | P | RW | G | NX for frame in (0x101000, 0x102000))  # two frames, A and D clear

@@ -3,7 +3,7 @@
 unsafe / safe / safe-2 (safe with two CPUs, unsafe with three or more).
 """
 
-from vm.stacks import (
+from kstack.stacks import (
     EMPTY,
     Decision,
     ExchangePte,

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from kstack.fault import Fault, Injector
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.modes import Modes
+from kstack.run.session import RunOptions, Session
+from kstack.run.spec import Setup
+from kstack.schedule import RoundRobin
 from tests.support.long_mode import LongModeGuest
-from vm.fault import Fault, Injector
-from vm.hw.cpu import CpuState
-from vm.hw.modes import Modes
-from vm.schedule import RoundRobin
-from vm.session import RunOptions, Session
-from vm.setup import Setup
 
 
 def bare(guest: LongModeGuest, places: dict[str, int], *faults: Fault) -> Injector:

@@ -15,7 +15,7 @@ import random
 import struct
 from typing import Final, NamedTuple
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
 
 BASE, GDT, TSS, IDT, TABLES, SNIPPETS, END = 0x100000, 0x110000, 0x110800, 0x111000, 0x112000, 0x118000, 0x135000
 MAIN_STACK, CASE_STACK, RSP0, IST1, IST2 = 0x121000, 0x123000, 0x125000, 0x127000, 0x129000

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.msr import Msr
+from kstack.hw.engine import Gpr, Seg
+from kstack.hw.modes import Modes
+from kstack.hw.rules import ALL
 from tests.support.long_mode import USER_CODE64, LongModeGuest
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr, Seg
-from vm.hw.modes import Modes
-from vm.hw.msr import Msr
-from vm.hw.rules import ALL
 
 CR4_FRED: Final = 1 << 32
 RING3, RING0 = 0, 256

@@ -1,7 +1,7 @@
 """Runs whose end states say whether the machine is still the one that it was: those of `tests/golden/rules`.
 
 Their images and their policy are files that nobody changes, so that another state is another machine. Then
-`vm.hw.rules.RULES_VERSION` has to be one more, and `python -m tests.support.golden_runs` writes the states anew; it does
+`kstack.hw.rules.RULES_VERSION` has to be one more, and `python -m tests.support.golden_runs` writes the states anew; it does
 not without.
 """
 
@@ -14,17 +14,17 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from kstack.hw.modes import Modes
+from kstack.hw.rules import RULES_VERSION
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
+from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.schedule import Scheduler, parse
+from kstack.stacks.host.pool import PoolConfig
+from kstack.stacks.loading.registry import find_policy
 from tests.support import hostile_guests
 from tests.support.command import ROOT
 from tests.support.hostile_guests import flat, run_image, run_long
-from vm.hw.modes import Modes
-from vm.hw.rules import RULES_VERSION
-from vm.load import load
-from vm.machine import Machine, MachineConfig
-from vm.schedule import Scheduler, parse
-from vm.session import BootedScenario, RunOptions, RunResult, Session
-from vm.stacks.pool import PoolConfig
-from vm.stacks.registry import find_policy
 
 FOLDER: Final = ROOT / "tests" / "golden" / "rules"
 STATES: Final = FOLDER / "states.json"

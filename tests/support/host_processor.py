@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
 
 CODE: Final = 0xA000_0000
 DATA: Final = 0xB000_0000

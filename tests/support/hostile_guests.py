@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from vm.errors import KstackError
-from vm.hw.engine import Gpr, Seg, Segment
-from vm.load import Format, load
-from vm.machine import Machine, MachineConfig
+from kstack.base.errors import KstackError
+from kstack.hw.engine import Gpr, Seg, Segment
+from kstack.load import Format, load
+from kstack.machine import Machine, MachineConfig
 
 RAM: Final = 1 << 20
 UNITS: Final = 1000  # of virtual time a guest may run

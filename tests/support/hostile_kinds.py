@@ -22,14 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from policies.switch_sp_ipi import SwitchSpIpi
+from kstack.hw.modes import Modes
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
+from kstack.policies.switch_sp_ipi import SwitchSpIpi
+from kstack.run.session import RunOptions, Session
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from tests.fuzz import hostile_code
 from tests.support.hostile_guests import MSRS, damaged, numbers, snippet
-from vm.hw.modes import Modes
-from vm.load import load
-from vm.machine import Machine, MachineConfig
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler
-from vm.session import RunOptions, Session
 
 RAM: Final = 4 << 20
 UNITS: Final = 1500  # of virtual time that a guest may run

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
 
 LOAD, INTERP, NOTE = 1, 3, 4
 BASE: Final = 0x100000

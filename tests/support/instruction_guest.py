@@ -14,13 +14,13 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
+from kstack.hw.cpu.checked import rule_of
+from kstack.hw.cpu.encoding import encoding_of, taken_as
+from kstack.hw.engine import Flags
 from tests.support.differential import SKIPPED, undefined_flags
 from tests.support.host_processor import AT, CODE, DATA
 from tests.support.random_instructions import Drawn, drawn
-from vm.hw.checked import rule_of
-from vm.hw.encoding import encoding_of, taken_as
-from vm.hw.engine import Flags
 
 BASE, GDT, TSS, IDT, TABLES = 0x100000, 0x110000, 0x110800, 0x111000, 0x112000
 MAIN_STACK, RSP0, PAGE, PAGES, CASES, CASE_BYTES = 0x11C000, 0x11E000, 0x120000, 0x121000, 0x124000, 256

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from vm.coherence import Finding
-from vm.hw.modes import Modes
-from vm.judge import Judgement, Portfolio
-from vm.report.comparison import Comparison
-from vm.session import RunResult
-from vm.stacks.call import StepCounts
-from vm.stacks.costs import CostModel, cost_model
-from vm.stacks.levels import PoolUse
-from vm.stacks.usage import UsageSummary
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Judgement, Portfolio
+from kstack.report.comparison import Comparison
+from kstack.run.session import RunResult
+from kstack.stacks.host.call import StepCounts
+from kstack.stacks.measure.costs import CostModel, cost_model
+from kstack.stacks.measure.levels import PoolUse
+from kstack.stacks.measure.usage import UsageSummary
+from kstack.stacks.oracle import Finding
 
 PASSED = 0x10
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vm.stacks import (
+from kstack.stacks import (
     EMPTY,
     Decision,
     ExchangePte,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.engine import Gpr
+from kstack.hw.mmu.mmu import Cr4
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr
-from vm.hw.mmu import Cr4
 
 OLD, SECRET = 0x01D, 0x5EC
 """What the page holds, and what the next owner of the memory keeps there."""

@@ -20,16 +20,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from guest.asm import assemble
-from vm.hw.apic_registers import Reg, Svr
-from vm.hw.cpu import CpuState, SliceEnd
-from vm.hw.engine import Flags, Gpr, Seg, Segment
-from vm.hw.events import Event, Outcome
-from vm.hw.mmu import Cr0, Cr4, Efer
-from vm.hw.modes import Modes
-from vm.hw.paging import FRAME_MASK, PS, RW, US, A, D, P
-from vm.hw.rules import ALL, Rule
-from vm.machine import Machine, MachineConfig
+from kstack.guest.asm import assemble
+from kstack.hw.apic.registers import Reg, Svr
+from kstack.hw.cpu.cpu import CpuState, SliceEnd
+from kstack.hw.cpu.events import Event, Outcome
+from kstack.hw.engine import Flags, Gpr, Seg, Segment
+from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
+from kstack.hw.mmu.walk import FRAME_MASK, PS, RW, US, A, D, P
+from kstack.hw.modes import Modes
+from kstack.hw.rules import ALL, Rule
+from kstack.machine import Machine, MachineConfig
 
 GDT: Final = 0x1000
 IDT: Final = 0x2000

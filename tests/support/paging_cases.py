@@ -2,7 +2,7 @@
 
 - `BareUnicorn`: Unicorn's own walker, which kstack does not use: an instruction of a bare engine.
 - `WholeMachine`: the same instruction on kstack's machine (engine, MMU, event delivery).
-- `WalkAlone`: `vm.hw.paging.walk`, and the access done by hand.
+- `WalkAlone`: `kstack.hw.mmu.walk.walk`, and the access done by hand.
 
 Each has its own 4 MiB of RAM, which begin alike: tables below `REGION`, and beyond it words that are
 both data and code and name their own address. So whatever an access reads, writes or executes says
@@ -26,13 +26,13 @@ from typing import Any, Final, NamedTuple
 from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc, UcError
 from unicorn import x86_const as x86
 
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Flags, Gpr, Registers, Seg, Segment, layout
-from vm.hw.events import Event, Outcome
-from vm.hw.memory import PhysicalMemory
-from vm.hw.mmu import Cr0, Cr4, Efer
-from vm.hw.paging import FRAME_MASK, NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, WalkRules, walk
-from vm.machine import Machine, MachineConfig
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.events import Event, Outcome
+from kstack.hw.engine import Flags, Gpr, Registers, Seg, Segment, layout
+from kstack.hw.memory import PhysicalMemory
+from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
+from kstack.hw.mmu.walk import FRAME_MASK, NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, WalkRules, walk
+from kstack.machine import Machine, MachineConfig
 
 RAM: Final = 4 << 20
 REGION: Final = 0x20000

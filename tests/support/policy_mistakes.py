@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 HELPERS: Final = '''"""Beside the policies."""
 
-from vm.stacks import OtherCpus
+from kstack.stacks import OtherCpus
 
 
 def told(cpu):
@@ -53,8 +53,8 @@ from collections import deque
 
 import helpers
 from helpers import told
-from policies.multiplex import Multiplex
-from vm.stacks import EMPTY, ExchangePte, Load, OtherCpus, Policy, PoolLevel, free, shootdown, steps
+from kstack.policies.multiplex import Multiplex
+from kstack.stacks import EMPTY, ExchangePte, Load, OtherCpus, Policy, PoolLevel, free, shootdown, steps
 
 
 def drop(cpu):
@@ -128,7 +128,10 @@ FORGOTTEN: Final = {
     "an object's": ("HELPER.sweep(cpu)  # here", "yield from HELPER.sweep(...)"),
     "an object's that is called": ("HELPER(cpu)  # here", "yield from HELPER(...)"),
     "a new object's": ("Helper().sweep(cpu)  # here", "yield from Helper().sweep(...)"),
-    "one imported here": ("from vm.stacks import take_back\ntake_back(cpu, True)  # here", "yield from take_back(...)"),
+    "one imported here": (
+        "from kstack.stacks import take_back\ntake_back(cpu, True)  # here",
+        "yield from take_back(...)",
+    ),
     "in a branch": ("if cpu:\n    pass\nelse:\n    self.own(cpu)  # here", "yield from self.own(...)"),
     "in a loop": ("for _ in range(2):\n    self.own(cpu)  # here", "yield from self.own(...)"),
     "in a try": ("try:\n    pass\nfinally:\n    self.own(cpu)  # here", "yield from self.own(...)"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
 from tests.support.images import signed
 
 BASE: Final = 0x7C00

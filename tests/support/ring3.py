@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.events import Event, EventKind
+from kstack.hw.engine import Gpr
+from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
+from kstack.hw.mmu.walk import is_canonical
 from tests.support.host_processor import AT, CODE, DATA, DATA_BYTES, Ended, State
 from tests.support.long_mode import HANDLERS, STACK, USER, USER_CODE, LongModeGuest
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr
-from vm.hw.events import Event, EventKind
-from vm.hw.mmu import Cr0, Cr4, Efer
-from vm.hw.paging import is_canonical
 
 _NAMES: Final = {
     0: "#DE",

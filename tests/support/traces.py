@@ -7,15 +7,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from vm.hw.modes import Modes
-from vm.load import Symbols
-from vm.machine import Machine
-from vm.recording import Recording
-from vm.schedule import Scheduler
-from vm.session import RunOptions
-from vm.setup import Setup
-from vm.trace.store import Trace
-from vm.trace.tracer import Part, Tracer
+from kstack.hw.modes import Modes
+from kstack.load import Symbols
+from kstack.machine import Machine
+from kstack.recording import Recording
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup
+from kstack.schedule import Scheduler
+from kstack.trace.store import Trace
+from kstack.trace.tracer import Part, Tracer
 
 
 def recorded(scenario: str, policy: str, scheduler: Scheduler, modes: Modes = Modes()) -> Recording:

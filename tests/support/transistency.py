@@ -1,4 +1,4 @@
-"""An abstract machine of x86-TSO with page tables, written from the manuals; it shares nothing with vm.hw or vm.explore.
+"""An abstract machine of x86-TSO with page tables, written from the manuals; it shares nothing with kstack.hw or kstack.explore.
 
 Owens, Sarkar and Sewell's machine (TPHOLs 2009) has a store buffer a CPU. Here each CPU has a TLB besides, of one entry a
 page at the most, which is filled and evicted by steps of its own at any time (SDM 4.10.2.2, 4.10.2.3); a walker that sets A
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from vm.testing.language import NAMES, Entry, Operation
-from vm.testing.pages import FAULT, OK, Litmus, Outcome, Value
+from kstack.testing.language import NAMES, Entry, Operation
+from kstack.testing.pages import FAULT, OK, Litmus, Outcome, Value
 
 ORDERS: Final = ("sc", "tso", "tso-walks-memory")
 SPECULATIONS: Final = ("none", "sets-accessed", "keeps-accessed-clear")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from typing import Final, NamedTuple
 
+from kstack.base.errors import ConfigError
+from kstack.explore.problem import Bounds
+from kstack.hw.modes import Modes
+from kstack.testing.pages import Litmus, Outcome
+from kstack.testing.reachable import Guest
 from tests.support.shapes import Shape
 from tests.support.transistency import ORDERS, SPECULATIONS, Reading
 from tests.support.transistency import outcomes as abstract
-from vm.errors import ConfigError
-from vm.explore.problem import Bounds
-from vm.hw.modes import Modes
-from vm.testing.pages import Litmus, Outcome
-from vm.testing.reachable import Guest
 
 MODES: Final = tuple((order, speculation) for order in ORDERS for speculation in SPECULATIONS)
 _KINDS: Final = {

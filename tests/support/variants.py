@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guest.asm import KERNEL_LAYOUT, build
-from guest.images import CORE, ENTRY, KERNEL, sources
+from kstack.guest.asm import KERNEL_LAYOUT, build
+from kstack.guest.images import CORE, ENTRY, KERNEL, sources
 
 
 def changed_image(name: str, folder: Path, file: str, old: str, new: str) -> bytes:

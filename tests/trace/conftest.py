@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kstack.schedule import RoundRobin
+from kstack.trace.make import make_trace
+from kstack.trace.store import Trace, read_trace
 from tests.support.traces import recorded
-from vm.schedule import RoundRobin
-from vm.trace.make import make_trace
-from vm.trace.store import Trace, read_trace
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.modes import Modes
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup
+from kstack.schedule import RoundRobin
+from kstack.trace.tracer import Part, Tracer
 from tests.support.frame_guest import CASE_STACK, KDATA, MAIN_STACK, Case, cases, image
 from tests.support.qemu import on_qemu
-from vm.hw.modes import Modes
-from vm.schedule import RoundRobin
-from vm.session import RunOptions
-from vm.setup import Setup
-from vm.trace.tracer import Part, Tracer
 
 BUFFER: Final = MAIN_STACK - 0x800
 PRESENT, FOR_RING_3, ENDS = 0x80, 0x60, "int 0x40"

@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from guest.asm import assemble
+from kstack.base.errors import KstackError
+from kstack.guest.asm import assemble
+from kstack.hw.engine import Gpr
+from kstack.machine import Machine, MachineConfig
+from kstack.trace.code import Translated
 from tests.fuzz import hostile_runs
 from tests.support.hostile_guests import RAM
 from tests.support.long_mode import AREA, LongModeGuest
 from tests.support.traces import follow
-from vm.errors import KstackError
-from vm.hw.engine import Gpr
-from vm.machine import Machine, MachineConfig
-from vm.trace.code import Translated
 
 Slices = list[tuple[int, int]]
 """CPU and units, in order."""
@@ -71,7 +71,7 @@ def compare(make: Callable[[], Machine], slices: Slices) -> set[tuple[int, bytes
 @pytest.fixture(params=[1 << 17, 50])
 def part_records(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of all, and of few instructions."""
-    monkeypatch.setattr("vm.trace.tracer.PART_RECORDS", request.param)
+    monkeypatch.setattr("kstack.trace.tracer.PART_RECORDS", request.param)
 
 
 @pytest.mark.usefixtures("part_records")

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from kstack.base.errors import TraceError
+from kstack.recording import read_recording
+from kstack.schedule import RoundRobin
+from kstack.trace.diff import diff
+from kstack.trace.make import make_trace
+from kstack.trace.query import QUERIES, Database, ask
+from kstack.trace.show import lines
+from kstack.trace.store import Trace, read_trace
 from tests.support.command import kstack
 from tests.support.traces import recorded, table
-from vm.errors import TraceError
-from vm.recording import read_recording
-from vm.schedule import RoundRobin
-from vm.trace.diff import diff
-from vm.trace.make import make_trace
-from vm.trace.query import QUERIES, Database, ask
-from vm.trace.show import lines
-from vm.trace.store import Trace, read_trace
 
 
 def test_who_wrote_the_item_is_the_thread_through_two_frames(laight: Trace) -> None:

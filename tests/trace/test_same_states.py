@@ -11,12 +11,12 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.engine import Gpr
+from kstack.machine import Machine, MachineConfig
 from tests.fuzz import hostile_runs
 from tests.support.hostile_guests import RAM
 from tests.support.long_mode import LongModeGuest
 from tests.support.traces import follow
-from vm.hw.engine import Gpr
-from vm.machine import Machine, MachineConfig
 
 FOUND: Final = (1041, 1590, 1681, 1537, 1563, 1668)
 """Seeds by which something was found that was different, and is not any more."""

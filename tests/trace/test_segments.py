@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
+from kstack.hw.cpu.decode import disassemble
+from kstack.hw.engine import Seg
+from kstack.recording import read_recording
+from kstack.run.spec import replay_session
 from tests.support.command import ROOT, kstack
 from tests.support.images import signed
 from tests.support.real_mode import BASE, EXIT, VECTOR, written
-from vm.hw.decode import disassemble
-from vm.hw.engine import Seg
-from vm.recording import read_recording
-from vm.setup import replay_session
 
 LINE: Final = re.compile(r" *(\d+) CPU 0   k0 +([0-9a-f]{16}) \S+ +(.*?)(?:  .*)?")
 

@@ -12,22 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from guest.asm import assemble
+from kstack.base.errors import TraceError
+from kstack.guest.asm import assemble
+from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.engine import tracing
+from kstack.hw.modes import Modes
+from kstack.recording import Recording
+from kstack.run.spec import replay_session
+from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
+from kstack.trace import tracer as tracer_module
+from kstack.trace.columns import REGISTERS, first_of_each
+from kstack.trace.make import make_trace
+from kstack.trace.store import SCHEMAS, VERSION, Trace, read_trace
+from kstack.trace.text import mnemonic
+from kstack.trace.tracer import Part, Tracer
 from tests.support.long_mode import AREA, LongModeGuest
 from tests.support.traces import follow, recorded, table
-from vm.errors import TraceError
-from vm.hw.cpu import SliceEnd
-from vm.hw.engine import tracing
-from vm.hw.modes import Modes
-from vm.recording import Recording
-from vm.schedule import RandomSchedule, RoundRobin, Scheduler
-from vm.setup import replay_session
-from vm.trace import tracer as tracer_module
-from vm.trace.columns import REGISTERS, first_of_each
-from vm.trace.make import make_trace
-from vm.trace.store import SCHEMAS, VERSION, Trace, read_trace
-from vm.trace.text import mnemonic
-from vm.trace.tracer import Part, Tracer
 
 RUNS = [
     ("laight", "entry-exit", RoundRobin(1000), Modes()),
@@ -265,7 +265,7 @@ def test_an_access_over_two_pages_of_one_frame_comes_to_an_end() -> None:
 
 def test_parts_make_the_same_trace(laight: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers are handed on wherever an engine stops."""
-    monkeypatch.setattr("vm.trace.tracer.PART_RECORDS", 400)
+    monkeypatch.setattr("kstack.trace.tracer.PART_RECORDS", 400)
     make_trace(recorded("laight", "entry-exit", RoundRobin(1000)), tmp_path / "trace")
     other = read_trace(tmp_path / "trace")
     for name in SCHEMAS:
@@ -275,8 +275,8 @@ def test_parts_make_the_same_trace(laight: Trace, tmp_path: Path, monkeypatch: p
 def test_a_full_buffer_ends_a_run_and_nothing_else(
     laight: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vm.trace.tracer.PART_RECORDS", 300)
-    monkeypatch.setattr("vm.hw.engine.tracing.BUFFER_RECORDS", 300)
+    monkeypatch.setattr("kstack.trace.tracer.PART_RECORDS", 300)
+    monkeypatch.setattr("kstack.hw.engine.tracing.BUFFER_RECORDS", 300)
     recording = recorded("laight", "entry-exit", RoundRobin(2000))
     make_trace(recording, tmp_path / "small")
     monkeypatch.undo()

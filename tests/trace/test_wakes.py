@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kstack.hw.engine import Gpr
+from kstack.load import Symbols
+from kstack.load.symbols import Symbol
+from kstack.recording import Recording
+from kstack.run.spec import replay_session
+from kstack.schedule import RandomSchedule, RoundRobin
+from kstack.trace.columns import ACCESSES, INSTRUCTIONS, Columns
+from kstack.trace.export import export
+from kstack.trace.make import make_trace
+from kstack.trace.query import Database
+from kstack.trace.store import read_trace
+from kstack.trace.wakeups import SYMBOL, Wakes
 from tests.support.traces import recorded
 from tests.trace.export.timeline import read
-from vm.hw.engine import Gpr
-from vm.load import Symbols
-from vm.load.symbols import Symbol
-from vm.recording import Recording
-from vm.schedule import RandomSchedule, RoundRobin
-from vm.setup import replay_session
-from vm.trace.columns import ACCESSES, INSTRUCTIONS, Columns
-from vm.trace.export import export
-from vm.trace.make import make_trace
-from vm.trace.query import Database
-from vm.trace.store import read_trace
-from vm.trace.wakes import SYMBOL, Wakes
 
 
 def stepped(recording: Recording) -> list[tuple[int, int, int]]:
@@ -62,7 +62,7 @@ def test_every_wake_up_is_there_with_its_thread(
     recording = recorded(scenario, policy, RandomSchedule(3))
     expected = stepped(recording)
     assert expected
-    monkeypatch.setattr("vm.trace.tracer.PART_RECORDS", records)
+    monkeypatch.setattr("kstack.trace.tracer.PART_RECORDS", records)
     make_trace(recording, tmp_path / "trace")
     rows = Database(read_trace(tmp_path / "trace")).sql(
         "select count, cpu, thread, name from events where kind = 'wake' order by count"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vm.hw.apic import ApicMode, DeliveryMode, LocalApic
-from vm.hw.apic_registers import Base, Error, Icr, Lvt, Reg, Svr
-from vm.hw.apic_timer import divisor
-from vm.hw.rules import ALL, Rule
+from kstack.hw.apic.apic import ApicMode, DeliveryMode, LocalApic
+from kstack.hw.apic.registers import Base, Error, Icr, Lvt, Reg, Svr
+from kstack.hw.apic.timer import divisor
+from kstack.hw.rules import ALL, Rule
 
 ICR = 0x830
 ICR_HIGH = 0x831

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kstack.hw.cpu.cpu import CpuState
 from tests.support.long_mode import LongModeGuest
-from vm.hw.cpu import CpuState
 
 
 def test_a_base_beyond_the_physical_addresses_is_refused() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from guest.asm import KERNEL_LAYOUT, Image, build_text
+from kstack.guest.asm import KERNEL_LAYOUT, Image, build_text
 
 HIGH = 0xFFFFFFFF80000000
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.asm import AsmError, Layout, assemble, build
+from kstack.guest.asm import AsmError, Layout, assemble, build
 
 
 def error(text: str) -> AsmError:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.asm import KERNEL_LAYOUT, Layout, assemble, build, build_text, gnu
+from kstack.guest.asm import KERNEL_LAYOUT, Layout, assemble, build, build_text, gnu
 
 CORPUS = Path(__file__).parent / "corpus"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.asm import KERNEL_LAYOUT, Access, AsmError, Layout, Placement, assemble, begin, build, build_text
+from kstack.guest.asm import KERNEL_LAYOUT, Access, AsmError, Layout, Placement, assemble, begin, build, build_text
 
 HIGH = 0xFFFFFFFF80000000
 RX = Access.R | Access.X

@@ -5,13 +5,13 @@ from __future__ import annotations
 import keystone
 import pytest
 
-from guest.asm import AsmError, assemble
-from guest.asm.encode import Encoder
-from guest.asm.errors import Place
-from guest.asm.expr import Linear
-from guest.asm.instruction import Instruction, read
-from guest.asm.operand import Reg
-from guest.asm.roundtrip import Checker
+from kstack.guest.asm import AsmError, assemble
+from kstack.guest.asm.encode import Encoder
+from kstack.guest.asm.errors import Place
+from kstack.guest.asm.expr import Linear
+from kstack.guest.asm.instruction import Instruction, read
+from kstack.guest.asm.operand import Reg
+from kstack.guest.asm.roundtrip import Checker
 
 HERE = Place("<text>", 1)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
+from kstack.hw.engine import Flags, Gpr
+from kstack.hw.mmu.mmu import Cr4
 from tests.support.long_mode import AREA, HANDLERS, USER, LongModeGuest
-from vm.hw.engine import Flags, Gpr
-from vm.hw.mmu import Cr4
 
 DB, UD = 1, 6
 BS, BD = 1 << 14, 1 << 13

@@ -1,4 +1,4 @@
-"""Instructions that the engine by itself executes otherwise than processors do: each is right, here (vm.hw.checked)."""
+"""Instructions that the engine by itself executes otherwise than processors do: each is right, here (kstack.hw.cpu.checked)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from itertools import product
 
 import pytest
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
+from kstack.hw.cpu.checked import RULES, look_at, rule_of, tables
+from kstack.hw.cpu.encoding import Encoding, encoding_of, taken_as
+from kstack.hw.engine import Flags, Gpr, Seg
+from kstack.hw.engine.checks import BANK
+from kstack.hw.mmu.mmu import Cr4
 from tests.support.long_mode import AREA, KERNEL_CODE, PLAIN, USER, LongModeGuest
-from vm.hw.checked import RULES, look_at, rule_of, tables
-from vm.hw.encoding import Encoding, encoding_of, taken_as
-from vm.hw.engine import Flags, Gpr, Seg
-from vm.hw.engine.checks import BANK
-from vm.hw.mmu import Cr4
 
 NOT_CANONICAL = 1 << 63
 HIGH = 0x1111_1111_0000_0000

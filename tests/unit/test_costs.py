@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vm.errors import ConfigError
-from vm.stacks import steps
-from vm.stacks.call import StepCounts
-from vm.stacks.costs import OPERATIONS, STEP_OPERATIONS, Cycles, cost_model, cycles, operations
+from kstack.base.errors import ConfigError
+from kstack.stacks import steps
+from kstack.stacks.host.call import StepCounts
+from kstack.stacks.measure.costs import OPERATIONS, STEP_OPERATIONS, Cycles, cost_model, cycles, operations
 
 MINE = """
 version = 1

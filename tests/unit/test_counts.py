@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.cpu.cpu import Counts
+from kstack.hw.mmu.mmu import Cr4
+from kstack.run.writes import RegisterChange
 from tests.support.long_mode import AREA, LongModeGuest
-from vm.hw.cpu import Counts
-from vm.hw.mmu import Cr4
-from vm.writes import RegisterChange
 
 VECTOR: Final = 0x40
 NOT_CANONICAL: Final = 1 << 47

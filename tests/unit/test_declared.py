@@ -6,10 +6,10 @@ import contextlib
 
 import pytest
 
+from kstack.hw.cpu.declared import Declared
+from kstack.hw.engine import Flags, Seg, Segment
+from kstack.hw.mmu.mmu import Cr0
 from tests.support.long_mode import AREA, FRAMES, GDT, USER, LongModeGuest
-from vm.hw.declared import Declared
-from vm.hw.engine import Flags, Seg, Segment
-from vm.hw.mmu import Cr0
 
 FAR = "push 0x10\nlea rax, [rip + narrow]\npush rax\nretfq\nnarrow: nop\nnop"
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from vm.hw.apic import DeliveryMode, LocalApic
-from vm.hw.apic_registers import Reg, Svr
-from vm.hw.cmos import CMOS_PORTS, Cmos
-from vm.hw.debugexit import DEBUG_EXIT_PORTS, DebugExit
-from vm.hw.device import Device
-from vm.hw.fwcfg import FWCFG_PORTS, FwCfg
-from vm.hw.pic import PIC_PORTS, PicPair
-from vm.hw.pit import PIT_PORTS, Pit, SpeakerPort
-from vm.hw.serial import UART_PORTS, Uart
+from kstack.hw.apic.apic import DeliveryMode, LocalApic
+from kstack.hw.apic.registers import Reg, Svr
+from kstack.hw.devices.cmos import CMOS_PORTS, Cmos
+from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORTS, DebugExit
+from kstack.hw.devices.device import Device
+from kstack.hw.devices.fw_cfg import FWCFG_PORTS, FwCfg
+from kstack.hw.devices.pic import PIC_PORTS, PicPair
+from kstack.hw.devices.pit import PIT_PORTS, Pit, SpeakerPort
+from kstack.hw.devices.serial import UART_PORTS, Uart
 
 
 @dataclass

@@ -17,9 +17,9 @@ import unicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.asm import assemble
-from vm.errors import EngineError
-from vm.hw.engine import Access, Engine, Flags, Gpr, MmuIndex, Seg, Segment, Stop, StopKind
+from kstack.base.errors import EngineError
+from kstack.guest.asm import assemble
+from kstack.hw.engine import Access, Engine, Flags, Gpr, MmuIndex, Seg, Segment, Stop, StopKind
 
 RAM: Final = 1 << 20
 CODE: Final = 0x1000
@@ -321,7 +321,7 @@ def test_another_version_of_unicorn_is_refused(monkeypatch: pytest.MonkeyPatch) 
     "name", ["ENV_REGS", "ENV_CR", "ENV_DR", "ENV_LSTAR", "ENV_FMASK", "CC_TLB_FILL", "TCG_CODE_GEN_BUFFER"]
 )
 def test_a_layout_that_is_not_where_it_should_be_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vm.hw.engine import layout
+    from kstack.hw.engine import layout
 
     monkeypatch.setattr(layout, name, getattr(layout, name) + 8)
     with pytest.raises(EngineError, match=r"is not where 2\.1\.4 has it"):
@@ -329,7 +329,7 @@ def test_a_layout_that_is_not_where_it_should_be_is_refused(name: str, monkeypat
 
 
 def test_a_library_without_the_exports_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vm.hw.engine import layout
+    from kstack.hw.engine import layout
 
     monkeypatch.setitem(layout.EXPORTS, "tlb_flush_the_moon_x86_64", (None, ()))
     with pytest.raises(EngineError, match="does not export tlb_flush_the_moon_x86_64"):

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kstack.hw.engine import Gpr, Seg, Segment, Stop, StopKind
+from kstack.hw.engine.blocks import Blocks
+from kstack.machine import Machine, MachineConfig
 from tests.unit.test_engine import CODE, DATA, MMIO, Board, board, programs
-from vm.hw.engine import Gpr, Seg, Segment, Stop, StopKind
-from vm.hw.engine.blocks import Blocks
-from vm.machine import Machine, MachineConfig
 
 TWICE: Final = "mov ecx, 50\nmov edi, {DATA}\n.Lagain:\nadd [rdi], rcx\nmov rax, [rdi]\ndec ecx\njnz .Lagain\nhlt"
 LOOP: Final = TWICE.replace("{DATA}", str(DATA))
@@ -28,8 +28,8 @@ def calls_of_check_exit(made: Board) -> int:
     """How many calls of helper_check_exit_request are left in the block that ran last."""
     blocks = made.engine._blocks
     last = blocks._anchor + (made.engine.control.paid_block - blocks._anchor & 0xFFFFFFFF)
-    from vm.hw.engine import layout
-    from vm.hw.engine.blocks import _CHECK
+    from kstack.hw.engine import layout
+    from kstack.hw.engine.blocks import _CHECK
 
     block = blocks._lookup(blocks._tcg, last)
     code = ctypes.string_at(layout.u64(block + layout.TB_TC_PTR).value, layout.u64(block + layout.TB_TC_SIZE).value)
@@ -109,7 +109,7 @@ def test_translations_are_dropped_when_their_buffer_is_full_and_nothing_else_cha
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for module in ("blocks", "engine"):
-        monkeypatch.setattr(f"vm.hw.engine.{module}.TCG_BUFFER_BYTES", 1 << 20)
+        monkeypatch.setattr(f"kstack.hw.engine.{module}.TCG_BUFFER_BYTES", 1 << 20)
     increments = 150_000
     machine = Machine(MachineConfig(1, 1 << 20))
     machine.memory.write(0x100, b"\xff\xc0" * increments + b"\xf4")

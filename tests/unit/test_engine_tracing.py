@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.engine.tracing import BUFFER_RECORDS, LOAD, STORE
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
-from vm.hw.engine.tracing import BUFFER_RECORDS, LOAD, STORE
 
 SETS_FLAGS: Final = (
     "sub rax, 0x3f8", "cmp rax, rcx", "add rax, rcx", "dec rax", "inc cl", "neg rax", "adc rax, rcx", "sbb eax, ecx",

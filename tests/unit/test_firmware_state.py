@@ -6,14 +6,14 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.mmu.mmu import Cr0
+from kstack.load import load
+from kstack.machine import End, Machine, MachineConfig
+from kstack.report.panic import panic_report
+from kstack.run.session import RunOptions, RunResult, Session
+from kstack.schedule import RoundRobin
 from tests.support.images import BASE, EXIT, STACK_TOP, Segment, boot_sector, elf, multiboot, pvh
-from vm.hw.cpu import CpuState
-from vm.hw.mmu import Cr0
-from vm.load import load
-from vm.machine import End, Machine, MachineConfig
-from vm.report.panic import panic_report
-from vm.schedule import RoundRobin
-from vm.session import RunOptions, RunResult, Session
 
 RESET_CR0: Final = 0x60000010
 SVR, LINT0, LINT1 = 0xF0, 0x350, 0x360

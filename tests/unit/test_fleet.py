@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from kstack.base.errors import ConfigError
+from kstack.report.fleet import V1_SAVED, estimate, find_fleet
+from kstack.report.sensitivity import sensitivity
+from kstack.stacks.measure.costs import cost_model
 from tests.support.judgements import comparison, judged, used
-from vm.errors import ConfigError
-from vm.report.fleet import V1_SAVED, estimate, find_fleet
-from vm.report.sensitivity import sensitivity
-from vm.stacks.costs import cost_model
 
 MINE = """
 name = "mine"

@@ -6,15 +6,15 @@ import random
 
 import pytest
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.events import DB, DF, GP, NMI, NP, PF, SS, UD
+from kstack.hw.cpu.msr import Msr
+from kstack.hw.engine import Flags, Gpr, Seg
+from kstack.hw.mmu.mmu import Cr4
+from kstack.hw.modes import Modes
+from kstack.machine import Machine, MachineConfig
 from tests.support.fred_guest import ERETS, ERETU, KERNEL_CS, KERNEL_SS, RING0, RING3, FredGuest
 from tests.support.long_mode import AREA, CODE64, DATA, USER, USER_CODE64, USER_DATA, LongModeGuest
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Flags, Gpr, Seg
-from vm.hw.events import DB, DF, GP, NMI, NP, PF, SS, UD
-from vm.hw.mmu import Cr4
-from vm.hw.modes import Modes
-from vm.hw.msr import Msr
-from vm.machine import Machine, MachineConfig
 
 NOT_MAPPED = AREA + (1 << 21)
 VECTOR = 0x40

@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from vm.hw.engine import Access
-from vm.hw.gate import Gate, Held, Visible
-from vm.hw.lazy import LazyTlb
+from kstack.hw.engine import Access
+from kstack.hw.gate import Gate, Held, Visible
+from kstack.hw.lazy import LazyTlb
 
 MANAGED: Final = 0x7000
 PRIVATE: Final = 0x5008

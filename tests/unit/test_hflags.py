@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.engine import Gpr, layout
+from kstack.hw.mmu.mmu import Efer
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import Machine
+from kstack.run.session import RunOptions
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin
+from kstack.stacks.loading.registry import find_policy
 from tests.support.long_mode import USER_CODE64, USER_DATA, LongModeGuest
-from vm.hw.cpu import Cpu, CpuState
-from vm.hw.engine import Gpr, layout
-from vm.hw.mmu import Efer
-from vm.hw.modes import Modes
-from vm.machine import Machine
-from vm.scenarios import find_scenario
-from vm.schedule import RoundRobin
-from vm.session import RunOptions
-from vm.setup import boot
-from vm.stacks.registry import find_policy
 
 FOLLOW = ~(layout.HF_INHIBIT_IRQ | layout.HF_GUEST | layout.HF_SS32)
 """The others are no function of the registers; and in 64-bit code nothing looks at the width of the stack segment."""

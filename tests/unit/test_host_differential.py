@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from kstack.hw.mmu.walk import is_canonical
 from tests.support.differential import Differential
 from tests.support.host_processor import AT, HostCannot
 from tests.support.random_instructions import Drawn, drawn
-from vm.hw.paging import is_canonical
 
 INSTRUCTIONS = 1_000
 BATCH = 100

@@ -15,19 +15,19 @@ from typing import Any, Final
 
 import pytest
 
-from policies.entry_exit import EntryExit
+from kstack.base.errors import PolicyError
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.policies.entry_exit import EntryExit
+from kstack.run.session import BootedScenario, RunOptions, RunResult
+from kstack.run.spec import boot
+from kstack.schedule import RandomSchedule
+from kstack.stacks import Policy, Thread, steps
+from kstack.stacks.area import Page, Pte
+from kstack.stacks.host.runtime import MAX_STEPS
+from kstack.stacks.loading.registry import find_policy
 from tests.fuzz.bounds import bounded
 from tests.fuzz.wild_steps import HUGE, WILD, Strange, Unshown
 from tests.support.command import kstack
-from vm.errors import PolicyError
-from vm.scenarios import find_scenario
-from vm.schedule import RandomSchedule
-from vm.session import BootedScenario, RunOptions, RunResult
-from vm.setup import boot
-from vm.stacks import Policy, Thread, steps
-from vm.stacks.area import Page, Pte
-from vm.stacks.registry import find_policy
-from vm.stacks.runtime import MAX_STEPS
 
 SCENARIO: Final = "exit-reuse"
 UNITS: Final = 200_000
@@ -198,7 +198,7 @@ def test_endless_steps_end_with_the_bound_on_time() -> None:
 
 
 def test_endless_steps_of_one_hook_end_with_a_bound_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vm.stacks.runtime.MAX_STEPS", 1000)
+    monkeypatch.setattr("kstack.stacks.host.runtime.MAX_STEPS", 1000)
     made = []
 
     def enter(self: Any, cpu: int, thread: Thread) -> Generator[Any, Any, None]:
@@ -211,7 +211,7 @@ def test_endless_steps_of_one_hook_end_with_a_bound_of_their_own(monkeypatch: py
 
 
 def test_variables_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vm.stacks.execute._MAX_VARIABLES", 500)
+    monkeypatch.setattr("kstack.stacks.host.execute._MAX_VARIABLES", 500)
 
     def enter(self: Any, cpu: int, thread: Thread) -> Generator[Any, Any, None]:
         for number in range(100_000):
@@ -256,8 +256,8 @@ def test_a_thread_that_a_policy_changes_is_no_other_for_the_machine() -> None:
 
 HEAD: Final = """
 import os, sys
-from policies.entry_exit import EntryExit
-from vm.stacks import Policy, steps
+from kstack.policies.entry_exit import EntryExit
+from kstack.stacks import Policy, steps
 class Mine(EntryExit):
     id = "mine"
 """
@@ -337,7 +337,7 @@ def test_an_endless_loop_without_a_step_ends_with_ctrl_c(tmp_path: Path) -> None
         HEAD
         + "    def enter_kernel(self, cpu, thread):\n        print('here', flush=True)\n        while True: pass\n        yield"
     )
-    command = [sys.executable, "-c", "from vm.cli import main; main()", "run", SCENARIO, "--policy", str(path)]
+    command = [sys.executable, "-c", "from kstack.cli import main; main()", "run", SCENARIO, "--policy", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         while "here" not in process.stdout.readline():

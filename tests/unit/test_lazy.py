@@ -18,18 +18,18 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.gate import Gate, Visible
+from kstack.hw.lazy import How, LazyTlb, Option
+from kstack.hw.mmu.walk import A, Attempt, D
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.hypercall import Function
+from kstack.stacks import Page, Pte, steps
+from kstack.stacks.area import PAGE, Thread
+from kstack.stacks.host.call import HookCall
+from kstack.stacks.host.execute import Executor
+from kstack.stacks.host.pool import PoolConfig
 from tests.support.eager_tlb import CPUS, FAULT, NOTHING, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.long_mode import AREA, LongModeGuest
-from vm.hw.gate import Gate, Visible
-from vm.hw.lazy import How, LazyTlb, Option
-from vm.hw.modes import Modes
-from vm.hw.paging import A, Attempt, D
-from vm.stacks import Page, Pte, steps
-from vm.stacks.area import PAGE, Thread
-from vm.stacks.call import HookCall
-from vm.stacks.execute import Executor
-from vm.stacks.hypercall import Function
-from vm.stacks.pool import PoolConfig
 
 MODES: Final = ("sets-accessed", "keeps-accessed-clear", "none")
 
@@ -61,7 +61,7 @@ class EagerModel:
 
 
 class LazyModel:
-    """States are the entry in memory and the may-sets; choices as `vm.explore.world` lists and makes them."""
+    """States are the entry in memory and the may-sets; choices as `kstack.explore.world` lists and makes them."""
 
     def __init__(self, mode: str) -> None:
         self._guest = LongModeGuest(cpus=CPUS, modes=Modes(speculation=mode))

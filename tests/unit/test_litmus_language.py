@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vm.errors import ConfigError
-from vm.testing.language import FLAGS, NAMES, Entry, Operation, parse
-from vm.testing.litmus import write_scenario
-from vm.testing.pages import RESULTS, Litmus
-from vm.testing.reachable import read_test
+from kstack.base.errors import ConfigError
+from kstack.testing.language import FLAGS, NAMES, Entry, Operation, parse
+from kstack.testing.litmus import write_scenario
+from kstack.testing.pages import RESULTS, Litmus
+from kstack.testing.reachable import read_test
 
 EVERY = (
     "x=1; r y; z<>2; fence; lock; pte u=v; r pte x; pte y<>0; pte x=y-A if x-PW; lock pte x-A; lock pte v+D; pte x-W; "
@@ -153,6 +153,6 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 def test_what_needs_pages_is_not_written_without(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by vm\.testing\.pages"
+        ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by kstack\.testing\.pages"
     ):
         write_scenario(tmp_path, [parse("x=1"), parse("r y; invlpg x")])

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kstack.base.errors import ImageError
+from kstack.hw.engine import Gpr
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig, MachineSnapshot
 from tests.support.images import ADDRESSES, Segment, elf, multiboot_header, pvh_note
-from vm.errors import ImageError
-from vm.hw.engine import Gpr
-from vm.load import load
-from vm.machine import Machine, MachineConfig, MachineSnapshot
 
 PAGE: Final = 4096
 RAM: Final = 0x140000

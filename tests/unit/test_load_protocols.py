@@ -7,12 +7,12 @@ from typing import Final
 
 import pytest
 
-from guest.asm import assemble
+from kstack.base.errors import ImageError
+from kstack.guest.asm import assemble
+from kstack.hw.engine import Gpr, Seg
+from kstack.load import load
+from kstack.machine import End, Machine, MachineConfig
 from tests.support.images import ADDRESSES, BASE, EXIT, Segment, boot_sector, elf, multiboot_header, pvh_note
-from vm.errors import ImageError
-from vm.hw.engine import Gpr, Seg
-from vm.load import load
-from vm.machine import End, Machine, MachineConfig
 
 RAM: Final = 16 << 20
 HIGH_HALF: Final = 0xFFFF_FFFF_8000_0000

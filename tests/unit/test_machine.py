@@ -7,14 +7,14 @@ from typing import Final
 
 import pytest
 
-from guest.asm import assemble
+from kstack.base.errors import ConfigError
+from kstack.guest.asm import assemble
+from kstack.hw.apic.apic import DeliveryMode
+from kstack.hw.apic.registers import Lvt, Reg, Svr
+from kstack.hw.cpu.cpu import CpuState, SliceEnd
+from kstack.hw.engine import Flags, Gpr
+from kstack.machine import End, Machine, MachineConfig
 from tests.support.long_mode import LongModeGuest
-from vm.errors import ConfigError
-from vm.hw.apic import DeliveryMode
-from vm.hw.apic_registers import Lvt, Reg, Svr
-from vm.hw.cpu import CpuState, SliceEnd
-from vm.hw.engine import Flags, Gpr
-from vm.machine import End, Machine, MachineConfig
 
 CODE: Final = 0x8000
 COUNTER: Final = 0x9000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vm.stacks import Decision, GiveBack, Invlpg, Policy, Step, Steps, Store, Swap, Thread
-from vm.testing.mutants import Sites, mutants_of, swaps_of
+from kstack.stacks import Decision, GiveBack, Invlpg, Policy, Step, Steps, Store, Swap, Thread
+from kstack.testing.mutants import Sites, mutants_of, swaps_of
 
 THREAD = Thread(1, 0x10000, 0x4000)
 

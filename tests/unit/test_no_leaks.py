@@ -31,8 +31,8 @@ def round(make, count):
 memory is no leak and depends on where its last piece lay: it is asked to give that back first."""
 ROUNDS: Final = 3
 MACHINE: Final = """
-from vm.load import load
-from vm.machine import Machine, MachineConfig
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
 def make():
     machine = Machine(MachineConfig(1, 1 << 20))
     load(machine, bytes.fromhex("b90500 40 e2fd f4"), format="flat")
@@ -41,19 +41,19 @@ def make():
     machine.state_hash()
 """
 SESSION: Final = """
-from vm.schedule import RandomSchedule
-from vm.scenarios import find_scenario
-from vm.session import RunOptions
-from vm.setup import boot
-from policies.switch_sp_ipi import SwitchSpIpi
-from vm.hw.modes import Modes
+from kstack.schedule import RandomSchedule
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.session import RunOptions
+from kstack.run.spec import boot
+from kstack.policies.switch_sp_ipi import SwitchSpIpi
+from kstack.hw.modes import Modes
 booted = boot(find_scenario("litmus-laight"), modes=Modes().with_option("tlb=adversarial"))
 def make():
     booted.session(SwitchSpIpi(), RandomSchedule(1), RunOptions(20_000)).run()
 """
 TRACED: Final = """
-from vm.load import load
-from vm.machine import Machine, MachineConfig
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
 def make():
     machine = Machine(MachineConfig(1, 1 << 20))
     load(machine, bytes.fromhex("b90500 40 e2fd f4"), format="flat")
@@ -61,9 +61,9 @@ def make():
     machine.run(0, 60)
 """
 FAILING: Final = """
-from vm.errors import KstackError
-from vm.load import load
-from vm.machine import Machine, MachineConfig
+from kstack.base.errors import KstackError
+from kstack.load import load
+from kstack.machine import Machine, MachineConfig
 def make():
     try:
         load(Machine(MachineConfig(2, 1 << 20)), b"\\x7fELF" + bytes(40))
@@ -106,14 +106,14 @@ def test_a_leak_of_five_pages_a_machine_is_seen() -> None:
 
 
 FINGERPRINT: Final = """
-from policies.entry_exit import EntryExit
-from vm.hw.modes import Modes
-from vm.machine import Machine, MachineConfig
-from vm.scenarios import find_image, find_scenario
-from vm.schedule import RandomSchedule
-from vm.session import RunOptions
-from vm.setup import boot
-from vm.load import load
+from kstack.policies.entry_exit import EntryExit
+from kstack.hw.modes import Modes
+from kstack.machine import Machine, MachineConfig
+from kstack.kernels.kstack.scenarios import find_image, find_scenario
+from kstack.schedule import RandomSchedule
+from kstack.run.session import RunOptions
+from kstack.run.spec import boot
+from kstack.load import load
 def fingerprint():
     machine = Machine(MachineConfig(2, 16 << 20))
     load(machine, find_image("selftest"))

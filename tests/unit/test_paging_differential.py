@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kstack.hw.mmu.walk import PageFault, WalkRules
 from tests.support.paging_cases import FETCH, LOAD, STORE, WalkAlone, Walkers, generate
-from vm.hw.paging import PageFault, WalkRules
 
 SEEDS: Final = 10
 CASES: Final = 1000

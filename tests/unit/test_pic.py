@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vm.hw.pic import PicPair
+from kstack.hw.devices.pic import PicPair
 
 
 def linux_pics(auto_eoi: bool = False) -> PicPair:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from vm.hw.pit import PIT_HZ, PIT_PORTS, SPEAKER_PORT, Pit, SpeakerPort
-from vm.hw.ports import PortBus
+from kstack.hw.devices.pit import PIT_HZ, PIT_PORTS, SPEAKER_PORT, Pit, SpeakerPort
+from kstack.hw.devices.ports import PortBus
 
 SECOND = 1_000_000_000
 

@@ -10,20 +10,20 @@ from typing import Final
 
 import pytest
 
+from kstack.base.errors import PolicyError
+from kstack.stacks import Policy
+from kstack.stacks.loading.files import RenamedWarning, module_of
+from kstack.stacks.loading.registry import find_policy, policies, policy_hash, split_name
+from kstack.stacks.policy import Policy as Base
 from tests.support import family
 from tests.support.command import ROOT, kstack
-from vm.errors import PolicyError
-from vm.stacks import Policy
-from vm.stacks.files import module_of
-from vm.stacks.policy import Policy as Base
-from vm.stacks.registry import find_policy, policies, policy_hash, split_name
 
 FAMILY: Final = Path(str(family.__file__))
 MEMBERS: Final = {
     name: one for name, one in vars(family).items() if isinstance(one, type) and getattr(one, "truth", "")
 }
 ONE: Final = """
-from vm.stacks import Policy
+from kstack.stacks import Policy
 class One(Policy):
     id = title = proposer = source = "one"
 """
@@ -73,7 +73,7 @@ def test_a_name_that_no_policy_of_a_file_has_is_refused_with_near_ones(wrong: st
 def test_a_base_without_an_id_is_no_choice_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        "from vm.stacks import Policy\nclass B(Policy):\n    pass\nclass A(B):\n    id = title = proposer = source = 'a'\n"
+        "from kstack.stacks import Policy\nclass B(Policy):\n    pass\nclass A(B):\n    id = title = proposer = source = 'a'\n"
     )
     assert find_policy(str(path)).id == "a"
     with pytest.raises(PolicyError, match="class B lacks id"):
@@ -188,7 +188,7 @@ def test_what_lies_beside_a_file_can_be_imported(what: str, tmp_path: Path) -> N
 
 def self_made(folder: Path, imports: str, name: str) -> Path:
     """A policy that has its title from a module beside it, which has it from another."""
-    own = f"{imports}\nfrom vm.stacks import Policy\nclass Mine(Policy):\n    id = proposer = source = 'm'\n    title = NAME\n"
+    own = f"{imports}\nfrom kstack.stacks import Policy\nclass Mine(Policy):\n    id = proposer = source = 'm'\n    title = NAME\n"
     return write(
         folder,
         mine=own,
@@ -206,16 +206,44 @@ def test_a_file_beside_hides_neither_the_standard_library_nor_kstack(tmp_path: P
     path = write(
         tmp_path,
         mine=ONE
-        + "import queue, json.decoder, vm.errors, policies, guest\nassert queue.Queue and json.loads and vm.errors.KstackError\n"
-        "assert policies.__path__ and guest.__path__\nfrom policies.switch_sp import SwitchSp\nfrom vm.stacks import Policy as Same\n",
+        + "import queue, json.decoder, kstack.base.errors\nassert queue.Queue and json.loads and kstack.base.errors.KstackError\n"
+        "from kstack.policies.switch_sp import SwitchSp\nfrom kstack.stacks import Policy as Same\n",
         queue="raise RuntimeError",
         json="raise RuntimeError",
-        vm="raise RuntimeError",
-        policies="raise RuntimeError",
-        guest="raise RuntimeError",
+        kstack="raise RuntimeError",
     )
     assert find_policy(str(path)).id == "one"
     assert vars(module_of(path))["Same"] is Base
+
+
+@pytest.mark.parametrize("name", ["vm", "guest", "policies"])
+def test_names_of_folders_in_kstacks_repository_are_free(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, mine=f"from {name}.stacks import PAGES\n{ONE}", **{f"{name}/stacks": "PAGES = 7"})
+    assert vars(module_of(path))["PAGES"] == 7
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("vm.stacks", "kstack.stacks"),
+        ("vm.stacks.policy", "kstack.stacks.policy"),
+        ("policies.switch_sp", "kstack.policies.switch_sp"),
+    ],
+)
+def test_a_name_that_a_module_had_once_is_taken_with_a_line_of_advice(old: str, new: str, tmp_path: Path) -> None:
+    path = write(tmp_path, mine=f"{ONE}\ndef f():\n    from {old} import Policy\n    return Policy\n")
+    with pytest.warns(RenamedWarning, match=rf"`from {old} import` is `from {new} import` now") as caught:
+        module = module_of(path)
+    assert [(one.filename, one.lineno) for one in caught] == [(str(path), len(ONE.splitlines()) + 3)]
+    assert vars(module)["f"]() is Base
+
+
+def test_kstacks_own_folders_beside_a_file_are_not_loaded_twice(tmp_path: Path) -> None:
+    for name in ("vm", "guest", "policies"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    path = write(tmp_path, mine=f"from vm.stacks import Policy as Same\n{ONE}")
+    with pytest.warns(RenamedWarning):
+        assert vars(module_of(path))["Same"] is Base
 
 
 def test_a_mere_folder_hides_no_installed_package(tmp_path: Path) -> None:
@@ -233,7 +261,7 @@ def test_a_forgotten_generator_beside_a_file_is_found(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         mine=ONE + "    def tick(self, cpu):\n        yield from sweep(cpu)\nfrom helpers import sweep\n",
-        helpers="from vm.stacks import OtherCpus\ndef flush():\n    yield OtherCpus()\ndef sweep(cpu):\n    yield OtherCpus()\n    flush()\n",
+        helpers="from kstack.stacks import OtherCpus\ndef flush():\n    yield OtherCpus()\ndef sweep(cpu):\n    yield OtherCpus()\n    flush()\n",
     )
     with pytest.raises(PolicyError, match=rf"write `yield from flush\(\)` \({tmp_path}/helpers.py, line 6\)"):
         find_policy(str(path))
@@ -260,7 +288,7 @@ def test_files_that_import_each_other_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
 def test_dataclasses_and_pickles_of_a_file_work(future: str, tmp_path: Path) -> None:
     text = (
-        "from dataclasses import dataclass, field\nfrom typing import ClassVar\nfrom vm.stacks import Policy\n"
+        "from dataclasses import dataclass, field\nfrom typing import ClassVar\nfrom kstack.stacks import Policy\n"
         "@dataclass(frozen=True)\nclass Entry:\n    page: int\n    more: list[int] = field(default_factory=list)\n"
         "@dataclass\nclass Mine(Policy):\n    id: ClassVar[str] = 'mine'\n    limit: int = 3\n"
         "    title: ClassVar[str] = 't'\n    proposer: ClassVar[str] = 'p'\n    source: ClassVar[str] = 's'\n"
@@ -363,7 +391,7 @@ def test_the_hash_of_a_shipped_policy_covers_its_file_and_those_it_imports_and_n
     while todo:
         text = todo.pop().read_text()
         for path in own.parent.glob("*.py"):
-            if f"from policies.{path.stem} import" in text and path not in wanted:
+            if f"from kstack.policies.{path.stem} import" in text and path not in wanted:
                 wanted.add(path)
                 todo.append(path)
     assert set(read) == wanted and read[0] == own

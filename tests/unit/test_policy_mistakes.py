@@ -7,12 +7,12 @@ from typing import Final
 
 import pytest
 
+from kstack.base.errors import PolicyError
+from kstack.stacks.loading import contract
+from kstack.stacks.loading.makers import Makers
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.mutants import Site, Sites, mutants_of, without
 from tests.support.policy_mistakes import FORGOTTEN, HELPERS, HOOKS, WRONG, cases, right
-from vm.errors import PolicyError
-from vm.stacks import contract
-from vm.stacks.makers import Makers
-from vm.stacks.registry import find_policy
-from vm.testing.mutants import Site, Sites, mutants_of, without
 
 
 def test_the_table_has_every_hook() -> None:
@@ -56,7 +56,7 @@ ATTRIBUTES: Final = {
 @pytest.mark.parametrize("line", ATTRIBUTES)
 def test_an_attribute_that_is_nearly_one_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(f"from policies.fixed_8k import Fixed8K\n\nclass Mine(Fixed8K):\n    {line}\n")
+    path.write_text(f"from kstack.policies.fixed_8k import Fixed8K\n\nclass Mine(Fixed8K):\n    {line}\n")
     with pytest.raises(PolicyError, match=rf"did you mean {ATTRIBUTES[line]}\? \(.*mine.py, line 4\)"):
         find_policy(str(path))
 
@@ -66,7 +66,8 @@ def test_what_a_policy_must_say_and_says_under_another_name_is_named(name: str, 
     path, said = tmp_path / "mine.py", dict.fromkeys(("id", "title", "proposer", "source"), "x")
     said[f"{name}s" if name != "id" else "ID"] = said.pop(name)
     path.write_text(
-        "from vm.stacks import Policy\nclass Mine(Policy):\n" + "".join(f"    {a} = {b!r}\n" for a, b in said.items())
+        "from kstack.stacks import Policy\nclass Mine(Policy):\n"
+        + "".join(f"    {a} = {b!r}\n" for a, b in said.items())
     )
     with pytest.raises(PolicyError, match=rf"did you mean {name}\? \(.*mine.py, line 6\)"):
         find_policy(str(path))
@@ -84,7 +85,7 @@ def test_what_a_policy_must_say_and_says_under_another_name_is_named(name: str, 
 def test_what_a_policy_says_of_its_object_alone_is_named(line: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
-        f"from policies.fixed_8k import Fixed8K\n\nclass Mine(Fixed8K):\n    def __init__(self):\n        {line}\n"
+        f"from kstack.policies.fixed_8k import Fixed8K\n\nclass Mine(Fixed8K):\n    def __init__(self):\n        {line}\n"
     )
     with pytest.raises(PolicyError) as error:
         find_policy(str(path))
@@ -128,7 +129,7 @@ RIGHT: Final = {
 }
 SOURCE: Final = """
 from functools import partialmethod, wraps
-from vm.stacks import Load, OtherCpus, Policy, free, shootdown
+from kstack.stacks import Load, OtherCpus, Policy, free, shootdown
 def pages(all_of_them):
     yield from sorted(all_of_them)
 def decorated(hook):

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vm.errors import ConfigError
-from vm.hw.cmos import CMOS_PORT, CMOS_PORTS, Cell, Cmos
-from vm.hw.debugexit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
-from vm.hw.fwcfg import FWCFG_PORT, FWCFG_PORTS, FwCfg, Item
-from vm.hw.ports import PortBus
-from vm.hw.serial import COM1_PORT, UART_PORTS, Uart
+from kstack.base.errors import ConfigError
+from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cell, Cmos
+from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
+from kstack.hw.devices.fw_cfg import FWCFG_PORT, FWCFG_PORTS, FwCfg, Item
+from kstack.hw.devices.ports import PortBus
+from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
 
 
 def silent(data: bytes) -> None: ...

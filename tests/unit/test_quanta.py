@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.engine import Gpr
+from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
 from tests.support.host_processor import AT, CODE, DATA, DATA_BYTES
 from tests.support.long_mode import PLAIN, USER, LongModeGuest
 from tests.support.random_instructions import drawn
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr
-from vm.hw.mmu import Cr0, Cr4, Efer
 
 QUANTA = (1, 3, 7, 1000)
 PROGRAMS = 60

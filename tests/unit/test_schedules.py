@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from vm.errors import ConfigError, RecordingError
-from vm.schedule import (
+from kstack.base.errors import ConfigError, RecordingError
+from kstack.schedule import (
     Choice,
     PctSchedule,
     RandomSchedule,
@@ -20,7 +20,7 @@ from vm.schedule import (
     View,
     parse,
 )
-from vm.schedule.scripted import STEP_LIMIT
+from kstack.schedule.scripted import STEP_LIMIT
 
 BOTH = View((0, 1), frozenset(), 0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vm.hw.serial import Ier, Iir, Lcr, Lsr, Mcr, Msr, Uart
+from kstack.hw.devices.serial import Ier, Iir, Lcr, Lsr, Mcr, Msr, Uart
 
 
 def silent(data: bytes) -> None: ...

@@ -12,12 +12,12 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.engine import Access, Flags, Gpr
+from kstack.hw.mmu import tracking
+from kstack.hw.mmu.mmu import Cr0, Cr4
+from kstack.hw.mmu.walk import NX, RW, A, D, G, Translation
+from kstack.hw.modes import Modes
 from tests.support.long_mode import AREA, PLAIN, USER, LongModeGuest
-from vm.hw import tracking
-from vm.hw.engine import Access, Flags, Gpr
-from vm.hw.mmu import Cr0, Cr4
-from vm.hw.modes import Modes
-from vm.hw.paging import NX, RW, A, D, G, Translation
 
 OPERATIONS: Final = 300
 KEEP: Final = 1 << 63

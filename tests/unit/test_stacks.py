@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from guest.scenario import ScenarioFileError, read_scenario
-from vm.errors import ConfigError, PolicyError
-from vm.hw.modes import Modes
-from vm.stacks import Pte, Thread
-from vm.stacks.area import Areas
-from vm.stacks.pool import PoolConfig, Pools
-from vm.stacks.registry import find_policy, policies
+from kstack.base.errors import ConfigError, PolicyError
+from kstack.guest.scenario import ScenarioFileError, read_scenario
+from kstack.hw.modes import Modes
+from kstack.stacks import Pte, Thread
+from kstack.stacks.area import Areas
+from kstack.stacks.host.pool import PoolConfig, Pools
+from kstack.stacks.loading.registry import find_policy, policies
 
 TOP = 0xFFFFC90000008000
 GOOD = """
@@ -172,7 +172,7 @@ def test_the_policies_that_never_take_a_page_from_a_living_thread_say_so() -> No
     ("text", "says"),
     [
         ("x = 1", "0 policy classes"),
-        ("import vm.stacks as s\nclass A(s.Policy): pass", "lacks id"),
+        ("import kstack.stacks as s\nclass A(s.Policy): pass", "lacks id"),
         ("raise KeyError('k')", "KeyError"),
     ],
 )

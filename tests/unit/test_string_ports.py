@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kstack.hw.engine import Gpr
 from tests.support.long_mode import LongModeGuest
-from vm.hw.engine import Gpr
 
 PORT = 0x99
 

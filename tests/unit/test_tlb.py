@@ -9,12 +9,12 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.engine import Gpr
+from kstack.hw.mmu.tlb import Tlb
+from kstack.hw.mmu.walk import NX, PS, RW, Translation
+from kstack.hw.modes import Modes
 from tests.support.long_mode import AREA, FRAMES, PLAIN, RAM, USER, LongModeGuest
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Gpr
-from vm.hw.modes import Modes
-from vm.hw.paging import NX, PS, RW, Translation
-from vm.hw.tlb import Tlb
 
 OLD: Final = 0x01D
 NEW: Final = 0x2E3

@@ -1,13 +1,13 @@
-"""Control transfers that the engine by itself makes otherwise than processors do (vm.hw.checked, SDM volume 2)."""
+"""Control transfers that the engine by itself makes otherwise than processors do (kstack.hw.cpu.checked, SDM volume 2)."""
 
 from __future__ import annotations
 
 import pytest
 
+from kstack.hw.cpu.msr import Msr
+from kstack.hw.engine import Flags, Gpr, Seg
+from kstack.hw.mmu.walk import A, D
 from tests.support.long_mode import AREA, CODE64, DATA, GDT, STACK, SYSTEM_CALL, USER, USER_CODE64, LongModeGuest
-from vm.hw.engine import Flags, Gpr, Seg
-from vm.hw.msr import Msr
-from vm.hw.paging import A, D
 
 GP, SS, PF, UD = 13, 12, 14, 6
 NOT_CANONICAL = 1 << 63

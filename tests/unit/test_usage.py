@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from vm.hw.events import Event, EventKind, Outcome
-from vm.scenarios import find_scenario
-from vm.schedule import RoundRobin
-from vm.session import RunOptions, RunResult
-from vm.setup import boot
-from vm.stacks import EMPTY, GiveBack, PostFlush, Pte, ReadPte, Thread, WritePte
-from vm.stacks.call import HookCall
-from vm.stacks.hypercall import Function
-from vm.stacks.levels import MAX_SAMPLES, Levels
-from vm.stacks.registry import find_policy
-from vm.stacks.usage import Usage, bucket
+from kstack.hw.cpu.events import Event, EventKind, Outcome
+from kstack.kernels.kstack.hypercall import Function
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.session import RunOptions, RunResult
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin
+from kstack.stacks import EMPTY, GiveBack, PostFlush, Pte, ReadPte, Thread, WritePte
+from kstack.stacks.host.call import HookCall
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.measure.levels import MAX_SAMPLES, Levels
+from kstack.stacks.measure.usage import Usage, bucket
 
 TOP = 0xFFFFC90000008000
 DIRTY = 1 << 6

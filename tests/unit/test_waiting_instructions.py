@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from guest.asm import assemble
+from kstack.guest.asm import assemble
+from kstack.hw.engine import Flags, Gpr
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
-from vm.hw.engine import Flags, Gpr
 
 PORT: Final = 0xE0
 WAIT: Final = f"out {PORT:#x}, eax\nmov ebx, 1\nhlt"

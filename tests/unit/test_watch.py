@@ -11,17 +11,17 @@ from typing import Any, Final
 
 import pytest
 
+from kstack.base.errors import PolicyError
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.hypercall import Function
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.session import BootedScenario, RunOptions, RunResult
+from kstack.run.spec import boot
+from kstack.schedule import RandomSchedule
+from kstack.stacks import Invlpg, Load, OtherCpus, Page, Policy, Step, Steps, Thread, free, shootdown
+from kstack.stacks.host.call import HookCall, Interposed
+from kstack.stacks.loading.registry import find_policy
 from tests.support.policy_mistakes import HOOKS
-from vm.errors import PolicyError
-from vm.hw.modes import Modes
-from vm.scenarios import find_scenario
-from vm.schedule import RandomSchedule
-from vm.session import BootedScenario, RunOptions, RunResult
-from vm.setup import boot
-from vm.stacks import Invlpg, Load, OtherCpus, Page, Policy, Step, Steps, Thread, free, shootdown
-from vm.stacks.call import HookCall, Interposed
-from vm.stacks.hypercall import Function
-from vm.stacks.registry import find_policy
 
 TABLE: Final[dict[str, Callable[..., Any]]] = {"free": free, "shootdown": shootdown}
 
@@ -147,7 +147,7 @@ def test_what_any_hook_forgets_is_named_with_its_line_and_the_remedy(code: Calla
 
 
 WITHOUT_SOURCE: Final = """
-from vm.stacks import Load, OtherCpus, free
+from kstack.stacks import Load, OtherCpus, free
 def forgets(self, cpu, thread):
     free(())
     yield OtherCpus()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Final
 
 from cyclopts import App
 
-from vm.errors import KstackError
+from kstack.base.errors import KstackError
 
 BAD_USAGE: Final = 2
 EXIT_CODES: Final = """\
@@ -23,24 +24,32 @@ app = App(
     version_flags=["--version"],
     result_action="return_value",
 )
-app.command("vm.cli.compare:compare", help="Judge every policy against every scenario: verdicts, memory, cost.")
+app.command("kstack.cli.compare:compare", help="Judge every policy against every scenario: verdicts, memory, cost.")
 app.command(
-    "vm.cli.run:run",
+    "kstack.cli.run:run",
     help="Run a guest image or a scenario; its serial port goes to stdout.",
     help_epilogue=EXIT_CODES,
 )
-app.command("vm.cli.explore:explore", help="Try all interleavings of a litmus scenario under a policy.")
-app.command("vm.cli.replay:replay", help="Repeat a recording exactly.")
-app.command("vm.cli.inject:inject", help="Inject faults into a scenario under a policy: what does each come to?")
-app.command("vm.cli.trace:trace", help="What a recording did, instruction by instruction.")
-app.command("vm.cli.gdb:gdb", help="Debug a recording or a live run with GDB, forwards and backwards.")
-app.command("vm.cli.listing:policies", help="List the policies, with who proposed them and where.")
-app.command("vm.cli.listing:scenarios", help="List the scenarios, with the questions they answer.")
-app.command("vm.cli.listing:images", help="List the guest images that come with kstack.")
+app.command("kstack.cli.explore:explore", help="Try all interleavings of a litmus scenario under a policy.")
+app.command("kstack.cli.replay:replay", help="Repeat a recording exactly.")
+app.command("kstack.cli.inject:inject", help="Inject faults into a scenario under a policy: what does each come to?")
+app.command("kstack.cli.trace:trace", help="What a recording did, instruction by instruction.")
+app.command("kstack.cli.gdb:gdb", help="Debug a recording or a live run with GDB, forwards and backwards.")
+app.command("kstack.cli.listing:policies", help="List the policies, with who proposed them and where.")
+app.command("kstack.cli.listing:scenarios", help="List the scenarios, with the questions they answer.")
+app.command("kstack.cli.listing:images", help="List the guest images that come with kstack.")
+
+
+def _advise(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as one line, as errors are."""
+    return f"kstack: {filename}, line {lineno}: {message}\n"
 
 
 def main() -> None:
     """Entry point of the console script; errors of the caller are one line and exit code 2."""
+    warnings.formatwarning = _advise
     try:
         code = app(sys.argv[1:])
     except KstackError as error:

@@ -14,22 +14,22 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from vm.campaign import Checkpoint, judge_pairs
-from vm.cli.options import Json, ModeList, PoolOptions, modes_of, split
-from vm.cli.output import console, print_json
-from vm.errors import ConfigError
-from vm.hw.modes import Modes
-from vm.judge import Judgement, Pair, Portfolio
-from vm.recording import write_recording
-from vm.report.comparison import Comparison
-from vm.report.decisions import shipped_breaks
-from vm.report.fleet import Fleet, estimate, find_fleet
-from vm.report.table import print_fleet, print_judgements
-from vm.scenarios import find_scenario
-from vm.scenarios import scenarios as known_scenarios
-from vm.stacks.costs import CostModel, cost_model
-from vm.stacks.registry import find_policy
-from vm.stacks.registry import policies as known_policies
+from kstack.base.errors import ConfigError
+from kstack.cli.options import Json, ModeList, PoolOptions, modes_of, split
+from kstack.cli.output import console, print_json
+from kstack.hw.modes import Modes
+from kstack.judge.pairs import Checkpoint, judge_pairs
+from kstack.judge.verdict import Judgement, Pair, Portfolio
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.kstack.scenarios import scenarios as known_scenarios
+from kstack.recording import write_recording
+from kstack.report.comparison import Comparison
+from kstack.report.decisions import shipped_breaks
+from kstack.report.fleet import Fleet, estimate, find_fleet
+from kstack.report.table import print_fleet, print_judgements
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.loading.registry import policies as known_policies
+from kstack.stacks.measure.costs import CostModel, cost_model
 
 ADVERSARIAL: Final = Modes(tlb="adversarial")  # whatever the architecture allows is done to a policy that is judged
 INTERRUPTED: Final = 130
@@ -56,7 +56,9 @@ class Outputs:
     resume: Annotated[
         Path | None, Parameter(help="Checkpoint: pairs are saved in it as they finish, and not judged again.")
     ] = None
-    costs: Annotated[Path | None, Parameter(help="Cost model of your own (TOML, like vm/stacks/costs.toml).")] = None
+    costs: Annotated[
+        Path | None, Parameter(help="Cost model of your own (TOML, like vm/stacks/measure/costs.toml).")
+    ] = None
     fleet: Annotated[str | None, Parameter(help="Estimate for a fleet: intel, arm64 or a TOML file.")] = None
 
     def check(self) -> None:
@@ -66,7 +68,7 @@ class Outputs:
             ConfigError: it cannot.
         """
         if self.report is not None:
-            from vm.report.html import check_can_write
+            from kstack.report.html import check_can_write
 
             check_can_write(self.report)
         for path in (self.witnesses, self.resume):
@@ -126,7 +128,7 @@ def compare(
         _say_interrupted(len(judgements), len(pairs), outputs.resume)
         return INTERRUPTED
     if outputs.report is not None:
-        from vm.report.html import write_report
+        from kstack.report.html import write_report
 
         write_report(outputs.report, comparison, fleet)
     return int(strict and any(judgement.safe is not True for judgement in judgements))

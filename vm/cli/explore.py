@@ -14,23 +14,23 @@ from cyclopts import Parameter
 from rich.markup import escape
 from rich.text import Text
 
-from vm.cli.options import Json, ModeList, modes_of
-from vm.cli.outcomes import print_outcomes
-from vm.cli.output import console, print_json
-from vm.errors import ConfigError
-from vm.explore.dpor import dpor
-from vm.explore.memo import Memo
-from vm.explore.minimise import minimised
-from vm.explore.path import write_path
-from vm.explore.sample import sample
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.explore.witness import Line, Witness, witness
-from vm.explore.workers import executor_of
-from vm.hw.modes import Modes
-from vm.report.decisions import in_words, readings_of, shipped_breaks
-from vm.report.table import before_line, path_lanes
-from vm.report.words import modes_line
-from vm.stacks.registry import find_policy
+from kstack.base.errors import ConfigError
+from kstack.cli.options import Json, ModeList, modes_of
+from kstack.cli.outcomes import print_outcomes
+from kstack.cli.output import console, print_json
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.explore.dpor import dpor
+from kstack.explore.minimise import minimised
+from kstack.explore.path import write_path
+from kstack.explore.sample import sample
+from kstack.explore.transitions import Memo
+from kstack.explore.witness import Line, Witness, witness
+from kstack.explore.workers import executor_of
+from kstack.hw.modes import Modes
+from kstack.report.decisions import in_words, readings_of, shipped_breaks
+from kstack.report.table import before_line, path_lanes
+from kstack.report.words import modes_line
+from kstack.stacks.loading.registry import find_policy
 
 Engine = Literal["stateful", "dpor", "sample"]
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}

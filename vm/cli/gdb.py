@@ -13,15 +13,15 @@ from typing import IO, Annotated, Final
 
 from cyclopts import Parameter
 
-from vm.cli.options import Anyway, ImageFormat, ModeList, modes_of, recording_in
-from vm.debug.forks import beside, checked
-from vm.debug.origin import Origin
-from vm.debug.server import HOST, serve
-from vm.errors import ConfigError, ScenarioError
-from vm.explore.path import is_path
-from vm.machine import size
-from vm.scenarios import find_image, find_scenario, is_scenario
-from vm.setup import Setup
+from kstack.base.errors import ConfigError, ScenarioError
+from kstack.cli.options import Anyway, ImageFormat, ModeList, modes_of, recording_in
+from kstack.debug.forks import beside, checked
+from kstack.debug.origin import Origin
+from kstack.debug.server import HOST, serve
+from kstack.explore.path import is_path
+from kstack.kernels.kstack.scenarios import find_image, find_scenario, is_scenario
+from kstack.machine import size
+from kstack.run.spec import Setup
 
 ELF_MAGIC: Final = b"\x7fELF"
 DEFAULT_RAM: Final = "64M"

@@ -12,16 +12,16 @@ import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
-from vm.cli.options import Json, ModeList, split
-from vm.cli.output import console, print_json
-from vm.errors import ConfigError
-from vm.page import check_can_write
-from vm.report.faults import Found, matrix, write_matrix
-from vm.report.words import modes_line
-from vm.trials.campaign import LIMIT, Wanted, batches, read_campaign, run
-from vm.trials.examples import Example, everything, make_folder, record, shortest
-from vm.trials.sites import SYSTEMATIC
-from vm.trials.trial import NOT_FIRED, OUTCOMES, Outcome, Pair
+from kstack.base.errors import ConfigError
+from kstack.base.html import check_can_write
+from kstack.cli.options import Json, ModeList, split
+from kstack.cli.output import console, print_json
+from kstack.inject.campaign import LIMIT, Wanted, batches, read_campaign, run
+from kstack.inject.examples import Example, everything, make_folder, record, shortest
+from kstack.inject.sites import SYSTEMATIC
+from kstack.inject.trial import NOT_FIRED, OUTCOMES, Outcome, Pair
+from kstack.report.faults import Found, matrix, write_matrix
+from kstack.report.words import modes_line
 
 
 @Parameter(name="*")
@@ -157,7 +157,7 @@ def _progress(done: int, total: int) -> None:
 def _record(folder: Path, found: Found, every: bool) -> list[Example]:
     if every:
         return record(folder, everything(found))
-    from vm.testing.trials import simpler
+    from kstack.testing.trials import simpler
 
     return record(folder, shortest(found), simpler)
 

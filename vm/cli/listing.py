@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from vm.cli.options import Json
-from vm.cli.output import console, print_json
+from kstack.cli.options import Json
+from kstack.cli.output import console, print_json
 
 
 def _print(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -19,7 +19,7 @@ def _print(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def policies(*, json: Json = False) -> int:
     """List the policies."""
-    from vm.stacks.registry import policies as known
+    from kstack.stacks.loading.registry import policies as known
 
     found = known().values()
     if json:
@@ -32,7 +32,7 @@ def policies(*, json: Json = False) -> int:
 
 def scenarios(*, json: Json = False) -> int:
     """List the scenarios."""
-    from vm.scenarios import scenarios as known
+    from kstack.kernels.kstack.scenarios import scenarios as known
 
     found = known().values()
     if json:
@@ -48,7 +48,7 @@ def scenarios(*, json: Json = False) -> int:
 
 def images(*, json: Json = False) -> int:
     """List the guest images."""
-    from guest.images import images as known
+    from kstack.guest.images import images as known
 
     found = known().values()
     if json:

@@ -9,10 +9,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vm.hw.modes import Modes
-from vm.load import Format
-from vm.recording import Recording, check_rules, other_rules, read_recording
-from vm.stacks.pool import PoolConfig
+from kstack.hw.modes import Modes
+from kstack.load import Format
+from kstack.recording import Recording, check_rules, other_rules, read_recording
+from kstack.stacks.host.pool import PoolConfig
 
 
 def modes_of(options: list[str] | None, modes: Modes = Modes()) -> Modes:

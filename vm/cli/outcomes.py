@@ -10,12 +10,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from vm.cli.options import modes_of
-from vm.cli.output import console, print_json
-from vm.explore.problem import Bounds, Progress
-from vm.hw.modes import Modes
-from vm.report.words import modes_line
-from vm.testing.reachable import Outcomes, outcomes
+from kstack.cli.options import modes_of
+from kstack.cli.output import console, print_json
+from kstack.explore.problem import Bounds, Progress
+from kstack.hw.modes import Modes
+from kstack.report.words import modes_line
+from kstack.testing.reachable import Outcomes, outcomes
 
 
 def print_outcomes(

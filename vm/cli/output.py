@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from vm.errors import KstackError
-from vm.hw.modes import Modes
-from vm.report.panic import panic_report
-from vm.report.table import finding_text, lanes
-from vm.report.words import modes_line
-from vm.session import BOUND, WORK, RunResult, Session
+from kstack.base.errors import KstackError
+from kstack.hw.modes import Modes
+from kstack.report.panic import panic_report
+from kstack.report.table import finding_text, lanes
+from kstack.report.words import modes_line
+from kstack.run.session import BOUND, WORK, RunResult, Session
 
 DIED: Final = 3  # exit code where the guest has died
 WIDTH: Final = 120  # columns where stdout is no terminal

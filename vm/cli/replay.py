@@ -11,18 +11,18 @@ import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
-from vm.cli.options import Anyway, Json, check_machine, recording_in
-from vm.cli.output import console, echo, explain, failed_document, print_json, run_document
-from vm.errors import ConfigError, KstackError, PolicyError, RecordingError
-from vm.expected import judged
-from vm.explore.path import follow, is_path, read_path
-from vm.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
-from vm.report.panic import panic_report
-from vm.report.table import path_lanes
-from vm.report.words import modes_from, modes_line
-from vm.scenarios import find_scenario
-from vm.session import RunResult, Session
-from vm.setup import replay_session
+from kstack.base.errors import ConfigError, KstackError, PolicyError, RecordingError
+from kstack.cli.options import Anyway, Json, check_machine, recording_in
+from kstack.cli.output import console, echo, explain, failed_document, print_json, run_document
+from kstack.explore.path import follow, is_path, read_path
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
+from kstack.report.panic import panic_report
+from kstack.report.table import path_lanes
+from kstack.report.words import modes_from, modes_line
+from kstack.run.expected import judged
+from kstack.run.session import RunResult, Session
+from kstack.run.spec import replay_session
 
 
 def replay(

@@ -11,19 +11,19 @@ from typing import Annotated
 from cyclopts import Parameter
 from msgspec import to_builtins
 
-from guest.scenario import Scenario
-from vm.cli import BAD_USAGE
-from vm.cli.options import Anyway, ImageFormat, Json, ModeList, PoolOptions, modes_of, recording_in
-from vm.cli.output import echo, explain, failed_document, print_json, run_document
-from vm.errors import ConfigError, PolicyError, ScenarioError
-from vm.expected import ignored_kinds, judged
-from vm.machine import size
-from vm.recording import write_recording
-from vm.recording.journal import Journal
-from vm.scenarios import find_scenario, is_scenario, usual_work
-from vm.schedule import ReplaySchedule, Scheduler, parse
-from vm.session import RunOptions
-from vm.setup import Setup, script_of
+from kstack.base.errors import ConfigError, PolicyError, ScenarioError
+from kstack.cli import BAD_USAGE
+from kstack.cli.options import Anyway, ImageFormat, Json, ModeList, PoolOptions, modes_of, recording_in
+from kstack.cli.output import echo, explain, failed_document, print_json, run_document
+from kstack.guest.scenario import Scenario
+from kstack.kernels.kstack.scenarios import find_scenario, is_scenario, usual_work
+from kstack.machine import size
+from kstack.recording import write_recording
+from kstack.recording.journal import Journal
+from kstack.run.expected import ignored_kinds, judged
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup, script_of
+from kstack.schedule import ReplaySchedule, Scheduler, parse
 
 DEFAULT_MAX = 1_000_000_000
 DEFAULT_RAM = 64 << 20

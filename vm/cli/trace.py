@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vm.cli.options import Anyway, Json, recording_in
-from vm.cli.output import console, print_json
-from vm.errors import TraceError
-from vm.recording import read_recording
-from vm.report.panic import panic_report
-from vm.setup import replay_session
-from vm.trace.diff import Parting, Place, diff
-from vm.trace.export import FORMATS, export
-from vm.trace.make import make_trace
-from vm.trace.query import QUERIES, Answer, Database, ask
-from vm.trace.show import Line, lines
-from vm.trace.store import Trace, is_trace, read_trace
-from vm.trace.view import serve
+from kstack.base.errors import TraceError
+from kstack.cli.options import Anyway, Json, recording_in
+from kstack.cli.output import console, print_json
+from kstack.recording import read_recording
+from kstack.report.panic import panic_report
+from kstack.run.spec import replay_session
+from kstack.trace.diff import Parting, Place, diff
+from kstack.trace.export import FORMATS, export
+from kstack.trace.make import make_trace
+from kstack.trace.query import QUERIES, Answer, Database, ask
+from kstack.trace.show import Line, lines
+from kstack.trace.store import Trace, is_trace, read_trace
+from kstack.trace.view import serve
 
 UNBOUND = 10_000  # columns
 STRETCH = 200  # virtual time that `show` shows, where nothing else is asked for

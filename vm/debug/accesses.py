@@ -12,9 +12,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from vm.hw.cpu import Cpu
-from vm.hw.decode import GPR_NAMES, Instruction, MemoryOperand, disassembler, effective_address
-from vm.hw.engine import Gpr, Registers, Seg, SegmentAttribute
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.cpu.decode import GPR_NAMES, Instruction, MemoryOperand, disassembler, effective_address
+from kstack.hw.engine import Gpr, Registers, Seg, SegmentAttribute
 
 MAX_LENGTH: Final = 15  # bytes of an instruction
 _MASK32: Final = (1 << 32) - 1

@@ -10,11 +10,11 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from vm.debug.origin import UNBOUNDED
-from vm.debug.timeline import Timeline
-from vm.errors import ConfigError, PolicyError, RecordingError
-from vm.recording import RULES_VERSION, UNFINISHED, VERSION, Recording, pack, write_recording
-from vm.setup import replay_session
+from kstack.base.errors import ConfigError, PolicyError, RecordingError
+from kstack.debug.origin import UNBOUNDED
+from kstack.debug.timeline import Timeline
+from kstack.recording import RULES_VERSION, UNFINISHED, VERSION, Recording, pack, write_recording
+from kstack.run.spec import replay_session
 
 MOST_FORKS: Final = 1000  # of one recording
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vm.debug import views
-from vm.debug.target import Target
-from vm.errors import KstackError
-from vm.hw.cpu import Cpu
+from kstack.base.errors import KstackError
+from kstack.debug import views
+from kstack.debug.target import Target
+from kstack.hw.cpu.cpu import Cpu
 
 STALE_IN_GDB: Final = "GDB does not know yet: maintenance flush register-cache, and maintenance flush dcache"
 

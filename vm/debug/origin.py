@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from vm.fault import Fault, Injector
-from vm.load import Symbols
-from vm.machine import Machine
-from vm.recording import Recording
-from vm.schedule import Choice, RoundRobin, Scheduler
-from vm.session import WORK, Session
-from vm.setup import Setup, faults_of, replay_session, writes_of
-from vm.stacks.policy import Policy
-from vm.stacks.registry import find_policy
-from vm.writes import Write
+from kstack.fault import Fault, Injector
+from kstack.load import Symbols
+from kstack.machine import Machine
+from kstack.recording import Recording
+from kstack.run.session import WORK, Session
+from kstack.run.spec import Setup, faults_of, replay_session, writes_of
+from kstack.run.writes import Write
+from kstack.schedule import Choice, RoundRobin, Scheduler
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.policy import Policy
 
 UNBOUNDED: Final = 1 << 62
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
-from vm.debug.accesses import accesses
-from vm.hw.cpu import Cpu, CpuState
-from vm.hw.engine import Gpr
-from vm.hw.memory import PhysicalMemory
-from vm.stacks.runtime import StackRuntime
+from kstack.debug.accesses import accesses
+from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.engine import Gpr
+from kstack.hw.memory import PhysicalMemory
+from kstack.stacks.host.runtime import StackRuntime
 
 PAGE: Final = 4096
 MAX_WATCHED: Final = 4096  # bytes of one watchpoint

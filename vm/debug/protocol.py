@@ -12,15 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from vm import writes
-from vm.debug.monitor import Monitor
-from vm.debug.origin import Origin
-from vm.debug.packets import MAX_PACKET, ProtocolError, escape, number, numbers, octets
-from vm.debug.points import MAX_WATCHED, Kind, Point, pieces
-from vm.debug.registers import REGISTERS, TOTAL_BYTES, read_register, target_xml
-from vm.debug.target import Exited, Stop, Target
-from vm.debug.views import whereabouts
-from vm.hw.cpu import Cpu
+from kstack.debug.monitor import Monitor
+from kstack.debug.origin import Origin
+from kstack.debug.packets import MAX_PACKET, ProtocolError, escape, number, numbers, octets
+from kstack.debug.points import MAX_WATCHED, Kind, Point, pieces
+from kstack.debug.registers import REGISTERS, TOTAL_BYTES, read_register, target_xml
+from kstack.debug.target import Exited, Stop, Target
+from kstack.debug.views import whereabouts
+from kstack.hw.cpu.cpu import Cpu
+from kstack.run import writes
 
 OK: Final = b"OK"
 UNKNOWN: Final = b""

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vm.debug.packets import ProtocolError
-from vm.hw.cpu import Cpu
-from vm.hw.engine import Gpr, Seg, layout
+from kstack.debug.packets import ProtocolError
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.engine import Gpr, Seg, layout
 
 _ORDER: Final = (Gpr.RAX, Gpr.RBX, Gpr.RCX, Gpr.RDX, Gpr.RSI, Gpr.RDI, Gpr.RBP, Gpr.RSP, *map(Gpr, range(8, 16)))
 _SELECTORS: Final = (Seg.CS, Seg.SS, Seg.DS, Seg.ES, Seg.FS, Seg.GS)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from vm.debug.origin import Origin
-from vm.debug.packets import Event, Kind, Receiver, frame
-from vm.debug.protocol import Protocol
-from vm.errors import ConfigError
+from kstack.base.errors import ConfigError
+from kstack.debug.origin import Origin
+from kstack.debug.packets import Event, Kind, Receiver, frame
+from kstack.debug.protocol import Protocol
 
 HOST: Final = "127.0.0.1"
 _CHUNK: Final = 1 << 16

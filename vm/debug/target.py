@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vm.debug.forks import Keeper
-from vm.debug.origin import Origin
-from vm.debug.packets import ProtocolError
-from vm.debug.points import Kind, Point, Points
-from vm.debug.registers import offset_of, register_name
-from vm.debug.timeline import END_OF_RECORDING, PIECE, Timeline
-from vm.errors import ConfigError
-from vm.hw.cpu import Cpu
-from vm.session import GUEST_PASSED
-from vm.writes import Change, MemoryChange, RegisterChange
+from kstack.base.errors import ConfigError
+from kstack.debug.forks import Keeper
+from kstack.debug.origin import Origin
+from kstack.debug.packets import ProtocolError
+from kstack.debug.points import Kind, Point, Points
+from kstack.debug.registers import offset_of, register_name
+from kstack.debug.timeline import END_OF_RECORDING, PIECE, Timeline
+from kstack.hw.cpu.cpu import Cpu
+from kstack.run.session import GUEST_PASSED
+from kstack.run.writes import Change, MemoryChange, RegisterChange
 
 SIGINT: Final = 2
 SIGTRAP: Final = 5

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vm.debug.origin import UNBOUNDED, Origin
-from vm.ending import ENDS
-from vm.errors import KstackError, RecordingError
-from vm.hw.cpu import SliceEnd
-from vm.machine import Machine
-from vm.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
-from vm.session import BOUND, WORK
-from vm.writes import Change, Write, Writes
+from kstack.base.errors import KstackError, RecordingError
+from kstack.debug.origin import UNBOUNDED, Origin
+from kstack.hw.cpu.cpu import SliceEnd
+from kstack.machine import Machine
+from kstack.run.ending import ENDS
+from kstack.run.session import BOUND, WORK
+from kstack.run.writes import Change, Write, Writes
+from kstack.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
 
 PIECE: Final = 1 << 14  # units between two questions whether to stop
 END_OF_RECORDING: Final = "the recording ends here"

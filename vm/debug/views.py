@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from vm.hw.apic import ApicMode, LocalApic
-from vm.hw.apic_registers import BANK_STEP, X2APIC_FIRST_MSR, Reg
-from vm.hw.cpu import Cpu
-from vm.hw.decode import disassemble
-from vm.hw.paging import FRAME_MASK, NX, TableEntry, Translation, is_canonical, reserved_bits, walk
-from vm.hw.tlb import STRUCTURE_SHIFTS, Tlb
-from vm.load import Symbols
-from vm.machine import Machine
-from vm.session import Session
-from vm.stacks.call import HookCall
+from kstack.hw.apic.apic import ApicMode, LocalApic
+from kstack.hw.apic.registers import BANK_STEP, X2APIC_FIRST_MSR, Reg
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.cpu.decode import disassemble
+from kstack.hw.mmu.tlb import STRUCTURE_SHIFTS, Tlb
+from kstack.hw.mmu.walk import FRAME_MASK, NX, TableEntry, Translation, is_canonical, reserved_bits, walk
+from kstack.load import Symbols
+from kstack.machine import Machine
+from kstack.run.session import Session
+from kstack.stacks.host.call import HookCall
 
 LEVELS: Final = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
 BITS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"))

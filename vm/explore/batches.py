@@ -7,15 +7,15 @@ from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple
 
-from vm.errors import ConfigError
-from vm.explore.cells import Export
-from vm.explore.checkpoint import identity
-from vm.explore.locality import Locality, News
-from vm.explore.memo import Memo
-from vm.explore.problem import Problem
-from vm.explore.reduction import Expansion, Reduction, expand
-from vm.explore.world import Grown, Move
-from vm.hw.gate import Masks
+from kstack.base.errors import ConfigError
+from kstack.explore.checkpoint import identity
+from kstack.explore.components import Export
+from kstack.explore.may_access import Locality, News
+from kstack.explore.persistent_sets import Expansion, Reduction, expand
+from kstack.explore.problem import Problem
+from kstack.explore.transitions import Memo
+from kstack.explore.world import Grown, Move
+from kstack.hw.gate import Masks
 
 _WORKING = Lock()  # a process has one memo at a time, also where its workers are threads
 

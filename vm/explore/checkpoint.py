@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from vm.errors import ConfigError
-from vm.machine import MAX_CPUS
-from vm.recording import RULES_VERSION, UNNAMED_RULES, image_hash
-from vm.scenarios import find_image
-from vm.stacks.registry import policy_hash
+from kstack.base.errors import ConfigError
+from kstack.kernels.kstack.scenarios import find_image
+from kstack.machine import MAX_CPUS
+from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash
+from kstack.stacks.loading.registry import policy_hash
 
 if TYPE_CHECKING:
-    from vm.explore.problem import Problem
+    from kstack.explore.problem import Problem
 
 VERSION: Final = 5
 KEY_BYTES: Final = 16

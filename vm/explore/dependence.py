@@ -24,17 +24,18 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from vm.coherence import Finding
-from vm.explore.world import Move, World
-from vm.hw.decode import Instruction, decode, effective_address
-from vm.hw.engine import Access
-from vm.hw.gate import Gate
-from vm.hw.lazy import How
-from vm.hw.paging import FRAME_MASK, P
-from vm.stacks import hypercall, steps
-from vm.stacks.area import Pte
-from vm.stacks.call import HookCall
-from vm.stacks.hypercall import Function
+from kstack.explore.world import Move, World
+from kstack.hw.cpu.decode import Instruction, decode, effective_address
+from kstack.hw.engine import Access
+from kstack.hw.gate import Gate
+from kstack.hw.lazy import How
+from kstack.hw.mmu.walk import FRAME_MASK, P
+from kstack.kernels.kstack import hypercall
+from kstack.kernels.kstack.hypercall import Function
+from kstack.stacks import steps
+from kstack.stacks.area import Pte
+from kstack.stacks.host.call import HookCall
+from kstack.stacks.oracle import Finding
 
 Thing = tuple[Any, ...]
 PAGE: Final = 4096

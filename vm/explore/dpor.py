@@ -22,15 +22,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from vm.coherence import Finding
-from vm.explore.dependence import EVERYTHING, Footprint, Recorder
-from vm.explore.problem import Bounds, Outcome, Progress, at_once
-from vm.explore.waiting import Look, Spin, local_of, look_of, looks_after, spins_after
-from vm.explore.world import FoundBefore, Grown, Move, NotReady, State, World
-from vm.hw.engine import Gpr
-from vm.hw.gate import Visible
-from vm.hw.modes import Modes
-from vm.stacks import Policy
+from kstack.explore.dependence import EVERYTHING, Footprint, Recorder
+from kstack.explore.problem import Bounds, Outcome, Progress, at_once
+from kstack.explore.wait_loops import Look, Spin, local_of, look_of, looks_after, spins_after
+from kstack.explore.world import FoundBefore, Grown, Move, NotReady, State, World
+from kstack.hw.engine import Gpr
+from kstack.hw.gate import Visible
+from kstack.hw.modes import Modes
+from kstack.stacks import Policy
+from kstack.stacks.oracle import Finding
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
 NOTHING: Final = Footprint()

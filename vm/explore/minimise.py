@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vm.coherence import Kind
-from vm.explore.memo import Memo
-from vm.explore.world import Move
+from kstack.explore.transitions import Memo
+from kstack.explore.world import Move
+from kstack.stacks.oracle import Kind
 
 
 def minimised(memo: Memo, path: Sequence[Move], kind: Kind) -> tuple[Move, ...]:

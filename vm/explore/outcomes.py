@@ -17,17 +17,17 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final, NamedTuple
 
-from vm.errors import ScenarioError
-from vm.explore.cells import Node
-from vm.explore.locality import Locality
-from vm.explore.memo import Memo
-from vm.explore.problem import Bounds, Problem, Progress
-from vm.explore.reduction import Expansion, Reduction, Relying, Successor, expand, wander
-from vm.explore.world import Grown, World
-from vm.hw.engine import Gpr
-from vm.hw.paging import A
-from vm.scenarios import find_scenario
-from vm.session import BootedScenario
+from kstack.base.errors import ScenarioError
+from kstack.explore.components import Node
+from kstack.explore.may_access import Locality
+from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Successor, expand, wander
+from kstack.explore.problem import Bounds, Problem, Progress
+from kstack.explore.transitions import Memo
+from kstack.explore.world import Grown, World
+from kstack.hw.engine import Gpr
+from kstack.hw.mmu.walk import A
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.session import BootedScenario
 
 _CLOCK = time.monotonic  # for the budget alone
 _FORM: Final = re.compile(

@@ -11,11 +11,12 @@ from typing import Annotated, Final
 
 import msgspec
 
-from vm.explore.witness import Line, Witness, line_of
-from vm.explore.world import Grown, Move, World
-from vm.hw.gate import Visible
-from vm.hw.modes import Modes
-from vm.recording import (
+from kstack.explore.witness import Line, Witness, line_of
+from kstack.explore.world import Grown, Move, World
+from kstack.hw.gate import Visible
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_image
+from kstack.recording import (
     READABLE,
     RULES_VERSION,
     UNNAMED_RULES,
@@ -25,9 +26,8 @@ from vm.recording import (
     read_document,
     write_document,
 )
-from vm.recording.journal import read_journal
-from vm.scenarios import find_image
-from vm.stacks.registry import find_policy, policy_hash
+from kstack.recording.journal import read_journal
+from kstack.stacks.loading.registry import find_policy, policy_hash
 
 VERSION: Final = 2
 VERSIONS: Final = (1, 2)  # that can be read; 2 has the version of the machine's rules

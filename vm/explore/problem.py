@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from vm.coherence import Finding
-from vm.explore.world import FoundBefore, Grown, Move, NotReady, World, boot_litmus
-from vm.hw.gate import Visible
-from vm.hw.modes import Modes
-from vm.session import BootedScenario
-from vm.stacks import Policy
-from vm.stacks.registry import find_policy
+from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World, boot_litmus
+from kstack.hw.gate import Visible
+from kstack.hw.modes import Modes
+from kstack.run.session import BootedScenario
+from kstack.stacks import Policy
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.oracle import Finding
 
 REFERENCE: Final = "fixed-16k"
 """The policy under which every scenario's programs get ready, if they ever do."""

@@ -10,13 +10,13 @@ import random
 import time
 from typing import NamedTuple
 
-from vm.coherence import Finding
-from vm.explore.memo import Memo
-from vm.explore.problem import Bounds, Outcome, Progress, at_once
-from vm.explore.world import FoundBefore, Grown, Move, NotReady, World
-from vm.hw.gate import Visible
-from vm.hw.modes import Modes
-from vm.stacks import Policy
+from kstack.explore.problem import Bounds, Outcome, Progress, at_once
+from kstack.explore.transitions import Memo
+from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World
+from kstack.hw.gate import Visible
+from kstack.hw.modes import Modes
+from kstack.stacks import Policy
+from kstack.stacks.oracle import Finding
 
 _CLOCK = time.monotonic  # for the budget alone
 LONGEST = 5_000  # moves of one execution

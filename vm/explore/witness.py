@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from vm.coherence import Finding
-from vm.errors import KstackError
-from vm.explore.world import Grown, Move, World
-from vm.hw.gate import Held, Visible
-from vm.hw.lazy import How
-from vm.hw.modes import Modes
-from vm.stacks import Policy, PteStore
-from vm.stacks.execute import Pending
+from kstack.base.errors import KstackError
+from kstack.explore.world import Grown, Move, World
+from kstack.hw.gate import Held, Visible
+from kstack.hw.lazy import How
+from kstack.hw.modes import Modes
+from kstack.stacks import Policy, PteStore
+from kstack.stacks.host.execute import Pending
+from kstack.stacks.oracle import Finding
 
 REPLAYS = 10
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 
-from vm.errors import ConfigError
+from kstack.base.errors import ConfigError
 
 CONNECT_SECONDS = 10
 

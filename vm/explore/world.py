@@ -14,32 +14,32 @@ import hashlib
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, NoReturn
 
-from vm.coherence import Finding, Frame, Oracle
-from vm.errors import ConfigError, ScenarioError
-from vm.expected import ignored_kinds
-from vm.explore.buffers import StoreBuffers, drains, passes, plain
-from vm.explore.dead import Below, below, put_back
-from vm.explore.tables import Tables, managed_pages
-from vm.hw.apic import DeliveryMode
-from vm.hw.cpu import CpuState
-from vm.hw.debugexit import DEBUG_EXIT_PORT
-from vm.hw.decode import decode
-from vm.hw.engine import Flags, Gpr, Registers
-from vm.hw.gate import Gate, Held, Touch, Visible
-from vm.hw.lazy import How, LazyTlb, Option
-from vm.hw.memory import PAGE
-from vm.hw.modes import Modes
-from vm.hw.paging import A, Attempt
-from vm.hw.serial import COM1_PORT
-from vm.machine import End, Machine, MachineSnapshot
-from vm.scenarios import find_scenario
-from vm.schedule import RoundRobin
-from vm.session import GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, Session
-from vm.setup import boot
-from vm.stacks import Invlpgb, Policy, Tlbsync
-from vm.stacks.execute import Pending
-from vm.stacks.hypercall import PORT, Function
-from vm.stacks.pool import PoolConfig
+from kstack.base.errors import ConfigError, ScenarioError
+from kstack.explore.dead_stack import Below, below, put_back
+from kstack.explore.model.page_tables import Tables, managed_pages
+from kstack.explore.model.store_buffers import StoreBuffers, drains, passes, plain
+from kstack.hw.apic.apic import DeliveryMode
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.decode import decode
+from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT
+from kstack.hw.devices.serial import COM1_PORT
+from kstack.hw.engine import Flags, Gpr, Registers
+from kstack.hw.gate import Gate, Held, Touch, Visible
+from kstack.hw.lazy import How, LazyTlb, Option
+from kstack.hw.memory import PAGE
+from kstack.hw.mmu.walk import A, Attempt
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.hypercall import PORT, Function
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import End, Machine, MachineSnapshot
+from kstack.run.expected import ignored_kinds
+from kstack.run.session import GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, Session
+from kstack.run.spec import boot
+from kstack.schedule import RoundRobin
+from kstack.stacks import Invlpgb, Policy, Tlbsync
+from kstack.stacks.host.execute import Pending
+from kstack.stacks.host.pool import PoolConfig
+from kstack.stacks.oracle import Finding, Frame, Oracle
 
 FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
 _OUT_HYPERCALL: Final = bytes([0xE7, PORT])

@@ -1,6 +1,6 @@
 """Fault injection: what goes wrong, where, and at which moment exactly."""
 
-from vm.fault.injector import Injector
-from vm.fault.records import ACTIONS, At, Fault, Flush, Moment, Send, Step, When, Where
+from kstack.fault.injector import Injector
+from kstack.fault.records import ACTIONS, At, Fault, Flush, Moment, Send, Step, When, Where
 
 __all__ = ["ACTIONS", "At", "Fault", "Flush", "Injector", "Moment", "Send", "Step", "When", "Where"]

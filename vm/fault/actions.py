@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vm.fault.records import Fault
-from vm.hw.cpu import CpuState
-from vm.hw.decode import decode
-from vm.hw.engine import Flags, Gpr
-from vm.hw.engine.registers import WRITABLE_FLAGS
-from vm.hw.events import PF, exception
-from vm.hw.paging import is_canonical
-from vm.machine import FOR_EVER
-from vm.session import Session
+from kstack.fault.records import Fault
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.decode import decode
+from kstack.hw.cpu.events import PF, exception
+from kstack.hw.engine import Flags, Gpr
+from kstack.hw.engine.registers import WRITABLE_FLAGS
+from kstack.hw.mmu.walk import is_canonical
+from kstack.machine import FOR_EVER
+from kstack.run.session import Session
 
 MACHINE_CHECK: Final = 18
 GARBAGE: Final = b"\xa5" * 4096

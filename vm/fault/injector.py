@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from vm.fault import places
-from vm.fault.actions import GARBAGE, act
-from vm.fault.records import At, Fault, Flush, Moment, Send, Step, Where
-from vm.hw.cpu import Cpu, CpuState, Slice, SliceEnd
-from vm.hw.decode import decode
-from vm.hw.engine import Gpr
-from vm.hw.events import Event, Outcome
-from vm.machine import FOR_EVER, Ipi
-from vm.session import Session
-from vm.stacks import steps
-from vm.stacks.call import HookCall, Interposed
-from vm.stacks.execute import WAITING
+from kstack.fault import places
+from kstack.fault.actions import GARBAGE, act
+from kstack.fault.records import At, Fault, Flush, Moment, Send, Step, Where
+from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
+from kstack.hw.cpu.decode import decode
+from kstack.hw.cpu.events import Event, Outcome
+from kstack.hw.engine import Gpr
+from kstack.machine import FOR_EVER, Ipi
+from kstack.run.session import Session
+from kstack.stacks import steps
+from kstack.stacks.host.call import HookCall, Interposed
+from kstack.stacks.host.execute import WAITING
 
 MOST_BEGUN: Final = 63  # executions on one CPU of which handlers have not come back
 

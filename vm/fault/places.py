@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from vm.errors import ConfigError
-from vm.hw.cpu import Cpu
-from vm.hw.decode import decode, disassemble
-from vm.hw.paging import is_canonical
-from vm.load import Symbols
+from kstack.base.errors import ConfigError
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.cpu.decode import decode, disassemble
+from kstack.hw.mmu.walk import is_canonical
+from kstack.load import Symbols
 
 LONG_CODE: Final = 1 << 32
 """From this linear address on code is of 64 bits."""

@@ -22,10 +22,10 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from vm.errors import ConfigError
-from vm.hw.engine import Gpr
-from vm.hw.engine.registers import WRITABLE_FLAGS
-from vm.stacks import steps
+from kstack.base.errors import ConfigError
+from kstack.hw.engine import Gpr
+from kstack.hw.engine.registers import WRITABLE_FLAGS
+from kstack.stacks import steps
 
 
 class At(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="at", tag_field="on"):

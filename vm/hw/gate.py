@@ -7,7 +7,7 @@ other operations. A CPU that has stopped has done nothing of the operation yet; 
 runs on to the next one.
 
 Not modelled: an instruction that accesses several visible pages is one operation here, and so are its load and its
-store where they are two (vm/explore/buffers.py takes them apart). What the model cannot follow is refused by name:
+store where they are two (vm/explore/model/store_buffers.py takes them apart). What the model cannot follow is refused by name:
 instruction fetches from managed pages, code that one CPU stores and another executes, and accesses of the processor's
 own (descriptor tables, event frames) to managed pages.
 """
@@ -18,8 +18,8 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from vm.hw.engine import Access
-from vm.hw.lazy import LazyTlb, Option
+from kstack.hw.engine import Access
+from kstack.hw.lazy import LazyTlb, Option
 
 
 class Held(NamedTuple):

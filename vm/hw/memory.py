@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from vm.errors import ConfigError
+from kstack.base.errors import ConfigError
 
 PAGE: Final = 4096
 MAX_RAM: Final = 3 << 30

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from vm.errors import ConfigError
+from kstack.base.errors import ConfigError
 
 VALUES: Final[dict[str, tuple[str, ...]]] = {
     "speculation": ("none", "sets-accessed", "keeps-accessed-clear"),

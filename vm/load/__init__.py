@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from vm.errors import ImageError
-from vm.load import elf, flat, foreign, multiboot
-from vm.load.boot_state import after_firmware
-from vm.load.symbols import Symbols
-from vm.machine import Machine
+from kstack.base.errors import ImageError
+from kstack.load import elf, flat, foreign, multiboot
+from kstack.load.boot_state import after_firmware
+from kstack.load.symbols import Symbols
+from kstack.machine import Machine
 
 Format = Literal["auto", "flat"]
 """What a file is taken for: by what stands in it; or for 16-bit code, whatever stands in it."""

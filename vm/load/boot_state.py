@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from vm.hw.engine import Seg, Segment
-from vm.hw.mmu import Cr0
-from vm.load.layout import HIGH, LOW_END
-from vm.machine import Machine
+from kstack.hw.engine import Seg, Segment
+from kstack.hw.mmu.mmu import Cr0
+from kstack.load.layout import HIGH, LOW_END
+from kstack.machine import Machine
 
 _CODE32: Final = Segment(0x10, 0, 0xFFFFFFFF, 0xCF9B00)
 _DATA32: Final = Segment(0x18, 0, 0xFFFFFFFF, 0xCF9300)

@@ -10,16 +10,16 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from vm.errors import ImageError
-from vm.hw.engine import Gpr, Seg, Segment
-from vm.hw.mmu import Cr0, Cr4, Efer
-from vm.hw.paging import PS, RW, P
-from vm.load import multiboot, pvh
-from vm.load.boot_state import enter_protected_mode
-from vm.load.elf_file import ElfFile
-from vm.load.layout import PAGE, Layout
-from vm.load.symbols import Symbols
-from vm.machine import Machine
+from kstack.base.errors import ImageError
+from kstack.hw.engine import Gpr, Seg, Segment
+from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
+from kstack.hw.mmu.walk import PS, RW, P
+from kstack.load import multiboot, pvh
+from kstack.load.boot_state import enter_protected_mode
+from kstack.load.elf_file import ElfFile
+from kstack.load.layout import PAGE, Layout
+from kstack.load.symbols import Symbols
+from kstack.machine import Machine
 
 MAPPED_GIB: Final = 4
 STACK_BYTES: Final = 4 * PAGE

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from vm.errors import ImageError
-from vm.load.layout import Part
-from vm.load.symbols import Symbol, Symbols
+from kstack.base.errors import ImageError
+from kstack.load.layout import Part
+from kstack.load.symbols import Symbol, Symbols
 
 EM_386, EM_X86_64 = 3, 62
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4

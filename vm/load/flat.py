@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from vm.hw.engine import Gpr, Seg, Segment
-from vm.load.layout import Layout, Part
-from vm.machine import Machine
+from kstack.hw.engine import Gpr, Seg, Segment
+from kstack.load.layout import Layout, Part
+from kstack.machine import Machine
 
 ADDRESS: Final = 0x7C00
 SIGNATURE: Final = b"\x55\xaa"  # by which a BIOS knows a boot sector

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from vm.errors import ImageError
-from vm.hw.memory import MAX_RAM
-from vm.machine import Machine
+from kstack.base.errors import ImageError
+from kstack.hw.memory import MAX_RAM
+from kstack.machine import Machine
 
 PAGE: Final = 4096
 FIRST: Final = 0x9000

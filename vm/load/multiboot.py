@@ -10,11 +10,11 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from vm.errors import ImageError
-from vm.hw.engine import Gpr
-from vm.load.boot_state import enter_protected_mode, memory_map
-from vm.load.layout import Layout, Part
-from vm.machine import Machine
+from kstack.base.errors import ImageError
+from kstack.hw.engine import Gpr
+from kstack.load.boot_state import enter_protected_mode, memory_map
+from kstack.load.layout import Layout, Part
+from kstack.machine import Machine
 
 HEADER_MAGIC: Final = 0x1BADB002
 BOOT_MAGIC: Final = 0x2BADB002

@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from vm.hw.engine import Gpr, Seg, Segment
-from vm.load.boot_state import enter_protected_mode, memory_map
-from vm.load.layout import Layout
-from vm.machine import Machine
+from kstack.hw.engine import Gpr, Seg, Segment
+from kstack.load.boot_state import enter_protected_mode, memory_map
+from kstack.load.layout import Layout
+from kstack.machine import Machine
 
 MAGIC: Final = 0x336EC578
 VERSION: Final = 1

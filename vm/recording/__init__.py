@@ -15,13 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
-from vm.errors import RecordingError
-from vm.hw.rules import RULES_VERSION
-from vm.load import Format
-from vm.recording.document import parsed, read_document, write_document
-from vm.recording.journal import read_journal
-from vm.recording.packed import pack, unpack
-from vm.schedule.base import Choice
+from kstack.base.errors import RecordingError
+from kstack.hw.rules import RULES_VERSION
+from kstack.load import Format
+from kstack.recording.document import parsed, read_document, write_document
+from kstack.recording.journal import read_journal
+from kstack.recording.packed import pack, unpack
+from kstack.schedule.base import Choice
 
 VERSION: Final = 6
 READABLE: Final = (2, 3, 4, 5, 6)
@@ -47,8 +47,8 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         choices: CPU and quantum of each slice, packed.
         ended, time, state_hash: how it ended.
         finding: kind of the first finding, or None.
-        faults: injected ones, as `vm.fault.Fault` has them.
-        writes: what a debugger has written into the run, as `vm.writes.Write` has it.
+        faults: injected ones, as `kstack.fault.Fault` has them.
+        writes: what a debugger has written into the run, as `kstack.run.writes.Write` has it.
         ignored: kinds of findings at which it did not stop.
         rules: version of the machine's rules (`RULES_VERSION`).
         format: what the image is taken for.

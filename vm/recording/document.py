@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from vm.errors import RecordingError
+from kstack.base.errors import RecordingError
 
 MAX_BYTES: Final = 256 << 20
 Document = TypeVar("Document")

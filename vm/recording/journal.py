@@ -14,10 +14,10 @@ import zlib
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from vm.errors import RecordingError
-from vm.recording.document import MAX_BYTES, digest_of
-from vm.recording.packed import pack, unpack
-from vm.schedule.base import Choice, Scheduler, View
+from kstack.base.errors import RecordingError
+from kstack.recording.document import MAX_BYTES, digest_of
+from kstack.recording.packed import pack, unpack
+from kstack.schedule.base import Choice, Scheduler, View
 
 KIND: Final = "journal"
 SECONDS: Final = 0.5  # between two lines, at most, as long as slices are short

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from vm.schedule.base import Choice
+from kstack.schedule.base import Choice
 
 PIECE: Final = 1 << 16  # bytes inflated at once
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-from vm.counts import operations_of
-from vm.hw.modes import Modes
-from vm.judge import Judgement
-from vm.report.decisions import Break, in_words, readings_of, reads_alike
-from vm.report.words import VERDICTS
-from vm.scenarios import find_scenario
-from vm.session import GUEST_PASSED
-from vm.stacks.costs import CostModel, Cycles, cycles
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Judgement
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.report.decisions import Break, in_words, readings_of, reads_alike
+from kstack.report.words import VERDICTS
+from kstack.run.session import GUEST_PASSED
+from kstack.run.statistics import operations_of
+from kstack.stacks.measure.costs import CostModel, Cycles, cycles
 
 BASELINE: Final = "fixed-16k"
 _SWITCH: Final = ("switch_in", "switch_out", "tick", "memory_pressure")

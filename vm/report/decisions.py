@@ -15,19 +15,31 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-import guest
-from vm.campaign import code_hash, policy_hash_of
-from vm.errors import ConfigError
-from vm.hw.modes import Modes
-from vm.hw.rules import RULES_VERSION
-from vm.report.words import modes_from
-from vm.stacks.registry import find_policy
+from kstack import guest
+from kstack.base.errors import ConfigError
+from kstack.hw.modes import Modes
+from kstack.hw.rules import RULES_VERSION
+from kstack.judge.pairs import code_hash, policy_hash_of
+from kstack.report.words import modes_from
+from kstack.stacks.loading.registry import find_policy
 
 FILE: Final = Path(__file__).parent / "decisions.json"
 FORMAT: Final = 1
 GUEST: Final = (".py", ".s", ".toml")  # files that guests are made of
-ABOVE: Final = ("cli", "testing", "report", "page", "trials", "debug", "trace", "campaign.py", "judge.py", "counts.py")
-"""Parts of vm that exploring does not use."""
+ABOVE: Final = (
+    "cli",
+    "testing",
+    "report",
+    "inject",
+    "debug",
+    "trace",
+    "judge",
+    "base/html",
+    "run/statistics.py",
+    "guest",
+    "policies",
+)
+"""Parts of kstack that exploring does not use, guests and policies, which have hashes of their own."""
 
 
 class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 from rich import box
 from rich.table import Table
 
-from vm import page
-from vm.campaign import versions
-from vm.trials import NOT_FIRED, OUTCOMES, Outcome, Pair
-from vm.trials.campaign import Batch, declared
-from vm.trials.examples import Example
+from kstack.base import html as page
+from kstack.inject import NOT_FIRED, OUTCOMES, Outcome, Pair
+from kstack.inject.campaign import Batch, declared
+from kstack.inject.examples import Example
+from kstack.judge.pairs import versions
 
 Found = list[tuple[Batch, list[Outcome]]]
 TEMPLATE: Final = Path(__file__).parent / "templates" / "faults.html"

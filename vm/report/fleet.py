@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
-from vm.errors import ConfigError
-from vm.report.comparison import Comparison, UnitCosts
-from vm.stacks.costs import Cycles
-from vm.stacks.usage import BUCKETS
-from vm.tomlfile import read_toml
+from kstack.base.errors import ConfigError
+from kstack.base.toml import read_toml
+from kstack.report.comparison import Comparison, UnitCosts
+from kstack.stacks.measure.costs import Cycles
+from kstack.stacks.measure.usage import BUCKETS
 
 FOLDER: Final = Path(__file__).parent / "fleets"
 FULL_KIB: Final = 16.0

@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from vm import page
-from vm.campaign import versions
-from vm.counts import detail_of, totals_of
-from vm.judge import Judgement
-from vm.report.comparison import Comparison
-from vm.report.fleet import Fleet, estimate
-from vm.report.sensitivity import sensitivity
-from vm.report.table import modes_lines, short_number
-from vm.report.witness import Witness, witness
-from vm.report.words import VERDICTS, modes_line
-from vm.stacks.costs import OPERATIONS, Cycles
-from vm.stacks.usage import BUCKETS
+from kstack.base import html as page
+from kstack.judge.pairs import versions
+from kstack.judge.verdict import Judgement
+from kstack.report.comparison import Comparison
+from kstack.report.fleet import Fleet, estimate
+from kstack.report.sensitivity import sensitivity
+from kstack.report.table import modes_lines, short_number
+from kstack.report.witness import Witness, witness
+from kstack.report.words import VERDICTS, modes_line
+from kstack.run.statistics import detail_of, totals_of
+from kstack.stacks.measure.costs import OPERATIONS, Cycles
+from kstack.stacks.measure.usage import BUCKETS
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 _NEEDS: Final = ("plotly", "jinja2")
@@ -132,7 +132,7 @@ def _numbers(judgement: Judgement, comparison: Comparison) -> list[tuple[str, st
 
 def _paid(comparison: Comparison) -> list[tuple[str, dict[str, Cycles], float | None, float | None]]:
     """Costs a unit by policy, cheapest first: cycles of a switch, system call, thread and fault; walks; KiB."""
-    from vm.report.plots import ranges
+    from kstack.report.plots import ranges
 
     units = sorted(comparison.units.values(), key=lambda one: comparison.cost(one.total).nominal)
     return [(one.policy, ranges(one, comparison), one.walks, comparison.kib(one.policy)) for one in units]
@@ -145,7 +145,7 @@ def _cycles(value: Cycles) -> str:
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
     """Plots as plain data, and the table of depths."""
-    from vm.report import plots
+    from kstack.report import plots
 
     choices = plots.pool_choices(comparison)
     figures = {
@@ -162,7 +162,7 @@ def _figures(comparison: Comparison) -> dict[str, Any]:
 
 
 def _depth_rows(comparison: Comparison) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
-    from vm.report.plots import depth_source
+    from kstack.report.plots import depth_source
 
     for scenario in comparison.scenarios:
         found = depth_source(comparison, scenario)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from vm.ending import GUEST_PANICKED
-from vm.hw.cpu import Cpu, CpuState
-from vm.hw.decode import disassemble
-from vm.hw.engine import Gpr, Seg
-from vm.hw.paging import FRAME_MASK, NX, TableEntry, is_canonical, walk
-from vm.load import Symbols
-from vm.machine import End, Machine
+from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.decode import disassemble
+from kstack.hw.engine import Gpr, Seg
+from kstack.hw.mmu.walk import FRAME_MASK, NX, TableEntry, is_canonical, walk
+from kstack.load import Symbols
+from kstack.machine import End, Machine
+from kstack.run.ending import GUEST_PANICKED
 
 LEVELS: Final = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
 BITS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"))

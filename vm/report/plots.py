@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from vm.report.comparison import Comparison, UnitCosts
-from vm.report.fleet import find_fleet
-from vm.stacks.costs import Cycles
-from vm.stacks.levels import PoolUse
-from vm.stacks.usage import BUCKETS
+from kstack.report.comparison import Comparison, UnitCosts
+from kstack.report.fleet import find_fleet
+from kstack.stacks.measure.costs import Cycles
+from kstack.stacks.measure.levels import PoolUse
+from kstack.stacks.measure.usage import BUCKETS
 
 GREEN, RED, YELLOW, BLUE = "#1a7f37", "#cf222e", "#9a6700", "#0969da"
 INK, GRID = "#1f2328", "#d8dee4"

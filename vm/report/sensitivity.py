@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
-from vm.counts import operations_of
-from vm.report.comparison import Comparison
-from vm.stacks.costs import OPERATIONS, CostModel, cycles
+from kstack.report.comparison import Comparison
+from kstack.run.statistics import operations_of
+from kstack.stacks.measure.costs import OPERATIONS, CostModel, cycles
 
 
 @dataclass(frozen=True)

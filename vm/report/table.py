@@ -11,14 +11,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vm.coherence import Finding
-from vm.counts import totals_of
-from vm.explore.witness import Line
-from vm.hw.modes import Modes
-from vm.judge import Judgement
-from vm.report.comparison import Comparison
-from vm.report.fleet import FleetEstimate, Range
-from vm.report.words import VERDICTS, modes_line
+from kstack.explore.witness import Line
+from kstack.hw.modes import Modes
+from kstack.judge.verdict import Judgement
+from kstack.report.comparison import Comparison
+from kstack.report.fleet import FleetEstimate, Range
+from kstack.report.words import VERDICTS, modes_line
+from kstack.run.statistics import totals_of
+from kstack.stacks.oracle import Finding
 
 NARROW: Final = 100  # columns of a terminal below which counts are left out
 WIDE: Final = 132  # and from which on a fleet's figures all have their ranges

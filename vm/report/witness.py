@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from vm.coherence import Finding, Moment
-from vm.judge import Judgement
+from kstack.judge.verdict import Judgement
+from kstack.stacks.oracle import Finding, Moment
 
 HEAD: Final = 46  # pixels above the first row
 ROW: Final = 26

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vm.hw.modes import Modes
+from kstack.hw.modes import Modes
 
 VERDICTS: Final = {
     "safe": ("safe", "green"),

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from vm.errors import ConfigError
-from vm.schedule.base import Choice, Exhausted, Scheduler, View
-from vm.schedule.pct import HORIZON, PctSchedule
-from vm.schedule.randomised import RandomSchedule
-from vm.schedule.replay import ReplaySchedule
-from vm.schedule.round_robin import RoundRobin
-from vm.schedule.scripted import Script, ScriptedSchedule, ScriptStep
+from kstack.base.errors import ConfigError
+from kstack.schedule.base import Choice, Exhausted, Scheduler, View
+from kstack.schedule.pct import HORIZON, PctSchedule
+from kstack.schedule.randomised import RandomSchedule
+from kstack.schedule.replay import ReplaySchedule
+from kstack.schedule.round_robin import RoundRobin
+from kstack.schedule.scripted import Script, ScriptedSchedule, ScriptStep
 
 DEFAULT_QUANTUM = 1000
 _NUMBER: Final = re.compile("[0-9]{1,18}")

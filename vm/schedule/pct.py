@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from vm.schedule.base import Choice, View
+from kstack.schedule.base import Choice, View
 
 HORIZON: Final = 20_000  # units of virtual time in which the moments are drawn
 PATIENCE: Final = 2_000  # units after which a CPU that marks no event steps back

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from vm.schedule.base import Choice, View
+from kstack.schedule.base import Choice, View
 
 
 def below(draw: Callable[[int], int], bound: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vm.errors import RecordingError
-from vm.schedule.base import Choice, Exhausted, View
+from kstack.base.errors import RecordingError
+from kstack.schedule.base import Choice, Exhausted, View
 
 
 class ReplaySchedule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vm.schedule.base import Choice, View
+from kstack.schedule.base import Choice, View
 
 
 class RoundRobin:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vm.schedule.base import Choice, View
-from vm.schedule.round_robin import RoundRobin
+from kstack.schedule.base import Choice, View
+from kstack.schedule.round_robin import RoundRobin
 
 QUANTUM = 1000
 OTHERS_QUANTUM = 20

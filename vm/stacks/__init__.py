@@ -1,7 +1,7 @@
 """What stack policies are made of: stack areas, micro-steps, page pools, and the runtime that runs them."""
 
-from vm.stacks.area import EMPTY, PAGE, Page, Pte, Thread
-from vm.stacks.idioms import (
+from kstack.stacks.area import EMPTY, PAGE, Page, Pte, Thread
+from kstack.stacks.idioms import (
     free,
     grow,
     map_pages,
@@ -11,8 +11,8 @@ from vm.stacks.idioms import (
     take_back,
     unmap_pages,
 )
-from vm.stacks.policy import Decision, Policy, Steps
-from vm.stacks.steps import (
+from kstack.stacks.policy import Decision, Policy, Steps
+from kstack.stacks.steps import (
     AllocPage,
     Answer,
     ExchangePte,

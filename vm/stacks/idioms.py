@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from vm.stacks.area import EMPTY, Page, Pte, Thread
-from vm.stacks.steps import (
+from kstack.stacks.area import EMPTY, Page, Pte, Thread
+from kstack.stacks.steps import (
     Answer,
     ExchangePte,
     GiveBack,

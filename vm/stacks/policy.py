@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import ClassVar
 
-from vm.stacks.area import Thread
-from vm.stacks.idioms import map_pages, reclaim_with_shootdown
-from vm.stacks.steps import Answer, Step
+from kstack.stacks.area import Thread
+from kstack.stacks.idioms import map_pages, reclaim_with_shootdown
+from kstack.stacks.steps import Answer, Step
 
 Steps = Generator[Step, Answer, None]
 Decision = Generator[Step, Answer, bool]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vm.stacks.area import Page, Pte
+from kstack.stacks.area import Page, Pte
 
 
 @dataclass(frozen=True)

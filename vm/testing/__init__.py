@@ -1,6 +1,6 @@
 """For people who test: policies, guests, devices, schedules and faults of their own.
 
-`vm.testing.plugin` is the pytest plugin, `vm.testing.strategies` are Hypothesis strategies (both documented in
+`kstack.testing.plugin` is the pytest plugin, `kstack.testing.strategies` are Hypothesis strategies (both documented in
 docs/testing.md); here are the conformance kits (test classes to derive from), mutants of a policy, and runs of
 guests. Names are imported when they are asked for: the plugin is loaded by every pytest run there is.
 """
@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from vm.testing.devices import Clock, DeviceConformance
-    from vm.testing.faults import FaultConformance
-    from vm.testing.guests import GuestRun, Schedule, Start
-    from vm.testing.litmus import Operation
-    from vm.testing.mutants import Mutant, mutants_of, without
-    from vm.testing.policies import PolicyConformance
-    from vm.testing.reachable import Outcomes, outcomes
-    from vm.testing.schedulers import Following, SchedulerConformance
+    from kstack.testing.devices import Clock, DeviceConformance
+    from kstack.testing.faults import FaultConformance
+    from kstack.testing.guests import GuestRun, Schedule, Start
+    from kstack.testing.litmus import Operation
+    from kstack.testing.mutants import Mutant, mutants_of, without
+    from kstack.testing.policies import PolicyConformance
+    from kstack.testing.reachable import Outcomes, outcomes
+    from kstack.testing.schedulers import Following, SchedulerConformance
 
 _PLACES: Final = {
     "Clock": "devices",

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vm.errors import ConfigError
-from vm.explore.stateful import Bounds, Outcome, Problem, search
-from vm.fault import Fault, Injector
-from vm.fault.records import described
-from vm.hw.modes import Modes
-from vm.load import Format
-from vm.machine import Machine, MachineConfig, size
-from vm.scenarios import find_scenario, is_scenario, scenarios, usual_work
-from vm.schedule import Scheduler
-from vm.session import RunOptions
-from vm.stacks.policy import Policy
-from vm.stacks.pool import PoolConfig
-from vm.stacks.registry import find_policy, split_name
-from vm.testing.guests import GuestRun, Schedule, Start
+from kstack.base.errors import ConfigError
+from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.fault import Fault, Injector
+from kstack.fault.records import described
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario, is_scenario, scenarios, usual_work
+from kstack.load import Format
+from kstack.machine import Machine, MachineConfig, size
+from kstack.run.session import RunOptions
+from kstack.schedule import Scheduler
+from kstack.stacks.host.pool import PoolConfig
+from kstack.stacks.loading.registry import find_policy, split_name
+from kstack.stacks.policy import Policy
+from kstack.testing.guests import GuestRun, Schedule, Start
 
 DEFAULT_POLICY: Final = "fixed-16k"
 DEFAULT_RAM: Final = "64M"

@@ -1,4 +1,4 @@
-"""What any device must do (`vm.hw.device.Device`): a test class to derive from.
+"""What any device must do (`kstack.hw.devices.device.Device`): a test class to derive from.
 
 Derive a test class from `DeviceConformance`, set `size` and define `make(self, clock)`, which returns a device at reset.
 Accesses and times are drawn by seed, so a failure comes again. The class stands at the top of its module, since it is
@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final, NamedTuple
 
-from vm.hw.device import Device
-from vm.testing.worlds import ElsewhereError, elsewhere, world
+from kstack.hw.devices.device import Device
+from kstack.testing.worlds import ElsewhereError, elsewhere, world
 
 SEEDS: Final = (0, 1, 2)
 ACCESSES: Final = 300

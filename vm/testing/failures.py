@@ -10,20 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from vm.errors import KstackError, PolicyError
-from vm.explore.path import write_path
-from vm.explore.witness import witness
-from vm.hw.cpu import SliceEnd
-from vm.hw.decode import disassemble
-from vm.recording import write_recording
-from vm.report.panic import panic_report
-from vm.report.words import modes_line
-from vm.schedule import ReplaySchedule
-from vm.session import Session
-from vm.testing.bench import Search
-from vm.testing.guests import GuestRun, name_of
-from vm.testing.minimise import Minimised, minimise
-from vm.testing.schedulers import REST_QUANTUM
+from kstack.base.errors import KstackError, PolicyError
+from kstack.explore.path import write_path
+from kstack.explore.witness import witness
+from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.cpu.decode import disassemble
+from kstack.recording import write_recording
+from kstack.report.panic import panic_report
+from kstack.report.words import modes_line
+from kstack.run.session import Session
+from kstack.schedule import ReplaySchedule
+from kstack.testing.bench import Search
+from kstack.testing.guests import GuestRun, name_of
+from kstack.testing.minimise import Minimised, minimise
+from kstack.testing.schedulers import REST_QUANTUM
 
 SHOWN: Final = 200
 """Units of virtual time before the end from which the command that traces begins."""

@@ -1,4 +1,4 @@
-"""What any injected fault must do (`vm.fault.Fault`): a test class to derive from.
+"""What any injected fault must do (`kstack.fault.Fault`): a test class to derive from.
 
 Derive a test class from `FaultConformance` and set `fault`, `scenario` and `policy` to one that happens there.
 """
@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Final
 
 from msgspec import structs
 
-from vm.errors import ConfigError, PolicyError, RecordingError
-from vm.fault import Fault, Injector, Moment, Where
-from vm.machine import size
-from vm.scenarios import find_scenario
-from vm.session import RunOptions
-from vm.setup import replay_session
-from vm.stacks.registry import find_policy
-from vm.testing.guests import GuestRun, Schedule, Start
+from kstack.base.errors import ConfigError, PolicyError, RecordingError
+from kstack.fault import Fault, Injector, Moment, Where
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import size
+from kstack.run.session import RunOptions
+from kstack.run.spec import replay_session
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.guests import GuestRun, Schedule, Start
 
 NEVER: Final = 1 << 40
 """More executions, steps or units than there are in any run."""

@@ -12,21 +12,21 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from guest.scenario import Scenario
-from vm.coherence import Finding
-from vm.errors import KstackError, PolicyError
-from vm.expected import unexpected
-from vm.fault import Fault, Injector
-from vm.hw.modes import Modes
-from vm.load import Format, load
-from vm.machine import Machine, MachineConfig
-from vm.recording import Recording, pack
-from vm.scenarios import find_image, find_scenario, is_scenario, scenarios
-from vm.schedule import Choice, Scheduler, ScriptedSchedule, parse
-from vm.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult, Session
-from vm.setup import Setup, check_format, script_of
-from vm.stacks.policy import Policy
-from vm.stacks.registry import policies
+from kstack.base.errors import KstackError, PolicyError
+from kstack.fault import Fault, Injector
+from kstack.guest.scenario import Scenario
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_image, find_scenario, is_scenario, scenarios
+from kstack.load import Format, load
+from kstack.machine import Machine, MachineConfig
+from kstack.recording import Recording, pack
+from kstack.run.expected import unexpected
+from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult, Session
+from kstack.run.spec import Setup, check_format, script_of
+from kstack.schedule import Choice, Scheduler, ScriptedSchedule, parse
+from kstack.stacks.loading.registry import policies
+from kstack.stacks.oracle import Finding
+from kstack.stacks.policy import Policy
 
 FAILED: Final = ("FAIL", "XPASS")
 """Verdicts that say that something is wrong; XPASS is a test that was to fail, and did not."""

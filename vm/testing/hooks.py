@@ -11,9 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from vm.stacks import Policy, Step, Thread
-from vm.testing.mutants import HOOKS
-from vm.testing.worlds import world
+from kstack.stacks import Policy, Step, Thread
+from kstack.testing.mutants import HOOKS
+from kstack.testing.worlds import world
 
 IN_FLIGHT: Final = "in flight"
 """What a hook answers that has not ended."""

@@ -19,14 +19,14 @@ from typing import Any, Final
 
 import pytest
 
-from guest.scenario import Scenario
-from vm.errors import KstackError
-from vm.hw.modes import Modes
-from vm.report.panic import panic_report
-from vm.testing.bench import Bench
-from vm.testing.failures import DIED
-from vm.testing.guests import FAILED, GuestRun, Report, Schedule
-from vm.testing.plugin import watch
+from kstack.base.errors import KstackError
+from kstack.guest.scenario import Scenario
+from kstack.hw.modes import Modes
+from kstack.report.panic import panic_report
+from kstack.testing.bench import Bench
+from kstack.testing.failures import DIED
+from kstack.testing.guests import FAILED, GuestRun, Report, Schedule
+from kstack.testing.plugin import watch
 
 KEYS: Final = 3
 """Of a scenario's, that a TOML file has: hardly any other one has so many."""

@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vm.errors import ConfigError
+from kstack.base.errors import ConfigError
 
 NAMES: Final = "xyzuv"
 """Locations."""

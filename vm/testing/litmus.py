@@ -1,7 +1,7 @@
 """Litmus scenarios as values: a straight program a CPU, written into a folder as TOML and assembly.
 
-A program of memory operations is a text (vm.testing.language): stores, loads, exchanges, fences and locked operations. Here
-its locations are words of one page; tests of page-table entries are in vm.testing.pages.
+A program of memory operations is a text (kstack.testing.language): stores, loads, exchanges, fences and locked operations. Here
+its locations are words of one page; tests of page-table entries are in kstack.testing.pages.
 
 A program of visits is what threads do to their stacks: `Visit`s, one after the other.
 """
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vm.errors import ConfigError
-from vm.hw.engine import Gpr
-from vm.testing.language import Operation, parse
+from kstack.base.errors import ConfigError
+from kstack.hw.engine import Gpr
+from kstack.testing.language import Operation, parse
 
 LOCATIONS: Final = "xyz"
 RESULTS: Final = (Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11)
@@ -58,7 +58,7 @@ def write_scenario(folder: Path, programs: list[tuple[Operation, ...]]) -> Path:
         for one in program:
             what, where, value = one[:3]
             if one.pages:
-                raise ConfigError(f"program of CPU {cpu}, {str(one)!r}: such a test is written by vm.testing.pages")
+                raise ConfigError(f"program of CPU {cpu}, {str(one)!r}: such a test is written by kstack.testing.pages")
             at = f"qword ptr [r15+{hex(where * STRIDE)}]"
             register = RESULTS[loads].name.lower()
             if what == "store":

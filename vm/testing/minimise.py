@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeVar
 
-from vm.schedule import Choice, ReplaySchedule, RoundRobin, Scheduler, View
-from vm.testing.guests import GuestRun
-from vm.testing.schedulers import REST_QUANTUM, Following
+from kstack.schedule import Choice, ReplaySchedule, RoundRobin, Scheduler, View
+from kstack.testing.guests import GuestRun
+from kstack.testing.schedulers import REST_QUANTUM, Following
 
 RUNS: Final = 100
 """Runs that are tried at most."""

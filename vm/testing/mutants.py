@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Any, Final, NamedTuple
 
-from vm.stacks import (
+from kstack.stacks import (
     ExchangePte,
     GiveBack,
     Invlpg,

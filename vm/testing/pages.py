@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vm.errors import ConfigError
-from vm.hw.paging import FRAME_MASK, NX, RW, A, D, G, P
-from vm.load import Symbols
-from vm.testing.language import FLAGS, LARGEST, NAMES, Entry, Operation, parse
+from kstack.base.errors import ConfigError
+from kstack.hw.mmu.walk import FRAME_MASK, NX, RW, A, D, G, P
+from kstack.load import Symbols
+from kstack.testing.language import FLAGS, LARGEST, NAMES, Entry, Operation, parse
 
 RESULTS: Final = ("r8", "r9", "r10", "r11", "r13", "rbx")
 """Registers for the results of a CPU's operations, in order."""
@@ -78,7 +78,7 @@ class Litmus:
         """A test from texts.
 
         Args:
-            programs: one a CPU (vm.testing.language).
+            programs: one a CPU (kstack.testing.language).
             init: `x` to a number, `pte x` to an entry's text.
             global_pages: entries have G set.
 

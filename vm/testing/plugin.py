@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from vm.explore.stateful import Outcome
-    from vm.machine import Machine
-    from vm.stacks.policy import Policy
-    from vm.testing.bench import Bench, Injection
-    from vm.testing.guests import GuestRun, Schedule
-    from vm.testing.items import ScenarioFile
+    from kstack.explore.breadth_first import Outcome
+    from kstack.machine import Machine
+    from kstack.stacks.policy import Policy
+    from kstack.testing.bench import Bench, Injection
+    from kstack.testing.guests import GuestRun, Schedule
+    from kstack.testing.items import ScenarioFile
 
 TITLE: Final = "kstack"
 MARKERS: Final = (
@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(
             f"{metafunc.definition.nodeid}: schedules(n) is for tests that use `guest` or `schedule`; this one uses neither"
         )
-    from vm.testing.guests import portfolio
+    from kstack.testing.guests import portfolio
 
     count = _one(marker, "a number of schedules, as schedules(5)")
     if not isinstance(count, int) or count < 1:
@@ -79,7 +79,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
     """`test_*.toml` with the keys of a scenario; other TOML files belong to somebody else."""
     if file_path.suffix != ".toml" or not file_path.name.startswith("test_"):
         return None
-    from vm.testing.items import ScenarioFile, is_scenario_file
+    from kstack.testing.items import ScenarioFile, is_scenario_file
 
     if not is_scenario_file(file_path):
         return None
@@ -104,7 +104,7 @@ def pytest_runtest_makereport(
     report = yield
     bench = item.stash.get(_BENCH, None)
     if report.failed and report.when != "teardown" and bench is not None:
-        from vm.testing.failures import Section
+        from kstack.testing.failures import Section
 
         section = Section(item.nodeid, _folder(item.config), item.config.invocation_params.dir, _runs(item.config))
         run = bench.last_failed or bench.last
@@ -152,7 +152,7 @@ def watch(item: pytest.Item, bench: Bench) -> None:
 
 @pytest.fixture
 def _kstack_bench(request: pytest.FixtureRequest, schedule: Schedule) -> Bench:
-    from vm.testing.bench import Bench, modes_of
+    from kstack.testing.bench import Bench, modes_of
 
     smp, policy = request.node.get_closest_marker("smp"), request.node.get_closest_marker("policy")
     options = [option for marker in request.node.iter_markers("mode") for option in marker.args]
@@ -170,7 +170,7 @@ def _kstack_bench(request: pytest.FixtureRequest, schedule: Schedule) -> Bench:
 @pytest.fixture
 def schedule(request: pytest.FixtureRequest) -> Schedule:
     """The schedule of this test's guests: the scenario's own unless the test is marked with `schedules(n)`."""
-    from vm.testing.guests import Schedule
+    from kstack.testing.guests import Schedule
 
     chosen: Schedule = getattr(request, "param", Schedule())
     return chosen

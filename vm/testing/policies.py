@@ -16,19 +16,19 @@ from functools import lru_cache, partial
 from itertools import zip_longest
 from typing import Any, ClassVar, Final
 
-from vm.coherence import Kind
-from vm.errors import PolicyError, RecordingError
-from vm.fault import Fault, Injector, Step
-from vm.hw.modes import Modes
-from vm.scenarios import find_scenario
-from vm.schedule import Choice, RandomSchedule, ReplaySchedule, RoundRobin, Scheduler, View
-from vm.session import GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
-from vm.setup import boot
-from vm.stacks import Policy
-from vm.stacks.call import HookCall
-from vm.stacks.pool import PoolConfig
-from vm.testing.hooks import Asked, Watched, differences_elsewhere, differences_in
-from vm.testing.worlds import ElsewhereError, elsewhere, world
+from kstack.base.errors import PolicyError, RecordingError
+from kstack.fault import Fault, Injector, Step
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.run.session import GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
+from kstack.run.spec import boot
+from kstack.schedule import Choice, RandomSchedule, ReplaySchedule, RoundRobin, Scheduler, View
+from kstack.stacks import Policy
+from kstack.stacks.host.call import HookCall
+from kstack.stacks.host.pool import PoolConfig
+from kstack.stacks.oracle import Kind
+from kstack.testing.hooks import Asked, Watched, differences_elsewhere, differences_in
+from kstack.testing.worlds import ElsewhereError, elsewhere, world
 
 QUANTUM: Final = 200
 """Units a slice."""

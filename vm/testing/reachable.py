@@ -12,16 +12,16 @@ from typing import Final
 
 import msgspec
 
-from vm.errors import ConfigError
-from vm.explore.outcomes import Reached
-from vm.explore.outcomes import outcomes as search
-from vm.explore.problem import Bounds, Problem, Progress
-from vm.hw.modes import Modes
-from vm.scenarios import FILE
-from vm.session import BootedScenario
-from vm.stacks import Policy
-from vm.testing.pages import Litmus, Value
-from vm.tomlfile import read_toml
+from kstack.base.errors import ConfigError
+from kstack.base.toml import read_toml
+from kstack.explore.outcomes import Reached
+from kstack.explore.outcomes import outcomes as search
+from kstack.explore.problem import Bounds, Problem, Progress
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import FILE
+from kstack.run.session import BootedScenario
+from kstack.stacks import Policy
+from kstack.testing.pages import Litmus, Value
 
 POLICY: Final = "fixed-16k"
 """That asks nothing of a guest without stacks."""
@@ -163,7 +163,7 @@ def outcomes(
     """All outcomes of a litmus test, or of a litmus scenario that names its final values.
 
     Args:
-        what: programs, one a CPU (vm.testing.language); the path of a TOML file with `programs`; or a scenario, by id or by
+        what: programs, one a CPU (kstack.testing.language); the path of a TOML file with `programs`; or a scenario, by id or by
             the path of its TOML.
         init: of a test that is given by its programs: `x` to a number, `pte x` to an entry.
         global_pages: of the same: entries have G set.

@@ -13,14 +13,14 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Final
 
-from vm.errors import RecordingError
-from vm.machine import MAX_CPUS
-from vm.scenarios import find_scenario
-from vm.schedule import Choice, ReplaySchedule, RoundRobin, Scheduler, View
-from vm.session import RunOptions
-from vm.stacks.registry import find_policy
-from vm.testing.guests import GuestRun, Start
-from vm.testing.worlds import ElsewhereError, elsewhere, world
+from kstack.base.errors import RecordingError
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import MAX_CPUS
+from kstack.run.session import RunOptions
+from kstack.schedule import Choice, ReplaySchedule, RoundRobin, Scheduler, View
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.guests import GuestRun, Start
+from kstack.testing.worlds import ElsewhereError, elsewhere, world
 
 REST_QUANTUM: Final = 1000
 """Units of a slice, when there is nothing left to follow."""

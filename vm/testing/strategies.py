@@ -13,13 +13,13 @@ from typing import Any, Final, Protocol
 
 from hypothesis import strategies as st
 
-from vm.fault import ACTIONS, At, Fault, Flush, Moment, Send, Step, When, Where
-from vm.fault.records import FLAG_BITS, STEPS
-from vm.hw.engine import Gpr
-from vm.hw.paging import FRAME_MASK, NX, PHYSICAL_BITS, PS, RW, US, A, D, G, P
-from vm.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler
-from vm.testing.litmus import LOCATIONS, MOST_STACKS, PAGE, RESULTS, STACK, Operation, Visit
-from vm.testing.schedulers import Following
+from kstack.fault import ACTIONS, At, Fault, Flush, Moment, Send, Step, When, Where
+from kstack.fault.records import FLAG_BITS, STEPS
+from kstack.hw.engine import Gpr
+from kstack.hw.mmu.walk import FRAME_MASK, NX, PHYSICAL_BITS, PS, RW, US, A, D, G, P
+from kstack.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler
+from kstack.testing.litmus import LOCATIONS, MOST_STACKS, PAGE, RESULTS, STACK, Operation, Visit
+from kstack.testing.schedulers import Following
 
 LEVELS: Final = (39, 30, 21, 12)
 """log2 of what an entry of each table covers: PML4, PDPT, PD, PT."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vm.fault import Moment
-from vm.recording import Recording, unpack
-from vm.schedule import ReplaySchedule
-from vm.stacks.registry import find_policy
-from vm.testing.guests import GuestRun, Start
-from vm.testing.minimise import merged, minimise
-from vm.trials import Outcome, Trial
-from vm.trials.trial import judged
+from kstack.fault import Moment
+from kstack.inject import Outcome, Trial
+from kstack.inject.trial import judged
+from kstack.recording import Recording, unpack
+from kstack.schedule import ReplaySchedule
+from kstack.stacks.loading.registry import find_policy
+from kstack.testing.guests import GuestRun, Start
+from kstack.testing.minimise import merged, minimise
 
 
 def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vm.trace.columns import INSTRUCTIONS, Columns, Numbers, Pages, Places
+from kstack.trace.columns import INSTRUCTIONS, Columns, Numbers, Pages, Places
 
 PAGE: Final = 4096
 Row = tuple[int, int, bytes, int]

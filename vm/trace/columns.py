@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vm.hw.engine import Gpr, layout
-from vm.hw.engine.tracing import STORE, Records
+from kstack.hw.engine import Gpr, layout
+from kstack.hw.engine.tracing import STORE, Records
 
 Numbers = NDArray[np.uint64]
 Places = NDArray[np.int64]

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from vm.trace.columns import Numbers
-from vm.trace.query import Database
-from vm.trace.show import Line, lines
-from vm.trace.store import Trace
+from kstack.trace.columns import Numbers
+from kstack.trace.query import Database
+from kstack.trace.show import Line, lines
+from kstack.trace.store import Trace
 
 BEFORE: Final = 12  # lines of context that are the same, at most
 SHOWN: Final = 4  # events in a sentence

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from vm.coherence import Finding
-from vm.hw.apic import DeliveryMode
-from vm.hw.decode import Instruction
-from vm.hw.engine import Access
-from vm.hw.events import MNEMONICS, EventKind, Outcome
-from vm.hw.events import Event as Delivery
-from vm.hw.mmu import MmuObserver
-from vm.hw.paging import Translation
-from vm.machine import Ipi
-from vm.session import Session
-from vm.stacks import Pte, Thread, steps
-from vm.stacks.call import HookCall
-from vm.stacks.hypercall import Function
-from vm.writes import Change, RegisterChange, Writes
+from kstack.hw.apic.apic import DeliveryMode
+from kstack.hw.cpu.decode import Instruction
+from kstack.hw.cpu.events import MNEMONICS, EventKind, Outcome
+from kstack.hw.cpu.events import Event as Delivery
+from kstack.hw.engine import Access
+from kstack.hw.mmu.mmu import MmuObserver
+from kstack.hw.mmu.walk import Translation
+from kstack.kernels.kstack.hypercall import Function
+from kstack.machine import Ipi
+from kstack.run.session import Session
+from kstack.run.writes import Change, RegisterChange, Writes
+from kstack.stacks import Pte, Thread, steps
+from kstack.stacks.host.call import HookCall
+from kstack.stacks.oracle import Finding
 
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
 

@@ -8,11 +8,11 @@ from typing import Final
 
 import msgspec
 
-from vm.errors import PolicyError, TraceError
-from vm.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
-from vm.setup import replay_session
-from vm.trace.store import Meta, Writer
-from vm.trace.tracer import Tracer
+from kstack.base.errors import PolicyError, TraceError
+from kstack.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
+from kstack.run.spec import replay_session
+from kstack.trace.store import Meta, Writer
+from kstack.trace.tracer import Tracer
 
 FAILED: Final = "policy-failed"
 """How a run has ended in which the policy did what no policy may."""

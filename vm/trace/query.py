@@ -10,8 +10,8 @@ from typing import Any, Final, NamedTuple
 
 import duckdb
 
-from vm.errors import TraceError
-from vm.trace.store import Trace
+from kstack.base.errors import TraceError
+from kstack.trace.store import Trace
 
 SHOWN: Final = 40  # rows of a ready-made query, where nothing else is asked for
 _READ: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)

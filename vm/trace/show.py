@@ -6,10 +6,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from vm.errors import TraceError
-from vm.trace.events import WRITTEN
-from vm.trace.query import Database
-from vm.trace.text import disassembly
+from kstack.base.errors import TraceError
+from kstack.trace.events import WRITTEN
+from kstack.trace.query import Database
+from kstack.trace.text import disassembly
 
 RINGS: Final = "k??u"
 

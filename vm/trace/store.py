@@ -28,12 +28,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vm.errors import TraceError
-from vm.load import Symbols
-from vm.recording import UNNAMED_RULES
-from vm.trace.columns import REGISTERS
-from vm.trace.events import Event
-from vm.trace.tracer import Part
+from kstack.base.errors import TraceError
+from kstack.load import Symbols
+from kstack.recording import UNNAMED_RULES
+from kstack.trace.columns import REGISTERS
+from kstack.trace.events import Event
+from kstack.trace.tracer import Part
 
 VERSION: Final = 4
 READABLE: Final = (1, 2, 3, 4)  # 3 has the version of the machine's rules, 4 how wide code is

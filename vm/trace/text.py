@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final
 
-from vm.hw.decode import disassembler
+from kstack.hw.cpu.decode import disassembler
 
 _UNKNOWN_TO_CAPSTONE: Final = {
     bytes.fromhex("f20f01ca"): "erets",  # FRED specification 6.2

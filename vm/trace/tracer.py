@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from vm.hw.cpu import Before
-from vm.hw.decode import Instruction
-from vm.hw.engine import Stop
-from vm.session import Session
-from vm.trace.code import Codes, Row, Translated
-from vm.trace.columns import (
+from kstack.hw.cpu.cpu import Before
+from kstack.hw.cpu.decode import Instruction
+from kstack.hw.engine import Stop
+from kstack.run.session import Session
+from kstack.trace.code import Codes, Row, Translated
+from kstack.trace.columns import (
     ACCESSES,
     INSTRUCTIONS,
     REGISTERS,
@@ -26,8 +26,8 @@ from vm.trace.columns import (
     sorted_together,
     threads,
 )
-from vm.trace.events import Event, Events
-from vm.trace.wakes import Wakes
+from kstack.trace.events import Event, Events
+from kstack.trace.wakeups import Wakes
 
 PART_RECORDS: Final = 1 << 17  # instructions or accesses of one engine, after which a part is handed on
 _U64: Final = (1 << 64) - 1

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
-from vm.errors import TraceError
+from kstack.base.errors import TraceError
 
 HOST: Final = "127.0.0.1"
 UI: Final = "/index.html"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from vm.hw.modes import Modes
-from vm.schedule import RoundRobin
-from vm.session import RunOptions
-from vm.setup import Setup
-from vm.trace.make import make_trace
-from vm.trace.store import Trace, read_trace
+from kstack.hw.modes import Modes
+from kstack.run.session import RunOptions
+from kstack.run.spec import Setup
+from kstack.schedule import RoundRobin
+from kstack.trace.make import make_trace
+from kstack.trace.store import Trace, read_trace
 
 
 def traced(folder: Path, scenario: str, policy: str, quantum: int = 1000) -> Trace:

@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vm.hw.events import Outcome
-from vm.trace.events import Event
-from vm.trace.export.calls import Call, Calls, unhandled
-from vm.trace.export.flows import flows
-from vm.trace.export.read import Code, Version
-from vm.trace.export.running import Running
+from kstack.hw.cpu.events import Outcome
+from kstack.trace.events import Event
+from kstack.trace.export.calls import Call, Calls, unhandled
+from kstack.trace.export.flows import flows
+from kstack.trace.export.read import Code, Version
+from kstack.trace.export.running import Running
 
 PLAIN: Final = 0x1000
 IRETQ: Final = 0x2000
@@ -204,7 +204,7 @@ def test_a_cpu_has_no_thread_once_its_own_is_out_or_gone() -> None:
 
 
 def test_rows_that_change_nothing_need_not_be_given() -> None:
-    from vm.trace.export.read import Instructions
+    from kstack.trace.export.read import Instructions
 
     def column(values: list[int], kind: type) -> NDArray[np.generic]:
         return np.array(values, dtype=kind)

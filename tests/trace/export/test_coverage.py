@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from guest.images import build_image
-from vm.trace.export import coverage, export, sources
-from vm.trace.export.lines import Chapter
-from vm.trace.store import Trace
+from kstack.guest.images import build_image
+from kstack.trace.export import coverage, export, sources
+from kstack.trace.export.lines import Chapter
+from kstack.trace.store import Trace
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import pytest
 
+from kstack.base.errors import TraceError
+from kstack.trace import export as package
+from kstack.trace.export import FORMATS, Exporter, export
+from kstack.trace.store import Trace
 from tests.support.command import ROOT
-from vm.errors import TraceError
-from vm.trace import export as package
-from vm.trace.export import FORMATS, Exporter, export
-from vm.trace.store import Trace
 
 
 def test_there_is_a_format_for_each_viewer_with_a_suffix_of_its_own() -> None:
@@ -91,7 +91,9 @@ def test_without_a_library_the_way_out_is_told(
         if name.split(".")[0] == library:
             raise ModuleNotFoundError(f"No module named {name!r}", name=library)
 
-    for name in [name for name in sys.modules if name.split(".")[0] == library or name.startswith("vm.trace.export.p")]:
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == library or name.startswith("kstack.trace.export.p")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [type("Refuse", (), {"find_spec": staticmethod(refuse)}), *sys.meta_path])
     with pytest.raises(TraceError, match=rf"needs {library}: pip install 'kstack\[{extra}\]'"):
@@ -100,7 +102,7 @@ def test_without_a_library_the_way_out_is_told(
 
 
 def test_to_know_the_formats_no_library_of_theirs_is_loaded() -> None:
-    script = "import sys, vm.trace.export; print(sorted({'perfetto', 'jinja2', 'capstone.x86'} & set(sys.modules)))"
+    script = "import sys, kstack.trace.export; print(sorted({'perfetto', 'jinja2', 'capstone.x86'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "perfetto" not in done.stdout
     assert "jinja2" not in done.stdout

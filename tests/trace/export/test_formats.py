@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
-from guest.images import build_image
-from vm.recording import pack
-from vm.setup import Setup
-from vm.trace.export import FORMATS, drcov, export, read
-from vm.trace.make import make_trace
-from vm.trace.store import Trace, read_trace
+from kstack.guest.images import build_image
+from kstack.recording import pack
+from kstack.run.spec import Setup
+from kstack.trace.export import FORMATS, drcov, export, read
+from kstack.trace.make import make_trace
+from kstack.trace.store import Trace, read_trace
 
 TEXTS = ("qemu", "drcov", "tenet", "vcd", "coverage")
 
@@ -304,7 +304,7 @@ def test_a_dump_has_a_cpu_halted_from_hlt_to_what_wakes_it(laight: Trace, tmp_pa
 
 
 def test_identifiers_of_a_dump_are_different_and_printable() -> None:
-    from vm.trace.export.vcd import _identifier
+    from kstack.trace.export.vcd import _identifier
 
     names = [_identifier(number) for number in range(20_000)]
     assert len(set(names)) == len(names)

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from guest.images import build_image
+from kstack.guest.images import build_image
+from kstack.trace.export import export
+from kstack.trace.export import read as reading
+from kstack.trace.store import Trace
 from tests.trace.export.timeline import Timeline, read
-from vm.trace.export import export
-from vm.trace.export import read as reading
-from vm.trace.store import Trace
 
 TRACES = ("laight", "double_fault", "fred")
 SLICES = {"hook", "hook-end", "switch"}

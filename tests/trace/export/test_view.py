@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from kstack.base.errors import TraceError
+from kstack.trace.export import export
+from kstack.trace.store import Trace
+from kstack.trace.view import Viewer
 from tests.support.command import ROOT
 from tests.trace.export.chromium import Browser, browser
-from vm.errors import TraceError
-from vm.trace.export import export
-from vm.trace.store import Trace
-from vm.trace.view import Viewer
 
 SECRET = "not to be read"
 
@@ -127,7 +127,7 @@ def test_a_trace_or_a_port_that_cannot_be_used_is_told_in_one_line(tmp_path: Pat
 
 def test_it_says_where_it_is_and_ends_on_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"trace")
-    script = "import sys, pathlib; from vm.trace.view import serve; serve(pathlib.Path(sys.argv[1]))"
+    script = "import sys, pathlib; from kstack.trace.view import serve; serve(pathlib.Path(sys.argv[1]))"
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "t")],
         stdout=subprocess.PIPE,

@@ -1,1 +1,1 @@
-"""One check a rule of the architecture (vm.hw.rules), by topic; docs/rules.md lists them."""
+"""One check a rule of the architecture (kstack.hw.rules), by topic; docs/rules.md lists them."""

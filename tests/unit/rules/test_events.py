@@ -10,6 +10,13 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.events import DF, GP, NMI, NP, PF, UD, UNDEFINED_RIP
+from kstack.hw.engine import Flags, Gpr, Seg, Segment
+from kstack.hw.mmu.mmu import Cr4
+from kstack.hw.mmu.walk import NX, RW
+from kstack.hw.modes import Modes
+from kstack.hw.rules import ALL, Rule
 from tests.support.long_mode import (
     AREA,
     CODE32,
@@ -20,13 +27,6 @@ from tests.support.long_mode import (
     USER_DATA,
     LongModeGuest,
 )
-from vm.hw.cpu import CpuState
-from vm.hw.engine import Flags, Gpr, Seg, Segment
-from vm.hw.events import DF, GP, NMI, NP, PF, UD, UNDEFINED_RIP
-from vm.hw.mmu import Cr4
-from vm.hw.modes import Modes
-from vm.hw.paging import NX, RW
-from vm.hw.rules import ALL, Rule
 
 IST1, IST2, IST3 = 0x24, 0x2C, 0x34
 NOT_MAPPED: Final = AREA + (1 << 21)

@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.rules import Rule
 from tests.unit import test_apic, test_breakpoints, test_fred, test_tlb
 from tests.unit.rules import test_events, test_translation_caches
-from vm.hw.rules import Rule
 
 MODULES: Final[tuple[ModuleType, ...]] = (
     test_translation_caches,

@@ -11,13 +11,13 @@ from typing import Final
 
 import pytest
 
+from kstack.hw.engine import Gpr
+from kstack.hw.mmu.broadcast import Invlpgb
+from kstack.hw.mmu.mmu import Cr0, Cr4
+from kstack.hw.mmu.walk import NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, walk
+from kstack.hw.modes import Modes
+from kstack.hw.rules import ALL, Rule
 from tests.support.long_mode import AREA, PLAIN, USER, LongModeGuest
-from vm.hw.broadcast import Invlpgb
-from vm.hw.engine import Gpr
-from vm.hw.mmu import Cr0, Cr4
-from vm.hw.modes import Modes
-from vm.hw.paging import NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, walk
-from vm.hw.rules import ALL, Rule
 
 OLD: Final = 0x01D
 NEW: Final = 0x2E3

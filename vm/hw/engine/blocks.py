@@ -21,9 +21,9 @@ import mmap
 import re
 from typing import Final
 
-from vm.errors import EngineError
-from vm.hw.engine import layout
-from vm.hw.engine.stubs import head
+from kstack.base.errors import EngineError
+from kstack.hw.engine import layout
+from kstack.hw.engine.stubs import head
 
 TCG_BUFFER_BYTES: Final = 64 << 20
 _DATA_BYTES: Final = 10 + 2 + 4  # of search data at most, an instruction: its address, cc_op, and the size of its code

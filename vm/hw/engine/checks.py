@@ -22,10 +22,10 @@ import enum
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from vm.errors import EngineError
-from vm.hw.engine import layout
-from vm.hw.engine.layout import Library, u64
-from vm.hw.engine.stubs import CodePage, Control
+from kstack.base.errors import EngineError
+from kstack.hw.engine import layout
+from kstack.hw.engine.layout import Library, u64
+from kstack.hw.engine.stubs import CodePage, Control
 
 MAGIC: Final = 0x6B63617473_4B5543  # before the fill stub of an engine of ours
 TEMPORARIES: Final = 256  # of the 512 that TCG has room for: a block that has used so many takes no more instructions

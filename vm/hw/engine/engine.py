@@ -31,13 +31,13 @@ from unicorn import (
 from unicorn import unicorn_const as const
 from unicorn import x86_const as x86
 
-from vm.errors import EngineError
-from vm.hw.engine import layout
-from vm.hw.engine.blocks import TCG_BUFFER_BYTES, Blocks
-from vm.hw.engine.checks import MAGIC, NOWHERE, TABLES, Checks, Look
-from vm.hw.engine.registers import Registers
-from vm.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
-from vm.hw.engine.tracing import Recorder
+from kstack.base.errors import EngineError
+from kstack.hw.engine import layout
+from kstack.hw.engine.blocks import TCG_BUFFER_BYTES, Blocks
+from kstack.hw.engine.checks import MAGIC, NOWHERE, TABLES, Checks, Look
+from kstack.hw.engine.registers import Registers
+from kstack.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
+from kstack.hw.engine.tracing import Recorder
 
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
 PHYSICAL_BITS = 40

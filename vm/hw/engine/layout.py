@@ -14,7 +14,7 @@ import unicorn
 from unicorn import Uc
 from unicorn import x86_const as x86
 
-from vm.errors import EngineError
+from kstack.base.errors import EngineError
 
 UNICORN_VERSION: Final = "2.1.4"
 

@@ -11,8 +11,8 @@ import enum
 import struct
 from typing import NamedTuple
 
-from vm.hw.engine import layout
-from vm.hw.engine.layout import Library, u64
+from kstack.hw.engine import layout
+from kstack.hw.engine.layout import Library, u64
 
 
 class Gpr(enum.IntEnum):

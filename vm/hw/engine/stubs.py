@@ -23,7 +23,7 @@ import mmap
 import re
 from typing import Final
 
-from vm.hw.engine import layout
+from kstack.hw.engine import layout
 
 TABLE_ENTRIES: Final = 1 << 14
 TAIL: Final = 2

@@ -23,9 +23,9 @@ import ctypes
 from mmap import mmap
 from typing import Final, NamedTuple
 
-from vm.hw.engine import layout
-from vm.hw.engine.registers import Gpr
-from vm.hw.engine.stubs import CodePage, Control
+from kstack.hw.engine import layout
+from kstack.hw.engine.registers import Gpr
+from kstack.hw.engine.stubs import CodePage, Control
 
 LOAD, STORE = 25, 17
 """Kinds of accesses: Unicorn's own (UC_MEM_READ_AFTER, UC_MEM_WRITE)."""

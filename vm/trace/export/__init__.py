@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from vm.errors import TraceError
-from vm.trace.store import Trace
+from kstack.base.errors import TraceError
+from kstack.trace.store import Trace
 
 
 class Exporter(NamedTuple):
@@ -37,37 +37,37 @@ class Exporter(NamedTuple):
 
 
 def _perfetto(trace: Trace, path: Path) -> None:
-    from vm.trace.export.perfetto import write
+    from kstack.trace.export.perfetto import write
 
     write(trace, path)
 
 
 def _qemu(trace: Trace, path: Path) -> None:
-    from vm.trace.export.qemu import write
+    from kstack.trace.export.qemu import write
 
     write(trace, path)
 
 
 def _drcov(trace: Trace, path: Path) -> None:
-    from vm.trace.export.drcov import write
+    from kstack.trace.export.drcov import write
 
     write(trace, path)
 
 
 def _tenet(trace: Trace, path: Path) -> None:
-    from vm.trace.export.tenet import write
+    from kstack.trace.export.tenet import write
 
     write(trace, path)
 
 
 def _vcd(trace: Trace, path: Path) -> None:
-    from vm.trace.export.vcd import write
+    from kstack.trace.export.vcd import write
 
     write(trace, path)
 
 
 def _coverage(trace: Trace, path: Path) -> None:
-    from vm.trace.export.coverage import write
+    from kstack.trace.export.coverage import write
 
     write(trace, path)
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vm.trace.export.read import Instructions
+from kstack.trace.export.read import Instructions
 
 
 class Block(NamedTuple):

@@ -20,10 +20,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vm.hw.events import Outcome
-from vm.trace.events import Event
-from vm.trace.export.read import DELIVERED, Code, Instructions
-from vm.trace.export.running import Running
+from kstack.hw.cpu.events import Outcome
+from kstack.trace.events import Event
+from kstack.trace.export.read import DELIVERED, Code, Instructions
+from kstack.trace.export.running import Running
 
 CALLS: Final = ("syscall", "sysenter")
 RETURNS: Final = ("sysret", "sysretq", "sysexit", "sysexitq")

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vm.trace.events import Event
-from vm.trace.export.read import Instructions
+from kstack.trace.events import Event
+from kstack.trace.export.read import Instructions
 
 Column = NDArray[np.uint64]
 WINDOW: Final = 64  # virtual time, of which the first, the last and both extremes of a depth are kept

@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from vm import page
-from vm.trace.export.lines import Chapter, Function, of_code, of_sources
-from vm.trace.export.read import Code, events, instructions
-from vm.trace.export.sources import image_of
-from vm.trace.store import Trace
+from kstack.base import html as page
+from kstack.trace.export.lines import Chapter, Function, of_code, of_sources
+from kstack.trace.export.read import Code, events, instructions
+from kstack.trace.export.sources import image_of
+from kstack.trace.store import Trace
 
 TEMPLATE: Final = Path(__file__).parent / "templates" / "coverage.html"
 

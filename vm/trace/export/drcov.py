@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vm.trace.export.blocks import batches
-from vm.trace.export.read import instructions
-from vm.trace.export.sources import image_of
-from vm.trace.store import Trace
+from kstack.trace.export.blocks import batches
+from kstack.trace.export.read import instructions
+from kstack.trace.export.sources import image_of
+from kstack.trace.store import Trace
 
 GAP: Final = 1 << 28  # bytes
 MAX_SIZE: Final = (1 << 16) - 1  # of a block

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from vm.trace.events import Event
+from kstack.trace.events import Event
 
 _PAGE: Final = ~0xFFF
 STORES: Final = ("WritePte", "SwapPte", "ExchangePte")  # steps

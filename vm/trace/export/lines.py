@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from guest.asm import Access, Image, Place
-from vm.trace.export.read import Code
+from kstack.guest.asm import Access, Image, Place
+from kstack.trace.export.read import Code
 
 Counts = list[int]  # by CPU
 NEAR: Final = 4  # statements, as many as a macro has that only a function's first lines use

@@ -19,13 +19,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from vm.trace.events import Event
-from vm.trace.export.calls import Call, Calls, by_time, unhandled
-from vm.trace.export.counters import Counts, Depths, areas
-from vm.trace.export.flows import Flows, flows
-from vm.trace.export.packets import Packets
-from vm.trace.export.read import DELIVERED, Code, Instructions, events, instructions
-from vm.trace.store import Trace
+from kstack.trace.events import Event
+from kstack.trace.export.calls import Call, Calls, by_time, unhandled
+from kstack.trace.export.counters import Counts, Depths, areas
+from kstack.trace.export.flows import Flows, flows
+from kstack.trace.export.packets import Packets
+from kstack.trace.export.read import DELIVERED, Code, Instructions, events, instructions
+from kstack.trace.store import Trace
 
 CPUS, THREADS, POLICY = "CPUs", "threads", "policy"
 A_GROUP: Final = 4  # tracks of one CPU or thread

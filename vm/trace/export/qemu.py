@@ -24,12 +24,12 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from vm.hw.events import MNEMONICS
-from vm.trace.events import Event
-from vm.trace.export.blocks import Block, in_order
-from vm.trace.export.calls import by_time
-from vm.trace.export.read import DELIVERED, Access, Code, accesses, events, instructions
-from vm.trace.store import Trace
+from kstack.hw.cpu.events import MNEMONICS
+from kstack.trace.events import Event
+from kstack.trace.export.blocks import Block, in_order
+from kstack.trace.export.calls import by_time
+from kstack.trace.export.read import DELIVERED, Access, Code, accesses, events, instructions
+from kstack.trace.store import Trace
 
 BYTES_COLUMN: Final = 24  # characters of QEMU's column of bytes
 PAGE_FAULT: Final = 14

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vm.trace.events import Event
-from vm.trace.store import Trace
-from vm.trace.text import disassembly, mnemonic
+from kstack.trace.events import Event
+from kstack.trace.store import Trace
+from kstack.trace.text import disassembly, mnemonic
 
 BATCH: Final = 1 << 16  # rows
 DELIVERED: Final = ("fault", "interrupt", "nmi", "software")  # kinds of events for which a handler runs

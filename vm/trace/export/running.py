@@ -5,7 +5,7 @@ A switch to an idle thread is not told: the CPU has none from when the policy he
 
 from __future__ import annotations
 
-from vm.trace.events import Event
+from kstack.trace.events import Event
 
 
 class Running:

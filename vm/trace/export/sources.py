@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from guest.asm import Access, Image
-from guest.images import build_image, images
-from vm.trace.export.read import Code
-from vm.trace.store import Trace
+from kstack.guest.asm import Access, Image
+from kstack.guest.images import build_image, images
+from kstack.trace.export.read import Code
+from kstack.trace.store import Trace
 
 
 def image_of(trace: Trace) -> Image | None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from vm.trace.export.read import Access, accesses, instructions
-from vm.trace.store import Trace
+from kstack.trace.export.read import Access, accesses, instructions
+from kstack.trace.store import Trace
 
 
 def write(trace: Trace, path: Path) -> None:

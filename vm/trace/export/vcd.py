@@ -18,11 +18,11 @@ from typing import Final
 
 import numpy as np
 
-from vm.trace.events import Event
-from vm.trace.export.counters import Counts, areas
-from vm.trace.export.read import DELIVERED, Code, events, instructions
-from vm.trace.export.running import Running
-from vm.trace.store import Trace
+from kstack.trace.events import Event
+from kstack.trace.export.counters import Counts, areas
+from kstack.trace.export.read import DELIVERED, Code, events, instructions
+from kstack.trace.export.running import Running
+from kstack.trace.store import Trace
 
 WIDTHS: Final = {"rip": 64, "ring": 2, "thread": 32, "halted": 1}
 PAGES_BITS: Final = 16

@@ -1,0 +1,1 @@
+"""The local APIC (SDM volume 3A, chapter 10)."""

@@ -1,0 +1,1 @@
+"""One CPU: its instructions, event delivery, registers of models and debugging."""

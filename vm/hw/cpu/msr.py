@@ -1,0 +1,183 @@
+"""Model-specific registers: SDM volume 4.
+
+Unknown MSRs raise #GP(0) on read and write, as on hardware. Those that QEMU's own instructions read
+(STAR, LSTAR, FS and GS base, ...) live in the engine's state; the rest here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, Final
+
+from kstack.hw.apic.apic import LocalApic
+from kstack.hw.cpu.linear import GuestFault
+from kstack.hw.engine import Registers, Seg, layout
+from kstack.hw.mmu.mmu import Cr0, Efer
+from kstack.hw.mmu.walk import is_canonical
+
+GP: Final = 13
+
+
+class Msr(enum.IntEnum):
+    """The MSRs that are implemented (SDM vol. 4, table 2-2)."""
+
+    TSC = 0x10
+    PLATFORM_ID = 0x17
+    APIC_BASE = 0x1B
+    BIOS_SIGN_ID = 0x8B
+    MTRR_CAP = 0xFE
+    SYSENTER_CS = 0x174
+    SYSENTER_ESP = 0x175
+    SYSENTER_EIP = 0x176
+    MCG_CAP = 0x179
+    FRED_RSP0 = 0x1CC
+    FRED_RSP1 = 0x1CD
+    FRED_RSP2 = 0x1CE
+    FRED_RSP3 = 0x1CF
+    FRED_STKLVLS = 0x1D0
+    FRED_SSP1 = 0x1D1
+    FRED_SSP2 = 0x1D2
+    FRED_SSP3 = 0x1D3
+    FRED_CONFIG = 0x1D4
+    MISC_ENABLE = 0x1A0
+    PAT = 0x277
+    MTRR_DEF_TYPE = 0x2FF
+    EFER = 0xC0000080
+    STAR = 0xC0000081
+    LSTAR = 0xC0000082
+    CSTAR = 0xC0000083
+    FMASK = 0xC0000084
+    FS_BASE = 0xC0000100
+    GS_BASE = 0xC0000101
+    KERNEL_GS_BASE = 0xC0000102
+    TSC_AUX = 0xC0000103
+
+
+_FRED_STACKS: Final = (Msr.FRED_RSP0, Msr.FRED_RSP1, Msr.FRED_RSP2, Msr.FRED_RSP3)
+_FRED_SHADOW_STACKS: Final = (Msr.FRED_SSP1, Msr.FRED_SSP2, Msr.FRED_SSP3)  # stored only
+_PLAIN_START: Final = {
+    Msr.SYSENTER_CS: 0,
+    Msr.SYSENTER_ESP: 0,
+    Msr.SYSENTER_EIP: 0,
+    Msr.MISC_ENABLE: 1,
+    Msr.PAT: 0x0007040600070406,
+    Msr.MTRR_DEF_TYPE: 0xC06,
+    Msr.BIOS_SIGN_ID: 0,
+    **dict.fromkeys((*_FRED_STACKS, *_FRED_SHADOW_STACKS, Msr.FRED_STKLVLS, Msr.FRED_CONFIG), 0),
+}
+_RESERVED: Final[dict[int, int]] = {
+    **dict.fromkeys(_FRED_STACKS, 0x3F),
+    **dict.fromkeys(_FRED_SHADOW_STACKS, 0x7),
+    Msr.FRED_CONFIG: 0x834,
+    **dict.fromkeys((Msr.FMASK, Msr.TSC_AUX), 0xFFFFFFFF_00000000),
+}
+"""Bits that must be written as zero, else #GP(0)."""
+_MEMORY_TYPES: Final = frozenset((0, 1, 4, 5, 6, 7))  # of PAT (volume 3, 12.12.2)
+_CONSTANT: Final = {Msr.PLATFORM_ID: 0, Msr.MTRR_CAP: 0, Msr.MCG_CAP: 0}
+_ENGINE: Final = {
+    Msr.STAR: layout.ENV_STAR,
+    Msr.LSTAR: layout.ENV_LSTAR,
+    Msr.CSTAR: layout.ENV_CSTAR,
+    Msr.FMASK: layout.ENV_FMASK,
+    Msr.KERNEL_GS_BASE: layout.ENV_KERNEL_GS_BASE,
+    Msr.TSC_AUX: layout.ENV_TSC_AUX,
+}
+_CANONICAL: Final = frozenset(
+    (Msr.LSTAR, Msr.CSTAR, Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP)
+).union(_FRED_STACKS, _FRED_SHADOW_STACKS, (Msr.FRED_CONFIG,))
+_EFER_WRITABLE: Final = Efer.SCE | Efer.LME | Efer.NXE
+
+
+class Msrs:
+    """The MSRs of one CPU.
+
+    Args:
+        registers: the engine's.
+        apic: the CPU's local APIC.
+        clock: virtual time, in instructions.
+        update: called after EFER changed.
+    """
+
+    def __init__(
+        self, registers: Registers, apic: LocalApic, clock: Callable[[], int], update: Callable[[], None]
+    ) -> None:
+        self._registers = registers
+        self._apic = apic
+        self._clock = clock
+        self._update = update
+        self._plain: dict[int, int] = {int(msr): value for msr, value in _PLAIN_START.items()}
+        self.tsc_offset = 0
+
+    def read(self, index: int) -> int:
+        """RDMSR.
+
+        Raises:
+            GuestFault: #GP(0), there is no such MSR.
+        """
+        if index in self._plain:
+            return self._plain[index]
+        if index in _CONSTANT:
+            return _CONSTANT[Msr(index)]
+        if index in _ENGINE:
+            return self._registers.word(_ENGINE[Msr(index)]).value
+        if index == Msr.TSC:
+            return self.tsc()
+        if index == Msr.APIC_BASE:
+            return self._apic.base_msr
+        if index == Msr.EFER:
+            return self._registers.efer
+        if index in (Msr.FS_BASE, Msr.GS_BASE):
+            return self._registers.segment(Seg.FS if index == Msr.FS_BASE else Seg.GS).base
+        value = self._apic.read_msr(index) if 0x800 <= index < 0x840 else None
+        if value is None:
+            raise GuestFault(GP)
+        return value
+
+    def write(self, index: int, value: int) -> None:
+        """WRMSR.
+
+        Raises:
+            GuestFault: #GP(0), no such MSR or a value it refuses.
+        """
+        if (index in _CANONICAL and not is_canonical(value)) or value & _RESERVED.get(index, 0):
+            raise GuestFault(GP)
+        if index == Msr.PAT and not all(kind in _MEMORY_TYPES for kind in value.to_bytes(8, "little")):
+            raise GuestFault(GP)
+        if index in self._plain:
+            self._plain[index] = value
+        elif index in _ENGINE:
+            self._registers.word(_ENGINE[Msr(index)]).value = value
+        elif index == Msr.TSC:
+            self.tsc_offset = value - self._clock() & (1 << 64) - 1
+        elif index == Msr.APIC_BASE:
+            if not self._apic.set_base_msr(value):
+                raise GuestFault(GP)
+        elif index == Msr.EFER:
+            self._write_efer(value)
+        elif index in (Msr.FS_BASE, Msr.GS_BASE):
+            self._registers.set_base(Seg.FS if index == Msr.FS_BASE else Seg.GS, value)
+        elif not (0x800 <= index < 0x840 and self._apic.write_msr(index, value)):
+            raise GuestFault(GP)
+
+    def _write_efer(self, value: int) -> None:
+        registers = self._registers
+        old = registers.efer
+        changes_lme = (old ^ value) & Efer.LME
+        if value & ~(_EFER_WRITABLE | Efer.LMA) or (changes_lme and registers.cr[0] & Cr0.PG):
+            raise GuestFault(GP)
+        registers.efer = value & ~Efer.LMA | old & Efer.LMA
+        self._update()
+
+    def tsc(self) -> int:
+        """The time-stamp counter: virtual time, one count an instruction."""
+        return self._clock() + self.tsc_offset & (1 << 64) - 1
+
+    def snapshot(self) -> Any:
+        """What is not in the engine's state, immutable."""
+        return tuple(sorted(self._plain.items())), self.tsc_offset
+
+    def restore(self, state: Any) -> None:
+        """Become what `snapshot` returned."""
+        plain, self.tsc_offset = state
+        self._plain = dict(plain)

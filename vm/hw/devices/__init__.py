@@ -1,0 +1,1 @@
+"""Devices behind ports, and the bus that reaches them."""

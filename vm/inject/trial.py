@@ -1,0 +1,227 @@
+"""One trial: a scenario under a policy with a fault, against the same run without."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Final, NamedTuple
+
+import msgspec
+
+from kstack.base.errors import ConfigError, PolicyError
+from kstack.fault import Fault, Injector
+from kstack.guest.scenario import Scenario
+from kstack.hw.modes import Modes
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.recording import Recording, pack
+from kstack.run.expected import unexpected
+from kstack.run.session import (
+    BOUND,
+    GUEST_FAILED,
+    GUEST_PANICKED,
+    PANIC,
+    WORK,
+    BootedScenario,
+    RunOptions,
+    RunResult,
+    Session,
+    last_words,
+)
+from kstack.run.spec import Setup, boot, script_of
+from kstack.schedule import RoundRobin, Scheduler, ScriptedSchedule
+from kstack.stacks.loading.registry import find_policy
+from kstack.stacks.oracle import Finding, Kind
+
+OUTCOMES: Final = ("masked", "detected", "wrong-data", "hang", "shutdown")
+NOT_FIRED: Final = "not fired"
+"""What a trial is counted as whose fault did not happen: no outcome, for nothing was tried."""
+QUANTUM: Final = 200  # units a slice, where the scenario has no script
+PATIENCE: Final = 4  # times as long as without the fault a run may take before it hangs
+LEAST: Final = 100_000  # units, and at least so long
+Judged = tuple[str, str, str, str | None]
+"""Outcome, who noticed, in words, and the kind of the finding that decides."""
+_WRONG: Final = frozenset({Kind.WRONG_DATA, Kind.DATA_LEAK})
+_HANGS: Final = frozenset({Kind.DEADLOCK, Kind.LIVELOCK})
+
+
+class Pair(NamedTuple):
+    """What trials are made of: a policy and a scenario by name, and the machine's modes."""
+
+    policy: str
+    scenario: str
+    modes: Modes = Modes()
+
+    @property
+    def setup(self) -> Setup:
+        """A run of it without a fault."""
+        scenario = find_scenario(self.scenario)
+        return Setup(self.scenario, scenario.cpus, _booted(self).machine.memory.size, self.modes, self.policy)
+
+    def session(self, limit: int | None = None) -> Session:
+        """A session of it, in the guest that this process has booted for it; it ends the session before it."""
+        scenario = find_scenario(self.scenario)
+        options = RunOptions(limit or scenario.max_instructions)
+        return _booted(self).session(find_policy(self.policy)(), schedule(scenario), options)
+
+
+def schedule(scenario: Scenario) -> Scheduler:
+    """The scenario's script, else round robin."""
+    return ScriptedSchedule(script_of(scenario)) if scenario.script else RoundRobin(QUANTUM)
+
+
+@lru_cache(maxsize=4)
+def _booted(pair: Pair) -> BootedScenario:
+    modes = pair.modes.resolved(find_policy(pair.policy).delivery)
+    return _guest(pair.scenario, modes)
+
+
+@lru_cache(maxsize=4)
+def _guest(scenario: str, modes: Modes) -> BootedScenario:
+    return boot(find_scenario(scenario), modes=modes)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a trial.
+
+    Attributes:
+        fault: what was to happen.
+        site: where, in words.
+        fired: virtual time at which it happened; None if it did not. Then the run is the one without it, `text` says why
+            it did not, and `outcome` says nothing: it is no trial that was masked.
+        outcome: one of OUTCOMES.
+        by: who noticed: `guest`, `policy`, `oracle`, or nobody.
+        text: what was noticed, in words.
+        kind: of the finding, if there is one.
+        time: virtual time of the run (units).
+    """
+
+    fault: Fault
+    site: str
+    fired: int | None
+    outcome: str
+    by: str
+    text: str
+    kind: str | None
+    time: int
+
+    @property
+    def column(self) -> str:
+        """What it is counted as: its outcome, or NOT_FIRED."""
+        return NOT_FIRED if self.fired is None else self.outcome
+
+
+class Usual(NamedTuple):
+    """A run without a fault: virtual time that it takes (units), what it comes to, as in `Outcome`, and what it says."""
+
+    time: int
+    outcome: str = "masked"
+    by: str = "nobody"
+    kind: str | None = None
+    exit_value: int | None = None
+    serial: str = ""
+
+
+class Trial(NamedTuple):
+    """A fault to be tried.
+
+    Attributes:
+        pair: policy and scenario.
+        fault: what happens.
+        site: where, in words.
+        usual: the run without it.
+    """
+
+    pair: Pair
+    fault: Fault
+    site: str
+    usual: Usual
+
+    def run(self) -> Outcome:
+        """Try it.
+
+        Raises:
+            ConfigError: its place is inside an instruction.
+        """
+        return self._run()[0]
+
+    @property
+    def setup(self) -> Setup:
+        """Of its run."""
+        setup, options = self.pair.setup, RunOptions(max(LEAST, PATIENCE * self.usual.time))
+        return Setup(setup.image, setup.cpus, setup.ram, setup.modes, setup.policy, options, (self.fault,))
+
+    def recorded(self) -> tuple[Outcome, Recording]:
+        """Try it; and what repeats it: without an end to compare with, where the policy failed."""
+        outcome, session, result = self._run()
+        if result is None:
+            return outcome, msgspec.structs.replace(self.setup.head(), choices=pack(session.choices))
+        return outcome, self.setup.recording(session.choices, result)
+
+    def _run(self) -> tuple[Outcome, Session, RunResult | None]:
+        session = self.pair.session(self.setup.options.max_time)
+        injector = Injector(session, [self.fault])
+        try:
+            result = session.run()
+        except PolicyError as error:
+            failed: Judged = ("detected", "policy", str(error), None)
+            return self._outcome(injector, failed, session.machine.time), session, None
+        found: Judged = judged(self.pair.scenario, result)
+        compared = self._compared(result) if found[0] == "masked" else found
+        return self._outcome(injector, compared, result.time), session, result
+
+    def _compared(self, result: RunResult) -> Judged:
+        """Nobody has noticed anything: whether the guest says and prints what it does without the fault.
+
+        Where it comes to no good end without the fault, it may say what it likes.
+        """
+        if self.usual.outcome != "masked":
+            return "masked", "nobody", "better than without the fault", None
+        if result.exit_value != self.usual.exit_value:
+            text = f"the guest exits with {result.exit_value:#x}, and without the fault with {self.usual.exit_value or 0:#x}"
+            return "wrong-data", "nobody", text, None
+        if result.serial != self.usual.serial:
+            lines = zip_longest(result.serial.split("\n"), self.usual.serial.split("\n"), fillvalue="")
+            printed, wanted = next((here, there) for here, there in lines if here != there)
+            return "wrong-data", "nobody", f"the guest prints {printed!r}, and without the fault {wanted!r}", None
+        return "masked", "nobody", "", None
+
+    def _outcome(self, injector: Injector, found: Judged, time: int) -> Outcome:
+        outcome, by, text, kind = found
+        misplaced = injector.misplaced(0)
+        if misplaced is not None:
+            raise ConfigError(f"fault {self.fault.what}: {misplaced}")
+        if (outcome, by, kind) == (self.usual.outcome, self.usual.by, self.usual.kind) and outcome != "masked":
+            outcome, by, text = "masked", "nobody", f"as without the fault: {text}"
+        if outcome == "masked":
+            text = injector.why(0) or text
+        return Outcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
+
+
+def judged(scenario: str, result: RunResult) -> Judged:
+    """Outcome, who noticed, in words, and the kind of the finding that decides.
+
+    The worst counts: shutdown, then wrong data, a hang, and what was only noticed. Data is wrong where the oracle sees it,
+    also if the guest notices nothing, or hangs; where the guest's own check alone notices, the guest has detected it.
+    """
+    findings = tuple(found for found in unexpected(find_scenario(scenario), result) if found in result.findings)
+    if result.ended == "shutdown":
+        return "shutdown", "oracle", _first(findings) or result.reason, _kind(findings)
+    wrong = [found for found in findings if found.kind in _WRONG]
+    if wrong:
+        return "wrong-data", "oracle", wrong[0].text, wrong[0].kind.value
+    if result.ended in (BOUND, WORK, "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
+        return "hang", "nobody", f"{result.ended} at {result.time}: {result.reason}", _kind(findings)
+    panicked = any(line.startswith(PANIC) for line in result.serial.split("\n"))  # another CPU may have ended the run
+    if panicked or result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
+        return "detected", "guest", last_words(result.serial) or result.reason, _kind(findings)
+    if findings:
+        return "detected", "oracle", findings[0].text, findings[0].kind.value
+    return "masked", "nobody", "", None
+
+
+def _first(findings: tuple[Finding, ...]) -> str:
+    return findings[0].text if findings else ""
+
+
+def _kind(findings: tuple[Finding, ...]) -> str | None:
+    return findings[0].kind.value if findings else None

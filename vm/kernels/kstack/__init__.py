@@ -1,0 +1,1 @@
+"""kstack's own guest kernel: hypercalls and scenarios."""

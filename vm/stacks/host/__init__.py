@@ -1,0 +1,1 @@
+"""What carries a policy's steps out on a machine."""

@@ -1,0 +1,410 @@
+"""Runs a policy's hooks on a machine: answers hypercalls, one micro-step a slice.
+
+Each execution of the guest's OUT carries out one micro-step of the hook in flight; the instruction
+completes when the hook does. So steps interleave with other CPUs' instructions as the schedule
+chooses, and interrupts are taken between them by the ordinary rules.
+
+Not modelled: the stack bytes that a hook written in C would itself use, its instructions and its
+cache misses; the guest's own code around the hook is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
+from typing import Any
+
+from kstack.base.errors import PolicyError
+from kstack.hw.engine import Gpr
+from kstack.kernels.kstack import hypercall
+from kstack.kernels.kstack.hypercall import Function
+from kstack.machine import Machine
+from kstack.stacks import steps
+from kstack.stacks.area import PAGE, Thread
+from kstack.stacks.host.call import GuestMisuse, HookCall, HookObserver, Interposed, StackObserver, StepCounts
+from kstack.stacks.host.checks import raised_at, said, shown, stands_at
+from kstack.stacks.host.execute import WAITING, Executor
+from kstack.stacks.host.pool import PoolConfig, Pools
+from kstack.stacks.host.watch import Watch
+from kstack.stacks.loading.contract import check_contract
+from kstack.stacks.policy import Policy
+
+MAX_STEPS = 1 << 20
+"""Of one hook; what each has answered is kept while the hook is in flight."""
+MAX_THREADS = 1 << 17  # at once
+_MAX_STACK = 1 << 20
+_MAX_POOL = 1 << 30
+_RAISED = (Exception, SystemExit, GeneratorExit)
+"""What a policy may raise; KeyboardInterrupt is the user's."""
+_DECISIONS = frozenset({Function.CREATE_THREAD, Function.STACK_FAULT, Function.REQUEST})
+_NO_THREAD = frozenset({Function.MEMORY_PRESSURE, Function.TICK})
+
+
+class StackRuntime:
+    """One policy on one machine.
+
+    Args:
+        machine: whose guest makes the hypercalls.
+        policy: None answers events only, and tells the guest that no policy is attached.
+        pool: how page pools behave.
+
+    Raises:
+        PolicyError: the policy breaks the contract of policies.
+    """
+
+    def __init__(self, machine: Machine, policy: Policy | None, pool: PoolConfig | None = None) -> None:
+        self._machine = machine
+        self.policy = policy
+        self._watch = Watch(type(policy)) if policy is not None and check_contract(type(policy)) else None
+        self.threads: dict[int, Thread] = {}
+        self.calls: list[list[HookCall]] = [[] for _ in machine.cpus]
+        self.observers: list[StackObserver] = []
+        self.hook_observers: list[HookObserver] = []
+        self.interpose: Callable[[int, HookCall], Interposed | None] | None = None  # asked before each step
+        self.blocked: list[bool] = [False] * len(machine.cpus)
+        config = (pool or PoolConfig()).resolved(policy.pool_pages if policy is not None else None)
+        self._execute = Executor(machine, config, self.threads, self.observers)
+        machine.claim_port(hypercall.PORT, self)
+
+    @property
+    def counts(self) -> StepCounts:
+        """What the policy has done."""
+        return self._execute.counts
+
+    @property
+    def pools(self) -> Pools | None:
+        """The pools of stack pages; None before the guest's BOOT."""
+        return self._execute.pools
+
+    @property
+    def variables(self) -> tuple[steps.Value, ...]:
+        """What the policy's variables hold, in the order in which they were stored."""
+        return tuple(self._execute.variables.values())
+
+    @property
+    def frames(self) -> list[int]:
+        """Physical addresses (bytes) of all frames that the guest gave."""
+        return self._execute.frames
+
+    @property
+    def online(self) -> list[int]:
+        """CPUs that are online."""
+        return self._execute.online
+
+    @property
+    def executor(self) -> Executor:
+        """What carries the policy's steps out."""
+        return self._execute
+
+    def is_blocked(self, cpu: int) -> bool:
+        """Whether `cpu` stands at a step that waits: it has tried, and takes no interrupt meanwhile."""
+        if not self.blocked[cpu] or not self.calls[cpu]:
+            return False
+        registers = self._machine.cpus[cpu].registers
+        return (registers.rip, registers.gpr[Gpr.RSP]) == self.calls[cpu][-1].key
+
+    # --- PortClaim
+
+    def read(self, cpu: int, size: int) -> int:
+        """IN: whether a policy is attached."""
+        return hypercall.DETACHED if self.policy is None else hypercall.ATTACHED
+
+    def write(self, cpu: int, size: int, value: int) -> bool:
+        """OUT: begin a hypercall, or carry out the next micro-step of the one in flight."""
+        self.blocked[cpu] = False
+        registers = self._machine.cpus[cpu].registers
+        key = (registers.rip, registers.gpr[Gpr.RSP])
+        calls = self.calls[cpu]
+        try:
+            arguments = tuple(registers.gpr[r] for r in (Gpr.RDI, Gpr.RSI, Gpr.RDX, Gpr.RCX))
+            if calls and calls[-1].key == key:
+                if (calls[-1].function, calls[-1].arguments) != (value, arguments):
+                    raise GuestMisuse(f"made where {calls[-1].function.name} is still in flight")
+                return self._continue(cpu, calls[-1])
+            return self._begin(cpu, value, arguments, key)
+        except GuestMisuse as misuse:
+            self._machine.cpus[cpu].not_modelled(f"hypercall {value}: {misuse}")
+            return True
+
+    def _begin(self, cpu: int, number: int, arguments: tuple[int, ...], key: tuple[int, int]) -> bool:
+        try:
+            function = Function(number)
+        except ValueError:
+            raise GuestMisuse("there is no such function") from None
+        if function is Function.EVENT:
+            name = self._event_name(cpu, arguments[0])
+            self._machine.cpus[cpu].yielded = True
+            for observer in self.observers:
+                observer.event(cpu, name)
+            return True
+        if self.policy is None:
+            return True
+        if function in (Function.BOOT, Function.CPU_UP):
+            self._boot(cpu, function, arguments)
+            return True
+        thread = self._thread_of(function, arguments)
+        call = HookCall(function, arguments, key, thread.id if thread else 0, _NOTHING)
+        try:
+            self._call(cpu, call, thread)
+        except _RAISED as error:
+            raise PolicyError(f"{self._name(call)} raised {said(error)}{raised_at(error)}") from error
+        if not issubclass(type(call.generator), Generator):
+            wrong = f"answered {shown(call.generator)}, which is no generator: `yield` its steps"
+            raise PolicyError(f"{self._name(call)} {wrong}, or `yield from ()` for none")
+        self.calls[cpu].append(call)
+        self.counts.hooks += 1
+        self._count_moment(function)
+        for watcher in self.hook_observers:
+            watcher.hook_begun(cpu, call)
+        return self._advance(cpu, call, None, first=True)
+
+    def _count_moment(self, function: Function) -> None:
+        counts = self.counts
+        counts.switches += function is Function.SWITCH_IN
+        counts.syscalls += function is Function.ENTER_KERNEL
+        counts.stack_faults += function is Function.STACK_FAULT
+        counts.requests += function is Function.REQUEST
+        counts.shares += function is Function.SHARE
+
+    def _continue(self, cpu: int, call: HookCall) -> bool:
+        other = self.interpose(cpu, call) if self.interpose is not None else None
+        if other is not None and other.error is not None:
+            return self._fail(cpu, call, other.error)
+        if other is not None and other.instead:
+            answer, previous = other.answer, None
+        else:
+            answer, previous = self._execute.carry_out(cpu, call, call.step, self._name(call))
+        if other is not None and other.behind is not None and answer is not WAITING:
+            other.behind(answer)
+        if answer is WAITING:
+            self.blocked[cpu] = True
+            self.counts.waits += 1
+            return False
+        self.counts.steps += 1
+        call.answers.append(answer)
+        for observer in self.observers:
+            observer.stepped(cpu, call, call.step, answer, previous)
+        return self._advance(cpu, call, answer)
+
+    def _advance(self, cpu: int, call: HookCall, answer: Any, first: bool = False) -> bool:
+        """Ask the hook for its next step; True when it has ended."""
+        return self._go_on(cpu, call, lambda: next(call.generator) if first else call.generator.send(answer))
+
+    def _fail(self, cpu: int, call: HookCall, error: Exception) -> bool:
+        """A step fails: the hook sees `error` raised where it yielded."""
+        call.made = None
+        return self._go_on(cpu, call, lambda: call.generator.throw(error))
+
+    def _go_on(self, cpu: int, call: HookCall, ask: Callable[[], Any]) -> bool:
+        try:
+            call.step = self._watched(call, ask)
+        except StopIteration as end:
+            self._look(call, True)
+            self._end(cpu, call, end.value)
+            return True
+        except _RAISED as error:
+            raise PolicyError(f"{self._name(call)} raised {said(error)}{raised_at(error)}") from error
+        self._look(call, False)
+        if not isinstance(call.step, steps.Step):
+            raise PolicyError(
+                f"{self._name(call)} yielded {shown(call.step)}, which is no micro-step{stands_at(call.generator)}"
+            )
+        if len(call.answers) >= MAX_STEPS:
+            raise PolicyError(f"{self._name(call)} has made {MAX_STEPS} steps and does not end")
+        return False
+
+    def _watched(self, call: HookCall, ask: Callable[[], Any]) -> Any:
+        """Let a hook run."""
+        return ask() if self._watch is None or call.made is None else self._watch.resume(call.made, ask)
+
+    def _look(self, call: HookCall, ended: bool) -> None:
+        """Refuse a hook that has forgotten a step or a generator."""
+        mistake = None if self._watch is None or call.made is None else self._watch.mistake(ended)
+        if mistake is not None:
+            raise PolicyError(f"{self._name(call)}: {mistake}")
+
+    def _name(self, call: HookCall) -> str:
+        policy = self.policy
+        return f"policy {policy.id if policy else '-'}, hook {call.function.name.lower()}"
+
+    def _end(self, cpu: int, call: HookCall, result: Any) -> None:
+        if call.held:
+            raise PolicyError(f"{self._name(call)} ended without unlocking {', '.join(call.held)}")
+        if issubclass(type(result), Generator | steps.Step):
+            how = "yield" if isinstance(result, steps.Step) else "yield from"
+            raise PolicyError(f"{self._name(call)} returned {shown(result)} to nobody: write `return ({how} ...)`")
+        if call.function in _DECISIONS and not (result is None or isinstance(result, bool)):
+            raise PolicyError(f"{self._name(call)} answered {shown(result)}, which is neither True nor False")
+        self.calls[cpu].pop()
+        yes = result is not False if call.function is Function.CREATE_THREAD else result is True
+        self._machine.cpus[cpu].registers.gpr[Gpr.RAX] = int(yes)
+        thread = self.threads.get(call.thread)
+        if call.function is Function.EXIT_THREAD and thread is not None:
+            del self.threads[thread.id]
+            self._execute.forget(thread)
+            for observer in self.observers:
+                observer.thread_gone(thread)
+        elif call.function is Function.STACK_FAULT and thread is not None:
+            dry = self._execute.dry.get(thread.id, False)
+            for observer in self.observers:
+                observer.fault_ended(cpu, thread, call.arguments[0], yes, dry)
+
+    def gone(self, cpu: int) -> None:
+        """A CPU has gone offline without a word."""
+        self._execute.online = [other for other in self._execute.online if other != cpu]
+
+    # --- what hypercalls say
+
+    def _event_name(self, cpu: int, address: int) -> str:
+        raw = self._machine.cpus[cpu].linear.code(address, hypercall.MAX_EVENT_NAME)
+        return raw.split(b"\0")[0].decode("ascii", "replace")
+
+    def _boot(self, cpu: int, function: Function, arguments: tuple[int, ...]) -> None:
+        if function is Function.CPU_UP:
+            if arguments[0] not in self.online:
+                self._execute.online = sorted([*self.online, arguments[0]])
+            return
+        if self.pools is not None:
+            raise GuestMisuse("BOOT, for the second time")
+        start, size, mailboxes, packed = arguments
+        if start % PAGE or size % PAGE or size > _MAX_POOL or start + size > self._machine.memory.size:
+            raise GuestMisuse(f"page pool of {size:#x} bytes at {start:#x} is not in RAM")
+        self._execute.boot((mailboxes, packed & 0xFFFFFFFF), list(range(start, start + size, PAGE)))
+        modes = self._machine.modes
+        answer = hypercall.boot_answer(modes.stack_fault_delivery, modes.kernel_pages)
+        self._machine.cpus[cpu].registers.gpr[Gpr.RAX] = answer
+        self._machine.cpus[cpu].yielded = True
+        for observer in self.observers:
+            observer.booted(self.frames)
+
+    def _thread_of(self, function: Function, arguments: tuple[int, ...]) -> Thread | None:
+        if self.pools is None:
+            raise GuestMisuse(f"{function.name} before BOOT")
+        if function in _NO_THREAD:
+            return None
+        if function is Function.CREATE_THREAD:
+            return self._create(*arguments)
+        identity = arguments[1] if function is Function.STACK_FAULT else arguments[0]
+        thread = self.threads.get(identity)
+        if thread is None:
+            raise GuestMisuse(f"{function.name} of thread {identity}, which does not exist")
+        if function is Function.SWITCH_OUT:
+            thread.saved_rsp, thread.since = arguments[1], self._machine.now()
+        elif function is Function.SWITCH_IN:
+            thread.since = -1
+        return thread
+
+    def _create(self, identity: int, bottom: int, size: int, user: int) -> Thread:
+        if identity in self.threads:
+            raise GuestMisuse(f"thread {identity} is created twice")
+        if bottom % PAGE or size % PAGE or not 0 < size <= _MAX_STACK:
+            raise GuestMisuse(f"stack of {size:#x} bytes at {bottom:#x}")
+        if len(self.threads) >= MAX_THREADS:
+            raise GuestMisuse(f"more than {MAX_THREADS} threads at once")
+        thread = self.threads[identity] = Thread(identity, bottom, size, bool(user))
+        self._execute.areas.add(thread)
+        for observer in self.observers:
+            observer.thread_created(thread)
+        return thread
+
+    def _call(self, cpu: int, call: HookCall, thread: Thread | None) -> None:
+        """Make a hook's generator, which has not begun."""
+        call.generator = self._watched(call, lambda: self._hook(cpu, call.function, call.arguments, thread))
+
+    def _hook(
+        self, cpu: int, function: Function, arguments: tuple[int, ...], thread: Thread | None
+    ) -> Generator[Any, Any, Any]:
+        policy = self.policy
+        assert policy is not None
+        thread = None if thread is None else replace(thread)  # what a policy does to it is its own affair
+        if function is Function.TICK:
+            return policy.tick(cpu)
+        if thread is None:
+            return policy.memory_pressure(cpu, arguments[0])
+        if function is Function.STACK_FAULT:
+            return policy.stack_fault(cpu, thread, arguments[0], arguments[2])
+        if function is Function.REQUEST:
+            return policy.request(cpu, thread, arguments[1])
+        simple = {
+            Function.CREATE_THREAD: policy.create_thread,
+            Function.EXIT_THREAD: policy.exit_thread,
+            Function.ENTER_KERNEL: policy.enter_kernel,
+            Function.EXIT_KERNEL: policy.exit_kernel,
+            Function.SWITCH_IN: policy.switch_in,
+            Function.SWITCH_OUT: policy.switch_out,
+            Function.SHARE: policy.share,
+        }
+        return simple[function](cpu, thread)
+
+    # --- snapshot
+
+    def boot_again(self, booted: StackRuntime) -> None:
+        """Start where `booted` stood right after the guest's BOOT, with pools of this one's own configuration."""
+        self._execute.online = list(booted.online)
+        self._execute.boot(booted._execute.mailboxes, booted.frames)
+        for observer in self.observers:
+            observer.booted(self.frames)
+
+    def snapshot(self, known: Sequence[Any] = ()) -> Any:
+        """The policy's side of the machine's state, immutable; hooks as the answers they have had.
+
+        Args:
+            known: for each CPU its hooks as in an earlier snapshot if they have not changed since, else None.
+        """
+        calls = tuple(
+            tuple((c.function, c.arguments, c.key, c.thread, tuple(c.answers), tuple(c.held)) for c in stack)
+            if part is None
+            else part
+            for stack, part in zip_longest(self.calls, known)
+        )
+        threads = tuple((t.id, t.bottom, t.size, t.is_user, t.saved_rsp, t.since) for t in self.threads.values())
+        return calls, threads, tuple(self.blocked), self._execute.snapshot()
+
+    @staticmethod
+    def key(state: Any) -> Any:
+        """What decides how the policy goes on: a snapshot without counts and times."""
+        calls, threads, _, executor = state
+        return calls, tuple((*thread[:5], thread[5] >= 0) for thread in threads), executor[1:]
+
+    def restore(self, state: Any, known: Sequence[Any] = ()) -> None:
+        """Become what `snapshot` returned: hooks in flight are fed their answers again.
+
+        Args:
+            state: what to become.
+            known: as for `snapshot`; hooks that stand where they shall are left alone.
+        """
+        calls, threads, blocked, executor = state
+        self.blocked = list(blocked)
+        self.threads.clear()
+        self.threads.update({thread[0]: Thread(*thread) for thread in threads})
+        for thread in self.threads.values():
+            self._execute.areas.add(thread)
+        self._execute.restore(executor)
+        self.calls = [
+            self.calls[cpu] if part is stack else [self._remake(cpu, saved) for saved in stack]
+            for cpu, (stack, part) in enumerate(zip_longest(calls, known))
+        ]
+
+    def _remake(self, cpu: int, saved: Any) -> HookCall:
+        function, arguments, key, thread, answers, held = saved
+        call = HookCall(function, arguments, key, thread, _NOTHING, answers=list(answers), held=list(held))
+        try:
+            self._call(cpu, call, self.threads.get(thread))
+            call.step = self._watched(call, lambda: next(call.generator))
+            for answer in answers:
+                call.step = self._watched(call, partial(call.generator.send, answer))
+        except _RAISED as error:
+            raise PolicyError(
+                f"{self._name(call)} does not do again what it has done ({said(error)}): "
+                "a hook may depend on its arguments and its answers alone"
+            ) from error
+        return call
+
+
+def _nothing() -> Generator[Any, Any, Any]:
+    yield from ()
+
+
+_NOTHING = _nothing()

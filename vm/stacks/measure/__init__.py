@@ -1,0 +1,1 @@
+"""What stacks used and what policies cost."""
