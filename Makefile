@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml
 		{ echo "$(PYTHON) is older than Python 3.11: give make PYTHON=/path/to/python3.11"; exit 2; }
 	[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV) || \
 		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[test,check,report,dask,trace,view]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev,strategies,check,report,dask,trace,view]'
 	@touch $@
 
 run: setup

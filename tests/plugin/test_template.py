@@ -30,6 +30,27 @@ def pip(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return run(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words)
 
 
+OWN_FOLDERS = """
+import sys
+from pathlib import Path
+
+import guest.mine
+import policies.mine
+import policies.one
+import vm.mine
+from kstack.stacks import Policy
+
+
+def test_names() -> None:
+    assert (vm.mine.NAME, guest.mine.NAME, policies.mine.NAME) == ("vm", "guest", "policies")
+    assert issubclass(policies.one.Mine, Policy)
+
+
+def test_a_guest(machine_factory) -> None:
+    assert machine_factory(cpus=1)
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from this checkout; without the registry, with the hatchling that is installed, if there is one."""
@@ -86,6 +107,29 @@ def test_what_is_broken_in_it_fails(python: Path, tmp_path: Path) -> None:
     assert "test_guest.toml::stack" in failed
     assert any(name.startswith("test_mine.py::test_it_is_safe[") and "laight" in name for name in failed), done.stdout
     assert "kstack replay .pytest_cache/" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("pytest",), ("python", "-m", "pytest")])
+def test_a_project_with_folders_of_kstacks_names_is_not_disturbed(
+    python: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    for name in ("vm", "guest", "policies", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        (tmp_path / name / "mine.py").write_text(f"NAME = {name!r}\n")
+    (tmp_path / "policies" / "one.py").write_text((TEMPLATE / "mine.py").read_text())
+    (tmp_path / "tests" / "test_it.py").write_text(OWN_FOLDERS)
+    done = run(python.parent / command[0], *command[1:], "-rA", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(outcomes(done).values()) == {"PASSED"} and len(outcomes(done)) == 2
+
+
+@pytest.mark.slow
+def test_an_installed_kstack_has_one_name(python: Path, tmp_path: Path) -> None:
+    program = "import importlib.metadata as m; print(*sorted({file.parts[0] for file in m.files('kstack')}))"
+    names = run(python, "-c", program, folder=tmp_path).stdout.split()
+    assert [name for name in names if not name.endswith(".dist-info") and name != ".."] == ["kstack"]
 
 
 def test_the_template_is_short() -> None:

@@ -2,7 +2,7 @@
 
 What they draw shrinks towards the plainest of its kind: one mapped page with every right, no choice at all (everybody in
 turn), the first fault at its first moment, programs of nothing. What is drawn has a repr that makes it again.
-Needs Hypothesis, which `pip install 'kstack[test]'` brings.
+Needs Hypothesis: `pip install 'kstack[strategies]'`.
 """
 
 from __future__ import annotations
