@@ -371,9 +371,9 @@ class Follower:
     def __init__(self) -> None:
         self.machine = Machine(MachineConfig(1))
         self.oracle = Oracle(self.machine, Symbols([]))
-        self.oracle.booted(list(FRAMES))
+        self.oracle.on_boot(list(FRAMES))
         for thread in (1, 2):
-            self.oracle.thread_created(Thread(thread, 0x5000 + 0x1000 * thread, 0x1000))
+            self.oracle.on_thread(Thread(thread, 0x5000 + 0x1000 * thread, 0x1000))
         before = Page(1, 0, 0x6000)
         for frame in FRAMES:
             self.step(TakePage(), frame)
@@ -387,7 +387,7 @@ class Follower:
 
     def step(self, step: Step, answer: object = None, previous: Pte | None = None) -> None:
         call = HookCall(Function.SWITCH_OUT, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
-        self.oracle.stepped(0, call, step, answer, previous)
+        self.oracle.on_step(0, call, step, answer, previous)
 
     def store(self, kind: type[Step], new: Pte, old: Pte) -> None:
         step = ExchangePte(HERE, new, old) if kind is ExchangePte else kind(HERE, new)  # type: ignore[call-arg]

@@ -423,9 +423,9 @@ class Accusing(Cheat):
 
     def do(self, runtime: Any, cpu: int) -> None:
         type(self).said += 1
-        for one in runtime.observers:
-            if isinstance(one, Oracle):
-                one.findings.append(Finding(Kind.LIVELOCK, cpu, "nowhere", 0, self.said, "it says so"))
+        for hear in runtime.hooks.step.heard:
+            if isinstance(hear.__self__, Oracle):
+                hear.__self__.findings.append(Finding(Kind.LIVELOCK, cpu, "nowhere", 0, self.said, "it says so"))
 
 
 @policy(REFUSED)

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from kstack.base.errors import ConfigError, ScenarioError
 from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.instruments import Hook, Hooks
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack import hypercall
 from kstack.load import Symbols, load
@@ -164,6 +165,17 @@ class Writer(Protocol):
         ...
 
 
+class RunHooks(Hooks):
+    """What a run tells beside its machine and its policy.
+
+    Attributes:
+        write: its writer has changed a register or memory (kstack.run.writes.Change).
+    """
+
+    def __init__(self) -> None:
+        self.write: Hook[[object]] = Hook()
+
+
 class Session:
     """One run of what is loaded in a machine.
 
@@ -193,6 +205,8 @@ class Session:
         machine.told.clear()
         machine.release_port(hypercall.PORT)
         self.runtime = StackRuntime(machine, policy, options.pool)
+        self.hooks = RunHooks()
+        machine.instruments.offer(self.hooks)
         self.oracle: Oracle | None = None
         self.usage: Usage | None = None
         self._marked: list[tuple[int, str]] = []
@@ -215,28 +229,21 @@ class Session:
         self._ending = Ending(machine)
         if policy is not None:
             self._attach()
-        self.runtime.observers.append(_EventLog(self))
+        machine.instruments.add(_EventLog(self))
         if booted is not None:
             self.runtime.boot_again(booted)
 
     def _detach(self) -> None:
-        self.machine.observers.clear()
+        self.machine.instruments.clear()
         self.machine.work_limit = FOR_EVER
         for cpu in self.machine.cpus:
-            cpu.observers.clear()
-            cpu.instructions = None
-            cpu.mmu.observer = cpu.mmu.on_enter = cpu.mmu.on_invlpg = None
-            cpu.linear.on_access = None
+            cpu.mmu.on_invlpg = None
 
     def _attach(self) -> None:
         self.oracle = oracle = Oracle(self.machine, self.symbols)
         self.usage = usage = Usage(self.machine, self.runtime)
-        self.runtime.observers += [oracle, usage]
-        self.runtime.hook_observers.append(usage)
-        self.machine.observers.append(oracle)
-        for cpu in self.machine.cpus:
-            cpu.observers += [oracle, usage]
-            cpu.mmu.observer = oracle
+        self.machine.instruments.add(oracle)
+        self.machine.instruments.add(usage)
 
     def mark(self, cpu: int, name: str) -> None:
         """The guest marked an event; the schedule hears of it when the slice has ended."""
@@ -459,23 +466,18 @@ class Session:
 
 
 class _EventLog:
-    """Passes guest events on to the session; everything else makes no difference to it."""
+    """Passes guest events on to the session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def event(self, cpu: int, name: str) -> None:
+    def on_mark(self, cpu: int, name: str) -> None:
         """Pass it on."""
         self._session.mark(cpu, name)
 
-    def booted(self, frames: list[int]) -> None:
+    def on_boot(self, frames: list[int]) -> None:
         """The pools have been filled, as far as there are frames."""
         self._session.check_pools(len(frames))
-
-    def thread_created(self, *_: Any) -> None:
-        """Nothing."""
-
-    thread_gone = stepped = fault_ended = cannot_sleep = thread_created
 
 
 class _Detached(Policy):

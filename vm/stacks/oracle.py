@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
+from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.engine import Access
+from kstack.hw.mmu.moments import Fill, Use
 from kstack.hw.mmu.walk import NX, RW, US, PageFault, Translation
 from kstack.kernels.kstack.hypercall import SHOOTDOWN_VECTOR
 from kstack.load import Symbols
@@ -217,16 +219,20 @@ class Oracle:
         thread = self.areas.find(self.threads, address)
         return None if thread is None else thread.page_at(address)
 
-    # --- MmuObserver
+    # --- translations
 
-    def filled(self, cpu: int, address: int, translation: Translation) -> None:
+    def on_fill(self, moment: Fill) -> None:
         """Count accesses that could have gone two ways had nothing ever been invalidated.
 
         The adversary is the same in every reading: any CPU may have cached whatever a page was ever mapped to, whether
-        Accessed was set or not.
+        Accessed was set or not. A candidate that no access has asked for is only noted.
         """
+        cpu, address, translation, speculative = moment
         page = self._page(address)
         if page is None:
+            return
+        if speculative:
+            self._note(cpu, f"speculative TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
             return
         self.stack_walks += 1
         candidates = self.seen.setdefault(address >> 12, set())
@@ -234,16 +240,9 @@ class Oracle:
         self.exercised += len(candidates) > 1
         self._note(cpu, f"TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
 
-    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
-        """A candidate that no access has asked for."""
-        page = self._page(address)
-        if page is not None:
-            self._note(cpu, f"speculative TLB fill: {_owner(page)} -> frame {translation.frame:#x}", address & ~0xFFF)
-
-    def stale_use(
-        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
-    ) -> None:
+    def on_use(self, moment: Use) -> None:
         """Judge an access through a translation that the tables no longer give."""
+        cpu, address, access, translation, current = moment
         page = self._page(address)
         frame = translation.frame
         life = self.frames.get(frame)
@@ -292,18 +291,18 @@ class Oracle:
             return
         self._report(Kind.WRONG_DATA, cpu, address, text, translation.frame)
 
-    # --- StackObserver
+    # --- the policy
 
-    def booted(self, frames: list[int]) -> None:
+    def on_boot(self, frames: list[int]) -> None:
         """The pool's frames are born free."""
         self.frames = {frame: Frame() for frame in frames}
 
-    def thread_created(self, thread: Thread) -> None:
+    def on_thread(self, thread: Thread) -> None:
         """A stack area is watched from now on."""
         self.threads[thread.id] = thread
         self.areas.add(thread)
 
-    def thread_gone(self, thread: Thread) -> None:
+    def on_thread_end(self, thread: Thread) -> None:
         """What is still mapped in a dead thread's stack is lost."""
         del self.threads[thread.id]
         mmu, memory = self.machine.cpus[0].mmu, self.machine.memory
@@ -314,7 +313,7 @@ class Oracle:
                 text = f"{_owner(life.owner)} is still mapped to frame {frame:#x} after the thread has exited"
                 self._report(Kind.LEAK, 0, life.owner.address, text, frame)
 
-    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
         """Follow the frames through the policy's steps."""
         if isinstance(step, steps.TakePage | steps.AllocPage) and answer is not None:
             self.frames[answer] = self.frames[answer]._replace(state=FrameState.TAKEN)
@@ -392,7 +391,7 @@ class Oracle:
         self.frames[frame] = Frame(FrameState.POOL, None, life.previous, by)
         self._note(cpu, f"free frame {frame:#x}", frame)
 
-    def fault_ended(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
+    def on_fault_end(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
         """The policy has looked at a fault on a stack."""
         if cpu in self.double_faults:
             self.double_faults[cpu] = self.double_faults[cpu][0], handled
@@ -411,20 +410,21 @@ class Oracle:
             text = f"CPU {cpu} faulted on {_owner(page)} at {address:#x}, and the policy does not handle it"
             self._report(Kind.UNHANDLED_FAULT, cpu, address, text)
 
-    def cannot_sleep(self, cpu: int, call: HookCall) -> None:
+    def on_cannot_sleep(self, cpu: int, call: HookCall) -> None:
         """An allocation that may sleep finds no memory where the thread cannot leave the CPU."""
         hook = f"{call.function.name.lower()} of thread {call.thread}"
         text = f"CPU {cpu} would sleep for memory in {hook}, where nothing can run it again"
         self._report(Kind.DEADLOCK, cpu, 0, text)
 
-    def event(self, cpu: int, name: str) -> None:
+    def on_mark(self, cpu: int, name: str) -> None:
         """Guest events tell where in the scenario a finding lies."""
         self.events.append(Moment(self.machine.now(), cpu, f"guest: {name}"))
 
-    # --- CpuObserver
+    # --- CPUs
 
-    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
+    def on_delivery(self, delivery: Delivery) -> None:
         """Stack overflows, double faults, shutdown."""
+        cpu, events, outcome = delivery
         for event in events:
             if event.kind is EventKind.INTERRUPT and event.vector == SHOOTDOWN_VECTOR:
                 self.events.append(Moment(self.machine.now(), cpu, f"takes interrupt {event.vector:#x}"))
@@ -479,9 +479,9 @@ class Oracle:
                 text = f"CPU {cpu} overflowed the stack of thread {thread.id} at {address:#x}"
                 self._report(Kind.OVERFLOW, cpu, address, text)
 
-    # --- MachineObserver
+    # --- the machine
 
-    def ipi_sent(self, ipi: Ipi) -> None:
+    def on_ipi(self, ipi: Ipi) -> None:
         """A shootdown is on its way: part of the history of whatever it is about."""
         if ipi.vector == SHOOTDOWN_VECTOR:
             self.events.append(Moment(self.machine.now(), ipi.source, f"IPI to CPU {ipi.target}"))
