@@ -21,6 +21,8 @@ from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
 from kstack.run.spec import boot, script_of
+from kstack.sanitizer.findings import Kind
+from kstack.sanitizer.frames import FrameState
 from kstack.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
 from kstack.stacks import (
     AllocPage,
@@ -47,7 +49,7 @@ from kstack.stacks import (
 )
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import FrameState, Kind, Oracle
+from kstack.stacks.oracle import Oracle
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +339,7 @@ def test_a_shootdown_is_part_of_the_history_of_what_it_is_about() -> None:
 
     found = find_scenario("unwinder")
     result = boot(found).session(Early(), RoundRobin(10), RunOptions(found.max_instructions)).run()
-    words = [moment.what for moment in result.findings[0].history]
+    words = [one.text for one in result.findings[0].history]
     assert any(word.startswith("IPI to CPU") for word in words)
 
 

@@ -23,6 +23,7 @@ from kstack.machine import Machine
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.recording import Recording, pack
 from kstack.run.session import Session
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import Choice, RandomSchedule, RoundRobin, Scheduler, View
 from kstack.stacks import (
     Decision,
@@ -38,7 +39,7 @@ from kstack.stacks import (
     map_pages,
     unmap_pages,
 )
-from kstack.stacks.oracle import Finding, Kind, Oracle
+from kstack.stacks.oracle import Oracle
 from kstack.testing import (
     Clock,
     DeviceConformance,

@@ -60,7 +60,8 @@ def test_hooks_that_are_offered_later_are_heard_too_and_those_of_before_no_more(
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("on_oen", "on_oen hears nothing; did you mean on_one?"), ("on_nothing_at_all", "there are on_one, on_two")]
+    ("name", "says"),
+    [("on_oen", "on_oen hears nothing; did you mean on_one?"), ("on_nothing_at_all", "there are on_one, on_two")],
 )
 def test_a_hook_that_nobody_offers_is_an_error(name: str, says: str) -> None:
     instruments = Instruments()

@@ -32,10 +32,10 @@ from kstack.hw.lazy import How
 from kstack.hw.mmu.walk import FRAME_MASK, P
 from kstack.kernels.kstack import hypercall
 from kstack.kernels.kstack.hypercall import Function
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import steps
 from kstack.stacks.area import Pte, Thread
 from kstack.stacks.host.call import HookCall
-from kstack.stacks.oracle import Finding
 
 Thing = tuple[Any, ...]
 PAGE: Final = 4096

@@ -19,12 +19,13 @@ from kstack.load import Symbols, load
 from kstack.machine import FOR_EVER, End, Machine, MachineConfig, MachineSnapshot, Slice
 from kstack.run.adversary import Adversary
 from kstack.run.ending import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, PANIC, Ending, last_words
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import Choice, Exhausted, RoundRobin, Scheduler, View
 from kstack.stacks.host.call import StepCounts
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.stacks.measure.usage import Usage, UsageSummary
-from kstack.stacks.oracle import Finding, Kind, Oracle
+from kstack.stacks.oracle import Oracle
 from kstack.stacks.policy import Policy
 
 BOOT_QUANTUM: Final = 1000
@@ -440,8 +441,8 @@ class Session:
             time=machine.time,
             serial=machine.uart.sent.decode("utf-8", "replace").replace("\r", ""),
             findings=tuple(oracle.findings) if oracle else (),
-            exercised=oracle.exercised if oracle else 0,
-            stack_walks=oracle.stack_walks if oracle else 0,
+            exercised=oracle.sanitizer.exercised if oracle else 0,
+            stack_walks=oracle.sanitizer.walks if oracle else 0,
             unmaps=self.runtime.counts.unmaps,
             state_hash=machine.state_hash() if self.options.hashed else "",
             counts=self.runtime.counts,

@@ -22,11 +22,11 @@ from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
 from kstack.run.spec import boot
+from kstack.sanitizer.findings import Kind
 from kstack.schedule import Choice, RandomSchedule, ReplaySchedule, RoundRobin, Scheduler, View
 from kstack.stacks import Policy
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.pool import PoolConfig
-from kstack.stacks.oracle import Kind
 from kstack.testing.hooks import Asked, Watched, differences_elsewhere, differences_in
 from kstack.testing.worlds import ElsewhereError, elsewhere, world
 

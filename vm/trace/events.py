@@ -14,9 +14,9 @@ from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Ipi
 from kstack.run.session import Session
 from kstack.run.writes import Change, RegisterChange
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import Pte, Thread, steps
 from kstack.stacks.host.call import HookCall
-from kstack.stacks.oracle import Finding
 
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
 

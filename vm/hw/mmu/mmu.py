@@ -647,7 +647,7 @@ class Mmu:
         if self.on_invlpg is not None and not self.on_invlpg(address):
             return
         if self.gate is not None:
-            self._invalidate_lazily(self.gate, address)
+            self._invalidate_lazily(self.gate, address, Cause.INVLPG)
         for mmu in self._each():
             for tlb in (mmu.data, mmu.code):
                 pcid = mmu.pcid if Rule.INVLPG_PAGE in rules else None
@@ -661,7 +661,7 @@ class Mmu:
         rules = self.rules
         if kind == 0 and Rule.INVPCID_ADDRESS in rules:
             if self.gate is not None:
-                self._invalidate_lazily(self.gate, address, False)
+                self._invalidate_lazily(self.gate, address, Cause.INVPCID, False)
             for tlb in (self.data, self.code):
                 self._lose(tlb.drop_page(address, pcid, False), Cause.INVPCID)
             self.structures.drop_pcid(pcid)
@@ -675,31 +675,36 @@ class Mmu:
     def drop_address(self, address: int, pcid: int | None, globals_too: bool) -> None:
         """Drop one page of one PCID (None: of all), as a broadcast invalidation does."""
         if self.gate is not None:
-            self._invalidate_lazily(self.gate, address, globals_too)
+            self._invalidate_lazily(self.gate, address, Cause.BROADCAST, globals_too)
         for tlb in (self.data, self.code):
             for which in sorted(tlb.own) if pcid is None else [pcid]:
                 self._lose(tlb.drop_page(address, which, False), Cause.BROADCAST)
             self._lose(tlb.drop_page(address, None, globals_too), Cause.BROADCAST)
         self.structures.drop_all()
 
-    def _invalidate_lazily(self, gate: Gate, address: int, globals_too: bool = True) -> None:
+    def _invalidate_lazily(self, gate: Gate, address: int, cause: Cause, globals_too: bool = True) -> None:
         """An invalidation of a managed page on this CPU."""
-        if gate.lazy.manages(address):
-            invalidate = gate.lazy.invalidate if globals_too else gate.lazy.invalidate_own
-            invalidate(self.cpu, address >> 12, self._entry_of(address))
+        lazy = gate.lazy
+        if lazy.manages(address):
+            page = address >> 12
+            for value in sorted(lazy.may.get((self.cpu, page), ())) if self._hooks.drop else ():
+                if globals_too or not value & G:
+                    self._hooks.drop(Drop(self.cpu, page << 12, value & FRAME_MASK, cause))
+            invalidate = lazy.invalidate if globals_too else lazy.invalidate_own
+            invalidate(self.cpu, page, self._entry_of(address))
 
-    def _flush_lazily(self, gate: Gate, globals_too: bool) -> None:
+    def _flush_lazily(self, gate: Gate, cause: Cause, globals_too: bool) -> None:
         """An invalidation of all managed pages on this CPU, as long as there are no PCIDs to tell them apart by."""
         if not globals_too and self.engine.registers.cr[4] & Cr4.PCIDE:
             gate.refuse("flushes by PCID")
         for cpu, page in sorted(gate.lazy.may):
             if cpu == self.cpu:
-                self._invalidate_lazily(gate, page << 12, globals_too)
+                self._invalidate_lazily(gate, page << 12, cause, globals_too)
 
     def drop_pcid(self, pcid: int, cause: Cause) -> None:
         """Drop all that is not global of one PCID."""
         if self.gate is not None:
-            self._flush_lazily(self.gate, False)
+            self._flush_lazily(self.gate, cause, False)
         for tlb in (self.data, self.code):
             self._lose(tlb.drop_pcid(pcid), cause)
         if Rule.STRUCTURE_CACHES_NOT_GLOBAL in self.rules:
@@ -709,7 +714,7 @@ class Mmu:
     def drop_all(self, globals_too: bool, cause: Cause = Cause.RESET) -> None:
         """Drop everything, or everything that is not global."""
         if self.gate is not None:
-            self._flush_lazily(self.gate, globals_too)
+            self._flush_lazily(self.gate, cause, globals_too)
         dropped = self.data.drop_all(globals_too) + self.code.drop_all(globals_too)
         self.lost += len(dropped)
         self._tell_drops(dropped, cause)
