@@ -94,7 +94,7 @@ def test_a_translation_that_is_dropped_in_time_is_no_finding_and_the_drop_is_his
 
 
 def test_nobody_s_frames_are_nobody_s_business(guest: LongModeGuest) -> None:
-    sanitizer, book, leaf, frame = watched(guest)
+    sanitizer, book, leaf, _ = watched(guest)
     book.frames.clear()
     guest.memory.write64(leaf, 0)
     assert guest.load(AREA) == 7
