@@ -9,7 +9,6 @@ import pytest
 from kstack.base.errors import PolicyError
 from kstack.guest.asm import assemble
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.hypercall import Function
 from kstack.kernels.kstack.scenarios import find_image, find_scenario
 from kstack.load import Symbols, load
 from kstack.machine import Machine, MachineConfig
@@ -47,6 +46,7 @@ from kstack.stacks import (
     shootdown,
     unmap_pages,
 )
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.oracle import Oracle
@@ -372,7 +372,7 @@ class Follower:
 
     def __init__(self) -> None:
         self.machine = Machine(MachineConfig(1))
-        self.oracle = Oracle(self.machine, Symbols([]))
+        self.oracle = Oracle(self.machine, Symbols([]), 0xF0)
         self.oracle.on_boot(list(FRAMES))
         for thread in (1, 2):
             self.oracle.on_thread(Thread(thread, 0x5000 + 0x1000 * thread, 0x1000))
@@ -388,7 +388,7 @@ class Follower:
             self.machine.memory.write64(frame, 7)
 
     def step(self, step: Step, answer: object = None, previous: Pte | None = None) -> None:
-        call = HookCall(Function.SWITCH_OUT, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
+        call = HookCall(HookKind.SWITCH_OUT, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
         self.oracle.on_step(0, call, step, answer, previous)
 
     def store(self, kind: type[Step], new: Pte, old: Pte) -> None:

@@ -22,10 +22,11 @@ from kstack.hw.gate import Gate, Visible
 from kstack.hw.lazy import How, LazyTlb, Option
 from kstack.hw.mmu.walk import A, Attempt, D
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.hypercall import Function
+from kstack.kernels.kstack.guest import KstackKernel
 from kstack.stacks import Page, Pte, steps
 from kstack.stacks.area import PAGE, Thread
-from kstack.stacks.host.call import HookCall
+from kstack.stacks.hooks import HookKind
+from kstack.stacks.host.call import HookCall, StackHooks
 from kstack.stacks.host.execute import Executor
 from kstack.stacks.host.pool import PoolConfig
 from tests.support.eager_tlb import CPUS, FAULT, NOTHING, ONE, OTHER, Eager, Op, eager_does, unasked
@@ -71,11 +72,11 @@ class LazyModel:
         self._gates = [Gate(cpu, Visible(), self._lazy) for cpu in range(CPUS)]
         for cpu, gate in zip(machine.cpus, self._gates, strict=True):
             cpu.mmu.gate = gate
-        self._executor = Executor(machine, PoolConfig(), {}, [])
+        self._executor = Executor(machine, KstackKernel(machine), PoolConfig(), {}, StackHooks())
         self._executor.areas.add(Thread(1, AREA, PAGE, False))
-        self._executor.boot((0, 0), [Pte(ONE).frame, Pte(OTHER).frame])
+        self._executor.boot([Pte(ONE).frame, Pte(OTHER).frame])
         self._executor.lazy = self._lazy
-        self._call = HookCall(Function.SWITCH_IN, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
+        self._call = HookCall(HookKind.SWITCH_IN, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
         self._page = Page(1, 0, AREA)
         self.start: Hashable = self._state()
 

@@ -11,12 +11,12 @@ import pytest
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
-from kstack.kernels.kstack.hypercall import Function
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import RunOptions, RunResult
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks import EMPTY, GiveBack, PostFlush, Pte, ReadPte, Thread, WritePte
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.measure.levels import MAX_SAMPLES, Levels
@@ -53,7 +53,7 @@ class Bench:
         self.usage = Usage(machine, runtime)
         self.usage.on_boot([])
 
-    def hook(self, function: Function, thread: Thread, *arguments: int) -> HookCall:
+    def hook(self, function: HookKind, thread: Thread, *arguments: int) -> HookCall:
         """Begin a hook."""
         call = HookCall(function, arguments or (thread.id,), (0, 0), thread.id, iter(()))  # type: ignore[arg-type]
         self.usage.on_call(0, call)
@@ -67,7 +67,7 @@ class Bench:
         """A user thread created with so many pages, at one moment."""
         thread = Thread(number, TOP - 16384, 16384)
         self.usage.on_thread(thread)
-        call = self.hook(Function.CREATE_THREAD, thread)
+        call = self.hook(HookKind.CREATE_THREAD, thread)
         for page in thread.pages[:pages]:
             self.store(call, page, EMPTY, Pte.of(0x1000))
         return thread
@@ -77,7 +77,7 @@ def test_memory_is_weighted_by_the_time_for_which_it_was_mapped() -> None:
     bench = Bench()
     thread = bench.thread(1)
     bench.time = 100
-    call = bench.hook(Function.ENTER_KERNEL, thread)
+    call = bench.hook(HookKind.ENTER_KERNEL, thread)
     for page in thread.lower:
         bench.store(call, page, EMPTY, Pte.of(0x2000))
     bench.time = 300
@@ -89,10 +89,10 @@ def test_memory_is_weighted_by_the_time_for_which_it_was_mapped() -> None:
 def test_only_the_time_between_switch_out_and_switch_in_counts_as_sleep() -> None:
     bench = Bench()
     thread = bench.thread(4)
-    bench.hook(Function.SWITCH_IN, thread)
+    bench.hook(HookKind.SWITCH_IN, thread)
     bench.time = 1000
     thread.saved_rsp = TOP - 100
-    call = bench.hook(Function.SWITCH_OUT, thread)
+    call = bench.hook(HookKind.SWITCH_OUT, thread)
     for page in thread.lower:
         bench.store(call, page, Pte.of(0x2000), EMPTY)
     bench.time = 1100
@@ -105,12 +105,12 @@ def test_creation_and_exit_do_not_count() -> None:
     bench = Bench()
     thread = Thread(1, TOP - 16384, 16384)
     bench.usage.on_thread(thread)
-    call = bench.hook(Function.CREATE_THREAD, thread)
+    call = bench.hook(HookKind.CREATE_THREAD, thread)
     for number, page in enumerate(thread.pages):
         bench.time = 1000 * (number + 1)
         bench.store(call, page, EMPTY, Pte.of(0x1000))
     bench.time += 10
-    call = bench.hook(Function.EXIT_THREAD, thread)
+    call = bench.hook(HookKind.EXIT_THREAD, thread)
     for page in thread.pages:
         bench.time += 1000
         bench.store(call, page, Pte.of(0x1000), EMPTY)
@@ -140,7 +140,7 @@ def test_depth_at_a_switch_is_from_the_top_to_the_saved_stack_pointer() -> None:
     thread = bench.thread(4)
     for depth in (100, 1500, 5000):
         thread.saved_rsp = TOP - depth
-        bench.hook(Function.SWITCH_OUT, thread)
+        bench.hook(HookKind.SWITCH_OUT, thread)
     found = bench.usage.summary()
     assert found.depth_at_switch == (1, 1, 0, 1, 0)
     assert found.depth_max == (0, 0, 0, 1, 0)
@@ -150,7 +150,7 @@ def test_a_stack_pointer_outside_of_the_stack_is_no_depth() -> None:
     bench = Bench()
     thread = bench.thread(4)
     thread.saved_rsp = TOP + 4096
-    bench.hook(Function.SWITCH_OUT, thread)
+    bench.hook(HookKind.SWITCH_OUT, thread)
     assert sum(bench.usage.summary().depth_at_switch) == 0
 
 
@@ -158,7 +158,7 @@ def test_a_stack_pointer_outside_of_the_stack_is_no_depth() -> None:
 def test_a_page_found_written_tells_how_deep_a_thread_went_and_one_only_read_does_not(bits: int, place: int) -> None:
     bench = Bench()
     thread = bench.thread(4)
-    call = bench.hook(Function.SWITCH_OUT, thread)
+    call = bench.hook(HookKind.SWITCH_OUT, thread)
     bench.store(call, thread.pages[2], Pte(Pte.of(0x3000).value | bits), EMPTY)
     assert bench.usage.summary().depth_max[place] == 1
 
@@ -173,7 +173,7 @@ def test_pages_that_are_mapped_at_the_end_are_looked_at_too() -> None:
 def test_the_address_of_a_fault_is_a_depth() -> None:
     bench = Bench()
     thread = bench.thread(1)
-    bench.hook(Function.STACK_FAULT, thread, TOP - 9000, thread.id, 2)
+    bench.hook(HookKind.STACK_FAULT, thread, TOP - 9000, thread.id, 2)
     assert bench.usage.summary().depth_max == (0, 0, 0, 0, 1)
 
 
@@ -213,7 +213,7 @@ def test_counters_are_from_the_runs_start_and_not_from_reset() -> None:
 def test_operations_are_told_apart_by_hook_and_requests_to_other_cpus_are_their_invlpgs() -> None:
     bench = Bench()
     thread = bench.thread(1)
-    call = bench.hook(Function.SWITCH_OUT, thread)
+    call = bench.hook(HookKind.SWITCH_OUT, thread)
     bench.usage.on_step(0, call, ReadPte(thread.top), Pte.of(0x1000), None)
     bench.usage.on_step(0, call, PostFlush(1, TOP - 16384, 3), None, None)
     found = bench.usage.summary()
@@ -224,7 +224,7 @@ def test_operations_are_told_apart_by_hook_and_requests_to_other_cpus_are_their_
 def test_pool_levels_are_followed_with_their_peak_draw() -> None:
     bench = Bench()
     thread = bench.thread(1)
-    call = bench.hook(Function.EXIT_THREAD, thread)
+    call = bench.hook(HookKind.EXIT_THREAD, thread)
     bench.level = 9
     bench.time = 40
     bench.usage.on_step(0, call, GiveBack(0x1000), None, None)

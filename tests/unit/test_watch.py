@@ -13,12 +13,12 @@ import pytest
 
 from kstack.base.errors import PolicyError
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.hypercall import Function
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import BootedScenario, RunOptions, RunResult
 from kstack.run.spec import boot
 from kstack.schedule import RandomSchedule
 from kstack.stacks import Invlpg, Load, OtherCpus, Page, Policy, Step, Steps, Thread, free, shootdown
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall, Interposed
 from kstack.stacks.loading.registry import find_policy
 from tests.support.policy_mistakes import HOOKS
@@ -280,7 +280,7 @@ def test_a_hook_that_is_made_to_fail_may_leave_its_steps() -> None:
     failed: list[int] = []
 
     def interpose(cpu: int, call: HookCall) -> Interposed | None:
-        if failed or call.function is not Function.ENTER_KERNEL:
+        if failed or call.hook is not HookKind.ENTER_KERNEL:
             return None
         failed.append(cpu)
         return Interposed(error=RuntimeError("injected"))

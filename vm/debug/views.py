@@ -181,7 +181,7 @@ def policy_lines(session: Session) -> list[str]:
 
 def hook_name(call: HookCall) -> str:
     """A hook in a few words."""
-    return f"{call.function.name.lower()} of thread {call.thread}" if call.thread else call.function.name.lower()
+    return f"{call.hook.value} of thread {call.thread}" if call.thread else call.hook.value
 
 
 def whereabouts(session: Session, number: int) -> str:

@@ -30,11 +30,10 @@ from kstack.hw.engine import Access
 from kstack.hw.gate import Gate
 from kstack.hw.lazy import How
 from kstack.hw.mmu.walk import FRAME_MASK, P
-from kstack.kernels.kstack import hypercall
-from kstack.kernels.kstack.hypercall import Function
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import steps
 from kstack.stacks.area import Pte, Thread
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
 
 Thing = tuple[Any, ...]
@@ -145,8 +144,8 @@ class Recorder:
         if isinstance(step, steps.Lock):
             return Footprint(writes=frozenset({("cpu", cpu), ("lock", step.name)}))
         if isinstance(step, steps.WaitForAck):
-            words = (hypercall.MAILBOX_REQUEST, hypercall.MAILBOX_ACK)
-            return Footprint(frozenset(self._mail(step.cpu, words)), frozenset({("cpu", cpu)}))
+            words = _words(self._world.runtime.kernel.waiting_words(step.cpu))
+            return Footprint(frozenset(words), frozenset({("cpu", cpu)}))
         return EVERYTHING
 
     def arriving(self, cpu: int) -> Footprint:
@@ -239,8 +238,7 @@ class Recorder:
         registers, calls = world.machine.cpus[cpu].registers, world.runtime.calls[cpu]
         begun = bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
         if not begun:
-            number = registers.gpr[0] & 0xFFFFFFFF
-            self._everything |= number not in (Function.SWITCH_IN, Function.SWITCH_OUT)
+            self._everything |= world.runtime.kernel.asks(cpu) not in (HookKind.SWITCH_IN, HookKind.SWITCH_OUT)
             return
         step, pools = calls[-1].step, world.runtime.pools
         if move.choice:
@@ -258,8 +256,8 @@ class Recorder:
 
     def on_call(self, cpu: int, call: HookCall) -> None:
         """A policy looks at its thread, or a switch changes what it sees there."""
-        switches = call.function in (Function.SWITCH_IN, Function.SWITCH_OUT)
-        lives = call.function in (Function.CREATE_THREAD, Function.EXIT_THREAD)
+        switches = call.hook in (HookKind.SWITCH_IN, HookKind.SWITCH_OUT)
+        lives = call.hook in (HookKind.CREATE_THREAD, HookKind.EXIT_THREAD)
         (self._writes if switches else self._reads).add(("thread", call.thread))
         (self._writes if lives else self._reads).add(("threads",))
 
@@ -290,10 +288,9 @@ class Recorder:
         elif isinstance(step, steps.Lock | steps.Unlock):
             writes.add(("lock", step.name))
         elif isinstance(step, steps.PostFlush):
-            words = (hypercall.MAILBOX_START, hypercall.MAILBOX_PAGES, hypercall.MAILBOX_REQUEST)
-            writes.update(self._mail(step.cpu, words))
+            writes.update(_words(self._world.runtime.kernel.posting_words(step.cpu)))
         elif isinstance(step, steps.WaitForAck):
-            reads.update(self._mail(step.cpu, (hypercall.MAILBOX_REQUEST, hypercall.MAILBOX_ACK)))
+            reads.update(_words(self._world.runtime.kernel.waiting_words(step.cpu)))
         elif isinstance(step, steps.SendIpi):
             writes.add(("ipi", step.cpu))
         elif not isinstance(step, steps.OtherCpus | steps.Tlbsync):
@@ -328,15 +325,13 @@ class Recorder:
             if answer is not None:
                 writes.add(("ghost", answer))
 
-    def _mail(self, cpu: int, words: tuple[int, ...]) -> list[Thing]:
-        """Words of a CPU's mailbox."""
-        start, stride = self._world.runtime.executor.mailboxes
-        mmu = self._world.machine.cpus[cpu].mmu
-        found = [mmu.resolve(start + cpu * stride + word) for word in words]
-        return [("word", physical // _WORD) for physical in found if physical is not None]
-
     def on_thread(self, _: Thread) -> None:
         """The set of threads changes."""
         self._writes.add(("threads",))
 
     on_thread_end = on_thread
+
+
+def _words(addresses: list[int]) -> list[Thing]:
+    """Words of memory, by physical address."""
+    return [("word", address // _WORD) for address in addresses]

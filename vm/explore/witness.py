@@ -147,7 +147,7 @@ def describe(world: World, move: Move) -> str:
     if not calls:
         return "begins a hook"
     note = ", and some walker has set Accessed before" if move.choice else ""
-    return f"{calls[-1].function.name.lower()}: {calls[-1].step}{note}"
+    return f"{calls[-1].hook.value}: {calls[-1].step}{note}"
 
 
 def _place(world: World, pending: Pending) -> str:

@@ -29,7 +29,7 @@ from kstack.hw.lazy import How, LazyTlb, Option
 from kstack.hw.memory import PAGE
 from kstack.hw.mmu.walk import A, Attempt
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.hypercall import PORT, Function
+from kstack.kernels.kstack.hypercall import PORT
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import End, Machine, MachineSnapshot
 from kstack.run.expected import ignored_kinds
@@ -39,12 +39,12 @@ from kstack.sanitizer.findings import Finding
 from kstack.sanitizer.frames import Frame
 from kstack.schedule import RoundRobin
 from kstack.stacks import Invlpgb, Page, Policy, Tlbsync
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.execute import Pending
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.oracle import Oracle
 
 FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
-_OUT_HYPERCALL: Final = bytes([0xE7, PORT])
 READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
 WINDOW: Final = "window"
@@ -605,13 +605,10 @@ class World:
 
     def _is_private(self, cpu: int) -> bool:
         """Whether an OUT is one that nobody else can tell: an event, or the beginning of a hook."""
-        registers = self.machine.cpus[cpu].registers
-        if self.machine.cpus[cpu].linear.code(registers.rip, 2) != _OUT_HYPERCALL:
-            return True  # the console, when the guest panics
-        number = registers.gpr[0] & 0xFFFFFFFF
-        if number == Function.EVENT:
-            return True
-        return not self._is_begun(cpu) and number not in (Function.SWITCH_IN, Function.SWITCH_OUT)
+        hook = self.runtime.kernel.asks(cpu)
+        if hook is None:
+            return True  # an event, or the console, when the guest panics
+        return not self._is_begun(cpu) and hook not in (HookKind.SWITCH_IN, HookKind.SWITCH_OUT)
 
     def _is_begun(self, cpu: int) -> bool:
         """Whether the OUT before which a CPU stands makes the next step of a hook that has begun."""

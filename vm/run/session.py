@@ -14,7 +14,7 @@ from kstack.base.errors import ConfigError, ScenarioError
 from kstack.hw.cpu.cpu import SliceEnd
 from kstack.hw.instruments import Hook, Hooks
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack import hypercall
+from kstack.kernels.kstack.guest import KstackKernel
 from kstack.load import Symbols, load
 from kstack.machine import FOR_EVER, End, Machine, MachineConfig, MachineSnapshot, Slice
 from kstack.run.adversary import Adversary
@@ -204,8 +204,9 @@ class Session:
         self.options = options
         machine.strict = options.strict
         machine.told.clear()
-        machine.release_port(hypercall.PORT)
-        self.runtime = StackRuntime(machine, policy, options.pool)
+        kernel = KstackKernel(machine)
+        self.runtime = StackRuntime(machine, kernel, policy, options.pool)
+        kernel.serve(self.runtime)
         self.hooks = RunHooks()
         machine.instruments.offer(self.hooks)
         self.oracle: Oracle | None = None
@@ -241,7 +242,7 @@ class Session:
             cpu.mmu.on_invlpg = None
 
     def _attach(self) -> None:
-        self.oracle = oracle = Oracle(self.machine, self.symbols)
+        self.oracle = oracle = Oracle(self.machine, self.symbols, self.runtime.kernel.shootdown_vector)
         self.usage = usage = Usage(self.machine, self.runtime)
         self.machine.instruments.add(oracle)
         self.machine.instruments.add(usage)

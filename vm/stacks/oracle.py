@@ -15,7 +15,6 @@ from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.mmu.moments import Drop, Fill, Use
 from kstack.hw.mmu.walk import PageFault
-from kstack.kernels.kstack.hypercall import SHOOTDOWN_VECTOR
 from kstack.load import Symbols
 from kstack.machine import Ipi, Machine
 from kstack.sanitizer.findings import Finding, Kind
@@ -58,10 +57,12 @@ class Oracle:
     Args:
         machine: the machine.
         symbols: the guest's.
+        shootdown_vector: of the interrupt by which its CPUs ask each other to flush.
     """
 
     machine: Machine
     symbols: Symbols
+    shootdown_vector: int
     frames: dict[int, Frame[Page]] = field(default_factory=dict)
     holders: dict[int, HookCall] = field(default_factory=dict)  # by frame: the hook that took or cleared it last
     threads: dict[int, Thread] = field(default_factory=dict)
@@ -143,7 +144,7 @@ class Oracle:
         elif isinstance(step, steps.PteStore) and previous is not None:
             self._entry_changed(cpu, call, step.page, previous, step.pte)
         elif isinstance(step, steps.GiveBack):
-            by = f"{call.function.name.lower()} of thread {call.thread} on CPU {cpu}: {step}, time {self.machine.now()}"
+            by = f"{call.hook.value} of thread {call.thread} on CPU {cpu}: {step}, time {self.machine.now()}"
             self._given_back(cpu, step.frame, by)
             self._drifted(cpu, cpu if step.cpu is None else step.cpu, 1)
         elif isinstance(step, steps.Invlpg):
@@ -238,7 +239,7 @@ class Oracle:
 
     def on_cannot_sleep(self, cpu: int, call: HookCall) -> None:
         """An allocation that may sleep finds no memory where the thread cannot leave the CPU."""
-        hook = f"{call.function.name.lower()} of thread {call.thread}"
+        hook = f"{call.hook.value} of thread {call.thread}"
         text = f"CPU {cpu} would sleep for memory in {hook}, where nothing can run it again"
         self._report(Kind.DEADLOCK, cpu, 0, text)
 
@@ -252,7 +253,7 @@ class Oracle:
         """Stack overflows, double faults, shutdown."""
         cpu, events, outcome = delivery
         for event in events:
-            if event.kind is EventKind.INTERRUPT and event.vector == SHOOTDOWN_VECTOR:
+            if event.kind is EventKind.INTERRUPT and event.vector == self.shootdown_vector:
                 self.sanitizer.events.append(IpiTaken(self.machine.now(), cpu, event.vector))
             if event.kind is not EventKind.EXCEPTION:
                 continue
@@ -309,7 +310,7 @@ class Oracle:
 
     def on_ipi(self, ipi: Ipi) -> None:
         """A shootdown is on its way: part of the history of whatever it is about."""
-        if ipi.vector == SHOOTDOWN_VECTOR:
+        if ipi.vector == self.shootdown_vector:
             self.sanitizer.events.append(IpiSent(self.machine.now(), ipi.source, ipi.target))
 
     def deadlocked(self, waiting: list[int]) -> None:

@@ -100,7 +100,7 @@ class _Steps:
 
     def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Any) -> None:
         """A step was carried out."""
-        self.made.append((cpu, call.function.name.lower(), step, answer))
+        self.made.append((cpu, call.hook.value, step, answer))
 
     def nothing(self, *_: Any) -> None:
         """Of no interest."""
@@ -315,7 +315,7 @@ class PolicyConformance:
 def _check_ends(session: Session, slice_: int) -> None:
     """No hook of a run goes on for ever."""
     for call in (call for calls in session.runtime.calls for call in calls):
-        name, made = call.function.name.lower(), len(call.answers)
+        name, made = call.hook.value, len(call.answers)
         assert made <= ENDLESS, f"{name} has made {made} steps, and does not end where there is no page"
 
 

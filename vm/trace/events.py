@@ -10,12 +10,12 @@ from kstack.hw.cpu.decode import Instruction
 from kstack.hw.cpu.events import MNEMONICS, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.mmu.moments import Fill, Use
-from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Ipi
 from kstack.run.session import Session
 from kstack.run.writes import Change, RegisterChange
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Pte, Thread, steps
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
 
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
@@ -102,7 +102,7 @@ class Events:
             running = self._session.runtime.calls[cpu]
             while self._hooks[cpu] and self._hooks[cpu][-1] not in running:
                 call = self._hooks[cpu].pop()
-                self.add(cpu, "hook-end", call.function.name.lower(), thread=call.thread)
+                self.add(cpu, "hook-end", call.hook.value, thread=call.thread)
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Exceptions, interrupts, NMIs."""
@@ -154,8 +154,8 @@ class Events:
     def on_call(self, cpu: int, call: HookCall) -> None:
         """A hook has been called."""
         self._hooks[cpu].append(call)
-        self.add(cpu, "hook", call.function.name.lower(), thread=call.thread)
-        if call.function is Function.SWITCH_IN:
+        self.add(cpu, "hook", call.hook.value, thread=call.thread)
+        if call.hook is HookKind.SWITCH_IN:
             self.add(cpu, "switch", f"{call.thread}", thread=call.thread)
             self._switched(cpu, self._machine.now(), call.thread)
 

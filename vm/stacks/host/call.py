@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from kstack.hw.instruments import Hook, Hooks
-from kstack.kernels.kstack.hypercall import Function
 from kstack.stacks.area import Pte, Thread
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.watch import MadeStep
 
-MAY_SLEEP: Final = frozenset({Function.CREATE_THREAD, Function.REQUEST, Function.MEMORY_PRESSURE})
+MAY_SLEEP: Final = frozenset({HookKind.CREATE_THREAD, HookKind.REQUEST, HookKind.MEMORY_PRESSURE})
 """Hooks that run in thread context, where waiting for memory is allowed if interrupts are on."""
 
 
@@ -23,12 +23,12 @@ class GuestMisuse(Exception):
 class HookCall:
     """A hook in flight on a CPU.
 
-    `key` is the guest's (RIP, RSP) at the OUT; `answers` are what its steps have answered so far,
+    `key` is the guest's (RIP, RSP) where it waits for the hook; `answers` are what its steps have answered so far,
     from which the generator can be made again (a snapshot cannot copy it). `made` are the steps that it
     has made and not yielded yet; None once it was made to fail, when it may leave them.
     """
 
-    function: Function
+    hook: HookKind
     arguments: tuple[int, ...]
     key: tuple[int, int]
     thread: int

@@ -14,11 +14,11 @@ from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.engine import Flags
 from kstack.hw.lazy import LazyTlb
 from kstack.hw.mmu.broadcast import Invlpgb
-from kstack.kernels.kstack import hypercall
-from kstack.kernels.kstack.hypercall import Function
+from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.area import PAGE, Areas, Page, Pte, Thread
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackHooks, StepCounts
 from kstack.stacks.host.checks import Checks, said, shown
 from kstack.stacks.host.pool import PoolConfig, Pools
@@ -53,13 +53,17 @@ class Executor:
 
     Args:
         machine: the machine.
+        kernel: of its guest.
         pool: how page pools behave.
         threads: the runtime's, by id.
         hooks: the runtime's.
     """
 
-    def __init__(self, machine: Machine, pool: PoolConfig, threads: dict[int, Thread], hooks: StackHooks) -> None:
+    def __init__(
+        self, machine: Machine, kernel: Kernel, pool: PoolConfig, threads: dict[int, Thread], hooks: StackHooks
+    ) -> None:
         self._machine = machine
+        self._kernel = kernel
         self._pool_config = pool
         self._threads = threads
         self.areas = Areas()
@@ -68,7 +72,6 @@ class Executor:
         self.counts = StepCounts()
         self.pools: Pools | None = None
         self.online: list[int] = []
-        self.mailboxes = (0, 0)
         self.variables: dict[tuple[str, steps.Key], steps.Value] = {}
         self.dry: dict[int, bool] = {}  # threads for which there was no page when one was wanted last
         self._give_frames([])
@@ -81,9 +84,8 @@ class Executor:
         )
         self._keep = ~_G if machine.modes.kernel_pages == "pcid" else -1
 
-    def boot(self, mailboxes: tuple[int, int], frames: list[int]) -> None:
-        """The guest gives its mailboxes and frames."""
-        self.mailboxes = mailboxes
+    def boot(self, frames: list[int]) -> None:
+        """The guest gives its frames."""
         self._give_frames(frames)
         self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
 
@@ -146,7 +148,7 @@ class Executor:
 
     def _count_unmap(self, call: HookCall, old: Pte, new: Pte) -> None:
         changed = old.present and (not new.present or new.frame != old.frame)
-        self.counts.unmaps += changed and call.function is not Function.EXIT_THREAD
+        self.counts.unmaps += changed and call.hook is not HookKind.EXIT_THREAD
 
     # --- store buffers (kstack.explore.model.store_buffers)
 
@@ -282,7 +284,7 @@ class Executor:
         assert self.pools is not None
         frame = self._got(call, self.pools.allocate())
         self.counts.pages_allocated += frame is not None
-        atomic = call.function not in MAY_SLEEP or not self._machine.cpus[cpu].registers.rflags & _IF
+        atomic = call.hook not in MAY_SLEEP or not self._machine.cpus[cpu].registers.rflags & _IF
         if frame is None and step.sleep and atomic:
             self._hooks.cannot_sleep(cpu, call)
         return frame
@@ -343,34 +345,26 @@ class Executor:
 
     # --- shootdown
 
-    def _mailbox(self, cpu: int, owner: int, word: int) -> int:
-        """Physical address of a word in a CPU's mailbox, which `cpu` is about to access."""
-        start, stride = self.mailboxes
-        address = self._machine.cpus[owner].mmu.resolve(start + owner * stride + word)
-        if address is None:
-            raise GuestMisuse(f"the shootdown mailbox of CPU {owner} is not mapped")
-        if self.on_touch is not None:
-            self.on_touch(cpu, address)
-        return address
+    def _touching(self, cpu: int) -> Callable[[int], None]:
+        """Tells who listens where in RAM a step of this CPU reaches."""
+
+        def touch(address: int) -> None:
+            if self.on_touch is not None:
+                self.on_touch(cpu, address)
+
+        return touch
 
     def _post(self, cpu: int, call: HookCall, step: steps.PostFlush) -> None:
-        memory = self._machine.memory
-        memory.write64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_START), step.start)
-        memory.write64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_PAGES), step.pages)
-        request = self._mailbox(cpu, step.cpu, hypercall.MAILBOX_REQUEST)
-        memory.write64(request, memory.read64(request) + 1 & _MASK64)
+        self._kernel.post_flush(cpu, step.cpu, step.start, step.pages, self._touching(cpu))
 
     def _send(self, cpu: int, call: HookCall, step: steps.SendIpi) -> None:
         if step.cpu not in self.online:
             raise ValueError(f"CPU {step.cpu} is not online")
         self.counts.ipis += 1
-        self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, hypercall.SHOOTDOWN_VECTOR)
+        self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, self._kernel.shootdown_vector)
 
     def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Any:
-        memory = self._machine.memory
-        request = memory.read64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_REQUEST))
-        acknowledged = memory.read64(self._mailbox(cpu, step.cpu, hypercall.MAILBOX_ACK))
-        return None if acknowledged >= request else WAITING
+        return None if self._kernel.has_flushed(cpu, step.cpu, self._touching(cpu)) else WAITING
 
     def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Any:
         if step.name in self.locks:
@@ -397,7 +391,7 @@ class Executor:
         return (
             tuple(vars(self.counts).values()),
             None if self.pools is None else self.pools.snapshot(),
-            (tuple(self.online), self.mailboxes, tuple(self.frames)),
+            (tuple(self.online), self._kernel.snapshot(), tuple(self.frames)),
             tuple(sorted(self.variables.items(), key=repr)),
             tuple(sorted(self.locks.items())),
             tuple(sorted(self.dry.items())),
@@ -405,9 +399,10 @@ class Executor:
 
     def restore(self, state: Any) -> None:
         """Become what `snapshot` returned."""
-        counts, pools, (online, self.mailboxes, frames), variables, locks, dry = state
+        counts, pools, (online, kernel, frames), variables, locks, dry = state
         self.counts = StepCounts(*counts)
         self.online = list(online)
+        self._kernel.restore(kernel)
         self._give_frames(frames)
         if pools is None:
             self.pools = None

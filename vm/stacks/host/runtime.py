@@ -1,8 +1,4 @@
-"""Runs a policy's hooks on a machine: answers hypercalls, one micro-step a slice.
-
-Each execution of the guest's OUT carries out one micro-step of the hook in flight; the instruction
-completes when the hook does. So steps interleave with other CPUs' instructions as the schedule
-chooses, and interrupts are taken between them by the ordinary rules.
+"""Runs a policy's hooks on a machine, for the kernel of its guest: one micro-step each time that the kernel comes back.
 
 Not modelled: the stack bytes that a hook written in C would itself use, its instructions and its
 cache misses; the guest's own code around the hook is real.
@@ -18,11 +14,11 @@ from typing import Any
 
 from kstack.base.errors import PolicyError
 from kstack.hw.engine import Gpr
-from kstack.kernels.kstack import hypercall
-from kstack.kernels.kstack.hypercall import Function
+from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.area import PAGE, Thread
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import GuestMisuse, HookCall, Interposed, StackHooks, StepCounts
 from kstack.stacks.host.checks import raised_at, said, shown, stands_at
 from kstack.stacks.host.execute import WAITING, Executor
@@ -35,18 +31,18 @@ MAX_STEPS = 1 << 20
 """Of one hook; what each has answered is kept while the hook is in flight."""
 MAX_THREADS = 1 << 17  # at once
 _MAX_STACK = 1 << 20
-_MAX_POOL = 1 << 30
 _RAISED = (Exception, SystemExit, GeneratorExit)
 """What a policy may raise; KeyboardInterrupt is the user's."""
-_DECISIONS = frozenset({Function.CREATE_THREAD, Function.STACK_FAULT, Function.REQUEST})
-_NO_THREAD = frozenset({Function.MEMORY_PRESSURE, Function.TICK})
+_DECISIONS = frozenset({HookKind.CREATE_THREAD, HookKind.STACK_FAULT, HookKind.REQUEST})
+_NO_THREAD = frozenset({HookKind.MEMORY_PRESSURE, HookKind.TICK})
 
 
 class StackRuntime:
     """One policy on one machine.
 
     Args:
-        machine: whose guest makes the hypercalls.
+        machine: the machine.
+        kernel: of its guest.
         policy: None answers events only, and tells the guest that no policy is attached.
         pool: how page pools behave.
 
@@ -54,8 +50,9 @@ class StackRuntime:
         PolicyError: the policy breaks the contract of policies.
     """
 
-    def __init__(self, machine: Machine, policy: Policy | None, pool: PoolConfig | None = None) -> None:
+    def __init__(self, machine: Machine, kernel: Kernel, policy: Policy | None, pool: PoolConfig | None = None) -> None:
         self._machine = machine
+        self.kernel = kernel
         self.policy = policy
         self._watch = Watch(type(policy)) if policy is not None and check_contract(type(policy)) else None
         self.threads: dict[int, Thread] = {}
@@ -65,8 +62,7 @@ class StackRuntime:
         self.interpose: Callable[[int, HookCall], Interposed | None] | None = None  # asked before each step
         self.blocked: list[bool] = [False] * len(machine.cpus)
         config = (pool or PoolConfig()).resolved(policy.pool_pages if policy is not None else None)
-        self._execute = Executor(machine, config, self.threads, self.hooks)
-        machine.claim_port(hypercall.PORT, self)
+        self._execute = Executor(machine, kernel, config, self.threads, self.hooks)
 
     @property
     def counts(self) -> StepCounts:
@@ -105,46 +101,43 @@ class StackRuntime:
         registers = self._machine.cpus[cpu].registers
         return (registers.rip, registers.gpr[Gpr.RSP]) == self.calls[cpu][-1].key
 
-    # --- PortClaim
+    # --- what a kernel tells
 
-    def read(self, cpu: int, size: int) -> int:
-        """IN: whether a policy is attached."""
-        return hypercall.DETACHED if self.policy is None else hypercall.ATTACHED
-
-    def write(self, cpu: int, size: int, value: int) -> bool:
-        """OUT: begin a hypercall, or carry out the next micro-step of the one in flight."""
+    def in_flight(self, cpu: int, key: tuple[int, int]) -> HookCall | None:
+        """The hook for which the guest waits there; it is to be looked at again."""
         self.blocked[cpu] = False
-        registers = self._machine.cpus[cpu].registers
-        key = (registers.rip, registers.gpr[Gpr.RSP])
         calls = self.calls[cpu]
-        try:
-            arguments = tuple(registers.gpr[r] for r in (Gpr.RDI, Gpr.RSI, Gpr.RDX, Gpr.RCX))
-            if calls and calls[-1].key == key:
-                if (calls[-1].function, calls[-1].arguments) != (value, arguments):
-                    raise GuestMisuse(f"made where {calls[-1].function.name} is still in flight")
-                return self._continue(cpu, calls[-1])
-            return self._begin(cpu, value, arguments, key)
-        except GuestMisuse as misuse:
-            self._machine.cpus[cpu].not_modelled(f"hypercall {value}: {misuse}")
-            return True
+        return calls[-1] if calls and calls[-1].key == key else None
 
-    def _begin(self, cpu: int, number: int, arguments: tuple[int, ...], key: tuple[int, int]) -> bool:
-        try:
-            function = Function(number)
-        except ValueError:
-            raise GuestMisuse("there is no such function") from None
-        if function is Function.EVENT:
-            name = self._event_name(cpu, arguments[0])
-            self._machine.cpus[cpu].yielded = True
-            self.hooks.mark(cpu, name)
-            return True
-        if self.policy is None:
-            return True
-        if function in (Function.BOOT, Function.CPU_UP):
-            self._boot(cpu, function, arguments)
-            return True
-        thread = self._thread_of(function, arguments)
-        call = HookCall(function, arguments, key, thread.id if thread else 0, _NOTHING)
+    def mark(self, cpu: int, name: str) -> None:
+        """The guest marks an event."""
+        self.hooks.mark(cpu, name)
+
+    def comes_online(self, cpu: int) -> None:
+        """A CPU is up."""
+        if cpu not in self.online:
+            self._execute.online = sorted([*self.online, cpu])
+
+    def boot(self, frames: list[int]) -> None:
+        """The guest gives its frames (bytes)."""
+        self._execute.boot(frames)
+        self.hooks.boot(self.frames)
+
+    def begin(self, cpu: int, hook: HookKind, arguments: tuple[int, ...], key: tuple[int, int]) -> bool:
+        """Begin a hook; whether it has ended already.
+
+        Args:
+            cpu: where.
+            hook: which.
+            arguments: as `HookKind` says; more are ignored.
+            key: RIP and RSP of the guest, which comes back there until the hook has ended.
+
+        Raises:
+            GuestMisuse: that makes no sense.
+            PolicyError: the policy did what no policy may.
+        """
+        thread = self._thread_of(hook, arguments)
+        call = HookCall(hook, arguments, key, thread.id if thread else 0, _NOTHING)
         try:
             self._call(cpu, call, thread)
         except _RAISED as error:
@@ -154,19 +147,24 @@ class StackRuntime:
             raise PolicyError(f"{self._name(call)} {wrong}, or `yield from ()` for none")
         self.calls[cpu].append(call)
         self.counts.hooks += 1
-        self._count_moment(function)
+        self._count_moment(hook)
         self.hooks.call(cpu, call)
         return self._advance(cpu, call, None, first=True)
 
-    def _count_moment(self, function: Function) -> None:
+    def _count_moment(self, hook: HookKind) -> None:
         counts = self.counts
-        counts.switches += function is Function.SWITCH_IN
-        counts.syscalls += function is Function.ENTER_KERNEL
-        counts.stack_faults += function is Function.STACK_FAULT
-        counts.requests += function is Function.REQUEST
-        counts.shares += function is Function.SHARE
+        counts.switches += hook is HookKind.SWITCH_IN
+        counts.syscalls += hook is HookKind.ENTER_KERNEL
+        counts.stack_faults += hook is HookKind.STACK_FAULT
+        counts.requests += hook is HookKind.REQUEST
+        counts.shares += hook is HookKind.SHARE
 
-    def _continue(self, cpu: int, call: HookCall) -> bool:
+    def go_on(self, cpu: int, call: HookCall) -> bool:
+        """Carry out the next micro-step of a hook in flight; whether it has ended.
+
+        Raises:
+            GuestMisuse, PolicyError: as `begin`.
+        """
         other = self.interpose(cpu, call) if self.interpose is not None else None
         if other is not None and other.error is not None:
             return self._fail(cpu, call, other.error)
@@ -224,7 +222,7 @@ class StackRuntime:
 
     def _name(self, call: HookCall) -> str:
         policy = self.policy
-        return f"policy {policy.id if policy else '-'}, hook {call.function.name.lower()}"
+        return f"policy {policy.id if policy else '-'}, hook {call.hook.value}"
 
     def _end(self, cpu: int, call: HookCall, result: Any) -> None:
         if call.held:
@@ -232,17 +230,17 @@ class StackRuntime:
         if issubclass(type(result), Generator | steps.Step):
             how = "yield" if isinstance(result, steps.Step) else "yield from"
             raise PolicyError(f"{self._name(call)} returned {shown(result)} to nobody: write `return ({how} ...)`")
-        if call.function in _DECISIONS and not (result is None or isinstance(result, bool)):
+        if call.hook in _DECISIONS and not (result is None or isinstance(result, bool)):
             raise PolicyError(f"{self._name(call)} answered {shown(result)}, which is neither True nor False")
         self.calls[cpu].pop()
-        yes = result is not False if call.function is Function.CREATE_THREAD else result is True
+        yes = result is not False if call.hook is HookKind.CREATE_THREAD else result is True
         self._machine.cpus[cpu].registers.gpr[Gpr.RAX] = int(yes)
         thread = self.threads.get(call.thread)
-        if call.function is Function.EXIT_THREAD and thread is not None:
+        if call.hook is HookKind.EXIT_THREAD and thread is not None:
             del self.threads[thread.id]
             self._execute.forget(thread)
             self.hooks.thread_end(thread)
-        elif call.function is Function.STACK_FAULT and thread is not None:
+        elif call.hook is HookKind.STACK_FAULT and thread is not None:
             dry = self._execute.dry.get(thread.id, False)
             self.hooks.fault_end(cpu, thread, call.arguments[0], yes, dry)
 
@@ -250,43 +248,20 @@ class StackRuntime:
         """A CPU has gone offline without a word."""
         self._execute.online = [other for other in self._execute.online if other != cpu]
 
-    # --- what hypercalls say
-
-    def _event_name(self, cpu: int, address: int) -> str:
-        raw = self._machine.cpus[cpu].linear.code(address, hypercall.MAX_EVENT_NAME)
-        return raw.split(b"\0")[0].decode("ascii", "replace")
-
-    def _boot(self, cpu: int, function: Function, arguments: tuple[int, ...]) -> None:
-        if function is Function.CPU_UP:
-            if arguments[0] not in self.online:
-                self._execute.online = sorted([*self.online, arguments[0]])
-            return
-        if self.pools is not None:
-            raise GuestMisuse("BOOT, for the second time")
-        start, size, mailboxes, packed = arguments
-        if start % PAGE or size % PAGE or size > _MAX_POOL or start + size > self._machine.memory.size:
-            raise GuestMisuse(f"page pool of {size:#x} bytes at {start:#x} is not in RAM")
-        self._execute.boot((mailboxes, packed & 0xFFFFFFFF), list(range(start, start + size, PAGE)))
-        modes = self._machine.modes
-        answer = hypercall.boot_answer(modes.stack_fault_delivery, modes.kernel_pages)
-        self._machine.cpus[cpu].registers.gpr[Gpr.RAX] = answer
-        self._machine.cpus[cpu].yielded = True
-        self.hooks.boot(self.frames)
-
-    def _thread_of(self, function: Function, arguments: tuple[int, ...]) -> Thread | None:
+    def _thread_of(self, hook: HookKind, arguments: tuple[int, ...]) -> Thread | None:
         if self.pools is None:
-            raise GuestMisuse(f"{function.name} before BOOT")
-        if function in _NO_THREAD:
+            raise GuestMisuse(f"{hook.name} before BOOT")
+        if hook in _NO_THREAD:
             return None
-        if function is Function.CREATE_THREAD:
+        if hook is HookKind.CREATE_THREAD:
             return self._create(*arguments)
-        identity = arguments[1] if function is Function.STACK_FAULT else arguments[0]
+        identity = arguments[1] if hook is HookKind.STACK_FAULT else arguments[0]
         thread = self.threads.get(identity)
         if thread is None:
-            raise GuestMisuse(f"{function.name} of thread {identity}, which does not exist")
-        if function is Function.SWITCH_OUT:
+            raise GuestMisuse(f"{hook.name} of thread {identity}, which does not exist")
+        if hook is HookKind.SWITCH_OUT:
             thread.saved_rsp, thread.since = arguments[1], self._machine.now()
-        elif function is Function.SWITCH_IN:
+        elif hook is HookKind.SWITCH_IN:
             thread.since = -1
         return thread
 
@@ -304,39 +279,40 @@ class StackRuntime:
 
     def _call(self, cpu: int, call: HookCall, thread: Thread | None) -> None:
         """Make a hook's generator, which has not begun."""
-        call.generator = self._watched(call, lambda: self._hook(cpu, call.function, call.arguments, thread))
+        call.generator = self._watched(call, lambda: self._hook(cpu, call.hook, call.arguments, thread))
 
     def _hook(
-        self, cpu: int, function: Function, arguments: tuple[int, ...], thread: Thread | None
+        self, cpu: int, hook: HookKind, arguments: tuple[int, ...], thread: Thread | None
     ) -> Generator[Any, Any, Any]:
         policy = self.policy
         assert policy is not None
         thread = None if thread is None else replace(thread)  # what a policy does to it is its own affair
-        if function is Function.TICK:
+        if hook is HookKind.TICK:
             return policy.tick(cpu)
         if thread is None:
             return policy.memory_pressure(cpu, arguments[0])
-        if function is Function.STACK_FAULT:
+        if hook is HookKind.STACK_FAULT:
             return policy.stack_fault(cpu, thread, arguments[0], arguments[2])
-        if function is Function.REQUEST:
+        if hook is HookKind.REQUEST:
             return policy.request(cpu, thread, arguments[1])
         simple = {
-            Function.CREATE_THREAD: policy.create_thread,
-            Function.EXIT_THREAD: policy.exit_thread,
-            Function.ENTER_KERNEL: policy.enter_kernel,
-            Function.EXIT_KERNEL: policy.exit_kernel,
-            Function.SWITCH_IN: policy.switch_in,
-            Function.SWITCH_OUT: policy.switch_out,
-            Function.SHARE: policy.share,
+            HookKind.CREATE_THREAD: policy.create_thread,
+            HookKind.EXIT_THREAD: policy.exit_thread,
+            HookKind.ENTER_KERNEL: policy.enter_kernel,
+            HookKind.EXIT_KERNEL: policy.exit_kernel,
+            HookKind.SWITCH_IN: policy.switch_in,
+            HookKind.SWITCH_OUT: policy.switch_out,
+            HookKind.SHARE: policy.share,
         }
-        return simple[function](cpu, thread)
+        return simple[hook](cpu, thread)
 
     # --- snapshot
 
     def boot_again(self, booted: StackRuntime) -> None:
         """Start where `booted` stood right after the guest's BOOT, with pools of this one's own configuration."""
         self._execute.online = list(booted.online)
-        self._execute.boot(booted._execute.mailboxes, booted.frames)
+        self.kernel.restore(booted.kernel.snapshot())
+        self._execute.boot(booted.frames)
         self.hooks.boot(self.frames)
 
     def snapshot(self, known: Sequence[Any] = ()) -> Any:
@@ -346,7 +322,7 @@ class StackRuntime:
             known: for each CPU its hooks as in an earlier snapshot if they have not changed since, else None.
         """
         calls = tuple(
-            tuple((c.function, c.arguments, c.key, c.thread, tuple(c.answers), tuple(c.held)) for c in stack)
+            tuple((c.hook, c.arguments, c.key, c.thread, tuple(c.answers), tuple(c.held)) for c in stack)
             if part is None
             else part
             for stack, part in zip_longest(self.calls, known)
@@ -380,8 +356,8 @@ class StackRuntime:
         ]
 
     def _remake(self, cpu: int, saved: Any) -> HookCall:
-        function, arguments, key, thread, answers, held = saved
-        call = HookCall(function, arguments, key, thread, _NOTHING, answers=list(answers), held=list(held))
+        hook, arguments, key, thread, answers, held = saved
+        call = HookCall(hook, arguments, key, thread, _NOTHING, answers=list(answers), held=list(held))
         try:
             self._call(cpu, call, self.threads.get(thread))
             call.step = self._watched(call, lambda: next(call.generator))

@@ -21,9 +21,9 @@ from typing import Any, Final
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
-from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Machine
 from kstack.stacks.area import PAGE, Page, Pte, Thread
+from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.stacks.measure.costs import STEP_OPERATIONS
@@ -202,22 +202,22 @@ class Usage:
 
     def on_call(self, cpu: int, call: HookCall) -> None:
         """Depth at a context switch, and of a fault; who is awake."""
-        name = call.function.name.lower()
+        name = call.hook.value
         self._calls[name] = self._calls.get(name, 0) + 1
         life = self._lives.get(call.thread)
         if life is None:
             return
-        if call.function is Function.SWITCH_OUT:
+        if call.hook is HookKind.SWITCH_OUT:
             self._slept(life, True)
             depth = self._depth(life, life.thread.saved_rsp)
             if depth is not None:
                 self._at_switch[bucket(depth)] += 1
-        elif call.function is Function.SWITCH_IN:
+        elif call.hook is HookKind.SWITCH_IN:
             self._slept(life, False)
-        elif call.function is Function.EXIT_THREAD:
+        elif call.hook is HookKind.EXIT_THREAD:
             life.settle(self._machine.now())
             life.living = False
-        elif call.function is Function.STACK_FAULT:
+        elif call.hook is HookKind.STACK_FAULT:
             self._depth(life, call.arguments[0])
 
     def _slept(self, life: _Life, asleep: bool) -> None:
@@ -250,14 +250,14 @@ class Usage:
         elif isinstance(step, (TakePage, AllocPage)) and answer is None:
             return
         if operation is not None:
-            counts = self._operations.setdefault(call.function.name.lower(), {})
+            counts = self._operations.setdefault(call.hook.value, {})
             counts[operation] = counts.get(operation, 0) + amount
 
     def _stored(self, call: HookCall, page: Page, old: Pte, new: Pte) -> None:
         life = self._lives.get(page.thread)
         if life is None:
             return
-        if call.function is Function.CREATE_THREAD and call.thread == page.thread:
+        if call.hook is HookKind.CREATE_THREAD and call.thread == page.thread:
             life.since, life.living, life.lived = self._machine.now(), True, True  # the last of these begins its life
         if old.present and old.dirty and (not new.present or new.frame != old.frame):
             self._written(life, page)
@@ -267,7 +267,7 @@ class Usage:
         life.settle(self._machine.now())
         life.pages += change
         self._pages += change
-        if call.function is Function.CREATE_THREAD:
+        if call.hook is HookKind.CREATE_THREAD:
             life.static += change
         self._peak_pages = max(self._peak_pages, self._pages)
         self._kib_peak = max(self._kib_peak, self._pages * PAGE / 1024 / len(self._lives))
