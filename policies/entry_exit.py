@@ -6,7 +6,7 @@ them back. Claimed: invalidation at map time only, on the local CPU only, so no 
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from kstack.stacks import Decision, Policy, Steps, Thread, free, map_pages, unmap_pages
+from kstack.stacks import Decision, Policy, Steps, Thread, free, map_pages, map_top_or_all, unmap_pages
 
 
 class EntryExit(Policy):
@@ -19,7 +19,7 @@ class EntryExit(Policy):
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; all of them for kernel threads, which never enter from user mode."""
-        return (yield from map_pages((thread.top,) if thread.is_user else thread.pages))
+        return (yield from map_top_or_all(thread))
 
     def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Map the lower pages and invalidate them here."""

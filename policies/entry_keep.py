@@ -4,7 +4,7 @@ David Laight's observation in the RFC's thread: a thread that needed extra stack
 and losing "a few pages per cpu" is cheaper than unmapping. linux-mm, March 2024.
 """
 
-from kstack.stacks import Decision, Policy, Steps, Thread, map_pages
+from kstack.stacks import Decision, Policy, Steps, Thread, map_pages, map_top_or_all
 
 
 class EntryKeep(Policy):
@@ -18,7 +18,7 @@ class EntryKeep(Policy):
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; all of them for kernel threads, which never enter from user mode."""
-        return (yield from map_pages((thread.top,) if thread.is_user else thread.pages))
+        return (yield from map_top_or_all(thread))
 
     def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Map what is missing: after the first entry, nothing."""

@@ -7,7 +7,20 @@ and is `current` or the one that is being switched to.
 It depends on #DF being restartable, which the SDM denies (6.15).
 """
 
-from kstack.stacks import AllocPage, Decision, GiveBack, Policy, PoolLevel, Pte, Steps, Store, Thread, WritePte, grow
+from kstack.stacks import (
+    COMING,
+    AllocPage,
+    Decision,
+    GiveBack,
+    Policy,
+    PoolLevel,
+    Pte,
+    Steps,
+    Store,
+    Thread,
+    WritePte,
+    grow,
+)
 
 POOL = 3  # pages a CPU: what one thread can want at once
 
@@ -37,7 +50,7 @@ class FaultDf(Policy):
 
     def switch_in(self, cpu: int, thread: Thread) -> Steps:
         """From here on a fault may be on its stack while `current` is still the other."""
-        yield Store("coming", thread.id, cpu)
+        yield Store(COMING, thread.id, cpu)
 
     def switch_out(self, cpu: int, thread: Thread) -> Steps:
         """Fill this CPU's pool up, as far as there is memory."""

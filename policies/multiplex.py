@@ -5,7 +5,18 @@ Whether it is safe depends on how a page is taken back; here everybody is told f
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, Store, Thread, grow, map_pages, reclaim_with_shootdown
+from kstack.stacks import (
+    COMING,
+    Decision,
+    Policy,
+    Steps,
+    Store,
+    Thread,
+    ensure,
+    grow,
+    map_pages,
+    reclaim_with_shootdown,
+)
 
 
 class Multiplex(Policy):
@@ -27,16 +38,11 @@ class Multiplex(Policy):
 
     def request(self, cpu: int, thread: Thread, size: int) -> Decision:
         """Borrow for `size` bytes; no if there are none."""
-        if size > thread.size:
-            return False
-        wanted = tuple(page for page in thread.pages if page.index * 4096 < size)
-        yield from map_pages(wanted)
-        pte: Pte = yield ReadPte(wanted[-1])
-        return pte.present
+        return (yield from ensure(thread, size))
 
     def switch_in(self, cpu: int, thread: Thread) -> Steps:
         """From here on a fault may be on its stack while `current` is still the other."""
-        yield Store("coming", thread.id, cpu)
+        yield Store(COMING, thread.id, cpu)
 
     def switch_out(self, cpu: int, thread: Thread) -> Steps:
         """Give back what it does not use now."""

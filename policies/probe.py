@@ -5,7 +5,7 @@ cache miss and slow. The kernel's calls that ask (`stack_request`) stand for the
 RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from kstack.stacks import Decision, Policy, Pte, ReadPte, Thread, map_pages
+from kstack.stacks import Decision, Policy, Pte, ReadPte, Thread, ensure, map_pages
 
 
 class Probe(Policy):
@@ -25,10 +25,5 @@ class Probe(Policy):
         """A probe: one look at the page's entry if it is there."""
         if size > thread.size:
             return False
-        wanted = tuple(page for page in thread.pages if page.index * 4096 < size)
-        pte: Pte = yield ReadPte(wanted[-1])
-        if pte.present:
-            return True
-        yield from map_pages(wanted)
-        pte = yield ReadPte(wanted[-1])
-        return pte.present
+        pte: Pte = yield ReadPte(thread.pages_for(size)[-1])
+        return True if pte.present else (yield from ensure(thread, size))

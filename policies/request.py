@@ -5,13 +5,15 @@ portable. A thread that needed extra stack will need it again, so it is taken ba
 only. RFC "Dynamic Kernel Stacks", linux-mm, March 2024.
 """
 
-from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, Store, Thread, map_pages, reclaim_sleepers, take_back
+from kstack.stacks import Decision, Policy, Steps, Store, Thread, ensure, map_top_or_all, reclaim_sleepers, take_back
+
+ASKED = "asked"  # a variable of each thread: what it has asked for in this system call may be in use
 
 
 class Request(Policy):
     """The top page; more on request; sleepers' unused pages are taken under pressure, with one shootdown.
 
-    A thread that has asked in this system call may rely on the answer to its end, asleep or not: `asked`.
+    A thread that has asked in this system call may rely on the answer to its end, asleep or not: ASKED.
     """
 
     id = "request"
@@ -21,21 +23,18 @@ class Request(Policy):
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The top page; all of them for kernel threads, which nobody has taught to ask."""
-        return (yield from map_pages((thread.top,) if thread.is_user else thread.pages))
+        return (yield from map_top_or_all(thread))
 
     def request(self, cpu: int, thread: Thread, size: int) -> Decision:
         """Map what `size` bytes from the top need; no if the area is too small or there is no memory."""
         if size > thread.size:
             return False
-        wanted = tuple(page for page in thread.pages if page.index * 4096 < size)
-        yield Store("asked", 1, thread.id)
-        yield from map_pages(wanted)
-        pte: Pte = yield ReadPte(wanted[-1])
-        return pte.present
+        yield Store(ASKED, 1, thread.id)
+        return (yield from ensure(thread, size))
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
         """What it asked for it needs no more, and keeps until pressure."""
-        yield Store("asked", None, thread.id)
+        yield Store(ASKED, None, thread.id)
 
     def switch_in(self, cpu: int, thread: Thread) -> Steps:
         """What is being taken from it, it takes back."""
@@ -43,4 +42,4 @@ class Request(Policy):
 
     def memory_pressure(self, cpu: int, wanted: int) -> Steps:
         """Take what sleepers do not use."""
-        yield from reclaim_sleepers(0, spare="asked")
+        yield from reclaim_sleepers(0, spare=ASKED)

@@ -4,7 +4,7 @@ Matthew Wilcox: map a part always, let deep callers ask for more (`ensure`), and
 the thread leaves the kernel. Here 12 of the 16 KiB are backed. linux-mm, March 2024.
 """
 
-from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, Thread, free, map_pages, unmap_pages
+from kstack.stacks import Decision, Policy, Steps, Thread, ensure, free, map_pages, unmap_pages
 
 BACKED = 3  # pages
 
@@ -23,12 +23,7 @@ class RequestHybrid(Policy):
 
     def request(self, cpu: int, thread: Thread, size: int) -> Decision:
         """Map what `size` bytes need; no if the area is too small or the pool is empty."""
-        if size > thread.size:
-            return False
-        wanted = tuple(page for page in thread.pages if page.index * 4096 < size)
-        yield from map_pages(wanted, invalidate=True)
-        pte: Pte = yield ReadPte(wanted[-1])
-        return pte.present
+        return (yield from ensure(thread, size, invalidate=True))
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Free what was asked for."""

@@ -7,7 +7,7 @@ Not modelled: leaving and re-executing the system call. The sleeper keeps the to
 frame; in Linux it would keep nothing.
 """
 
-from kstack.stacks import Decision, Policy, Steps, Thread, map_pages, reclaim_with_shootdown
+from kstack.stacks import Decision, Policy, Steps, Thread, map_pages, map_top_or_all, reclaim_with_shootdown
 
 
 class UserSleep(Policy):
@@ -20,7 +20,7 @@ class UserSleep(Policy):
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """The page of the entry frame; all of them for kernel threads, which cannot leave."""
-        return (yield from map_pages((thread.top,) if thread.is_user else thread.pages))
+        return (yield from map_top_or_all(thread))
 
     def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
         """Assign the rest."""

@@ -11,6 +11,7 @@ import pytest
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from kstack.base.digests import digest_of
 from kstack.base.errors import ConfigError
 from kstack.explore import checkpoint as saving
 from kstack.explore.breadth_first import Bounds, Problem, search
@@ -19,9 +20,8 @@ from kstack.explore.path import read_path
 from kstack.hw.modes import Modes
 from kstack.hw.rules import RULES_VERSION
 from kstack.recording import Recording, pack, read_recording, unpack, write_document, write_recording
-from kstack.recording.document import digest_of
 from kstack.schedule import Choice
-from kstack.trace.store import META, _digest_of
+from kstack.trace.store import META
 from tests.support.command import kstack
 
 OTHER = RULES_VERSION + 1
@@ -149,7 +149,7 @@ def test_traces_say_under_which_rules_they_were_made(recorded: Path, tmp_path: P
     assert kstack("trace", "diff", one, other).returncode == 0
     meta = {**meta, "rules": OTHER}
     meta.pop("digest")
-    (one / META).write_text(json.dumps({**meta, "digest": _digest_of(meta)}))
+    (one / META).write_text(json.dumps({**meta, "digest": digest_of(meta)}))
     done = kstack("trace", "diff", one, other)
     assert (done.returncode, f"rules: {one}: {OTHER}, {other}: {RULES_VERSION}" in done.stdout) == (1, True)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
+from kstack.base.digests import digest_of
 from kstack.explore.path import is_path, read_path
 from kstack.hw.modes import Modes
 from kstack.machine import MachineConfig
 from kstack.recording import VERSION, Recording, read_recording
-from kstack.recording.document import digest_of
 from kstack.run.spec import replay_session
 from kstack.stacks.host.pool import PoolConfig
 from tests.fuzz.files import written
@@ -50,10 +50,7 @@ def _read(name: str, data: bytes) -> Recording:
     found = read_recording(written(name, data))
     for _ in islice(found.schedule(), CHOICES):
         pass
-    modes = Modes()
-    for name, value in found.modes.items():
-        modes = modes.with_option(f"{name}={value}")
-    MachineConfig(found.cpus, found.ram, modes)
+    MachineConfig(found.cpus, found.ram, Modes.of(found.modes))
     PoolConfig(*found.pool)
     return found
 
@@ -102,9 +99,7 @@ def witness(data: bytes) -> object:
     if not is_path(path):
         return None
     found = read_path(path)
-    modes = Modes()
-    for name, value in found.modes.items():
-        modes = modes.with_option(f"{name}={value}")
+    Modes.of(found.modes)
     return found
 
 

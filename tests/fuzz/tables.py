@@ -8,10 +8,11 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from kstack.base.digests import digest_of
 from kstack.base.errors import KstackError
 from kstack.trace.query import Database, ask
 from kstack.trace.show import lines
-from kstack.trace.store import SCHEMAS, _digest_of, read_trace
+from kstack.trace.store import SCHEMAS, read_trace
 from tests.fuzz.files import written
 from tests.support.command import ROOT
 
@@ -36,7 +37,7 @@ def trace(data: bytes) -> object:
     try:
         document = json.loads(data)
         document.pop("digest")
-        data = json.dumps({**document, "digest": _digest_of(document)}).encode()
+        data = json.dumps({**document, "digest": digest_of(document)}).encode()
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         pass
     (place / "trace.json").write_bytes(data)
@@ -56,7 +57,7 @@ def parquet(data: bytes) -> object:
     meta = json.loads((place / "trace.json").read_bytes())
     meta["digests"][name] = hashlib.blake2b(data[1:], digest_size=16).hexdigest()
     meta.pop("digest")
-    (place / "trace.json").write_text(json.dumps({**meta, "digest": _digest_of(meta)}))
+    (place / "trace.json").write_text(json.dumps({**meta, "digest": digest_of(meta)}))
     database = Database(read_trace(place))
     errors: list[KstackError] = []
     for read in (

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kstack.fault import Fault, Moment
 from kstack.run.session import RunOptions
@@ -14,29 +12,8 @@ from kstack.schedule import Choice, RandomSchedule, RoundRobin
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing.guests import GuestRun, Start
 from kstack.testing.litmus import write_guest
-from kstack.testing.minimise import SIMPLE, ddmin, deferred, merged, minimise
+from kstack.testing.minimise import SIMPLE, deferred, merged, minimise
 from kstack.testing.schedulers import Following
-
-
-@given(st.lists(st.integers(0, 9), max_size=12), st.sets(st.integers(0, 9), max_size=3))
-def test_ddmin_leaves_what_is_needed_and_nothing_else(items: list[int], needed: set[int]) -> None:
-    needed &= set(items)
-    found = ddmin(items, lambda some: needed <= set(some))
-    assert sorted(found) == sorted(needed)
-
-
-def test_ddmin_keeps_the_order_and_stops_when_it_is_spent() -> None:
-    tried: list[list[int]] = []
-
-    def fails(some: list[int]) -> bool:
-        tried.append(some)
-        return 3 in some and 11 in some
-
-    assert ddmin(list(range(16)), fails) == [3, 11]
-    tried.clear()
-    found = ddmin(list(range(16)), fails, lambda: len(tried) >= 3)
-    assert len(tried) == 3
-    assert set(found) >= {3, 11}
 
 
 def test_choices_of_one_cpu_in_a_row_are_one() -> None:

@@ -17,9 +17,7 @@ from kstack.stacks.host.pool import PoolConfig
 
 def modes_of(options: list[str] | None, modes: Modes = Modes()) -> Modes:
     """`modes` with repeated `--mode name=value`."""
-    for option in options or []:
-        modes = modes.with_option(option)
-    return modes
+    return modes.with_options(options or ())
 
 
 def recording_in(file: Path, anyway: bool) -> Recording:

@@ -15,11 +15,12 @@ from kstack.base.errors import ConfigError, KstackError, PolicyError, RecordingE
 from kstack.cli.options import Anyway, Json, check_machine, recording_in
 from kstack.cli.output import console, echo, explain, failed_document, print_json, run_document
 from kstack.explore.path import follow, is_path, read_path
+from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from kstack.report.panic import panic_report
 from kstack.report.table import path_lanes
-from kstack.report.words import modes_from, modes_line
+from kstack.report.words import modes_line
 from kstack.run.expected import judged
 from kstack.run.session import RunResult, Session
 from kstack.run.spec import replay_session
@@ -118,7 +119,7 @@ def _compared(file: Path, recording: Recording, session: Session, result: RunRes
         elif not identical:
             word = f"NOT identical: recorded {recording.state_hash or 'no end'}"
         command = f"kstack replay {shlex.quote(str(file))}"
-        explain(session, result, command, modes_from(recording.modes), f", {word}")
+        explain(session, result, command, Modes.of(recording.modes), f", {word}")
     return result.code if identical else 1
 
 
@@ -150,5 +151,5 @@ def _follow(file: Path, anyway: bool, json: bool) -> int:
                 f"move {divergence.number} is not what it was.\nrecorded: {divergence.recorded}\nnow: {divergence.now}"
             )
             console().print(Text(text), soft_wrap=True)
-        print(modes_line(modes_from(saved.modes), explored=True), file=sys.stderr)
+        print(modes_line(Modes.of(saved.modes), explored=True), file=sys.stderr)
     return 1

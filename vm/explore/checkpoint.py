@@ -6,13 +6,13 @@ are not in it: they are made again by the moves that lead to them.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
 from kstack.base.errors import ConfigError
+from kstack.base.files import refused_as, write_whole
 from kstack.kernels.kstack.scenarios import find_image
 from kstack.machine import MAX_CPUS
 from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash
@@ -98,13 +98,7 @@ def write_checkpoint(path: Path, problem: Problem, checkpoint: Checkpoint) -> No
         ConfigError: it cannot be written.
     """
     data = msgspec.msgpack.encode(_File(version=VERSION, search=identity(problem), checkpoint=checkpoint))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"--checkpoint {path}: {error.strerror}") from error
+    write_whole(path, data, f"--checkpoint {path}")
 
 
 def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
@@ -113,10 +107,10 @@ def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
     Raises:
         ConfigError: it is damaged, of another version, or of another search.
     """
+    with refused_as(f"--checkpoint {path}"):
+        data = path.read_bytes()
     try:
-        found = msgspec.msgpack.decode(path.read_bytes(), type=_File)
-    except OSError as error:
-        raise ConfigError(f"--checkpoint {path}: {error.strerror}") from error
+        found = msgspec.msgpack.decode(data, type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--checkpoint {path} is no checkpoint of kstack, or damaged; delete it ({error})") from error
     if found.version != VERSION:

@@ -1,15 +1,15 @@
 """A shorter way to the same kind of finding: moves left out while it still comes, then switches of CPU merged.
 
-Left out by ddmin (Zeller and Hildebrandt, IEEE TSE 28(2), 2002): halves, quarters, ... down to single moves. What
-cannot be made any more where another move has been left out is left out too. Then neighbouring stretches of two CPUs
-change places where that saves a switch. The outcome is minimal in this sense and need not be a shortest way, which
-the engine `stateful` finds.
+Left out by ddmin (`kstack.base.ddmin`). What cannot be made any more where another move has been left out is left out
+too. Then neighbouring stretches of two CPUs change places where that saves a switch. The outcome is minimal in this sense
+and need not be a shortest way, which the engine `stateful` finds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kstack.base.ddmin import reduced
 from kstack.explore.transitions import Memo
 from kstack.explore.world import Move
 from kstack.sanitizer.findings import Kind
@@ -28,7 +28,8 @@ def minimised(memo: Memo, path: Sequence[Move], kind: Kind) -> tuple[Move, ...]:
     """
     found = tuple(path)
     while True:
-        shorter = _merged(memo, _left_out(memo, found, kind), kind)
+        fewer = reduced(found, lambda moves: _attempt(memo, moves, kind))
+        shorter = _merged(memo, tuple(fewer), kind)
         if shorter == found:
             return found
         found = shorter
@@ -46,23 +47,6 @@ def _attempt(memo: Memo, moves: Sequence[Move], kind: Kind) -> tuple[Move, ...] 
         if outcome.finding is not None:
             return tuple(made) if outcome.finding.kind is kind else None
     return None
-
-
-def _left_out(memo: Memo, path: tuple[Move, ...], kind: Kind) -> tuple[Move, ...]:
-    """As many moves left out as ddmin can."""
-    found, pieces = path, 2
-    while pieces <= len(found):
-        size = -(-len(found) // pieces)
-        for start in range(0, len(found), size):
-            attempt = _attempt(memo, found[:start] + found[start + size :], kind)
-            if attempt is not None and len(attempt) < len(found):
-                found, pieces = attempt, max(2, pieces - 1)
-                break
-        else:
-            if size == 1:
-                break
-            pieces = min(len(found), 2 * pieces)
-    return found
 
 
 def _merged(memo: Memo, path: tuple[Move, ...], kind: Kind) -> tuple[Move, ...]:

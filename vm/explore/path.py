@@ -135,9 +135,7 @@ def follow(saved: PathFile, anyway: bool = False) -> tuple[list[Line], Divergenc
     """
     check_rules(f"the witness of {saved.scenario}", saved.rules, anyway)
     lines: list[Line] = []
-    modes = Modes()
-    for name, value in saved.modes.items():
-        modes = modes.with_option(f"{name}={value}")
+    modes = Modes.of(saved.modes)
     try:
         world = _world(saved, modes)
         for number, step in enumerate(saved.steps, 1):

@@ -7,6 +7,7 @@ another. The defaults are the readings that the SDM's text supports.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -66,6 +67,26 @@ class Modes:
     def as_dict(self) -> dict[str, str]:
         """Names as on the command line, for results and recordings."""
         return {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def of(cls, named: Mapping[str, str]) -> Modes:
+        """Modes by their names and values, as `as_dict` gives them and files have them; the others are the defaults.
+
+        Raises:
+            ConfigError: no such mode, or no such value.
+        """
+        return cls().with_options(f"{name}={value}" for name, value in named.items())
+
+    def with_options(self, options: Iterable[str]) -> Modes:
+        """This with several `name=value` of the command line; of two for one mode the later holds.
+
+        Raises:
+            ConfigError: no such mode, or no such value.
+        """
+        modes = self
+        for option in options:
+            modes = modes.with_option(option)
+        return modes
 
     def with_option(self, option: str) -> Modes:
         """This with one `name=value` of the command line.

@@ -24,7 +24,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from kstack.base.digests import digest_of
 from kstack.base.errors import ConfigError
+from kstack.base.files import refused_as
+from kstack.base.journal import INSIDE, WRONG, Log, parse
 from kstack.base.toml import read_toml
 from kstack.fault import Fault, Injector
 from kstack.fault.records import described
@@ -34,7 +37,6 @@ from kstack.inject.trial import Outcome, Pair, Trial
 from kstack.judge.pairs import versions
 from kstack.kernels.kstack.scenarios import find_image, find_scenario, scenarios
 from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash, other_rules
-from kstack.recording.document import digest_of
 from kstack.stacks.loading.registry import find_policy, policies, policy_hash
 
 LIMIT: Final = 200  # sites a fault and pair, where nothing else is asked for
@@ -154,9 +156,7 @@ def batches(wanted: Wanted) -> list[Batch]:
             raise ConfigError(f"{what}: give one at least, or all")
     if not wanted.systematic and not wanted.single:
         raise ConfigError(f"faults: give one at least; there are {', '.join(SYSTEMATIC)}")
-    modes = Modes()
-    for name, value in wanted.modes.items():
-        modes = modes.with_option(f"{name}={value}")
+    modes = Modes.of(wanted.modes)
     names = list(policies()) if wanted.policies == ["all"] else list(dict.fromkeys(wanted.policies))
     places = list(scenarios()) if wanted.scenarios == ["all"] else list(dict.fromkeys(wanted.scenarios))
     for name in names:
@@ -249,32 +249,33 @@ def _name(batch: Batch) -> str:
 
 def _append(journal: Path, name: str, outcomes: list[Outcome]) -> None:
     document = {"batch": name, "rules": RULES_VERSION, "outcomes": msgspec.to_builtins(outcomes)}
-    try:
-        with journal.open("a", encoding="ascii") as file:
-            file.write(json.dumps({**document, "digest": digest_of(document)}) + "\n")
-    except OSError as error:
-        raise ConfigError(f"--resume {journal}: {error.strerror}") from error
+    with refused_as(f"--resume {journal}"), Log(journal, INSIDE) as log:
+        log.add(document)
 
 
 def _read(journal: Path) -> dict[str, list[Outcome]]:
-    """Batches that are done; a last line that was not written to its end is left out."""
+    """Batches that are done; a torn line goes, so that what comes next has a line of its own."""
     try:
-        lines = journal.read_text().splitlines(keepends=True) if journal.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
+        data = journal.read_bytes() if journal.exists() else b""
+    except OSError as error:
         raise ConfigError(f"--resume {journal} cannot be read: {error}") from error
+    documents, size, damage = parse(data, INSIDE)
     found: dict[str, list[Outcome]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, document in enumerate(documents, 1):
         try:
-            document = json.loads(line)
-            if document.pop("digest") != digest_of(document):
-                raise ValueError("its digest does not fit")
             found[document["batch"]] = msgspec.convert(document["outcomes"], list[Outcome])
             why = other_rules(document.get("rules", UNNAMED_RULES))
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError, msgspec.ValidationError) as error:
-            if number == len(lines) and not line.endswith("\n"):
-                journal.write_text("".join(lines[:-1]))
-                break
-            raise ConfigError(f"--resume {journal}: line {number} is damaged ({error}); give a new file") from error
+        except WRONG as error:  # msgspec.ValidationError, too, which is a ValueError
+            raise _damaged(journal, number, error) from error
         if why is not None:
             raise ConfigError(f"--resume {journal} {why}; give a new file")
+    if damage is not None:
+        raise _damaged(journal, damage.line, damage.why)
+    if size < len(data):
+        with refused_as(f"--resume {journal}"), Log(journal, INSIDE) as log:
+            log.cut(size)
     return found
+
+
+def _damaged(journal: Path, line: int, why: object) -> ConfigError:
+    return ConfigError(f"--resume {journal}: line {line} is damaged ({why}); give a new file")

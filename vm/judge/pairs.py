@@ -1,16 +1,12 @@
 """Many pairs: judged in worker processes, saved as they finish, and resumed.
 
-A checkpoint is a text file. Its first line says of which kstack, machine and options the results
-are; every further line is one pair: a digest, a space, and a JSON document. A line is on the disk
-before the next pair is taken up, so a kill loses what was in flight and nothing else; a last line
-that was torn is dropped.
+A checkpoint is a log (`kstack.base.journal`). Its first line says of which kstack, machine and options the results
+are; every further line is one pair. A line is on the disk before the next pair is taken up, so a kill loses what was in
+flight and nothing else.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import multiprocessing
 import os
 import platform
@@ -24,11 +20,14 @@ from importlib.metadata import version as installed
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 
+from kstack.base.digests import digest
 from kstack.base.errors import ConfigError, KstackError
+from kstack.base.files import refused_as
+from kstack.base.journal import BEFORE, Log, parse
 from kstack.judge.verdict import Judgement, Pair
 from kstack.kernels.kstack.scenarios import find_image
 from kstack.recording import RULES_VERSION, image_hash
@@ -37,7 +36,6 @@ from kstack.stacks.loading.registry import policy_hash
 VERSION: Final = 1
 _NO_ROOMS: Final = ("guest", "policies")  # beside the rooms where kstack is installed; what they are has its own hash
 JOIN_SECONDS: Final = 5.0  # for workers that have been ended
-_DIGEST: Final = 16  # hexadecimal digits
 _PRESENTATION: Final = ("cli", "report", *_NO_ROOMS)  # folders whose code no result depends on
 
 
@@ -73,12 +71,12 @@ def _code_hash() -> str:
 def code_hash(without: tuple[str, ...]) -> str:
     """What identifies kstack's code, but for these folders and files of it."""
     root = Path(__file__).resolve().parents[1]
-    whole = hashlib.blake2b(digest_size=6)
+    found: list[bytes] = []
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
         if not any(name.is_relative_to(one) for one in without):
-            whole.update(str(name).encode() + b"\0" + path.read_bytes())
-    return whole.hexdigest()
+            found.append(str(name).encode() + b"\0" + path.read_bytes())
+    return digest(b"".join(found), 6)
 
 
 @cache
@@ -91,10 +89,6 @@ def policy_hash_of(name: str) -> str:
 def image_hash_of(name: str) -> str:
     """What identifies an image; found out once a process."""
     return image_hash(find_image(name))
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=_DIGEST // 2).hexdigest()
 
 
 class Checkpoint:
@@ -112,44 +106,42 @@ class Checkpoint:
         self.path = path
         self.done: dict[int, Judgement] = {}
         self._head = _head(pairs[0])
-        self._file = self._open()
+        self._log = self._open()
         try:
             self._read({(pair.policy, pair.scenario): index for index, pair in enumerate(pairs)})
         except BaseException:
-            self._file.close()
+            self._log.close()
             raise
 
-    def _open(self) -> IO[bytes]:
-        try:
-            file = self.path.open("a+b")
-        except OSError as error:
-            raise ConfigError(f"--resume {self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise ConfigError(f"--resume {self.path}: another kstack is writing it") from error
-        return file
+    def _open(self) -> Log:
+        with refused_as(f"--resume {self.path}"):
+            try:
+                return Log(self.path, BEFORE, locked=True)
+            except BlockingIOError as error:
+                raise ConfigError(f"--resume {self.path}: another kstack is writing it") from error
 
     def _read(self, places: dict[tuple[str, str], int]) -> None:
-        self._file.seek(0)
-        data = self._file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.decode("utf-8", "replace").splitlines()
-        if not lines:
-            if data and not _line(self._head).startswith(data):
-                raise ConfigError(f"--resume {self.path}: it is no checkpoint of kstack; give a new file")
-            self._file.truncate(0)
+        data = self._log.data()
+        documents, size, damage = parse(data, BEFORE)
+        if not documents:
+            if not BEFORE.written(self._head).encode().startswith(data):  # empty, or a first line that was torn
+                raise self._not_ours()
+            self._log.cut(0)
             self._append(self._head)
             return
-        self._check_head(_document(self.path, 1, lines[0]))
-        for number, text in enumerate(lines[1:], 2):
-            self._take(_document(self.path, number, text), number, places)
-        self._file.truncate(len(whole))
+        self._check_head(documents[0])
+        for number, document in enumerate(documents[1:], 2):
+            self._take(document, number, places)
+        if damage is not None:
+            raise ConfigError(f"--resume {self.path}: line {damage.line} is damaged; give a new file")
+        self._log.cut(size)
+
+    def _not_ours(self) -> ConfigError:
+        return ConfigError(f"--resume {self.path}: it is no checkpoint of kstack; give a new file")
 
     def _check_head(self, found: dict[str, Any]) -> None:
         if found.get("file") != self._head["file"]:
-            raise ConfigError(f"--resume {self.path}: it is no checkpoint of kstack; give a new file")
+            raise self._not_ours()
         differing = [
             f"{name} was {_short(found.get(name))} and is {_short(now)}"
             for name, now in self._head.items()
@@ -182,16 +174,12 @@ class Checkpoint:
         self._append(msgspec.to_builtins(line))
 
     def _append(self, document: dict[str, Any]) -> None:
-        try:
-            self._file.write(_line(document))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise ConfigError(f"--resume {self.path} cannot be written: {error.strerror}") from error
+        with refused_as(f"--resume {self.path} cannot be written"):
+            self._log.add(document)
 
     def close(self) -> None:
         """Let others use the file."""
-        self._file.close()
+        self._log.close()
 
 
 def _head(pair: Pair) -> dict[str, Any]:
@@ -209,20 +197,6 @@ def _head(pair: Pair) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     return "absent" if value is None else str(value)
-
-
-def _line(document: dict[str, Any]) -> bytes:
-    text = json.dumps(document, ensure_ascii=True, separators=(",", ":"))
-    return f"{_digest(text)} {text}\n".encode()
-
-
-def _document(path: Path, number: int, line: str) -> dict[str, Any]:
-    digest, _, text = line.partition(" ")
-    if digest != _digest(text):
-        what = "it is no checkpoint of kstack" if number == 1 else f"line {number} is damaged"
-        raise ConfigError(f"--resume {path}: {what}; give a new file")
-    found: dict[str, Any] = json.loads(text)
-    return found
 
 
 def judge_pairs(

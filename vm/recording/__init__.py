@@ -7,7 +7,6 @@ over the document finds damage. While a run is being recorded the file is a jour
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kstack.base.digests import digest
 from kstack.base.errors import RecordingError
 from kstack.hw.rules import RULES_VERSION
 from kstack.load import Format
@@ -101,7 +101,7 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 def image_hash(image: bytes) -> str:
     """What identifies an image."""
-    return hashlib.blake2b(image, digest_size=16).hexdigest()
+    return digest(image)
 
 
 def other_rules(rules: int) -> str | None:

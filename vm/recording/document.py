@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from kstack.base.digests import digest_of
 from kstack.base.errors import RecordingError
+from kstack.base.files import write_whole
 
 MAX_BYTES: Final = 256 << 20
 Document = TypeVar("Document")
-
-
-def digest_of(document: dict[str, Any]) -> str:
-    """BLAKE2b of a document's JSON (hex)."""
-    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
@@ -29,17 +23,7 @@ def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
         RecordingError: the file cannot be written.
     """
     text = json.dumps({"kstack": kind, **document, "digest": digest_of(document)}, indent=1) + "\n"
-    temporary = path.parent / f"{path.name}.{os.getpid()}.part"
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise RecordingError(f"recording {path} cannot be written: {error.strerror}") from error
+    write_whole(path, text, f"recording {path} cannot be written", RecordingError)
 
 
 def read_document(path: Path, versions: dict[str, tuple[int, ...]]) -> tuple[str, dict[str, Any]]:

@@ -1,21 +1,23 @@
 """A recording that is being made: a head, and the choices so far, a line at a time.
 
-What the host's crash leaves is a journal, from which all but the last second can be repeated. Each line has a digest, and
-the digest of the line before. A line that was not written to its end is left out; a damaged, lost or moved one before others
-is an error.
+What the host's crash leaves is a journal, from which all but the last second can be repeated. It is a log
+(`kstack.base.journal`) whose lines have the digest of the line before, too: a lost or moved one is an error as a damaged one
+is. The last one may be damaged: it was being written when the host crashed, and parts of it are on the disk.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
 import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
+from kstack.base.digests import digest_of
 from kstack.base.errors import RecordingError
-from kstack.recording.document import MAX_BYTES, digest_of
+from kstack.base.files import refused_as
+from kstack.base.journal import INSIDE, Log, parse
+from kstack.recording.document import MAX_BYTES
 from kstack.recording.packed import pack, unpack
 from kstack.schedule.base import Choice, Scheduler, View
 
@@ -40,7 +42,7 @@ class Journal:
         self._new: list[Choice] = []
         self._written, self._time = 0.0, 0  # the clock at the last line, virtual time at the last choice
         self._before = ""  # the digest of the last line
-        self._file: TextIO | None = None
+        self._log: Log | None = None
 
     @property
     def stuck(self) -> str | None:
@@ -54,14 +56,15 @@ class Journal:
         Raises:
             RecordingError: the file cannot be written.
         """
-        if self._file is None:
-            self._file = self._opened()
-            self._line(self._file, {"kstack": KIND, **self._head})
+        if self._log is None:
+            with self._refused():
+                self._log = Log(self._path, INSIDE, emptied=True)
+            self._line(self._log, {"kstack": KIND, **self._head})
         choice = self._scheduler.choose(view)
         self._new.append(choice)
         self._time = view.time
         if _CLOCK() - self._written > SECONDS:
-            self._write(self._file)
+            self._write(self._log)
         return choice
 
     def event(self, cpu: int, name: str) -> None:
@@ -74,32 +77,25 @@ class Journal:
         Raises:
             RecordingError: the file cannot be written.
         """
-        if self._file is None:
+        if self._log is None:
             return
-        with self._file:
+        with self._log as log:
             if self._new:
-                self._write(self._file)
+                self._write(log)
 
-    def _write(self, file: TextIO) -> None:
+    def _write(self, log: Log) -> None:
         """Write down the choices since the last line."""
-        self._line(file, {"time": self._time, "choices": pack(self._new), "after": self._before})
+        self._line(log, {"time": self._time, "choices": pack(self._new), "after": self._before})
         self._new.clear()
 
-    def _opened(self) -> TextIO:
-        try:
-            return self._path.open("w", encoding="ascii")
-        except OSError as error:
-            raise RecordingError(f"recording {self._path} cannot be written: {error.strerror}") from error
-
-    def _line(self, file: TextIO, document: dict[str, Any]) -> None:
+    def _line(self, log: Log, document: dict[str, Any]) -> None:
         self._before = digest_of(document)
-        try:
-            file.write(json.dumps({**document, "digest": self._before}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError as error:
-            raise RecordingError(f"recording {self._path} cannot be written: {error.strerror}") from error
+        with self._refused():
+            log.add(document)
         self._written = _CLOCK()
+
+    def _refused(self) -> AbstractContextManager[None]:
+        return refused_as(f"recording {self._path} cannot be written", RecordingError)
 
 
 def read_journal(path: Path) -> dict[str, Any] | None:
@@ -108,40 +104,31 @@ def read_journal(path: Path) -> dict[str, Any] | None:
     Raises:
         RecordingError: it is damaged.
     """
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            first = file.readline(MAX_BYTES)
-            if f'"kstack": "{KIND}"' not in first[:64]:
-                return None
-            rest = file.read(MAX_BYTES).splitlines(keepends=True)
-    except OSError as error:
-        raise RecordingError(f"recording {path}: {error.strerror}") from error
-    head = _parsed(first)
-    if head is None:
+    with refused_as(f"recording {path}", RecordingError), path.open("rb") as file:
+        first = file.readline(MAX_BYTES)
+        if f'"kstack": "{KIND}"'.encode() not in first[:64]:
+            return None
+        data = first + file.read(MAX_BYTES)
+    documents, _, damage = parse(data, INSIDE)
+    if not documents:
         raise RecordingError(f"recording {path} is damaged: its first line is not what was written; record it again")
+    head, *lines = documents
     choices: list[Choice] = []
     reached, before = 0, digest_of(head)
-    for number, text in enumerate(rest, 2):
-        line = _parsed(text)
-        if line is None and number == len(rest) + 1:
-            break  # it was being written
+    for number, line in enumerate(lines, 2):
         try:
-            choices += unpack(line["choices"])  # type: ignore[index] # None is an error too
-            reached = int(line["time"])  # type: ignore[index]
-            if line.get("after", before) != before:  # type: ignore[union-attr] # earlier versions do not say
+            choices += unpack(line["choices"])
+            reached = int(line["time"])
+            if line.get("after", before) != before:  # earlier versions do not say
                 raise ValueError("lines between are missing")
-            before = digest_of(line)  # type: ignore[arg-type]
+            before = digest_of(line)
         except (KeyError, TypeError, ValueError, OverflowError, zlib.error) as error:
-            raise RecordingError(f"recording {path} is damaged in line {number}; record it again") from error
+            raise _damaged(path, number) from error
+    if damage is not None and not damage.last:
+        raise _damaged(path, damage.line)
     head.pop("kstack")
     return {**head, "choices": pack(choices), "time": reached}
 
 
-def _parsed(text: str) -> dict[str, Any] | None:
-    """A whole line, without its digest; None if it is not what was written."""
-    try:
-        document = json.loads(text)
-        found = document.pop("digest")
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        return None
-    return document if text.endswith("\n") and digest_of(document) == found else None
+def _damaged(path: Path, line: int) -> RecordingError:
+    return RecordingError(f"recording {path} is damaged in line {line}; record it again")

@@ -6,7 +6,6 @@ out: a proof or a finding is about what was explored, and nothing else.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -16,11 +15,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from kstack import guest
+from kstack.base.digests import digest
 from kstack.base.errors import ConfigError
+from kstack.base.files import write_whole
 from kstack.hw.modes import Modes
 from kstack.hw.rules import RULES_VERSION
 from kstack.judge.pairs import code_hash, policy_hash_of
-from kstack.report.words import modes_from
 from kstack.stacks.loading.registry import find_policy
 
 FILE: Final = Path(__file__).parent / "decisions.json"
@@ -104,16 +104,20 @@ class Break(NamedTuple):
 def exploring_code() -> str:
     """What identifies all code that a search of a shipped scenario depends on, but for its policy's."""
     root = Path(guest.__file__).parent
-    whole = hashlib.blake2b(code_hash(ABOVE).encode(), digest_size=6)
+    found = [code_hash(ABOVE).encode()]
     for path in sorted(path for path in root.rglob("*") if path.suffix in GUEST):
-        whole.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return whole.hexdigest()
+        found.append(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest(b"".join(found), 6)
 
 
 def write_decisions(path: Path, readings: list[Reading]) -> None:
-    """Write the file."""
+    """Write the file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     document = msgspec.to_builtins(Decisions(FORMAT, exploring_code(), RULES_VERSION, readings))
-    path.write_text(_text(document))
+    write_whole(path, _text(document))
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -178,4 +182,4 @@ def in_words(found: Sequence[Break], modes: Modes) -> str:
 def readings_of(found: Iterable[Break]) -> tuple[Modes, ...]:
     """The modes under which that was explored before."""
     readings = dict.fromkeys(tuple(one.modes.items()) for one in found if one.modes is not None)
-    return tuple(modes_from(dict(reading)) for reading in readings)
+    return tuple(Modes.of(dict(reading)) for reading in readings)

@@ -37,15 +37,3 @@ def modes_line(modes: Modes, usual: Modes = Modes(), *, given: Modes | None = No
         (left if asked[name] == defaults[name] else chosen).append(text)
     rest = ", ".join(left)
     return f"Modes: {', '.join(chosen)}; by default {rest}" if chosen else f"Modes, all by default: {rest}"
-
-
-def modes_from(named: dict[str, str]) -> Modes:
-    """Modes by their names and values, as a file has them.
-
-    Raises:
-        ConfigError: there is no such mode or value.
-    """
-    modes = Modes()
-    for name, value in named.items():
-        modes = modes.with_option(f"{name}={value}")
-    return modes

@@ -179,9 +179,7 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
         raise RecordingError(f"image {recording.image} is not the one that was recorded; use the kstack of that time")
     if recording.policy is not None and policy_hash(recording.policy) != recording.policy_hash:
         raise RecordingError(f"policy {recording.policy} is not the one that was recorded: its source has changed")
-    modes = Modes()
-    for name, value in recording.modes.items():
-        modes = modes.with_option(f"{name}={value}")
+    modes = Modes.of(recording.modes)
     options = RunOptions(
         recording.max_time,
         recording.stop_at_finding,

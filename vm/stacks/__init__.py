@@ -2,12 +2,19 @@
 
 from kstack.stacks.area import EMPTY, PAGE, Page, Pte, Thread
 from kstack.stacks.idioms import (
+    COMING,
+    HELD,
+    SCANNED,
+    SHOOTDOWN,
+    ensure,
     free,
     grow,
     map_pages,
+    map_top_or_all,
     reclaim_sleepers,
     reclaim_with_shootdown,
     shootdown,
+    stack_lock,
     take_back,
     unmap_pages,
 )
@@ -42,8 +49,12 @@ from kstack.stacks.steps import (
 )
 
 __all__ = [
+    "COMING",
     "EMPTY",
+    "HELD",
     "PAGE",
+    "SCANNED",
+    "SHOOTDOWN",
     "AllocPage",
     "Answer",
     "Decision",
@@ -76,12 +87,15 @@ __all__ = [
     "WaitForAck",
     "WritePte",
     "ZeroPage",
+    "ensure",
     "free",
     "grow",
     "map_pages",
+    "map_top_or_all",
     "reclaim_sleepers",
     "reclaim_with_shootdown",
     "shootdown",
+    "stack_lock",
     "take_back",
     "unmap_pages",
 ]

@@ -109,6 +109,10 @@ class Thread:
         """All pages but the top one."""
         return self.pages[1:]
 
+    def pages_for(self, size: int) -> tuple[Page, ...]:
+        """The pages that `size` bytes from the top lie on: the top one at least, and no more than there are."""
+        return self.pages[: max(1, -(-size // PAGE))]
+
     def pages_below(self, rsp: int) -> tuple[Page, ...]:
         """The pages that lie wholly below `rsp` (bytes): nothing on them is in use."""
         return tuple(page for page in self.pages if page.address + PAGE <= rsp)

@@ -37,10 +37,7 @@ def modes_of(options: Iterable[str]) -> Modes:
     Raises:
         ConfigError: there is no such mode, or value.
     """
-    modes = Modes()
-    for option in options:
-        modes = modes.with_option(option)
-    return modes
+    return Modes().with_options(options)
 
 
 class Injection:
@@ -229,10 +226,7 @@ class Bench:
             self.last_failed = run
 
     def _modes(self, options: Iterable[str]) -> Modes:
-        modes = self.modes
-        for option in options:
-            modes = modes.with_option(option)
-        return modes
+        return self.modes.with_options(options)
 
     def _start(self, image: str, policy: str | type[Policy] | None, modes: Modes) -> Start:
         scenario = find_scenario(image) if is_scenario(image) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections import deque
@@ -10,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from kstack.base.digests import digest
 from kstack.base.errors import KstackError, PolicyError
 from kstack.explore.path import write_path
 from kstack.explore.witness import witness
@@ -109,9 +109,8 @@ class Section:
     def _path(self, suffix: str) -> Path:
         """A file of the test's own: its id, as far as a file may be called so, and what tells it from others."""
         plain = re.sub(r"[^A-Za-z0-9.-]+", "_", self._test.rpartition("/")[2]).strip("_")[:NAME]
-        digest = hashlib.blake2b(self._test.encode(), digest_size=4).hexdigest()
         self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder / f"{plain}-{digest}.{suffix}"
+        return self._folder / f"{plain}-{digest(self._test, 4)}.{suffix}"
 
     def _shown(self, path: Path) -> str:
         """A path as a command takes it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from kstack.base.digests import digest
 from kstack.base.errors import KstackError, PolicyError
 from kstack.fault import Fault, Injector
 from kstack.guest.scenario import Scenario
@@ -205,7 +205,7 @@ def _contents(image: str) -> str:
     path = Path(image)
     sources = [path.parent / name for name in find_scenario(image).sources]
     files = [path, *(source for source in sources if source.exists())]
-    return hashlib.blake2b(b"".join(file.read_bytes() for file in files), digest_size=16).hexdigest()
+    return digest(b"".join(file.read_bytes() for file in files))
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ that need not be made up for. Everything is decided by counts: the same run give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
+from kstack.base.ddmin import ddmin
 from kstack.schedule import Choice, ReplaySchedule, RoundRobin, Scheduler, View
 from kstack.testing.guests import GuestRun
 from kstack.testing.schedulers import REST_QUANTUM, Following
@@ -21,8 +22,6 @@ UNITS: Final = 10_000_000
 """Units of virtual time that these may take together; some ten seconds."""
 SIMPLE: Final = (1000, 100, 10)
 """Round-robin quanta that are tried first (units)."""
-
-T = TypeVar("T")
 
 
 class Minimised(NamedTuple):
@@ -188,32 +187,4 @@ def merged(choices: Sequence[Choice]) -> list[Choice]:
             found[-1] = Choice(choice.cpu, found[-1].quantum + choice.quantum)
         else:
             found.append(choice)
-    return found
-
-
-def ddmin(items: Sequence[T], fails: Callable[[list[T]], bool], spent: Callable[[], bool] = lambda: False) -> list[T]:
-    """As many items left out as possible while it still fails (Zeller and Hildebrandt, IEEE TSE 28(2), 2002).
-
-    Args:
-        items: with which it fails.
-        fails: whether it does with some of them, in order.
-        spent: whether to be content with what has been found.
-
-    Returns:
-        Items of which no single one can be left out, unless it was spent before.
-    """
-    found, pieces = list(items), 2
-    while found and not spent():
-        size = max(1, -(-len(found) // pieces))
-        for start in range(0, len(found), size):
-            if spent():
-                break
-            rest = found[:start] + found[start + size :]
-            if fails(rest):
-                found, pieces = rest, max(2, pieces - 1)
-                break
-        else:
-            if size == 1:
-                break
-            pieces = min(len(found), 2 * pieces)
     return found

@@ -176,9 +176,7 @@ def outcomes(
         ConfigError: a program, a file or a mode is wrong; the message names the place.
         ScenarioError: the scenario cannot be explored, or names no final values.
     """
-    chosen = Modes()
-    for mode in modes:
-        chosen = chosen.with_option(mode)
+    chosen = Modes().with_options(modes)
     test = _test(what, init, global_pages)
     if test is not None and policy is not None:
         raise ConfigError("a litmus test has no stacks for a policy; leave the policy out")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from kstack.base.digests import digest
 from kstack.base.errors import PolicyError, TraceError
 from kstack.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from kstack.run.spec import replay_session
@@ -48,7 +48,7 @@ def make_trace(recording: Recording, folder: Path, registers: bool = False, anyw
         if result is not None and result.state_hash != recording.state_hash and not recording.is_cut and same:
             raise TraceError(f"the replay ends in state {result.state_hash}, recorded was {recording.state_hash}")
         return writer.finish(
-            recording=hashlib.blake2b(msgspec.json.encode(recording), digest_size=16).hexdigest(),
+            recording=digest(msgspec.json.encode(recording)),
             rules=RULES_VERSION,
             image=recording.image,
             policy=recording.policy,

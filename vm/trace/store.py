@@ -15,7 +15,6 @@ Two traces of one recording are byte-identical.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -28,7 +27,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kstack.base.digests import digest_of, digest_of_file
 from kstack.base.errors import TraceError
+from kstack.base.files import refused_as, replace_folder
 from kstack.load import Symbols
 from kstack.recording import UNNAMED_RULES
 from kstack.trace.columns import REGISTERS
@@ -145,11 +146,9 @@ class Writer:
             raise TraceError(f"--output {folder} exists and is no trace, or has other files in it; give another name")
         self._place = folder.with_name(f".{folder.name}.{os.getpid()}.part")
         self._rows = dict.fromkeys(SCHEMAS, 0)
-        try:
+        with refused_as(f"trace {folder} cannot be written", TraceError):
             self._place.mkdir(parents=True)
             self._writers = {name: self._open(name) for name in SCHEMAS}
-        except OSError as error:
-            raise TraceError(f"trace {folder} cannot be written: {error.strerror}") from error
 
     def _open(self, name: str) -> pq.ParquetWriter:
         schema = SCHEMAS[name]
@@ -194,17 +193,11 @@ class Writer:
         """All parts are written: what the trace is of, by the fields of `Meta`."""
         for writer in self._writers.values():
             writer.close()
-        digests = {name: _digest(self._place / f"{name}.parquet") for name in SCHEMAS}
+        digests = {name: digest_of_file(self._place / f"{name}.parquet") for name in SCHEMAS}
         found = Meta(version=VERSION, rows=self._rows, digests=digests, **meta)
         document = msgspec.to_builtins(found)
-        (self._place / META).write_text(json.dumps({**document, "digest": _digest_of(document)}, indent=1) + "\n")
-        if self.folder.exists():
-            old = self._place.with_suffix(".old")
-            self.folder.rename(old)
-            self._place.rename(self.folder)
-            shutil.rmtree(old)
-        else:
-            self._place.rename(self.folder)
+        (self._place / META).write_text(json.dumps({**document, "digest": digest_of(document)}, indent=1) + "\n")
+        replace_folder(self._place, self.folder)
         return found
 
 
@@ -222,15 +215,6 @@ def _replaceable(folder: Path) -> bool:
 def _transposed(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
     columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
     return columns or [[] for _ in range(width)]
-
-
-def _digest_of(document: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(document, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 class Trace(NamedTuple):
@@ -270,11 +254,11 @@ def read_trace(folder: Path) -> Trace:
         version = document.get("version")
         if version not in READABLE:
             raise TraceError(f"trace {folder} has version {version!r}; this kstack reads {READABLE[0]} to {VERSION}")
-        if version != OLD and document.pop("digest", None) != _digest_of(document):
+        if version != OLD and document.pop("digest", None) != digest_of(document):
             raise TraceError(f"trace {folder} is damaged: {META} is not what was written; make it again")
         meta = msgspec.convert(document, Meta)
         tables = [name for name in SCHEMAS if version != OLD or name != "registers"]
-        wrong = [name for name in tables if _digest(folder / f"{name}.parquet") != meta.digests.get(name)]
+        wrong = [name for name in tables if digest_of_file(folder / f"{name}.parquet") != meta.digests.get(name)]
     except OSError as error:
         raise TraceError(f"trace {folder}: {error.filename}: {error.strerror}; make it again") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -6,14 +6,15 @@ security policy lets no script run but the page's own.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from kstack.base.digests import digest
 from kstack.base.errors import ConfigError
+from kstack.base.files import write_whole
 
 HERE: Final = Path(__file__).parent
 """The style and the script that all pages have."""
@@ -66,7 +67,7 @@ def rendered(template: Path, content: Mapping[str, Any], filters: Mapping[str, C
         script=Markup((HERE / "page.js").read_text()),
         nonce=_NONCE,
     )
-    nonce = hashlib.blake2b(page.encode(), digest_size=16).hexdigest()  # nothing inside the page can know it
+    nonce = digest(page)  # nothing inside the page can know it
     return page.replace(_NONCE, nonce)
 
 
@@ -76,11 +77,4 @@ def write_page(path: Path, text: str) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"--report {path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, text, f"--report {path} cannot be written")

@@ -15,7 +15,6 @@ what they are.
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import sys
 import warnings
@@ -26,6 +25,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Final
 
+from kstack.base.digests import digest
 from kstack.base.errors import PolicyError
 from kstack.stacks.host.checks import said
 
@@ -49,7 +49,7 @@ class PolicyFile(InspectLoader):
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self.package = _PREFIX + hashlib.blake2b(str(self.path).encode(), digest_size=8).hexdigest()
+        self.package = _PREFIX + digest(str(self.path), 8)
         self.sources: dict[Path, bytes] = {}  # as executed
         self._folder, self._shown = self.path.parent, path.parent
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 import linecache
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple
 
+from kstack.base.digests import digest
 from kstack.base.errors import PolicyError
 from kstack.stacks.loading.files import sources_beside
 
@@ -104,10 +104,7 @@ def source_hash(policy: type) -> str:
     for module in modules_of(policy):
         file = getattr(module, "__file__", None)
         found.update(sources_beside(module.__name__) or ({Path(file): _read(Path(file))} if file else {}))
-    whole = hashlib.blake2b(digest_size=16)
-    for data in found.values():
-        whole.update(data)
-    return whole.hexdigest()
+    return digest(b"".join(found.values()))
 
 
 def _read(file: Path) -> bytes:

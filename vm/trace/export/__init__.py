@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kstack.base.errors import TraceError
+from kstack.base.files import whole
 from kstack.trace.store import Trace
 
 
@@ -102,17 +103,12 @@ def export(trace: Trace, format: str, output: Path) -> None:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FORMATS)}"
         raise TraceError(f"--format {format!r} does not exist; {hint}")
     _check(output)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        exporter.write(trace, temporary)
-        os.replace(temporary, output)
+        with whole(output, f"--output {output} cannot be written", TraceError) as temporary:
+            exporter.write(trace, temporary)
     except ModuleNotFoundError as error:
         extra = "report" if error.name in ("jinja2", "markupsafe") else "trace"
         raise TraceError(f"--format {format} needs {error.name}: pip install 'kstack[{extra}]'") from error
-    except OSError as error:
-        raise TraceError(f"--output {output} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check(output: Path) -> None:
