@@ -18,8 +18,8 @@ from kstack.load import load
 from kstack.machine import Machine, MachineConfig
 
 if TYPE_CHECKING:
-    from kstack.hw.engine import Access
     from kstack.hw.mmu.walk import Translation
+    from kstack.x86.access import Access
 
 RAM: Final = 64 << 20
 QUANTUM: Final = 1000  # units a slice where several CPUs take turns

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from kstack.hw.cpu.cpu import Cpu
-from kstack.hw.memory import PAGE, PhysicalMemory
+from kstack.hw.memory import PhysicalMemory
+from kstack.x86.addresses import PAGE
 
 WINDOW: Final = 512  # bytes below the stack pointer; what a handler uses beyond stays
 

@@ -26,19 +26,18 @@ from typing import Any, Final, NamedTuple
 
 from kstack.explore.world import Move, World
 from kstack.hw.cpu.decode import Instruction, decode, effective_address
-from kstack.hw.engine import Access
 from kstack.hw.gate import Gate
 from kstack.hw.lazy import How
-from kstack.hw.mmu.walk import FRAME_MASK, P
 from kstack.kernels.kstack import hypercall
 from kstack.kernels.kstack.hypercall import Function
 from kstack.stacks import steps
 from kstack.stacks.area import Pte
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.oracle import Finding
+from kstack.x86.access import Access
+from kstack.x86.entries import FRAME_MASK, P
 
 Thing = tuple[Any, ...]
-PAGE: Final = 4096
 _WORD: Final = 8
 _EOI: Final = 0xB0  # offset of the APIC's EOI register (SDM table 11-1): nobody else can tell
 _ALONE: Final = frozenset({"pause", "cpuid", "clts", "clac", "stac"})  # touch their own CPU only

@@ -17,8 +17,8 @@ from kstack.explore.components import Cell, Cells, Node
 from kstack.explore.footprint import THREADS, WHOLE, WORD, Touched, thread_names, watching
 from kstack.explore.may_access import READ, READ_IN, WRITE, WRITE_IN, Touch
 from kstack.explore.world import Grown, Move, State, World
-from kstack.hw.memory import PAGE
 from kstack.stacks.oracle import Finding
+from kstack.x86.addresses import PAGE
 
 _WORDS: Final = range(0, PAGE, WORD)
 Words = tuple[tuple[int, bytes], ...]

@@ -23,11 +23,10 @@ from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.decode import decode
 from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT
 from kstack.hw.devices.serial import COM1_PORT
-from kstack.hw.engine import Flags, Gpr, Registers
+from kstack.hw.engine import Registers
 from kstack.hw.gate import Gate, Held, Touch, Visible
 from kstack.hw.lazy import How, LazyTlb, Option
-from kstack.hw.memory import PAGE
-from kstack.hw.mmu.walk import A, Attempt
+from kstack.hw.mmu.walk import Attempt
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.hypercall import PORT, Function
 from kstack.kernels.kstack.scenarios import find_scenario
@@ -40,6 +39,10 @@ from kstack.stacks import Invlpgb, Policy, Tlbsync
 from kstack.stacks.host.execute import Pending
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.oracle import Finding, Frame, Oracle
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import A
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr
 
 FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
 _OUT_HYPERCALL: Final = bytes([0xE7, PORT])

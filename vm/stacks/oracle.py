@@ -15,20 +15,24 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
-from kstack.hw.engine import Access
-from kstack.hw.mmu.walk import NX, RW, US, PageFault, Translation
+from kstack.hw.mmu.walk import Translation
 from kstack.kernels.kstack.hypercall import SHOOTDOWN_VECTOR
 from kstack.load import Symbols
 from kstack.machine import Ipi, Machine
 from kstack.stacks import Page, Pte, Thread, steps
 from kstack.stacks.area import Areas
 from kstack.stacks.host.call import HookCall
+from kstack.x86.access import Access
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import FRAME_MASK, NX, RW, US
+from kstack.x86.errors import PageFault
+from kstack.x86.registers import Gpr
+from kstack.x86.vectors import DF, PF
 
 MAX_FINDINGS = 1000
 KEPT = 24  # moments remembered of each page and frame
 MAX_DRIFT = 32  # pages that a CPU's pool may have gained from others before it is called out of balance
-_FRAME = (1 << 52) - 1 & ~0xFFF
-_EMPTY_PAGE = bytes(4096)
+_EMPTY_PAGE = bytes(PAGE)
 _WORD = 8
 _RIGHTS = RW | US | NX
 Candidate = tuple[int, int]  # frame, rights
@@ -131,7 +135,7 @@ def _numbers(values: Iterable[Any]) -> Iterator[int]:
     """All numbers in nested tuples, as frames: addresses and entries without their low and high bits."""
     for value in values:
         if isinstance(value, int):
-            yield value & _FRAME
+            yield value & FRAME_MASK
         elif isinstance(value, tuple):
             yield from _numbers(value)
 
@@ -211,7 +215,9 @@ class Oracle:
 
     def guest_stored(self, cpu: int, address: int, entry: int) -> None:
         """Guest code has stored to the entry of a page (linear address): no policy's doing, and part of the history."""
-        self._note(cpu, f"guest code stores {entry:#x} to the entry of {self._place(address)}", address, entry & _FRAME)
+        self._note(
+            cpu, f"guest code stores {entry:#x} to the entry of {self._place(address)}", address, entry & FRAME_MASK
+        )
 
     def _page(self, address: int) -> Page | None:
         thread = self.areas.find(self.threads, address)
@@ -430,11 +436,11 @@ class Oracle:
                 self.events.append(Moment(self.machine.now(), cpu, f"takes interrupt {event.vector:#x}"))
             if event.kind is not EventKind.EXCEPTION:
                 continue
-            if event.vector == 14 and event.address is not None and not (event.error or 0) & PageFault.U:
+            if event.vector == PF and event.address is not None and not (event.error or 0) & PageFault.U:
                 self._guard_hit(cpu, event.address)
-            elif event.vector == 8:
+            elif event.vector == DF:
                 self._double_fault(cpu)
-                self.double_faults[cpu] = self.machine.cpus[cpu].registers.gpr[4], False
+                self.double_faults[cpu] = self.machine.cpus[cpu].registers.gpr[Gpr.RSP], False
         self._interrupt_lost(cpu, events, outcome)
         if outcome is Outcome.SHUTDOWN:
             self._double_fault(cpu)
@@ -450,7 +456,7 @@ class Oracle:
     def _interrupt_lost(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
         """An interrupt whose frame could not be pushed, and that is not given again (SDM 6.10, 6.15; mode)."""
         first, last = events[0], events[-1]
-        lost = first.kind is EventKind.INTERRUPT and outcome is Outcome.REPLACED and last.vector in (8, 14)
+        lost = first.kind is EventKind.INTERRUPT and outcome is Outcome.REPLACED and last.vector in (DF, PF)
         if lost and self.machine.modes.interrupted_delivery == "lost":
             text = f"CPU {cpu} acknowledged interrupt {first.vector:#x}, and its frame faulted: its handler is never entered and its ISR bit stays set"
             self._report(Kind.LOST_INTERRUPT, cpu, last.address or self.machine.cpus[cpu].registers.cr[2], text)

@@ -7,9 +7,8 @@ from typing import Any, Final, NamedTuple
 
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.cpu.decode import Instruction
-from kstack.hw.cpu.events import MNEMONICS, EventKind, Outcome
 from kstack.hw.cpu.events import Event as Delivery
-from kstack.hw.engine import Access
+from kstack.hw.cpu.events import EventKind, Outcome
 from kstack.hw.mmu.mmu import MmuObserver
 from kstack.hw.mmu.walk import Translation
 from kstack.kernels.kstack.hypercall import Function
@@ -19,6 +18,8 @@ from kstack.run.writes import Change, RegisterChange, Writes
 from kstack.stacks import Pte, Thread, steps
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.oracle import Finding
+from kstack.x86.access import Access
+from kstack.x86.vectors import name_of
 
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
 
@@ -118,7 +119,7 @@ class Events:
         for event in events:
             text = "" if outcome is Outcome.DELIVERED else outcome.value
             if event.kind is EventKind.EXCEPTION:
-                name = MNEMONICS[event.vector] if event.vector < len(MNEMONICS) else f"#{event.vector}"
+                name = name_of(event.vector)
                 self.add(cpu, "fault", name, address=event.address, value=event.error, text=text)
             else:
                 kind = {EventKind.INTERRUPT: "interrupt", EventKind.NMI: "nmi"}.get(event.kind, "software")

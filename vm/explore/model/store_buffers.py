@@ -19,14 +19,14 @@ from typing import Any, Final, NamedTuple
 
 from kstack.explore.model.page_tables import WORD, Tables
 from kstack.hw.cpu.decode import Instruction, decode
-from kstack.hw.engine import Access
 from kstack.hw.gate import Gate
 from kstack.hw.lazy import How, LazyTlb, Option
-from kstack.hw.memory import PAGE
-from kstack.hw.mmu.walk import FRAME_MASK
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.host.execute import Executor, Pending
+from kstack.x86.access import Access
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import FRAME_MASK
 
 FENCES: Final = frozenset({"mfence", "sfence", "cpuid"})
 LONGEST: Final = 64  # bytes of one operand

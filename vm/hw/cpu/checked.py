@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.hw.cpu.corrections import (
     EMMS,
@@ -42,13 +42,12 @@ from kstack.hw.cpu.corrections import (
     sysret,
     system_segment,
 )
-from kstack.hw.cpu.decode import GPR_NAMES, Instruction, decode
+from kstack.hw.cpu.decode import Instruction, decode
 from kstack.hw.cpu.encoding import PREFIXES, Encoding, encoding_of, stored_in_steps, taken_as
-from kstack.hw.engine import Check, CheckKind, Gpr, Look, Seg
+from kstack.hw.cpu.processor import Processor
+from kstack.hw.engine import Check, CheckKind, Look
 from kstack.hw.engine.checks import ASK, BANK, BEHIND_66, MAP_0F, MAP_0F3A, MAP_0F38, PREFIX, REX
-
-if TYPE_CHECKING:
-    from kstack.hw.cpu.cpu import Cpu
+from kstack.x86.registers import GPR_NAMES, Gpr, Seg
 
 
 class Rule(NamedTuple):
@@ -66,7 +65,7 @@ class Rule(NamedTuple):
     name: str
     kind: CheckKind
     applies: Callable[[Encoding], bool]
-    act: Callable[[Cpu, Instruction, Encoding], Native] | None
+    act: Callable[[Processor, Instruction, Encoding], Native] | None
     registers: Callable[[Encoding], tuple[int | None, int | None]] | None = None
     size: Callable[[Encoding], int] | None = None
 
@@ -201,7 +200,7 @@ def _is_horizontal(found: Encoding) -> bool:
 
 
 def _always(
-    test: Callable[[Encoding], bool], name: str, act: Callable[[Cpu, Instruction, Encoding], Native] | None = None
+    test: Callable[[Encoding], bool], name: str, act: Callable[[Processor, Instruction, Encoding], Native] | None = None
 ) -> Rule:
     return Rule(name, CheckKind.ALWAYS, test, act)
 
