@@ -20,6 +20,7 @@ from kstack.stacks.host.call import HookCall
 from kstack.x86.addresses import is_canonical
 from kstack.x86.entries import BIT_NAMES, FRAME_MASK, LEVELS, PS, P
 from kstack.x86.msrs import X2APIC_FIRST_MSR
+from kstack.x86.registers import Gpr
 from kstack.x86.vectors import VECTORS
 
 MAX_LISTED: Final = 512  # lines of one listing
@@ -190,7 +191,7 @@ def whereabouts(session: Session, number: int) -> str:
     cpu = machine.cpus[number]
     words = f"CPU {number}: {cpu.state.value}, ring {cpu.registers.cpl} at {session.symbols.name(cpu.linear_rip())}"
     runtime = session.runtime
-    thread = runtime.executor.areas.find(runtime.threads, cpu.registers.gpr[4] - 8)
+    thread = runtime.executor.areas.find(runtime.threads, cpu.registers.gpr[Gpr.RSP] - 8)
     if thread is not None:
         words += f", on the stack of thread {thread.id}"
     calls = runtime.calls[number]

@@ -45,6 +45,7 @@ from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr
 
 FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
+_RAX, _RSP = int(Gpr.RAX), int(Gpr.RSP)  # plain integers, for the search's inner loops
 _OUT_HYPERCALL: Final = bytes([0xE7, PORT])
 READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
@@ -529,7 +530,7 @@ class World:
     def _returned(self, cpu: int) -> None:
         """A CPU has returned from an event."""
         found = self.below[cpu]
-        if found is not None and self.machine.cpus[cpu].registers.gpr[4] == found.pointer:
+        if found is not None and self.machine.cpus[cpu].registers.gpr[_RSP] == found.pointer:
             put_back(self.machine.memory, found)
             self.below[cpu] = None
             self._watch_returns(cpu)
@@ -609,7 +610,7 @@ class World:
         registers = self.machine.cpus[cpu].registers
         if self.machine.cpus[cpu].linear.code(registers.rip, 2) != _OUT_HYPERCALL:
             return True  # the console, when the guest panics
-        number = registers.gpr[0] & 0xFFFFFFFF
+        number = registers.gpr[_RAX] & 0xFFFFFFFF
         if number == Function.EVENT:
             return True
         return not self._is_begun(cpu) and number not in (Function.SWITCH_IN, Function.SWITCH_OUT)
@@ -617,7 +618,7 @@ class World:
     def _is_begun(self, cpu: int) -> bool:
         """Whether the OUT before which a CPU stands makes the next step of a hook that has begun."""
         registers, calls = self.machine.cpus[cpu].registers, self.runtime.calls[cpu]
-        return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
+        return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[_RSP])
 
     @property
     def stronger(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from kstack.x86.addresses import is_canonical
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.flags import CC_FLAGS, Flags
 from kstack.x86.floating_point import FXSAVE_MXCSR, MXCSR_RESERVED
+from kstack.x86.prefixes import OPERAND_SIZE, Rex, high_bit
 from kstack.x86.registers import GPR_NAMES, Gpr, Seg
 from kstack.x86.segments import (
     ACCESS_BYTE,
@@ -270,9 +271,9 @@ def _may_call(cpu: Processor, selector: int) -> bool:
 
 def _operand_bytes(found: Encoding) -> int:
     """Of far transfers, whose operands are of 32 bits in 64-bit code, too."""
-    if found.rex & 8:
+    if found.rex & Rex.W:
         return 8
-    return 2 if (0x66 in found.prefixes) != (found.bits == 16) else 4
+    return 2 if (OPERAND_SIZE in found.prefixes) != (found.bits == 16) else 4
 
 
 def keep_bases(registers: Registers) -> Callable[[], None]:
@@ -310,7 +311,7 @@ def sysret(cpu: Processor, _: Instruction, found: Encoding) -> Native:
     registers = cpu.registers
     if registers.cpl or registers.bits != 64 or not registers.efer & Efer.SCE:
         return Native()
-    if found.rex & 8 and not is_canonical(registers.gpr[Gpr.RCX]):
+    if found.rex & Rex.W and not is_canonical(registers.gpr[Gpr.RCX]):
         raise GuestFault(GP)
     before = registers.gpr[Gpr.R11]
     registers.gpr[Gpr.R11] = before & ~(Flags.VM | Flags.RF)
@@ -326,7 +327,7 @@ def horizontal(cpu: Processor, instruction: Instruction, found: Encoding) -> Nat
     if not _sse_can_run(cpu):
         return Native()
     is_mmx = found.mandatory != 0x66
-    number = found.modrm & 7 | (0 if is_mmx else (found.rex & 1) << 3)
+    number = found.modrm & 7 | (0 if is_mmx else high_bit(found.rex, Rex.B))
     registers = cpu.registers
     size = 2 if found.opcode in (0x01, 0x03, 0x05, 0x07) else 4
     sign = -1 if found.opcode > 0x03 else 1
@@ -350,7 +351,7 @@ def horizontal(cpu: Processor, instruction: Instruction, found: Encoding) -> Nat
 def string_lengths(cpu: Processor, _: Instruction, found: Encoding) -> Native:
     """QEMU takes long lengths for short or negative ones, and then reads far outside of the registers."""
     gpr = cpu.registers.gpr
-    bits = 64 if found.rex & 8 else 32
+    bits = 64 if found.rex & Rex.W else 32
     before = gpr[Gpr.RAX], gpr[Gpr.RDX]
     for register in (Gpr.RAX, Gpr.RDX):
         length = gpr[register] & (1 << bits) - 1
@@ -372,7 +373,7 @@ def enter(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
     """The last word that the new stack pointer could take is looked at before anything is pushed."""
     registers = cpu.registers
     size, level = instruction.immediates
-    short = (0x66 in found.prefixes) != (found.bits == 16)
+    short = (OPERAND_SIZE in found.prefixes) != (found.bits == 16)
     width = 2 if short else 8 if found.bits == 64 else 4
     top = registers.gpr[Gpr.RSP] - width * (1 + level % 32) - (size & 0xFFFF) & (1 << registers.stack_bits) - 1
     _probe_stack(cpu, found, top, width)

@@ -80,15 +80,15 @@ class Translation:
 
     def state(self) -> tuple[int, ...]:
         """Everything as integers, for snapshots."""
-        flags = int(self.dirty) | int(self.is_global) << 1 | int(self.accessed) << 2
-        return (self.shift, self.page, self.frame, self.rights, flags, self.leaf)
+        marks = int(self.dirty) | int(self.is_global) << 1 | int(self.accessed) << 2
+        return (self.shift, self.page, self.frame, self.rights, marks, self.leaf)
 
     @classmethod
     def from_state(cls, state: tuple[int, ...]) -> Translation:
         """The translation that `state` came from."""
-        shift, page, frame, rights, flags, leaf = state
-        made = cls(shift, page, frame, rights, bool(flags & 1), bool(flags & 2), leaf)
-        made.accessed = bool(flags & 4)
+        shift, page, frame, rights, marks, leaf = state
+        made = cls(shift, page, frame, rights, bool(marks & 1), bool(marks & 2), leaf)
+        made.accessed = bool(marks & 4)
         return made
 
     def same_target(self, other: Translation | None) -> bool:
