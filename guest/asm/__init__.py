@@ -28,9 +28,10 @@ from pathlib import Path
 
 from kstack.guest.asm.assemble import Assembler
 from kstack.guest.asm.errors import AsmError, Place
-from kstack.guest.asm.image import Image, OutputSection, Segment, Symbol
+from kstack.guest.asm.image import Image
 from kstack.guest.asm.layout import KERNEL_LAYOUT, Access, Layout, Placement
 from kstack.guest.asm.link import link
+from kstack.guest.asm.output import OutputSection, Segment, Symbol
 from kstack.guest.asm.source import read, strip_comments
 
 __all__ = [

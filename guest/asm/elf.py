@@ -7,10 +7,11 @@ PVH entry point), ``.symtab``, ``.strtab``, ``.shstrtab``.  Not written: DWARF, 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kstack.guest.asm.image import Image, OutputSection, Symbol
 from kstack.guest.asm.layout import PAGE, Access
+from kstack.guest.asm.output import OutputSection, Symbol
 
 _EHDR, _PHDR, _SHDR, _SYM = 64, 56, 64, 24
 _ET_EXEC, _EM_X86_64 = 2, 62
@@ -46,22 +47,25 @@ def _section_flags(access: Access) -> int:
     return _ALLOC | _WRITE * (Access.W in access) | _EXECUTE * (Access.X in access)
 
 
-def write(image: Image) -> bytes:
-    """The ELF file's bytes."""
-    notes = [s for s in image.sections if _is_note(s)]
-    headers = len(image.sections) + len(notes)
+def write(sections: Sequence[OutputSection], symbols: Mapping[str, Symbol], entry: int) -> bytes:
+    """The ELF file's bytes.
+
+    Parameters: the sections, in order; symbols by name; the virtual address of the entry.
+    """
+    notes = [s for s in sections if _is_note(s)]
+    headers = len(sections) + len(notes)
     out = bytearray(_EHDR + headers * _PHDR)
     offsets: list[int] = []
-    for section in image.sections:
+    for section in sections:
         out += bytes((section.vaddr - len(out)) % PAGE if section.data else 0)
         offsets.append(len(out))
         out += section.data
-    at = dict(zip((s.name for s in image.sections), offsets, strict=True))
-    table = b"".join(_program_header(_PT_LOAD, s, at[s.name], PAGE) for s in image.sections)
+    at = dict(zip((s.name for s in sections), offsets, strict=True))
+    table = b"".join(_program_header(_PT_LOAD, s, at[s.name], PAGE) for s in sections)
     table += b"".join(_program_header(_PT_NOTE, s, at[s.name], 4) for s in notes)
     out[_EHDR : _EHDR + len(table)] = table
-    shoff, count = _append_sections(out, image, offsets)
-    out[:_EHDR] = _header(image.entry, headers, shoff, count)
+    shoff, count = _append_sections(out, sections, symbols, offsets)
+    out[:_EHDR] = _header(entry, headers, shoff, count)
     return bytes(out)
 
 
@@ -80,19 +84,21 @@ def _program_header(kind: int, section: OutputSection, offset: int, align: int) 
     )  # fmt: skip
 
 
-def _append_sections(out: bytearray, image: Image, offsets: list[int]) -> tuple[int, int]:
+def _append_sections(
+    out: bytearray, sections: Sequence[OutputSection], symbols: Mapping[str, Symbol], offsets: list[int]
+) -> tuple[int, int]:
     """Append the tables and section headers; where the headers are and how many."""
     names = _Strings()
     rows = [bytes(_SHDR)]
-    for section, offset in zip(image.sections, offsets, strict=True):
+    for section, offset in zip(sections, offsets, strict=True):
         kind = _NOTE if _is_note(section) else _PROGBITS if section.data else _NOBITS
         flags = _section_flags(section.access)
         rows.append(_row(names.add(section.name), kind, flags, section.vaddr, offset, section.size))
-    symbols, strings, local = _symbol_table(image)
+    table, strings, local = _symbol_table(sections, symbols)
     strtab = len(rows) + 1
     out += bytes(-len(out) % 8)
-    rows.append(_row(names.add(".symtab"), _SYMTAB, 0, 0, len(out), len(symbols), strtab, local, 8, _SYM))
-    out += symbols
+    rows.append(_row(names.add(".symtab"), _SYMTAB, 0, 0, len(out), len(table), strtab, local, 8, _SYM))
+    out += table
     rows.append(_row(names.add(".strtab"), _STRTAB, 0, 0, len(out), len(strings)))
     out += strings
     name = names.add(".shstrtab")
@@ -111,12 +117,12 @@ def _row(
     return struct.pack("<IIQQQQIIQQ", name, kind, flags, address, offset, size, link, info, align, entry)
 
 
-def _symbol_table(image: Image) -> tuple[bytes, bytes, int]:
+def _symbol_table(sections: Sequence[OutputSection], symbols: Mapping[str, Symbol]) -> tuple[bytes, bytes, int]:
     """The symbol table, its strings, and the index of its first global symbol."""
     strings = _Strings()
-    index = {s.name: i for i, s in enumerate(image.sections, 1)}
+    index = {s.name: i for i, s in enumerate(sections, 1)}
     rows = [bytes(_SYM)]
-    for symbol in sorted(image.symbols.values(), key=lambda s: (s.value, s.name)):
+    for symbol in sorted(symbols.values(), key=lambda s: (s.value, s.name)):
         rows.append(_symbol(symbol, strings, index))
     return b"".join(rows), bytes(strings.data), 1
 

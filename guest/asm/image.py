@@ -6,48 +6,9 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kstack.guest.asm import elf
 from kstack.guest.asm.errors import Place
-from kstack.guest.asm.layout import Access
-
-
-@dataclass(frozen=True)
-class OutputSection:
-    """One output section: its name, addresses, bytes and size in memory (all in bytes).
-
-    ``data`` is empty for a section without bytes in the file.
-    """
-
-    name: str
-    access: Access
-    vaddr: int
-    paddr: int
-    data: bytes
-    size: int
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a loader copies: ``data`` to physical ``paddr``, zeros up to ``memsz`` bytes."""
-
-    vaddr: int
-    paddr: int
-    data: bytes
-    memsz: int
-    access: Access
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """A symbol: unsigned 64-bit value, size in bytes, ``func``, ``object`` or ``notype``.
-
-    ``section`` is the output section's name, or empty for a constant.
-    """
-
-    name: str
-    value: int
-    size: int
-    type: str
-    section: str
+from kstack.guest.asm.output import OutputSection, Segment, Symbol
 
 
 @dataclass(frozen=True)
@@ -101,6 +62,4 @@ class Image:
 
     def to_elf(self) -> bytes:
         """An ELF64 executable with program headers, sections and a symbol table."""
-        from kstack.guest.asm.elf import write  # elf.py describes images: imported here to break the cycle
-
-        return write(self)
+        return elf.write(self.sections, self.symbols, self.entry)

@@ -10,8 +10,9 @@ from kstack.guest.asm.assemble import Program
 from kstack.guest.asm.encode import Slot
 from kstack.guest.asm.errors import NOWHERE, AsmError, Place
 from kstack.guest.asm.expr import Linear, signed
-from kstack.guest.asm.image import Image, OutputSection, Symbol
+from kstack.guest.asm.image import Image
 from kstack.guest.asm.layout import Layout, Placement
+from kstack.guest.asm.output import OutputSection, Symbol
 from kstack.guest.asm.relax import Relaxed, Relaxer, length
 from kstack.guest.asm.section import Align, Chunk, Item, Jump, Label, Section, Space
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kstack.debug.accesses import Access, accesses
-from kstack.hw.engine import Gpr, Seg
+from kstack.x86.registers import Gpr, Seg
 from tests.support.long_mode import FRAMES, LongModeGuest
 
 DATA = FRAMES  # 1:1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kstack.debug.monitor import Monitor
-from kstack.hw.mmu.walk import RW, P
+from kstack.x86.entries import RW, P
 from tests.debug.support import Client, beginning, laight, recorded
 from tests.support.long_mode import AREA, LongModeGuest
 

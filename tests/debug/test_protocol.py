@@ -16,7 +16,7 @@ from kstack.debug.packets import MAX_PACKET, Kind, Receiver, frame, unescape
 from kstack.debug.points import pieces
 from kstack.debug.registers import REGISTERS, TOTAL_BYTES
 from kstack.debug.server import converse, serve
-from kstack.hw.engine import Gpr
+from kstack.x86.registers import Gpr
 from tests.debug.support import Client, beginning, laight
 from tests.support.long_mode import FRAMES, LongModeGuest
 

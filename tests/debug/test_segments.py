@@ -11,9 +11,10 @@ from kstack.debug.origin import Origin
 from kstack.debug.registers import REGISTERS
 from kstack.guest.asm import assemble
 from kstack.hw.cpu.cpu import Cpu
-from kstack.hw.engine import Gpr, Seg, Segment, SegmentAttribute
 from kstack.machine import Machine, MachineConfig
 from kstack.run.spec import Setup
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment, SegmentAttribute
 from tests.debug.support import Client
 from tests.debug.test_gdb import gdb_is_needed, session
 from tests.support.images import signed

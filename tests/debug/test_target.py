@@ -10,9 +10,10 @@ from kstack.debug.origin import Origin
 from kstack.debug.points import Kind, Point
 from kstack.debug.registers import REGISTERS
 from kstack.debug.target import FORKED, Exited, Stop, Target
-from kstack.hw.engine import Flags, Gpr
-from kstack.hw.mmu.walk import NX, RW, P
 from kstack.run.spec import Setup
+from kstack.x86.entries import NX, RW, P
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr
 from tests.debug.support import beginning, laight, recorded
 from tests.support.long_mode import AREA, FRAMES, LongModeGuest
 

@@ -13,13 +13,13 @@ from kstack.debug.origin import Origin
 from kstack.debug.timeline import END_OF_RECORDING, Timeline
 from kstack.fault import At, Fault, Moment, Send, Step
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.engine import Gpr
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.recording import pack
 from kstack.run.session import RunOptions
 from kstack.run.spec import Setup, replay_session, script_of
 from kstack.run.writes import MemoryChange, RegisterChange
 from kstack.schedule import parse
+from kstack.x86.registers import Gpr
 from tests.debug.support import beginning, laight, origin, recorded
 from tests.support.long_mode import FRAMES, LongModeGuest
 

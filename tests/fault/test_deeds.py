@@ -7,9 +7,9 @@ import pytest
 
 from kstack.fault import Fault, Injector, Moment, Send
 from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.engine import Gpr
 from kstack.hw.modes import Modes
 from kstack.machine import FOR_EVER
+from kstack.x86.registers import Gpr
 from tests.support.faults import Answers, bare, run, session
 from tests.support.long_mode import AREA, LongModeGuest
 

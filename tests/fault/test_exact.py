@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import ACTIONS, At, Fault, Flush, Injector, Moment, Send, Step, When, Where, places
-from kstack.fault.actions import DEEDS, MACHINE_CHECK
+from kstack.fault.actions import DEEDS
 from kstack.fault.records import FLAG_BITS, KINDS, STEP_NAMES, STEPS
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.cpu.decode import decode
-from kstack.hw.engine import Flags, Gpr, Seg, Segment
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import FOR_EVER, Ipi
@@ -29,6 +28,10 @@ from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks.host.pool import PoolConfig, Pools
 from kstack.stacks.loading.registry import find_policy
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
+from kstack.x86.vectors import MC
 from tests.support.long_mode import AREA, HANDLERS, LongModeGuest
 
 CPUS: Final = 2
@@ -164,7 +167,7 @@ CHANGES: Final[dict[str, Callable[[Target, Fault, int], dict[Any, Any]]]] = {
     "evict-tlb": evict,
     "fill-tlb": fill,
     "spurious-fault": event(14, [0]),
-    "machine-check": event(MACHINE_CHECK, []),
+    "machine-check": event(MC, []),
     "nmi": lambda target, fault, cpu: {("nmi", cpu): (0, 1)},
     "timer": lambda target, fault, cpu: {("irr", cpu): (0, 1 << fault.vector)},
     "stall": stall(lambda fault, now: now + fault.units),
@@ -591,7 +594,7 @@ def test_an_instruction_to_which_a_fault_lets_a_cpu_go_is_a_place_too() -> None:
     """The handler of a machine check that another fault has let happen, at its first instruction."""
     target = Target()
     code = target.guest.kernel_code("nop\nnop\nhlt")
-    handler = HANDLERS + 16 * MACHINE_CHECK
+    handler = HANDLERS + 16 * MC
     faults = [
         Fault("machine-check", At(hex(code + 1))),
         Fault("nmi", At(hex(handler))),

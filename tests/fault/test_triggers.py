@@ -11,12 +11,12 @@ from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Flush, Injector, Moment, Send, Step, Where
 from kstack.fault.actions import GARBAGE
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.engine import Gpr
 from kstack.inject import Pair, Trial, census, faults_at
 from kstack.inject.sites import LATE
 from kstack.kernels.kstack import hypercall
 from kstack.machine import FOR_EVER
 from kstack.run.session import Session
+from kstack.x86.registers import Gpr
 from tests.support.faults import Answers, bare, flip, injector_of, run, session
 from tests.support.long_mode import AREA, LongModeGuest
 

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import EngineError, KstackError, PolicyError
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.engine import Gpr, Registers, Seg
+from kstack.hw.engine import Registers
 from kstack.hw.modes import Modes
 from kstack.load import Symbols
 from kstack.machine import Machine, MachineConfig
@@ -32,6 +32,7 @@ from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.stacks import Policy
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.loading.registry import policies
+from kstack.x86.registers import Gpr, Seg
 from tests.fuzz import hostile_code as code
 from tests.fuzz.bounds import bounded, peak
 from tests.support import hostile_guests as guests

@@ -8,8 +8,6 @@ import pytest
 
 from kstack.guest.images import build_image
 from kstack.hw.cpu.hooks import Delivery
-from kstack.hw.cpu.msr import Msr
-from kstack.hw.engine import Seg
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_image, find_scenario
 from kstack.load import load
@@ -19,6 +17,8 @@ from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
 from kstack.run.spec import boot
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, TakePage, Thread, WritePte
+from kstack.x86.msrs import Msr
+from kstack.x86.registers import Seg
 from tests.support.variants import changed_image
 
 DELIVERIES = ("df", "ist", "fred")

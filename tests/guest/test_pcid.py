@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from kstack.hw.cpu.cpu import Cpu
-from kstack.hw.mmu.mmu import Cr4
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_image, find_scenario
@@ -19,6 +18,7 @@ from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
 from kstack.run.spec import boot
 from kstack.schedule import RandomSchedule, RoundRobin
+from kstack.x86.control import Cr4
 from tests.support.variants import changed_image, own_image
 
 MODES = Modes(tlb="retain", kernel_pages="pcid")

@@ -8,8 +8,8 @@ from kstack.explore import world
 from kstack.explore.breadth_first import Problem, search
 from kstack.explore.dead_stack import WINDOW, below
 from kstack.explore.world import World
-from kstack.hw.memory import PAGE
 from kstack.hw.modes import Modes
+from kstack.x86.addresses import PAGE
 
 PROBLEM = Problem("litmus-laight", "switch-sp-ipi", Modes())
 

@@ -22,7 +22,6 @@ from kstack.guest.images import CORE, ENTRY, KERNEL
 from kstack.guest.scenario import FOLDER
 from kstack.hw.gate import Visible
 from kstack.hw.lazy import How
-from kstack.hw.mmu.walk import FRAME_MASK
 from kstack.hw.modes import Modes
 from kstack.run.session import BootedScenario
 from kstack.sanitizer.findings import Finding
@@ -56,6 +55,7 @@ from kstack.stacks import (
 )
 from kstack.stacks.idioms import map_pages, shootdown
 from kstack.stacks.loading.registry import find_policy
+from kstack.x86.entries import FRAME_MASK
 
 LAIGHT = "litmus-laight"
 Steps = Generator[Any, Any, None]

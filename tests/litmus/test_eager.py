@@ -17,10 +17,8 @@ import pytest
 
 from kstack.explore.transitions import Memo
 from kstack.explore.world import FIRST_THREAD, Grown, World
-from kstack.hw.engine import Gpr
 from kstack.hw.gate import Visible
 from kstack.hw.lazy import LazyTlb
-from kstack.hw.mmu.walk import FRAME_MASK, P
 from kstack.hw.modes import Modes
 from kstack.stacks import (
     Answer,
@@ -39,6 +37,8 @@ from kstack.stacks import (
     WritePte,
     map_pages,
 )
+from kstack.x86.entries import FRAME_MASK, P
+from kstack.x86.registers import Gpr
 from tests.support.eager_tlb import FAULT, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.memory_order import write_guest
 

@@ -33,7 +33,8 @@ def imported_by(statement: str) -> list[str]:
 
 
 def test_importing_it_imports_nothing_else() -> None:
-    assert imported_by("import kstack.testing.plugin") == ["kstack", "kstack.testing", "kstack.testing.plugin"]
+    own = ["kstack", "kstack.testing", "kstack.testing.plugin", "kstack.testing.watched"]
+    assert imported_by("import kstack.testing.plugin") == own
 
 
 def test_a_run_that_does_not_use_it_loads_nothing_of_the_machine(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from kstack.base.errors import EngineError
 from kstack.hw.cpu.checked import rule_of
 from kstack.hw.cpu.decode import disassembler
 from kstack.hw.cpu.encoding import encoding_of
-from kstack.hw.engine import Gpr, Seg, Segment, Stop, StopKind
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
+from kstack.hw.engine import Stop, StopKind
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
 from tests.support.long_mode import LongModeGuest
 
 MAPS: Final = {"": b"", "0f": b"\x0f", "0f38": b"\x0f\x38", "0f3a": b"\x0f\x3a"}

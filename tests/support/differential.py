@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.engine import Flags
+from kstack.x86.flags import Flags
 from tests.support.host_processor import AT, Ended, HostProcessor, State
 from tests.support.random_instructions import Drawn, drawn
 from tests.support.ring3 import EmulatedRing3

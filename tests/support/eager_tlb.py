@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Final, NamedTuple
 
-from kstack.hw.mmu.walk import FRAME_MASK, NX, RW, A, D, G, P
+from kstack.x86.entries import FRAME_MASK, NX, RW, A, D, G, P
 
 CPUS: Final = 2
 ONE, OTHER = (frame | P | RW | G | NX for frame in (0x101000, 0x102000))  # two frames, A and D clear

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.cpu.msr import Msr
-from kstack.hw.engine import Gpr, Seg
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL
+from kstack.x86.msrs import Msr
+from kstack.x86.registers import Gpr, Seg
 from tests.support.long_mode import USER_CODE64, LongModeGuest
 
 CR4_FRED: Final = 1 << 32

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from kstack.base.errors import KstackError
-from kstack.hw.engine import Gpr, Seg, Segment
 from kstack.load import Format, load
 from kstack.machine import Machine, MachineConfig
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
 
 RAM: Final = 1 << 20
 UNITS: Final = 1000  # of virtual time a guest may run

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from kstack.guest.asm import assemble
 from kstack.hw.cpu.checked import rule_of
 from kstack.hw.cpu.encoding import encoding_of, taken_as
-from kstack.hw.engine import Flags
+from kstack.x86.flags import Flags
 from tests.support.differential import SKIPPED, undefined_flags
 from tests.support.host_processor import AT, CODE, DATA
 from tests.support.random_instructions import Drawn, drawn

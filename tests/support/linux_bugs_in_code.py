@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.engine import Gpr
-from kstack.hw.mmu.mmu import Cr4
+from kstack.x86.control import Cr4
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
 
 OLD, SECRET = 0x01D, 0x5EC

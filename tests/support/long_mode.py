@@ -25,12 +25,14 @@ from kstack.hw.apic.registers import Reg, Svr
 from kstack.hw.cpu.cpu import CpuState, SliceEnd
 from kstack.hw.cpu.events import Event
 from kstack.hw.cpu.hooks import Delivery
-from kstack.hw.engine import Flags, Gpr, Seg, Segment
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
-from kstack.hw.mmu.walk import FRAME_MASK, PS, RW, US, A, D, P
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
 from kstack.machine import Machine, MachineConfig
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.entries import FRAME_MASK, PS, RW, US, A, D, P
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
 
 GDT: Final = 0x1000
 IDT: Final = 0x2000

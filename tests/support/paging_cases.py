@@ -29,11 +29,15 @@ from unicorn import x86_const as x86
 from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.events import Event
 from kstack.hw.cpu.hooks import Delivery
-from kstack.hw.engine import Flags, Gpr, Registers, Seg, Segment, layout
+from kstack.hw.engine import Registers, layout
 from kstack.hw.memory import PhysicalMemory
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
-from kstack.hw.mmu.walk import FRAME_MASK, NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, WalkRules, walk
+from kstack.hw.mmu.walk import Attempt, Control, TableEntry, WalkRules, walk
 from kstack.machine import Machine, MachineConfig
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.entries import FRAME_MASK, NX, PS, RW, US, A, D, G, P
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
 
 RAM: Final = 4 << 20
 REGION: Final = 0x20000

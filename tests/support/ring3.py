@@ -6,9 +6,9 @@ from typing import Final
 
 from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.events import Event, EventKind
-from kstack.hw.engine import Gpr
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
-from kstack.hw.mmu.walk import is_canonical
+from kstack.x86.addresses import is_canonical
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.registers import Gpr
 from tests.support.host_processor import AT, CODE, DATA, DATA_BYTES, Ended, State
 from tests.support.long_mode import HANDLERS, STACK, USER, USER_CODE, LongModeGuest
 

@@ -10,9 +10,9 @@ import pytest
 
 from kstack.base.errors import KstackError
 from kstack.guest.asm import assemble
-from kstack.hw.engine import Gpr
 from kstack.machine import Machine, MachineConfig
 from kstack.trace.code import Translated
+from kstack.x86.registers import Gpr
 from tests.fuzz import hostile_runs
 from tests.support.hostile_guests import RAM
 from tests.support.long_mode import AREA, LongModeGuest

@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.engine import Gpr
 from kstack.machine import Machine, MachineConfig
+from kstack.x86.registers import Gpr
 from tests.fuzz import hostile_runs
 from tests.support.hostile_guests import RAM
 from tests.support.long_mode import LongModeGuest

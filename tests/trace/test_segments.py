@@ -11,9 +11,9 @@ import pytest
 
 from kstack.guest.asm import assemble
 from kstack.hw.cpu.decode import disassemble
-from kstack.hw.engine import Seg
 from kstack.recording import read_recording
 from kstack.run.spec import replay_session
+from kstack.x86.registers import Seg
 from tests.support.command import ROOT, kstack
 from tests.support.images import signed
 from tests.support.real_mode import BASE, EXIT, VECTOR, written

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kstack.hw.engine import Gpr
 from kstack.load import Symbols
 from kstack.load.symbols import Symbol
 from kstack.recording import Recording
@@ -20,6 +19,7 @@ from kstack.trace.make import make_trace
 from kstack.trace.query import Database
 from kstack.trace.store import read_trace
 from kstack.trace.wakeups import SYMBOL, Wakes
+from kstack.x86.registers import Gpr
 from tests.support.traces import recorded
 from tests.trace.export.timeline import read
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kstack.guest.asm import assemble
-from kstack.hw.engine import Flags, Gpr
-from kstack.hw.mmu.mmu import Cr4
+from kstack.x86.control import Cr4
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, HANDLERS, USER, LongModeGuest
 
 DB, UD = 1, 6

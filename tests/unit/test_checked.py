@@ -9,9 +9,10 @@ import pytest
 from kstack.guest.asm import assemble
 from kstack.hw.cpu.checked import RULES, look_at, rule_of, tables
 from kstack.hw.cpu.encoding import Encoding, encoding_of, taken_as
-from kstack.hw.engine import Flags, Gpr, Seg
 from kstack.hw.engine.checks import BANK
-from kstack.hw.mmu.mmu import Cr4
+from kstack.x86.control import Cr4
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr, Seg
 from tests.support.long_mode import AREA, KERNEL_CODE, PLAIN, USER, LongModeGuest
 
 NOT_CANONICAL = 1 << 63

@@ -9,8 +9,8 @@ from typing import Final
 import pytest
 
 from kstack.hw.cpu.cpu import Counts
-from kstack.hw.mmu.mmu import Cr4
 from kstack.run.writes import RegisterChange
+from kstack.x86.control import Cr4
 from tests.support.long_mode import AREA, LongModeGuest
 
 VECTOR: Final = 0x40

@@ -7,8 +7,10 @@ import contextlib
 import pytest
 
 from kstack.hw.cpu.declared import Declared
-from kstack.hw.engine import Flags, Seg, Segment
-from kstack.hw.mmu.mmu import Cr0
+from kstack.x86.control import Cr0
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Seg
+from kstack.x86.segments import Segment
 from tests.support.long_mode import AREA, FRAMES, GDT, USER, LongModeGuest
 
 FAR = "push 0x10\nlea rax, [rip + narrow]\npush rax\nretfq\nnarrow: nop\nnop"

@@ -19,7 +19,11 @@ from hypothesis import strategies as st
 
 from kstack.base.errors import EngineError
 from kstack.guest.asm import assemble
-from kstack.hw.engine import Access, Engine, Flags, Gpr, MmuIndex, Seg, Segment, Stop, StopKind
+from kstack.hw.engine import Engine, MmuIndex, Stop, StopKind
+from kstack.x86.access import Access
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
 
 RAM: Final = 1 << 20
 CODE: Final = 0x1000

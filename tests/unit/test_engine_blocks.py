@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kstack.hw.engine import Gpr, Seg, Segment, Stop, StopKind
+from kstack.hw.engine import Stop, StopKind
 from kstack.hw.engine.blocks import Blocks
 from kstack.machine import Machine, MachineConfig
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
 from tests.unit.test_engine import CODE, DATA, MMIO, Board, board, programs
 
 TWICE: Final = "mov ecx, 50\nmov edi, {DATA}\n.Lagain:\nadd [rdi], rcx\nmov rax, [rdi]\ndec ecx\njnz .Lagain\nhlt"

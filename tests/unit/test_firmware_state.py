@@ -7,12 +7,12 @@ from typing import Final
 import pytest
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.mmu.mmu import Cr0
 from kstack.load import load
 from kstack.machine import End, Machine, MachineConfig
 from kstack.report.panic import panic_report
 from kstack.run.session import RunOptions, RunResult, Session
 from kstack.schedule import RoundRobin
+from kstack.x86.control import Cr0
 from tests.support.images import BASE, EXIT, STACK_TOP, Segment, boot_sector, elf, multiboot, pvh
 
 RESET_CR0: Final = 0x60000010

@@ -7,12 +7,13 @@ import random
 import pytest
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.cpu.events import DB, DF, GP, NMI, NP, PF, SS, UD
-from kstack.hw.cpu.msr import Msr
-from kstack.hw.engine import Flags, Gpr, Seg
-from kstack.hw.mmu.mmu import Cr4
 from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
+from kstack.x86.control import Cr4
+from kstack.x86.flags import Flags
+from kstack.x86.msrs import Msr
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.vectors import DB, DF, GP, NMI, NP, PF, SS, UD
 from tests.support.fred_guest import ERETS, ERETU, KERNEL_CS, KERNEL_SS, RING0, RING3, FredGuest
 from tests.support.long_mode import AREA, CODE64, DATA, USER, USER_CODE64, USER_DATA, LongModeGuest
 

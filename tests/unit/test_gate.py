@@ -6,9 +6,9 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.engine import Access
 from kstack.hw.gate import Gate, Held, Visible
 from kstack.hw.lazy import LazyTlb
+from kstack.x86.access import Access
 
 MANAGED: Final = 0x7000
 PRIVATE: Final = 0x5008

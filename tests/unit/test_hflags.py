@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kstack.hw.cpu.cpu import Cpu, CpuState
-from kstack.hw.engine import Gpr, layout
-from kstack.hw.mmu.mmu import Efer
+from kstack.hw.engine import layout
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import Machine
@@ -16,6 +15,8 @@ from kstack.run.session import RunOptions
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks.loading.registry import find_policy
+from kstack.x86.control import Efer
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import USER_CODE64, USER_DATA, LongModeGuest
 
 FOLLOW = ~(layout.HF_INHIBIT_IRQ | layout.HF_GUEST | layout.HF_SS32)

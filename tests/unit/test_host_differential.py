@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kstack.hw.mmu.walk import is_canonical
+from kstack.x86.addresses import is_canonical
 from tests.support.differential import Differential
 from tests.support.host_processor import AT, HostCannot
 from tests.support.random_instructions import Drawn, drawn

@@ -20,15 +20,17 @@ import pytest
 
 from kstack.hw.gate import Gate, Visible
 from kstack.hw.lazy import How, LazyTlb, Option
-from kstack.hw.mmu.walk import A, Attempt, D
+from kstack.hw.mmu.walk import Attempt
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.guest import KstackKernel
 from kstack.stacks import Page, Pte, steps
-from kstack.stacks.area import PAGE, Thread
+from kstack.stacks.area import Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall, StackHooks
 from kstack.stacks.host.execute import Executor
 from kstack.stacks.host.pool import PoolConfig
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import A, D
 from tests.support.eager_tlb import CPUS, FAULT, NOTHING, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.long_mode import AREA, LongModeGuest
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kstack.base.errors import ImageError
-from kstack.hw.engine import Gpr
 from kstack.load import load
 from kstack.machine import Machine, MachineConfig, MachineSnapshot
+from kstack.x86.registers import Gpr
 from tests.support.images import ADDRESSES, Segment, elf, multiboot_header, pvh_note
 
 PAGE: Final = 4096

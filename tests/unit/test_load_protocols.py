@@ -9,9 +9,9 @@ import pytest
 
 from kstack.base.errors import ImageError
 from kstack.guest.asm import assemble
-from kstack.hw.engine import Gpr, Seg
 from kstack.load import load
 from kstack.machine import End, Machine, MachineConfig
+from kstack.x86.registers import Gpr, Seg
 from tests.support.images import ADDRESSES, BASE, EXIT, Segment, boot_sector, elf, multiboot_header, pvh_note
 
 RAM: Final = 16 << 20

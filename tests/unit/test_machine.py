@@ -12,8 +12,9 @@ from kstack.guest.asm import assemble
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.apic.registers import Lvt, Reg, Svr
 from kstack.hw.cpu.cpu import CpuState, SliceEnd
-from kstack.hw.engine import Flags, Gpr
 from kstack.machine import End, Machine, MachineConfig
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import LongModeGuest
 
 CODE: Final = 0x8000

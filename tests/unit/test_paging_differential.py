@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kstack.hw.mmu.walk import PageFault, WalkRules
+from kstack.hw.mmu.walk import WalkRules
+from kstack.x86.errors import PageFault
 from tests.support.paging_cases import FETCH, LOAD, STORE, WalkAlone, Walkers, generate
 
 SEEDS: Final = 10

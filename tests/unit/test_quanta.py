@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.engine import Gpr
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.registers import Gpr
 from tests.support.host_processor import AT, CODE, DATA, DATA_BYTES
 from tests.support.long_mode import PLAIN, USER, LongModeGuest
 from tests.support.random_instructions import drawn

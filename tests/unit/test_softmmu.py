@@ -12,12 +12,14 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.engine import Access, Flags, Gpr
 from kstack.hw.mmu import tracking
-from kstack.hw.mmu.mmu import Cr0, Cr4
 from kstack.hw.mmu.moments import Use
-from kstack.hw.mmu.walk import NX, RW, A, D, G
 from kstack.hw.modes import Modes
+from kstack.x86.access import Access
+from kstack.x86.control import Cr0, Cr4
+from kstack.x86.entries import NX, RW, A, D, G
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, PLAIN, USER, LongModeGuest
 
 OPERATIONS: Final = 300

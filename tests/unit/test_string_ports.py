@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kstack.hw.engine import Gpr
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import LongModeGuest
 
 PORT = 0x99

@@ -10,11 +10,12 @@ from typing import Final
 import pytest
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.engine import Gpr
 from kstack.hw.mmu.moments import Use
 from kstack.hw.mmu.tlb import Tlb
-from kstack.hw.mmu.walk import NX, PS, RW, Translation
+from kstack.hw.mmu.walk import Translation
 from kstack.hw.modes import Modes
+from kstack.x86.entries import NX, PS, RW
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, FRAMES, PLAIN, RAM, USER, LongModeGuest
 
 OLD: Final = 0x01D

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kstack.hw.cpu.msr import Msr
-from kstack.hw.engine import Flags, Gpr, Seg
-from kstack.hw.mmu.walk import A, D
+from kstack.x86.entries import A, D
+from kstack.x86.flags import Flags
+from kstack.x86.msrs import Msr
+from kstack.x86.registers import Gpr, Seg
 from tests.support.long_mode import AREA, CODE64, DATA, GDT, STACK, SYSTEM_CALL, USER, USER_CODE64, LongModeGuest
 
 GP, SS, PF, UD = 13, 12, 14, 6

@@ -7,7 +7,8 @@ from typing import Any, Final
 import pytest
 
 from kstack.guest.asm import assemble
-from kstack.hw.engine import Flags, Gpr
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
 
 PORT: Final = 0xE0

@@ -13,8 +13,11 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kstack.hw.cpu.cpu import Cpu
-from kstack.hw.cpu.decode import GPR_NAMES, Instruction, MemoryOperand, disassembler, effective_address
-from kstack.hw.engine import Gpr, Registers, Seg, SegmentAttribute
+from kstack.hw.cpu.decode import Instruction, MemoryOperand, disassembler, effective_address
+from kstack.hw.engine import Registers
+from kstack.x86.prefixes import OPERAND_SIZE, SEGMENT_OVERRIDES
+from kstack.x86.registers import GPR_NAMES, SEGMENT_NAMES, Gpr, Seg
+from kstack.x86.segments import SegmentAttribute
 
 MAX_LENGTH: Final = 15  # bytes of an instruction
 _MASK32: Final = (1 << 32) - 1
@@ -24,8 +27,6 @@ _NONE: Final = frozenset("lea nop clflush clflushopt clwb cldemote invlpg prefet
 _BOTH: Final = frozenset("cmpxchg cmpxchg8b cmpxchg16b".split())
 _STORES: Final = ("fst", "fnst", "fist", "fbstp", "fsave", "fnsave", "movnt", "stmxcsr", "vstmxcsr", "vmov", "ins")
 _LONG: Final = {"fxsave": 512, "fxsave64": 512, "fxrstor": 512, "fxrstor64": 512, "xsave": 512, "xrstor": 512}
-_SEGMENTS: Final = {"es": Seg.ES, "cs": Seg.CS, "ss": Seg.SS, "ds": Seg.DS, "fs": Seg.FS, "gs": Seg.GS}
-_OVERRIDES: Final = {0x26: Seg.ES, 0x2E: Seg.CS, 0x36: Seg.SS, 0x3E: Seg.DS, 0x64: Seg.FS, 0x65: Seg.GS}  # prefixes
 _BIT_TESTS: Final = frozenset("bt bts btr btc".split())
 _STACK_BASES: Final = ("rsp", "esp", "sp", "rbp", "ebp", "bp")
 _STRING_TARGETS: Final = ("rdi", "edi", "di")
@@ -86,11 +87,11 @@ def _decode(code: bytes, bits: int) -> _Form | None:
                     made = _operand(found, operand, name, repeat, register if name in _BIT_TESTS else None)
                     if made is not None:
                         operands.append(made)
-        half = 0x66 in found.prefix
+        half = OPERAND_SIZE in found.prefix
         word = 8 if bits == 64 else 4 if bits == 32 else 2
         if half:
             word = 4 if bits == 16 else 2
-        data = _OVERRIDES.get(found.prefix[1], Seg.DS)
+        data = SEGMENT_OVERRIDES.get(found.prefix[1], Seg.DS)
         return _Form(tuple(operands), name, word, repeat, found.addr_size * 8, data)
     return None
 
@@ -102,7 +103,7 @@ def _operand(found: object, operand: object, name: str, repeat: bool, bit_index:
     if index is not None and index not in GPR_NAMES:
         return None  # a gather
     if mem.segment:
-        segment = _SEGMENTS[register_name(mem.segment)]
+        segment = SEGMENT_NAMES[register_name(mem.segment)]
     elif base in _STRING_TARGETS and name.startswith(_STRINGS):
         segment = Seg.ES
     else:

@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 
 from kstack.debug.accesses import accesses
 from kstack.hw.cpu.cpu import Cpu, CpuState
-from kstack.hw.engine import Gpr
 from kstack.hw.memory import PhysicalMemory
 from kstack.stacks.host.runtime import StackRuntime
+from kstack.x86.addresses import PAGE
+from kstack.x86.registers import Gpr
 
-PAGE: Final = 4096
 MAX_WATCHED: Final = 4096  # bytes of one watchpoint
 _MASK64: Final = (1 << 64) - 1
 

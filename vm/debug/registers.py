@@ -14,15 +14,18 @@ from typing import Final, NamedTuple
 
 from kstack.debug.packets import ProtocolError
 from kstack.hw.cpu.cpu import Cpu
-from kstack.hw.engine import Gpr, Seg, layout
+from kstack.hw.engine import layout
+from kstack.x86.control import CR8_SHIFT
+from kstack.x86.flags import Flags
+from kstack.x86.floating_point import FSW_TOP, FSW_TOP_SHIFT
+from kstack.x86.registers import Gpr, Seg
 
 _ORDER: Final = (Gpr.RAX, Gpr.RBX, Gpr.RCX, Gpr.RDX, Gpr.RSI, Gpr.RDI, Gpr.RBP, Gpr.RSP, *map(Gpr, range(8, 16)))
 _SELECTORS: Final = (Seg.CS, Seg.SS, Seg.DS, Seg.ES, Seg.FS, Seg.GS)
 _CONTROL: Final = "org.kstack.control"
-_FLAGS: Final = (
-    "CF:0", ":1", "PF:2", "AF:4", "ZF:6", "SF:7", "TF:8", "IF:9", "DF:10", "OF:11", "NT:14", "RF:16", "VM:17", "AC:18",
-    "VIF:19", "VIP:20", "ID:21",
-)  # fmt: skip
+_FLAGS: Final = tuple(
+    ("" if flag is Flags.FIXED else flag.name, flag.bit_length() - 1) for flag in Flags if flag is not Flags.IOPL
+)
 
 
 class Register(NamedTuple):
@@ -70,7 +73,7 @@ def _stack_register(index: int) -> Register:
 
 def _status(cpu: Cpu) -> int:
     top, status, _, _ = _x87_words(cpu)
-    return status & ~0x3800 | top << 11
+    return status & ~FSW_TOP | top << FSW_TOP_SHIFT
 
 
 def _tags(cpu: Cpu) -> int:
@@ -102,7 +105,7 @@ REGISTERS: Final[tuple[Register, ...]] = (
     _control("cr2", lambda cpu: cpu.registers.cr[2]),
     _control("cr3", lambda cpu: cpu.registers.cr[3]),
     _control("cr4", lambda cpu: cpu.registers.cr[4]),
-    _control("cr8", lambda cpu: cpu.apic.tpr >> 4),
+    _control("cr8", lambda cpu: cpu.apic.tpr >> CR8_SHIFT),
     _control("efer", lambda cpu: cpu.registers.efer),
     *map(_base, (Seg.CS, Seg.SS, Seg.DS, Seg.ES)),
 )
@@ -159,9 +162,8 @@ def target_xml() -> str:
 
 
 def _flags_type() -> list[str]:
-    fields = [flag.split(":") for flag in _FLAGS]
     return [
         '<flags id="i386_eflags" size="4">',
-        *(f'<field name="{name}" start="{bit}" end="{bit}"/>' for name, bit in fields),
+        *(f'<field name="{name}" start="{bit}" end="{bit}"/>' for name, bit in _FLAGS),
         "</flags>",
     ]

@@ -8,22 +8,24 @@ from __future__ import annotations
 from typing import Final
 
 from kstack.hw.apic.apic import ApicMode, LocalApic
-from kstack.hw.apic.registers import BANK_STEP, X2APIC_FIRST_MSR, Reg
+from kstack.hw.apic.registers import BANK_STEP, Reg
 from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.decode import disassemble
 from kstack.hw.mmu.tlb import STRUCTURE_SHIFTS, Tlb
-from kstack.hw.mmu.walk import FRAME_MASK, NX, TableEntry, Translation, is_canonical, reserved_bits, walk
+from kstack.hw.mmu.walk import TableEntry, Translation, reserved_bits, walk
 from kstack.load import Symbols
 from kstack.machine import Machine
 from kstack.run.session import Session
 from kstack.stacks.host.call import HookCall
+from kstack.x86.addresses import is_canonical
+from kstack.x86.entries import BIT_NAMES, FRAME_MASK, LEVELS, PS, P
+from kstack.x86.msrs import X2APIC_FIRST_MSR
+from kstack.x86.registers import Gpr
+from kstack.x86.vectors import VECTORS
 
-LEVELS: Final = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
-BITS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"))
 MAX_LISTED: Final = 512  # lines of one listing
 LISTED_CODE: Final = 8  # instructions
 _MASK64: Final = (1 << 64) - 1
-VECTORS: Final = 256
 
 
 def _listed(lines: list[str]) -> list[str]:
@@ -57,10 +59,9 @@ def walk_lines(cpu: Cpu, address: int) -> list[str]:
 
 
 def _flags(cpu: Cpu, entry: int, shift: int) -> str:
-    if not entry & 1:
+    if not entry & P:
         return "not present"
-    words = [name for bit, name in BITS if entry >> bit & 1 and not (name == "PS" and shift == 12)]
-    words += ["NX"] if entry & NX else []
+    words = [name for bit, name in BIT_NAMES.items() if entry & bit and not (bit == PS and shift == 12)]
     words += ["reserved bits set"] if reserved_bits(entry, shift, cpu.mmu.control) else []
     return f"-> frame {entry & FRAME_MASK:#x} {' '.join(words)}"
 
@@ -190,7 +191,7 @@ def whereabouts(session: Session, number: int) -> str:
     cpu = machine.cpus[number]
     words = f"CPU {number}: {cpu.state.value}, ring {cpu.registers.cpl} at {session.symbols.name(cpu.linear_rip())}"
     runtime = session.runtime
-    thread = runtime.executor.areas.find(runtime.threads, cpu.registers.gpr[4] - 8)
+    thread = runtime.executor.areas.find(runtime.threads, cpu.registers.gpr[Gpr.RSP] - 8)
     if thread is not None:
         words += f", on the stack of thread {thread.id}"
     calls = runtime.calls[number]

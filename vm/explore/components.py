@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from kstack.explore.world import State, World
-from kstack.hw.memory import PAGE
 from kstack.machine import MachineSnapshot
+from kstack.x86.addresses import PAGE
 
 ZERO: Final = bytes(PAGE)
 SHARED: Final = ("variable", "lock", "dry")  # what steps share by names

@@ -10,8 +10,11 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from kstack.hw.cpu.cpu import Cpu
-from kstack.hw.memory import PAGE, PhysicalMemory
+from kstack.hw.memory import PhysicalMemory
+from kstack.x86.addresses import PAGE
+from kstack.x86.registers import Gpr
 
+_RSP: Final = int(Gpr.RSP)
 WINDOW: Final = 512  # bytes below the stack pointer; what a handler uses beyond stays
 
 
@@ -31,7 +34,7 @@ class Below(NamedTuple):
 
 def below(core: Cpu, memory: PhysicalMemory) -> Below | None:
     """What lies below a CPU's stack pointer, in its page; None if nothing is mapped there."""
-    pointer = core.registers.gpr[4]
+    pointer = core.registers.gpr[_RSP]
     size = min(WINDOW, (pointer - 1) % PAGE + 1)
     frame = core.mmu.resolve(pointer - size)
     return None if frame is None or not memory.is_ram(frame) else Below(pointer, frame, memory.read(frame, size))

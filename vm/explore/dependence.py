@@ -25,21 +25,23 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from kstack.explore.world import Move, World
+from kstack.hw.apic.registers import Reg
 from kstack.hw.cpu.decode import Instruction, decode, effective_address
-from kstack.hw.engine import Access
 from kstack.hw.gate import Gate
 from kstack.hw.lazy import How
-from kstack.hw.mmu.walk import FRAME_MASK, P
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import steps
 from kstack.stacks.area import Pte, Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
+from kstack.x86.access import Access
+from kstack.x86.entries import FRAME_MASK, P
+from kstack.x86.registers import Gpr
 
 Thing = tuple[Any, ...]
-PAGE: Final = 4096
 _WORD: Final = 8
-_EOI: Final = 0xB0  # offset of the APIC's EOI register (SDM table 11-1): nobody else can tell
+_RAX, _RSP = int(Gpr.RAX), int(Gpr.RSP)  # plain integers, for the search's inner loops
+_EOI: Final = int(Reg.EOI)  # nobody else can tell of a store to it
 _ALONE: Final = frozenset({"pause", "cpuid", "clts", "clac", "stac"})  # touch their own CPU only
 _FLUSHES: Final = frozenset({"mov", "invpcid"})  # loads of control registers: the CPU's whole TLB
 
@@ -236,7 +238,7 @@ class Recorder:
     def _before_step(self, cpu: int, move: Move) -> None:
         world = self._world
         registers, calls = world.machine.cpus[cpu].registers, world.runtime.calls[cpu]
-        begun = bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
+        begun = bool(calls) and calls[-1].key == (registers.rip, registers.gpr[_RSP])
         if not begun:
             self._everything |= world.runtime.kernel.asks(cpu) not in (HookKind.SWITCH_IN, HookKind.SWITCH_OUT)
             return

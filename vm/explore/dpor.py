@@ -26,11 +26,11 @@ from kstack.explore.dependence import EVERYTHING, Footprint, Recorder
 from kstack.explore.problem import Bounds, Outcome, Progress, at_once
 from kstack.explore.wait_loops import Look, Spin, local_of, look_of, looks_after, spins_after
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady, State, World
-from kstack.hw.engine import Gpr
 from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy
+from kstack.x86.registers import Gpr
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
 NOTHING: Final = Footprint()

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from kstack.explore.components import Cells
 from kstack.explore.world import World
-from kstack.hw.memory import PAGE
 from kstack.stacks import Pte, Sleepers, Thread, ThreadAt
 from kstack.stacks.area import Areas
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.pool import Pools
 from kstack.stacks.host.runtime import StackRuntime
+from kstack.x86.addresses import PAGE
 
 WORD: Final = 8  # bytes
 LONGEST: Final = 64  # bytes of one access

@@ -24,10 +24,10 @@ from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Succes
 from kstack.explore.problem import Bounds, Problem, Progress
 from kstack.explore.transitions import Memo
 from kstack.explore.world import Grown, World
-from kstack.hw.engine import Gpr
-from kstack.hw.mmu.walk import A
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import BootedScenario
+from kstack.x86.entries import A
+from kstack.x86.registers import Gpr
 
 _CLOCK = time.monotonic  # for the budget alone
 _FORM: Final = re.compile(

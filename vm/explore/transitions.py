@@ -17,9 +17,11 @@ from kstack.explore.components import Cell, Cells, Node
 from kstack.explore.footprint import THREADS, WHOLE, WORD, Touched, thread_names, watching
 from kstack.explore.may_access import READ, READ_IN, WRITE, WRITE_IN, Touch
 from kstack.explore.world import Grown, Move, State, World
-from kstack.hw.memory import PAGE
 from kstack.sanitizer.findings import Finding
+from kstack.x86.addresses import PAGE
+from kstack.x86.registers import Gpr
 
+_RSP: Final = int(Gpr.RSP)  # plain integers, for the search's inner loops
 _WORDS: Final = range(0, PAGE, WORD)
 Words = tuple[tuple[int, bytes], ...]
 """Words stored in a frame: offsets, and 8 bytes each."""
@@ -137,7 +139,7 @@ class Memo:
     def _stack_of(self, cpu: int) -> int:
         """The place of the frame in which a CPU's stack is at the root, where interrupts leave what they return to."""
         core = self.world.machine.cpus[cpu]
-        frame = core.mmu.resolve(core.registers.gpr[4])
+        frame = core.mmu.resolve(core.registers.gpr[_RSP])
         return self.cells.place(("frame", (frame or 0) // PAGE))
 
     # --- what can happen

@@ -14,6 +14,7 @@ from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy, PteStore
 from kstack.stacks.host.execute import Pending
+from kstack.x86.entries import FRAME_MASK, RESERVED_HIGH
 
 REPLAYS = 10
 
@@ -190,5 +191,5 @@ def _access(world: World, move: Move, held: Held) -> str:
     if option.how is How.WALK:
         accessed = move.choice >= len(world.options(move.cpu, held))
         return f"{verb} {where}{', and some walker has set Accessed before' if accessed else ''}"
-    by = f"{verb} {where} through what it has cached: frame {option.value & ((1 << 40) - 1) & ~0xFFF:#x}"
+    by = f"{verb} {where} through what it has cached: frame {option.value & FRAME_MASK & ~RESERVED_HIGH:#x}"
     return f"{by}, which forbids it" if option.how is How.REFUSED else by

@@ -23,11 +23,10 @@ from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.decode import decode
 from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT
 from kstack.hw.devices.serial import COM1_PORT
-from kstack.hw.engine import Flags, Gpr, Registers
+from kstack.hw.engine import Registers
 from kstack.hw.gate import Gate, Held, Touch, Visible
 from kstack.hw.lazy import How, LazyTlb, Option
-from kstack.hw.memory import PAGE
-from kstack.hw.mmu.walk import A, Attempt
+from kstack.hw.mmu.walk import Attempt
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.hypercall import PORT
 from kstack.kernels.kstack.scenarios import find_scenario
@@ -43,8 +42,13 @@ from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.execute import Pending
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.oracle import Oracle
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import A
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr
 
 FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
+_RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
 READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
 WINDOW: Final = "window"
@@ -528,7 +532,7 @@ class World:
     def _returned(self, cpu: int) -> None:
         """A CPU has returned from an event."""
         found = self.below[cpu]
-        if found is not None and self.machine.cpus[cpu].registers.gpr[4] == found.pointer:
+        if found is not None and self.machine.cpus[cpu].registers.gpr[_RSP] == found.pointer:
             put_back(self.machine.memory, found)
             self.below[cpu] = None
             self._watch_returns(cpu)
@@ -613,7 +617,7 @@ class World:
     def _is_begun(self, cpu: int) -> bool:
         """Whether the OUT before which a CPU stands makes the next step of a hook that has begun."""
         registers, calls = self.machine.cpus[cpu].registers, self.runtime.calls[cpu]
-        return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[4])
+        return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[_RSP])
 
     @property
     def stronger(self) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ from typing import Final
 from kstack.fault.records import Fault
 from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.decode import decode
-from kstack.hw.cpu.events import PF, exception
-from kstack.hw.engine import Flags, Gpr
-from kstack.hw.engine.registers import WRITABLE_FLAGS
-from kstack.hw.mmu.walk import is_canonical
+from kstack.hw.cpu.events import exception
 from kstack.machine import FOR_EVER
 from kstack.run.session import Session
+from kstack.x86.addresses import is_canonical
+from kstack.x86.flags import WRITABLE_FLAGS, Flags
+from kstack.x86.registers import Gpr
+from kstack.x86.vectors import MC, PF
 
-MACHINE_CHECK: Final = 18
 GARBAGE: Final = b"\xa5" * 4096
 _MASK64: Final = (1 << 64) - 1
 _MASK32: Final = (1 << 32) - 1
@@ -100,7 +100,7 @@ def _machine_check(session: Session, fault: Fault, cpu: int) -> bool:
     if processor.state not in (CpuState.RUNNING, CpuState.HALTED):
         return False  # it waits for a start-up IPI, or for nothing
     processor.state = CpuState.RUNNING  # it ends HLT (SDM volume 2, HLT)
-    processor.deliver(exception(MACHINE_CHECK))
+    processor.deliver(exception(MC))
     return True
 
 

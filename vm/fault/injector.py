@@ -12,12 +12,12 @@ from kstack.fault.records import At, Fault, Flush, Moment, Send, Step, Where
 from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
 from kstack.hw.cpu.decode import decode
 from kstack.hw.cpu.hooks import Delivery
-from kstack.hw.engine import Gpr
 from kstack.machine import FOR_EVER, Ipi
 from kstack.run.session import Session
 from kstack.stacks import steps
 from kstack.stacks.host.call import HookCall, Interposed
 from kstack.stacks.host.execute import WAITING
+from kstack.x86.registers import Gpr
 
 MOST_BEGUN: Final = 63  # executions on one CPU of which handlers have not come back
 

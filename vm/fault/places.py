@@ -15,8 +15,8 @@ from typing import Final
 from kstack.base.errors import ConfigError
 from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.decode import decode, disassemble
-from kstack.hw.mmu.walk import is_canonical
 from kstack.load import Symbols
+from kstack.x86.addresses import is_canonical
 
 LONG_CODE: Final = 1 << 32
 """From this linear address on code is of 64 bits."""

@@ -23,9 +23,10 @@ import msgspec
 from msgspec.structs import replace
 
 from kstack.base.errors import ConfigError
-from kstack.hw.engine import Gpr
-from kstack.hw.engine.registers import WRITABLE_FLAGS
 from kstack.stacks import steps
+from kstack.x86.flags import WRITABLE_FLAGS
+from kstack.x86.registers import Gpr
+from kstack.x86.vectors import FIRST_LEGAL, VECTORS
 
 
 class At(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="at", tag_field="on"):
@@ -248,7 +249,12 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ", and its trigger may have one" if hasattr(self.when, "cpu") else ""
 
     def _check_numbers(self, cpus: int) -> None:
-        limits = {"bit": (0, 63), "vector": (16, 255), "units": (1, 1 << 62), "address": (0, (1 << 64) - 1)}
+        limits = {
+            "bit": (0, 63),
+            "vector": (FIRST_LEGAL, VECTORS - 1),
+            "units": (1, 1 << 62),
+            "address": (0, (1 << 64) - 1),
+        }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -256,7 +262,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for cpu in (self.cpu, getattr(self.when, "cpu", None)):
             if cpu is not None and not 0 <= cpu < cpus:
                 raise ConfigError(f"fault {self.what}: there is no CPU {cpu}; the machine has {cpus}")
-        for name, most in (("time", (1 << 62)), ("value", (1 << 64) - 1), ("vector", 255)):
+        for name, most in (("time", (1 << 62)), ("value", (1 << 64) - 1), ("vector", VECTORS - 1)):
             value = getattr(self.when, name, None)
             if value is not None and not 0 <= value <= most:
                 raise ConfigError(f"fault {self.what}: {name} {value} of its trigger is not 0 to {most}")

@@ -18,8 +18,9 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from kstack.hw.engine import Access
 from kstack.hw.lazy import LazyTlb, Option
+from kstack.x86.access import Access
+from kstack.x86.addresses import PAGE_SHIFT
 
 
 class Held(NamedTuple):
@@ -31,9 +32,6 @@ class Held(NamedTuple):
     what: str
     address: int = 0
     write: bool = False
-
-
-PAGE_SHIFT: Final = 12
 
 
 class Touch(enum.IntEnum):

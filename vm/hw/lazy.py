@@ -28,7 +28,7 @@ import enum
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from kstack.hw.mmu.walk import FRAME_MASK, NX, RESERVED_HIGH, RW, US, A, D, G, P
+from kstack.x86.entries import FRAME_MASK, NX, RESERVED_HIGH, RW, US, A, D, G, P
 
 KEPT: Final = FRAME_MASK | NX | RW | US | A | D | G | P
 """The bits of a leaf entry that a cached translation carries."""

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from kstack.base.errors import ConfigError
+from kstack.x86.addresses import PAGE
 
-PAGE: Final = 4096
 MAX_RAM: Final = 3 << 30
 _Q: Final = struct.Struct("<Q")
 _ZERO: Final = bytes(PAGE)

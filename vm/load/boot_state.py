@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.engine import Seg, Segment
-from kstack.hw.mmu.mmu import Cr0
 from kstack.load.layout import HIGH, LOW_END
 from kstack.machine import Machine
+from kstack.x86.control import Cr0
+from kstack.x86.registers import Seg
+from kstack.x86.segments import CODE, DATA, FLAT_LIMIT, Segment, SegmentAttribute
 
-_CODE32: Final = Segment(0x10, 0, 0xFFFFFFFF, 0xCF9B00)
-_DATA32: Final = Segment(0x18, 0, 0xFFFFFFFF, 0xCF9300)
+_BIG: Final = SegmentAttribute.G | SegmentAttribute.B | SegmentAttribute.LIMIT
+_CODE32: Final = Segment(0x10, 0, FLAT_LIMIT, CODE | _BIG)
+_DATA32: Final = Segment(0x18, 0, FLAT_LIMIT, DATA | _BIG)
 _ICW1: Final = 0x11  # edges, two chips, ICW4 follows
 _ICW4: Final = 0x01  # 8086 mode
 _MASTER: Final = (0x08, 1 << 2, _ICW4, 0xB8)  # ICW2, ICW3, ICW4, OCW1: as SeaBIOS leaves them

@@ -11,22 +11,24 @@ import struct
 from typing import Final
 
 from kstack.base.errors import ImageError
-from kstack.hw.engine import Gpr, Seg, Segment
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
-from kstack.hw.mmu.walk import PS, RW, P
 from kstack.load import multiboot, pvh
 from kstack.load.boot_state import enter_protected_mode
 from kstack.load.elf_file import ElfFile
-from kstack.load.layout import PAGE, Layout
+from kstack.load.layout import Layout
 from kstack.load.symbols import Symbols
 from kstack.machine import Machine
+from kstack.x86.addresses import PAGE
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.entries import PS, RW, P
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import CODE, FLAT_LIMIT, Segment, SegmentAttribute
 
 MAPPED_GIB: Final = 4
 STACK_BYTES: Final = 4 * PAGE
 TABLE_BYTES: Final = (2 + MAPPED_GIB) * PAGE
 _ENTRIES: Final = 512  # of a table
 _BIG_SHIFT: Final = 21  # 2 MiB pages
-_CODE64: Final = Segment(0x10, 0, 0xFFFFFFFF, 0xAF9B00)
+_CODE64: Final = Segment(0x10, 0, FLAT_LIMIT, CODE | SegmentAttribute.L | SegmentAttribute.G | SegmentAttribute.LIMIT)
 
 
 def load(machine: Machine, image: bytes, name: str) -> Symbols:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.engine import Gpr, Seg, Segment
 from kstack.load.layout import Layout, Part
 from kstack.machine import Machine
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import CODE, REAL_LIMIT, Segment
 
 ADDRESS: Final = 0x7C00
 SIGNATURE: Final = b"\x55\xaa"  # by which a BIOS knows a boot sector
@@ -26,7 +27,7 @@ def load(machine: Machine, image: bytes, name: str) -> None:
     """
     Layout(machine, name, [Part(ADDRESS, image, len(image))])
     registers = machine.cpus[0].registers
-    registers.set_segment(Seg.CS, Segment(0, 0, 0xFFFF, 0x9B00))
+    registers.set_segment(Seg.CS, Segment(0, 0, REAL_LIMIT, CODE))
     registers.gpr[Gpr.RSP] = ADDRESS
     registers.gpr[Gpr.RDX] = 0x80
     registers.rip = ADDRESS

@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 from kstack.base.errors import ImageError
 from kstack.hw.memory import MAX_RAM
 from kstack.machine import Machine
+from kstack.x86.addresses import PAGE
 
-PAGE: Final = 4096
 FIRST: Final = 0x9000
 LOW_END: Final = 0x9FC00  # of the RAM below 1 MiB, as firmware reports it
 HIGH: Final = 0x100000

@@ -11,10 +11,10 @@ import struct
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ImageError
-from kstack.hw.engine import Gpr
 from kstack.load.boot_state import enter_protected_mode, memory_map
 from kstack.load.layout import Layout, Part
 from kstack.machine import Machine
+from kstack.x86.registers import Gpr
 
 HEADER_MAGIC: Final = 0x1BADB002
 BOOT_MAGIC: Final = 0x2BADB002

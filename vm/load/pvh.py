@@ -9,10 +9,12 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from kstack.hw.engine import Gpr, Seg, Segment
 from kstack.load.boot_state import enter_protected_mode, memory_map
 from kstack.load.layout import Layout
 from kstack.machine import Machine
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import BUSY_TSS, Segment
+from kstack.x86.tss import LEAST_LIMIT
 
 MAGIC: Final = 0x336EC578
 VERSION: Final = 1
@@ -20,7 +22,7 @@ RAM: Final = 1  # type of an entry of the memory map
 INFO: Final = struct.Struct("<4I4Q2I")
 """Magic, version, flags, modules; module list, command line, RSDP, memory map; entries of the map, reserved."""
 ENTRY: Final = struct.Struct("<QQII")  # address, bytes, type, reserved
-_TASK: Final = Segment(0, 0, 0x67, 0x8B00)  # a busy 32-bit TSS
+_TASK: Final = Segment(0, 0, LEAST_LIMIT, BUSY_TSS)
 
 
 def enter(machine: Machine, layout: Layout, entry: int) -> None:

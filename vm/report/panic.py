@@ -9,14 +9,14 @@ from typing import Final
 
 from kstack.hw.cpu.cpu import Cpu, CpuState
 from kstack.hw.cpu.decode import disassemble
-from kstack.hw.engine import Gpr, Seg
-from kstack.hw.mmu.walk import FRAME_MASK, NX, TableEntry, is_canonical, walk
+from kstack.hw.mmu.walk import TableEntry, walk
 from kstack.load import Symbols
 from kstack.machine import End, Machine
 from kstack.run.ending import GUEST_PANICKED
+from kstack.x86.addresses import is_canonical
+from kstack.x86.entries import BIT_NAMES, FRAME_MASK, LEVELS
+from kstack.x86.registers import Gpr, Seg
 
-LEVELS: Final = {39: "PML4E", 30: "PDPTE", 21: "PDE", 12: "PTE"}
-BITS: Final = ((0, "P"), (1, "RW"), (2, "US"), (5, "A"), (6, "D"), (7, "PS"), (8, "G"))
 LAST: Final = 8
 MAX_BLOCK: Final = 512
 
@@ -95,6 +95,6 @@ def _walk(cpu: Cpu, address: int, name: str) -> list[str]:
     root = TableEntry(cpu.registers.cr[3] & FRAME_MASK, 0)
     for where, shift in walk(memory, root, 39, address, None, cpu.mmu.control).path:
         entry = memory.read64(where)
-        flags = " ".join(name for bit, name in BITS if entry >> bit & 1) + (" NX" if entry & NX else "")
+        flags = " ".join(name for bit, name in BIT_NAMES.items() if entry & bit)
         lines.append(f"    {LEVELS[shift]:<5} at {where:#012x}: {entry:#018x} {flags or 'not present'}")
     return lines

@@ -17,9 +17,10 @@ from itertools import groupby
 from typing import Final
 
 from kstack.hw.cpu.cpu import Cpu, CpuState
-from kstack.hw.cpu.events import MNEMONICS, Event, EventKind, Outcome
+from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.machine import Machine
+from kstack.x86.vectors import name_of
 
 ENDS: Final = ("exit", "shutdown", "asleep", "deadlock", "bound", "bound of host work", "finding", "unfinished")
 GUEST_PASSED: Final = frozenset({0x00, 0x10})
@@ -89,7 +90,7 @@ class Ending:
 def event_name(event: Event) -> str:
     """An exception by its mnemonic, any other event by its kind, and vector where it has one."""
     if event.kind is EventKind.EXCEPTION:
-        return MNEMONICS[event.vector] if event.vector < len(MNEMONICS) else f"#{event.vector}"
+        return name_of(event.vector)
     if event.kind in (EventKind.NMI, EventKind.SYSCALL):
         return str(event.kind.value)
     return f"{'INT' if event.kind is EventKind.SOFTWARE else 'interrupt'} {event.vector:#x}"

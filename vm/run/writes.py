@@ -15,14 +15,15 @@ from kstack.base.errors import ConfigError, RecordingError
 from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.instructions import write_cr0, write_cr3, write_cr4
 from kstack.hw.cpu.linear import GuestFault
-from kstack.hw.cpu.msr import Msr
-from kstack.hw.engine import Flags, Gpr, Seg
-from kstack.hw.engine.registers import WRITABLE_FLAGS
-from kstack.hw.mmu.walk import is_canonical
 from kstack.machine import Machine
 from kstack.run.session import Session
+from kstack.x86.addresses import is_canonical
+from kstack.x86.control import CR8_SHIFT
+from kstack.x86.flags import WRITABLE_FLAGS, Flags
+from kstack.x86.msrs import Msr
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.vectors import GP
 
-GENERAL_PROTECTION: Final = 13
 MOST: Final = 1 << 20  # bytes of one change
 
 
@@ -214,13 +215,13 @@ def _rip(cpu: Cpu, value: int) -> None:
 
 
 def _flags(cpu: Cpu, value: int) -> None:
-    cpu.registers.rflags = value & WRITABLE_FLAGS & ~int(Flags.VM)
+    cpu.registers.rflags = value & WRITABLE_FLAGS & ~Flags.VM
 
 
 def _base(which: Seg) -> Callable[[Cpu, int], None]:
     def write(cpu: Cpu, value: int) -> None:
         if not is_canonical(value):
-            raise GuestFault(GENERAL_PROTECTION)
+            raise GuestFault(GP)
         cpu.registers.set_segment(which, cpu.registers.segment(which)._replace(base=value))
         cpu.registers.sync()
 
@@ -233,8 +234,8 @@ def _cr2(cpu: Cpu, value: int) -> None:
 
 def _cr8(cpu: Cpu, value: int) -> None:
     if value >> 4:
-        raise GuestFault(GENERAL_PROTECTION)
-    cpu.apic.tpr = value << 4
+        raise GuestFault(GP)
+    cpu.apic.tpr = value << CR8_SHIFT
 
 
 REGISTERS: Final[dict[str, Callable[[Cpu, int], None]]] = {

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from kstack.hw.engine import Access
 from kstack.hw.mmu.moments import Drop, Fill, Use
-from kstack.hw.mmu.walk import NX, RW, US, Translation
+from kstack.hw.mmu.walk import Translation
 from kstack.load import Symbols
 from kstack.machine import Machine
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.sanitizer.frames import FrameSource, FrameState, label_of
 from kstack.sanitizer.history import AnyOccurrence, Dropped, Filled, Used
+from kstack.x86.access import Access
+from kstack.x86.entries import NX, RW, US
 
 MAX_FINDINGS = 1000
 KEPT = 32  # occurrences remembered of each page and frame

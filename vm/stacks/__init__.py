@@ -1,6 +1,6 @@
 """What stack policies are made of: stack areas, micro-steps, page pools, and the runtime that runs them."""
 
-from kstack.stacks.area import EMPTY, PAGE, Page, Pte, Thread
+from kstack.stacks.area import EMPTY, Page, Pte, Thread
 from kstack.stacks.idioms import (
     COMING,
     HELD,
@@ -47,6 +47,7 @@ from kstack.stacks.steps import (
     WritePte,
     ZeroPage,
 )
+from kstack.x86.addresses import PAGE
 
 __all__ = [
     "COMING",

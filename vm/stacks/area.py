@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-PAGE: Final = 4096
-_P, _RW, _A, _D, _G, _NX = 1 << 0, 1 << 1, 1 << 5, 1 << 6, 1 << 8, 1 << 63
-_FRAME: Final = (1 << 52) - 1 & ~0xFFF
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import FRAME_MASK, NX, RW, A, D, G, P
 
 
 class Pte(NamedTuple):
@@ -27,27 +26,27 @@ class Pte(NamedTuple):
         Args:
             frame: physical address of the frame (bytes, 4 KiB aligned).
         """
-        return cls(frame | _P | _RW | _G | _NX)
+        return cls(frame | P | RW | G | NX)
 
     @property
     def present(self) -> bool:
         """P."""
-        return bool(self.value & _P)
+        return bool(self.value & P)
 
     @property
     def accessed(self) -> bool:
         """A."""
-        return bool(self.value & _A)
+        return bool(self.value & A)
 
     @property
     def dirty(self) -> bool:
         """D."""
-        return bool(self.value & _D)
+        return bool(self.value & D)
 
     @property
     def frame(self) -> int:
         """Physical address of the frame (bytes)."""
-        return self.value & _FRAME
+        return self.value & FRAME_MASK
 
 
 EMPTY: Final = Pte(0)

@@ -14,7 +14,6 @@ from typing import Any
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.mmu.moments import Drop, Fill, Use
-from kstack.hw.mmu.walk import PageFault
 from kstack.load import Symbols
 from kstack.machine import Ipi, Machine
 from kstack.sanitizer.findings import Finding, Kind
@@ -34,10 +33,14 @@ from kstack.sanitizer.sanitizer import Sanitizer
 from kstack.stacks import Page, Pte, Thread, steps
 from kstack.stacks.area import Areas
 from kstack.stacks.host.call import HookCall
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import FRAME_MASK
+from kstack.x86.errors import PageFault
+from kstack.x86.registers import Gpr
+from kstack.x86.vectors import DF, PF
 
 MAX_DRIFT = 32  # pages that a CPU's pool may have gained from others before it is called out of balance
-_FRAME = (1 << 52) - 1 & ~0xFFF
-_EMPTY_PAGE = bytes(4096)
+_EMPTY_PAGE = bytes(PAGE)
 _WORD = 8
 
 
@@ -45,7 +48,7 @@ def _numbers(values: Iterable[Any]) -> Iterator[int]:
     """All numbers in nested tuples, as frames: addresses and entries without their low and high bits."""
     for value in values:
         if isinstance(value, int):
-            yield value & _FRAME
+            yield value & FRAME_MASK
         elif isinstance(value, tuple):
             yield from _numbers(value)
 
@@ -110,7 +113,7 @@ class Oracle:
     def guest_stored(self, cpu: int, address: int, entry: int) -> None:
         """Guest code has stored to the entry of a page (linear address): no policy's doing, and part of the history."""
         place = self.sanitizer.place(address)
-        self.sanitizer.note(Stored(self.machine.now(), cpu, address, place, entry), address, entry & _FRAME)
+        self.sanitizer.note(Stored(self.machine.now(), cpu, address, place, entry), address, entry & FRAME_MASK)
 
     # --- the policy
 
@@ -257,11 +260,11 @@ class Oracle:
                 self.sanitizer.events.append(IpiTaken(self.machine.now(), cpu, event.vector))
             if event.kind is not EventKind.EXCEPTION:
                 continue
-            if event.vector == 14 and event.address is not None and not (event.error or 0) & PageFault.U:
+            if event.vector == PF and event.address is not None and not (event.error or 0) & PageFault.U:
                 self._guard_hit(cpu, event.address)
-            elif event.vector == 8:
+            elif event.vector == DF:
                 self._double_fault(cpu)
-                self.double_faults[cpu] = self.machine.cpus[cpu].registers.gpr[4], False
+                self.double_faults[cpu] = self.machine.cpus[cpu].registers.gpr[Gpr.RSP], False
         self._interrupt_lost(cpu, events, outcome)
         if outcome is Outcome.SHUTDOWN:
             self._double_fault(cpu)
@@ -277,7 +280,7 @@ class Oracle:
     def _interrupt_lost(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
         """An interrupt whose frame could not be pushed, and that is not given again (SDM 6.10, 6.15; mode)."""
         first, last = events[0], events[-1]
-        lost = first.kind is EventKind.INTERRUPT and outcome is Outcome.REPLACED and last.vector in (8, 14)
+        lost = first.kind is EventKind.INTERRUPT and outcome is Outcome.REPLACED and last.vector in (DF, PF)
         if lost and self.machine.modes.interrupted_delivery == "lost":
             text = f"CPU {cpu} acknowledged interrupt {first.vector:#x}, and its frame faulted: its handler is never entered and its ISR bit stays set"
             self._report(Kind.LOST_INTERRUPT, cpu, last.address or self.machine.cpus[cpu].registers.cr[2], text)

@@ -26,7 +26,7 @@ from kstack.report.panic import panic_report
 from kstack.testing.bench import Bench
 from kstack.testing.failures import DIED
 from kstack.testing.guests import FAILED, GuestRun, Report, Schedule
-from kstack.testing.plugin import watch
+from kstack.testing.watched import watch
 
 KEYS: Final = 3
 """Of a scenario's, that a TOML file has: hardly any other one has so many."""

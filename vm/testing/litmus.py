@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
-from kstack.hw.engine import Gpr
 from kstack.testing.language import Operation, parse
+from kstack.x86.addresses import PAGE
+from kstack.x86.registers import Gpr
 
 LOCATIONS: Final = "xyz"
 RESULTS: Final = (Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11)
 STRIDE: Final = 64
 
-PAGE: Final = 4096
 STACK: Final = 4 * PAGE
 """Bytes of a thread's stack."""
 SHALLOW: Final = 256

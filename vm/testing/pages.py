@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
-from kstack.hw.mmu.walk import FRAME_MASK, NX, RW, A, D, G, P
 from kstack.load import Symbols
 from kstack.testing.language import FLAGS, LARGEST, NAMES, Entry, Operation, parse
+from kstack.x86.entries import FRAME_MASK, NX, RW, A, D, G, P
 
 RESULTS: Final = ("r8", "r9", "r10", "r11", "r13", "rbx")
 """Registers for the results of a CPU's operations, in order."""

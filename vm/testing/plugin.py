@@ -1,7 +1,7 @@
 """The pytest plugin: machines, guests and policies in tests, and what is needed to understand a test that failed.
 
 Installed as the entry point `kstack` of the group `pytest11`, so every pytest run of the environment imports it. It
-imports nothing but pytest until a test asks for one of its fixtures, or a scenario's TOML is collected.
+imports nothing but pytest and `watched.py` until a test asks for one of its fixtures, or a scenario's TOML is collected.
 
 Fixtures: `machine`, `machine_factory`, `guest`, `policy`, `schedule`, `inject`, `explore`. Markers: `smp`, `policy`,
 `mode`, `schedules`. Files `test_*.toml` that are scenarios are tests. docs/testing.md explains all of it.
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+
+from kstack.testing.watched import bench_of, watch
 
 if TYPE_CHECKING:
     from kstack.explore.breadth_first import Outcome
@@ -30,7 +32,6 @@ MARKERS: Final = (
     'mode("name=value", ...): architecture modes of this test\'s machines',
     "schedules(n): run this test under n schedules: round robin at some quanta, then random ones by seed",
 )
-_BENCH: Final = pytest.StashKey["Bench"]()
 _MOST: Final = 100  # runs that are tried for a simpler schedule
 
 
@@ -91,7 +92,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ScenarioFi
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """A test whose faults had no run to happen in fails."""
     yield
-    bench = item.stash.get(_BENCH, None)
+    bench = bench_of(item)
     if bench is not None:
         bench.check_injected()
 
@@ -102,7 +103,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test that ran guests says how to run them again."""
     report = yield
-    bench = item.stash.get(_BENCH, None)
+    bench = bench_of(item)
     if report.failed and report.when != "teardown" and bench is not None:
         from kstack.testing.failures import Section
 
@@ -143,11 +144,6 @@ def _policy(marker: pytest.Mark | None) -> str | type[Policy] | None:
         chosen: type[Policy] = marker.kwargs["cls"]
         return chosen
     return None if marker is None else _one(marker, "a policy's id or file, or its class as policy(cls=Mine)")
-
-
-def watch(item: pytest.Item, bench: Bench) -> None:
-    """Let an item's failure tell of what a bench has run."""
-    item.stash[_BENCH] = bench
 
 
 @pytest.fixture

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from kstack.fault import ACTIONS, At, Fault, Flush, Moment, Send, Step, When, Where
 from kstack.fault.records import FLAG_BITS, STEPS
-from kstack.hw.engine import Gpr
-from kstack.hw.mmu.walk import FRAME_MASK, NX, PHYSICAL_BITS, PS, RW, US, A, D, G, P
 from kstack.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler
 from kstack.testing.litmus import LOCATIONS, MOST_STACKS, PAGE, RESULTS, STACK, Operation, Visit
 from kstack.testing.schedulers import Following
+from kstack.x86.addresses import PHYSICAL_BITS, canonical
+from kstack.x86.entries import FRAME_MASK, NX, PS, RESERVED_HIGH, RW, US, A, D, G, P
+from kstack.x86.registers import Gpr
+from kstack.x86.vectors import FIRST_USER_DEFINED, VECTORS
 
 LEVELS: Final = (39, 30, 21, 12)
 """log2 of what an entry of each table covers: PML4, PDPT, PD, PT."""
@@ -35,7 +37,7 @@ _REGISTERS: Final = tuple(register.name.lower() for register in Gpr)
 _FIELDS: Final[dict[str, st.SearchStrategy[Any]]] = {
     "bit": st.integers(0, 63),
     "register": st.sampled_from((*_REGISTERS, "rip", "rflags")),
-    "vector": st.integers(32, 255),
+    "vector": st.integers(FIRST_USER_DEFINED, VECTORS - 1),
     "units": st.integers(1, 5000),
 }
 
@@ -65,7 +67,7 @@ class Mapping:
     @property
     def valid(self) -> bool:
         """Every entry is present, and none has a reserved bit set (SDM 4.5)."""
-        return all(entry & P and not entry & (1 << 52) - (1 << PHYSICAL_BITS) for _, entry in self.entries)
+        return all(entry & P and not entry & RESERVED_HIGH for _, entry in self.entries)
 
     @property
     def frame(self) -> int:
@@ -149,7 +151,7 @@ def page_tables(
             if path not in tables:
                 break
         address = sum(index << at for index, at in zip(path, LEVELS, strict=False))
-        address |= 0xFFFF << 48 if address >> 47 else 0
+        address = canonical(address)
         mappings[address] = Mapping(address, LEVELS[len(path) - 1], tuple(entries))
     return Tables(base, tuple(sorted(words.items())), tuple(mappings.values()))
 

@@ -8,14 +8,14 @@ is told before the first instruction that has it. The same bytes are other code 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kstack.trace.columns import INSTRUCTIONS, Columns, Numbers, Pages, Places
+from kstack.x86.addresses import PAGE
 
-PAGE: Final = 4096
 Row = tuple[int, int, bytes, int]
 """Virtual time from which on, linear address, bytes, width of the code in bits."""
 _COUNT, _RIP, _SIZE = (INSTRUCTIONS.index(name) for name in ("count", "rip", "size"))

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kstack.hw.engine import Gpr, layout
+from kstack.hw.engine import layout
 from kstack.hw.engine.tracing import STORE, Records
+from kstack.x86.registers import Gpr
 
 Numbers = NDArray[np.uint64]
 Places = NDArray[np.int64]

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.cpu.decode import Instruction
-from kstack.hw.cpu.events import MNEMONICS, EventKind, Outcome
+from kstack.hw.cpu.events import EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.mmu.moments import Fill, Use
 from kstack.machine import Ipi
@@ -17,6 +17,7 @@ from kstack.sanitizer.findings import Finding
 from kstack.stacks import Pte, Thread, steps
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
+from kstack.x86.vectors import name_of
 
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
 
@@ -110,7 +111,7 @@ class Events:
         for event in events:
             text = "" if outcome is Outcome.DELIVERED else outcome.value
             if event.kind is EventKind.EXCEPTION:
-                name = MNEMONICS[event.vector] if event.vector < len(MNEMONICS) else f"#{event.vector}"
+                name = name_of(event.vector)
                 self.add(cpu, "fault", name, address=event.address, value=event.error, text=text)
             else:
                 kind = {EventKind.INTERRUPT: "interrupt", EventKind.NMI: "nmi"}.get(event.kind, "software")

@@ -11,12 +11,15 @@ from typing import Final
 import pytest
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.cpu.events import DF, GP, NMI, NP, PF, UD, UNDEFINED_RIP
-from kstack.hw.engine import Flags, Gpr, Seg, Segment
-from kstack.hw.mmu.mmu import Cr4
-from kstack.hw.mmu.walk import NX, RW
+from kstack.hw.cpu.events import UNDEFINED_RIP
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
+from kstack.x86.control import Cr4
+from kstack.x86.entries import NX, RW
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import Segment
+from kstack.x86.vectors import DF, GP, NMI, NP, PF, UD
 from tests.support.long_mode import (
     AREA,
     CODE32,

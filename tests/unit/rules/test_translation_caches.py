@@ -11,12 +11,13 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.engine import Gpr
-from kstack.hw.mmu.broadcast import Invlpgb
-from kstack.hw.mmu.mmu import Cr0, Cr4
-from kstack.hw.mmu.walk import NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, walk
+from kstack.hw.mmu.walk import Attempt, Control, TableEntry, walk
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
+from kstack.x86.control import Cr0, Cr4
+from kstack.x86.entries import NX, PS, RW, US, A, D, G, P
+from kstack.x86.invalidation import Invlpgb
+from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, PLAIN, USER, LongModeGuest
 
 OLD: Final = 0x01D

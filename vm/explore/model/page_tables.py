@@ -16,17 +16,15 @@ from typing import Final
 
 from kstack.base.errors import ScenarioError
 from kstack.hw.lazy import LazyTlb
-from kstack.hw.memory import PAGE, PhysicalMemory
+from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.mmu import Mmu
-from kstack.hw.mmu.walk import FRAME_MASK, PS, P
 from kstack.load import Symbols
+from kstack.x86.addresses import PAGE, canonical
+from kstack.x86.entries import FRAME_MASK, IGNORED, LEVELS, PS, P
 
 WORD: Final = 8  # bytes of an entry
 _ENTRIES: Final = PAGE // WORD
-_LEAF: Final = 12
-_TOP: Final = 39
-_SOFTWARE: Final = 0x7 << 9 | 0x7FF << 52
-"""Bits that the processor ignores in an entry (SDM table 4-20; 62:59 without protection keys)."""
+_LEAF, _TOP = min(LEVELS), max(LEVELS)
 MOST_TABLES: Final = 1 << 16
 MOST_PAGES: Final = 1 << 12
 _NAME: Final = re.compile(r"(?P<name>[^\s:+]+)(\+(?P<offset>0x[0-9a-fA-F]+|\d+))?(:(?P<pages>\d+))?")
@@ -158,7 +156,7 @@ class Tables:
             self._lazy.entry_was(page, old, plain)
             self._lazy.entry_is(page, new)
             self.stored.append(page)
-        if word in self.leaves or not (old ^ new) & ~_SOFTWARE or not (old | new) & P:
+        if word in self.leaves or not (old ^ new) & ~IGNORED or not (old | new) & P:
             return
         shift = self.frames[word >> _LEAF]
         if shift != _LEAF:
@@ -166,8 +164,7 @@ class Tables:
                 f"a store to an entry above the leaves (at physical {word:#x}, of 2^{shift} bytes each) cannot be "
                 "explored: paging-structure caches are not modelled there"
             )
-        address = self._maps[word >> _LEAF] + ((word & PAGE - 1) // WORD << _LEAF)
-        address |= -(address >> 47 & 1) << 48 & (1 << 64) - 1
+        address = canonical(self._maps[word >> _LEAF] + ((word & PAGE - 1) // WORD << _LEAF))
         raise ScenarioError(
             f"a store to the entry of {self._name_of(address)} ({address:#x}), whose page is not managed: name it in the "
             'scenario\'s TOML, as managed = ["symbol"]'

@@ -19,19 +19,18 @@ from typing import Any, Final, NamedTuple
 
 from kstack.explore.model.page_tables import WORD, Tables
 from kstack.hw.cpu.decode import Instruction, decode
-from kstack.hw.engine import Access
 from kstack.hw.gate import Gate
 from kstack.hw.lazy import How, LazyTlb, Option
-from kstack.hw.memory import PAGE
-from kstack.hw.mmu.walk import FRAME_MASK
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.host.execute import Executor, Pending
+from kstack.x86.access import Access
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import FRAME_MASK
+from kstack.x86.prefixes import LOCK, PREFIXES, REX
 
 FENCES: Final = frozenset({"mfence", "sfence", "cpuid"})
 LONGEST: Final = 64  # bytes of one operand
-LOCK: Final = 0xF0
-_PREFIXES: Final = frozenset({LOCK, 0x66, 0x67, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65})
 _PASSING: Final = (  # steps that neither wait for the CPU's own stores nor make one that all see at once
     steps.WritePte,
     steps.Store,
@@ -74,8 +73,8 @@ def plain(code: bytes, address: int) -> Plain | None:
 
 def _stores(code: bytes) -> bool:
     """Whether a MOV has its memory operand on the left (SDM volume 2, MOV: 88, 89, A2, A3, C6, C7)."""
-    at = next(index for index, byte in enumerate(code) if byte not in _PREFIXES)
-    if code[at] & 0xF0 == 0x40:  # REX
+    at = next(index for index, byte in enumerate(code) if byte not in PREFIXES)
+    if code[at] in REX:
         at += 1
     return code[at] in (0x88, 0x89, 0xA2, 0xA3, 0xC6, 0xC7)
 
@@ -85,7 +84,7 @@ def is_locked(code: bytes, instruction: Instruction) -> bool:
     for byte in code[: instruction.length]:
         if byte == LOCK:
             return True
-        if byte not in _PREFIXES:
+        if byte not in PREFIXES:
             break
     return instruction.name == "xchg" and instruction.memory is not None
 

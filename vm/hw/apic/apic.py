@@ -21,15 +21,12 @@ from kstack.hw.apic.registers import (
     DFR_FIXED_ONES,
     LVT,
     NOT_IN_X2APIC,
-    PAGE,
     PRIORITY_CLASS,
     REGISTER_BYTES,
     VERSION,
     WORD,
     WRITE_ONLY,
-    X2APIC_FIRST_MSR,
     X2APIC_IGNORED,
-    X2APIC_LAST_MSR,
     X2APIC_WRITABLE,
     XAPIC_WRITABLE,
     ApicMode,
@@ -41,6 +38,8 @@ from kstack.hw.apic.registers import (
     Svr,
 )
 from kstack.hw.rules import Rule
+from kstack.x86.addresses import PAGE
+from kstack.x86.msrs import X2APIC_FIRST_MSR, X2APIC_LAST_MSR
 
 __all__ = ["ApicBus", "ApicMode", "DeliveryMode", "LocalApic"]
 

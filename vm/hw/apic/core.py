@@ -21,7 +21,6 @@ from kstack.hw.apic.registers import (
     BASE_RESET,
     DFR_FLAT,
     ILLEGAL_MODE_CHANGES,
-    LEGAL_VECTOR,
     LVT,
     PRIORITY_CLASS,
     WORD,
@@ -34,8 +33,9 @@ from kstack.hw.apic.registers import (
     Svr,
 )
 from kstack.hw.apic.timer import ApicTimer
-from kstack.hw.mmu.walk import PHYSICAL_BITS
 from kstack.hw.rules import ALL, Rule
+from kstack.x86.addresses import PHYSICAL_BITS
+from kstack.x86.vectors import FIRST_LEGAL
 
 # Plain integers for what is asked at every slice: an operation on an enum.IntFlag costs a microsecond.
 _EN, _EXTD, _ADDRESS, _ENABLE = int(Base.EN), int(Base.EXTD), int(Base.ADDRESS), int(Svr.ENABLE)
@@ -158,7 +158,7 @@ class ApicCore:
 
     def accept(self, vector: int, level: bool = False) -> None:
         """Take a fixed interrupt into IRR (10.8.4); dropped while software-disabled."""
-        if vector < LEGAL_VECTOR:
+        if vector < FIRST_LEGAL:
             self._error(Error.RECEIVE_ILLEGAL_VECTOR)
             return
         if not self.software_enabled:
@@ -234,7 +234,7 @@ class ApicCore:
         command = Command.decode(self._icr, self.mode is ApicMode.X2APIC)
         if command.ignored:
             return
-        if command.carries_vector and command.vector < LEGAL_VECTOR:
+        if command.carries_vector and command.vector < FIRST_LEGAL:
             self._error(Error.SEND_ILLEGAL_VECTOR)
             return
         targets = command.targets(self.apic_id, self._bus.apics)

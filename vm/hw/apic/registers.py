@@ -12,15 +12,13 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from kstack.x86.entries import FRAME_MASK
+from kstack.x86.vectors import VECTORS
+
 WORD: Final = 0xFFFF_FFFF
-VECTORS: Final = 256
 PRIORITY_CLASS: Final = 0xF0  # 10.8.3: bits 7:4 of a vector, of TPR and of PPR
-LEGAL_VECTOR: Final = 16  # 10.5.2: vectors 0 to 15 are illegal
 BANK_STEP: Final = 0x10  # table 10-1: registers are 16 bytes apart
 REGISTER_BYTES: Final = 4
-PAGE: Final = 0x1000
-X2APIC_FIRST_MSR: Final = 0x800  # 10.12.1.2: MSR = 800H + (offset >> 4)
-X2APIC_LAST_MSR: Final = 0x83F
 VERSION: Final = 0x0005_0014  # 10.4.8: integrated APIC; the highest LVT entry is number 5
 
 
@@ -80,7 +78,7 @@ class Base(enum.IntEnum):
     BSP = 1 << 8
     EXTD = 1 << 10
     EN = 1 << 11
-    ADDRESS = ((1 << 52) - 1) & ~(PAGE - 1)
+    ADDRESS = FRAME_MASK
 
 
 BASE_RESET: Final = 0xFEE0_0000 | Base.EN

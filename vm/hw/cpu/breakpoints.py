@@ -9,17 +9,10 @@ Not modelled: LBR and BTF, DR6.RTM, and data breakpoints on what the CPU reads a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-DR6_FIXED: Final = 0xFFFF0FF0
-DR6_BD: Final = 1 << 13
-DR6_BS: Final = 1 << 14
-DR7_FIXED: Final = 0x400
-DR7_GD: Final = 1 << 13
-DR7_WRITABLE: Final = 0xFFFF23FF
-"""L0 to G3, LE, GE, GD, and the conditions and lengths; bits 11, 12, 14 and 15 are zero."""
-_LENGTHS: Final = (1, 2, 8, 4)  # bytes, by LEN
-_EXECUTES, _WRITES, _PORTS, _ACCESSES = range(4)  # R/W
+from kstack.x86.addresses import PAGE
+from kstack.x86.debug_registers import ACCESSES, BREAKPOINTS, EXECUTES, PORTS, condition, is_enabled, length
 
 
 class Watch(NamedTuple):
@@ -62,15 +55,14 @@ class Breakpoints:
         code: dict[int, int] = {}
         data: list[Watch] = []
         ports: list[Watch] = []
-        for number in range(4):
-            condition = dr[7] >> 16 + 4 * number & 3
-            size = _LENGTHS[dr[7] >> 18 + 4 * number & 3]
-            if not dr[7] >> 2 * number & 3:
+        for number in range(BREAKPOINTS):
+            if not is_enabled(dr[7], number):
                 continue
-            watch = Watch(number, dr[number] & -size, size, condition == _ACCESSES)
-            if condition == _EXECUTES:
+            when, size = condition(dr[7], number), length(dr[7], number)
+            watch = Watch(number, dr[number] & -size, size, when == ACCESSES)
+            if when == EXECUTES:
                 code[dr[number]] = code.get(dr[number], 0) | 1 << number
-            elif condition != _PORTS:
+            elif when != PORTS:
                 data.append(watch)
             elif io:
                 ports.append(watch)
@@ -87,4 +79,4 @@ class Breakpoints:
 
     def pages(self) -> frozenset[int]:
         """Linear addresses of the pages in which data is watched."""
-        return frozenset(at & ~0xFFF for watch in self.data for at in (watch.first, watch.first + watch.size - 1))
+        return frozenset(at & -PAGE for watch in self.data for at in (watch.first, watch.first + watch.size - 1))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.hw.cpu.corrections import (
     EMMS,
@@ -42,13 +42,13 @@ from kstack.hw.cpu.corrections import (
     sysret,
     system_segment,
 )
-from kstack.hw.cpu.decode import GPR_NAMES, Instruction, decode
-from kstack.hw.cpu.encoding import PREFIXES, Encoding, encoding_of, stored_in_steps, taken_as
-from kstack.hw.engine import Check, CheckKind, Gpr, Look, Seg
+from kstack.hw.cpu.decode import Instruction, decode
+from kstack.hw.cpu.encoding import Encoding, encoding_of, stored_in_steps, taken_as
+from kstack.hw.cpu.processor import Processor
+from kstack.hw.engine import Check, CheckKind, Look
 from kstack.hw.engine.checks import ASK, BANK, BEHIND_66, MAP_0F, MAP_0F3A, MAP_0F38, PREFIX, REX
-
-if TYPE_CHECKING:
-    from kstack.hw.cpu.cpu import Cpu
+from kstack.x86.prefixes import OPERAND_SIZE, PREFIXES, Rex, high_bit
+from kstack.x86.registers import GPR_NAMES, Gpr, Seg
 
 
 class Rule(NamedTuple):
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
     name: str
     kind: CheckKind
     applies: Callable[[Encoding], bool]
-    act: Callable[[Cpu, Instruction, Encoding], Native] | None
+    act: Callable[[Processor, Instruction, Encoding], Native] | None
     registers: Callable[[Encoding], tuple[int | None, int | None]] | None = None
     size: Callable[[Encoding], int] | None = None
 
@@ -151,11 +151,11 @@ def _group(name: str, opcode: int, *members: int, memory: bool | None = None) ->
 
 
 def _is_base_write(found: Encoding) -> bool:
-    return _group("0f", 0xAE, 2, 3, memory=False)(found) and found.mandatory == 0xF3 and bool(found.rex & 8)
+    return _group("0f", 0xAE, 2, 3, memory=False)(found) and found.mandatory == 0xF3 and bool(found.rex & Rex.W)
 
 
 def _is_cmpxchg32(found: Encoding) -> bool:
-    is_32 = found.bits == 64 and not found.rex & 8 and 0x66 not in found.prefixes
+    is_32 = found.bits == 64 and not found.rex & Rex.W and OPERAND_SIZE not in found.prefixes
     return found.map == "0f" and found.opcode == 0xB1 and is_32
 
 
@@ -174,12 +174,12 @@ def _loads_data_segment(found: Encoding) -> bool:
 
 
 def _high_registers(found: Encoding) -> tuple[int, int]:
-    target = Gpr.RAX if found.memory else Gpr(found.modrm & 7 | (found.rex & 1) << 3)
+    target = Gpr.RAX if found.memory else Gpr(found.modrm & 7 | high_bit(found.rex, Rex.B))
     return Gpr.RAX, target
 
 
 def _base_register(found: Encoding) -> tuple[int, int]:
-    register = found.modrm & 7 | (found.rex & 1) << 3
+    register = found.modrm & 7 | high_bit(found.rex, Rex.B)
     return register, register
 
 
@@ -197,11 +197,11 @@ def _is_horizontal(found: Encoding) -> bool:
     if found.map != "0f38" or found.opcode not in (0x01, 0x02, 0x03, 0x05, 0x06, 0x07) or found.memory:
         return False
     same = found.reg == found.modrm & 7
-    return same and (found.mandatory != 0x66 or found.rex >> 2 & 1 == found.rex & 1)
+    return same and (found.mandatory != 0x66 or bool(found.rex & Rex.R) == bool(found.rex & Rex.B))
 
 
 def _always(
-    test: Callable[[Encoding], bool], name: str, act: Callable[[Cpu, Instruction, Encoding], Native] | None = None
+    test: Callable[[Encoding], bool], name: str, act: Callable[[Processor, Instruction, Encoding], Native] | None = None
 ) -> Rule:
     return Rule(name, CheckKind.ALWAYS, test, act)
 
@@ -221,9 +221,9 @@ def _is_no_instruction(found: Encoding) -> bool:
     if found.map != "0f":
         return False
     if opcode in (0x20, 0x22):
-        return reg | (found.rex & 4) << 1 not in (0, 2, 3, 4, 8)
+        return reg | high_bit(found.rex, Rex.R) not in (0, 2, 3, 4, 8)
     if opcode in (0x21, 0x23):
-        return bool(found.rex & 4)
+        return bool(found.rex & Rex.R)
     if opcode == 0x50:
         return found.memory
     if opcode in (0x71, 0x72, 0x73):
@@ -277,7 +277,7 @@ RULES: Final = (
         registers=_base_register,
     ),
     _always(
-        lambda found: found.map == "" and found.opcode == IRET and found.bits == 64 and not found.rex & 8,
+        lambda found: found.map == "" and found.opcode == IRET and found.bits == 64 and not found.rex & Rex.W,
         "IRET of 32 bits in 64-bit code",
         far_return,
     ),
@@ -315,7 +315,7 @@ RULES: Final = (
         CheckKind.SYSRET,
         lambda found: found.map == "0f" and found.opcode == 0x07,
         sysret,
-        registers=lambda found: (Gpr.RCX if found.rex & 8 else None, Gpr.R11),
+        registers=lambda found: (Gpr.RCX if found.rex & Rex.W else None, Gpr.R11),
     ),
     _always(lambda found: found.map == "" and found.opcode in range(0x6C, 0x70), "INS and OUTS", carried_out),
     Rule("a segment with a limit", CheckKind.PROTECTED, _loads_data_segment, seen_behind),

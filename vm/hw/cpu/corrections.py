@@ -6,19 +6,30 @@ SDM volume 2 for each. Which instruction it is for, and when its check holds it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from kstack.hw.cpu.decode import GPR_NAMES, Instruction, effective_address
+from kstack.hw.cpu.decode import Instruction, effective_address
 from kstack.hw.cpu.encoding import Encoding, stored_in_steps
 from kstack.hw.cpu.linear import GuestFault
-from kstack.hw.engine import CC_FLAGS, Flags, Gpr, Registers, Seg
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
-from kstack.hw.mmu.walk import is_canonical
-
-if TYPE_CHECKING:
-    from kstack.hw.cpu.cpu import Cpu
-
-SS, GP = 12, 13
+from kstack.hw.cpu.processor import Processor
+from kstack.hw.engine import Registers
+from kstack.x86.addresses import is_canonical
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.flags import CC_FLAGS, Flags
+from kstack.x86.floating_point import FXSAVE_MXCSR, MXCSR_RESERVED
+from kstack.x86.prefixes import OPERAND_SIZE, Rex, high_bit
+from kstack.x86.registers import GPR_NAMES, Gpr, Seg
+from kstack.x86.segments import (
+    ACCESS_BYTE,
+    ACCESS_SHIFT,
+    DESCRIPTOR_BYTES,
+    USER_RING,
+    Segment,
+    SegmentAttribute,
+    Selector,
+    system_base,
+)
+from kstack.x86.vectors import GP, SS
 
 
 class Native(NamedTuple):
@@ -33,9 +44,7 @@ class Native(NamedTuple):
     restore: Callable[[], None] | None = None
 
 
-_MASK32: Final = 0xFFFFFFFF
-_CR4_OSFXSR: Final = 1 << 9
-_MXCSR_RESERVED: Final = 0xFFFF0000
+_PRESENT_CODE: Final = SegmentAttribute.P | SegmentAttribute.S | SegmentAttribute.CODE
 _LONGEST: Final = 16  # elements of a string of PCMPESTRI
 TEN: Final = 10  # bytes of the x87's widest operands
 EMMS: Final = 0x77
@@ -46,35 +55,35 @@ class CarriedOut(Exception):
     """The instruction is carried out by its handler (kstack.hw.cpu.instructions)."""
 
 
-def carried_out(_cpu: Cpu, _: Instruction, __: Encoding) -> Native:
+def carried_out(_cpu: Processor, _: Instruction, __: Encoding) -> Native:
     """It is not the engine's at all."""
     raise CarriedOut
 
 
-def seen_behind(_cpu: Cpu, _: Instruction, __: Encoding) -> Native:
+def seen_behind(_cpu: Processor, _: Instruction, __: Encoding) -> Native:
     """It runs by itself, so that what it has set up is looked at (kstack.hw.cpu.declared) before it is undone."""
     return Native()
 
 
-def _sse_can_run(cpu: Cpu) -> bool:
+def _sse_can_run(cpu: Processor) -> bool:
     """Whether neither #UD nor #NM comes first."""
     registers = cpu.registers
-    return not registers.cr[0] & (Cr0.EM | Cr0.TS) and bool(registers.cr[4] & _CR4_OSFXSR)
+    return not registers.cr[0] & (Cr0.EM | Cr0.TS) and bool(registers.cr[4] & Cr4.OSFXSR)
 
 
-def misaligned(cpu: Cpu, _: Instruction, __: Encoding) -> Native:
+def misaligned(cpu: Processor, _: Instruction, __: Encoding) -> Native:
     """#GP(0), if nothing else comes first (volume 1, 10.6)."""
     if not _sse_can_run(cpu):
         return Native()
     raise GuestFault(GP)
 
 
-def _loads(cpu: Cpu, address: int, size: int) -> int:
+def _loads(cpu: Processor, address: int, size: int) -> int:
     registers = cpu.registers
-    return cpu.linear.read(address, size, user=registers.cpl == 3, smap=not registers.rflags & Flags.AC)
+    return cpu.linear.read(address, size, user=registers.cpl == USER_RING, smap=not registers.rflags & Flags.AC)
 
 
-def stores_whole(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
+def stores_whole(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
     """Both pages are looked at before anything is stored."""
     address, size = effective_address(instruction, cpu.registers), stored_in_steps(found)
     if size < 512 or address % 16 == 0:  # FXSAVE is aligned first
@@ -82,18 +91,18 @@ def stores_whole(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
     return Native()
 
 
-def loads_whole(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def loads_whole(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """As `stores_whole`: QEMU loads the last two bytes first."""
     _loads(cpu, effective_address(instruction, cpu.registers), TEN)
     return Native()
 
 
-def _probe(cpu: Cpu, address: int, size: int) -> None:
+def _probe(cpu: Processor, address: int, size: int) -> None:
     registers = cpu.registers
-    cpu.linear.probe(address, size, user=registers.cpl == 3, smap=not registers.rflags & Flags.AC)
+    cpu.linear.probe(address, size, user=registers.cpl == USER_RING, smap=not registers.rflags & Flags.AC)
 
 
-def _probe_stack(cpu: Cpu, found: Encoding, top: int, size: int) -> None:
+def _probe_stack(cpu: Processor, found: Encoding, top: int, size: int) -> None:
     """The same of `size` bytes from the stack pointer `top` upwards."""
     base = 0 if found.bits == 64 else cpu.registers.segment(Seg.SS).base
     if found.bits == 64 and not is_canonical(top):
@@ -101,7 +110,7 @@ def _probe_stack(cpu: Cpu, found: Encoding, top: int, size: int) -> None:
     _probe(cpu, base + top, size)
 
 
-def cmpxchg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def cmpxchg(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """The accumulator is written only if it differs, the destination only if it does not (as processors do it)."""
     gpr = cpu.registers.gpr
     target = None if instruction.memory is not None else GPR_NAMES[instruction.registers[0]][0]
@@ -117,43 +126,43 @@ def cmpxchg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     return Native(after)
 
 
-def clflush(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def clflush(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """It is a load of a byte, as far as faults and Accessed go."""
     _loads(cpu, effective_address(instruction, cpu.registers), 1)
     return Native()
 
 
-def ldmxcsr(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def ldmxcsr(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """#GP(0) for reserved bits (volume 1, 10.2.3)."""
-    if _sse_can_run(cpu) and _loads(cpu, effective_address(instruction, cpu.registers), 4) & _MXCSR_RESERVED:
+    if _sse_can_run(cpu) and _loads(cpu, effective_address(instruction, cpu.registers), 4) & MXCSR_RESERVED:
         raise GuestFault(GP)
     return Native()
 
 
-def fxrstor(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def fxrstor(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """The same for those of the image."""
     address = effective_address(instruction, cpu.registers)
     if (
         not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS)
         and address % 16 == 0
-        and _loads(cpu, address + 24, 4) & _MXCSR_RESERVED
+        and _loads(cpu, address + FXSAVE_MXCSR, 4) & MXCSR_RESERVED
     ):
         raise GuestFault(GP)
     return Native()
 
 
-def far_stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def far_stack_segment(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """LSS, as MOV SS."""
     registers = cpu.registers
     if registers.bits == 64:
         width = GPR_NAMES[instruction.registers[0]][1]
         selector = _loads(cpu, effective_address(instruction, registers) + width, 2)
-        if not selector & ~3 and selector & 3 != registers.cpl:
+        if not selector & Selector.WITHOUT_RPL and selector & Selector.RPL != registers.cpl:
             raise GuestFault(GP)
     return Native()
 
 
-def descriptor_table(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def descriptor_table(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """#GP(0) for a base that is not canonical."""
     registers = cpu.registers
     if registers.bits == 64 and not registers.cpl:
@@ -163,50 +172,49 @@ def descriptor_table(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     return Native()
 
 
-def _selector(cpu: Cpu, instruction: Instruction) -> int:
+def _selector(cpu: Processor, instruction: Instruction) -> int:
     if instruction.memory is not None:
         return _loads(cpu, effective_address(instruction, cpu.registers), 2)
     return cpu.registers.gpr[GPR_NAMES[instruction.registers[-1]][0]] & 0xFFFF
 
 
-def system_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def system_segment(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """LTR of a null selector, and a base of LTR or LLDT that is not canonical."""
     registers = cpu.registers
     if registers.cpl or not registers.cr[0] & Cr0.PE:
         return Native()
     selector = _selector(cpu, instruction)
-    if not selector & ~3:
+    if not selector & Selector.WITHOUT_RPL:
         if instruction.name == "ltr":
             raise GuestFault(GP)
         return Native()
     table = registers.segment(Seg.GDTR)
-    at = selector & ~7
-    if registers.efer & Efer.LMA and not selector & 4 and at + 15 <= table.limit:
+    at = selector & Selector.INDEX
+    if registers.efer & Efer.LMA and not selector & Selector.TI and at + 2 * DESCRIPTOR_BYTES - 1 <= table.limit:
         low, high = cpu.linear.read(table.base + at, 8, smap=False), cpu.linear.read(table.base + at + 8, 8, smap=False)
-        base = low >> 16 & 0xFFFFFF | low >> 56 << 24 | (high & _MASK32) << 32
-        if not is_canonical(base):
-            raise GuestFault(GP, selector & ~3)
+        if not is_canonical(system_base(low, high)):
+            raise GuestFault(GP, selector & Selector.WITHOUT_RPL)
     return Native()
 
 
-def segment_base(cpu: Cpu, _: Instruction, __: Encoding) -> Native:
+def segment_base(cpu: Processor, _: Instruction, __: Encoding) -> Native:
     """#GP(0) for a base that is not canonical (WRFSBASE, WRGSBASE)."""
     if not cpu.registers.cr[4] & Cr4.FSGSBASE:
         return Native()
     raise GuestFault(GP)
 
 
-def stack_segment(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def stack_segment(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """A null selector in SS, which 64-bit code may have below CPL 3, has the RPL of the CPL."""
     registers = cpu.registers
     if registers.bits == 64:
         selector = _selector(cpu, instruction)
-        if not selector & ~3 and selector & 3 != registers.cpl:
+        if not selector & Selector.WITHOUT_RPL and selector & Selector.RPL != registers.cpl:
             raise GuestFault(GP)
     return Native()
 
 
-def far_return(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+def far_return(cpu: Processor, _: Instruction, found: Encoding) -> Native:
     """A return to an outer ring takes selectors away, and leaves the bases of FS and GS (volume 2, IRET).
 
     QEMU reads the frame with the rights of ring 0, in ring 3 too; and it returns to virtual-8086 mode from IA-32e mode, which
@@ -219,14 +227,14 @@ def far_return(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
     may_set_vm = found.opcode == IRET and width == 4 and registers.efer & Efer.LMA and not registers.cpl
     if may_set_vm and _loads(cpu, base + top + 2 * width, width) & Flags.VM:
         cpu.not_modelled("IRET with VM set in IA-32e mode, which has no virtual-8086 mode")
-    if registers.cpl == 3:
+    if registers.cpl == USER_RING:
         words = 2 if found.opcode != IRET else 5 if found.bits == 64 else 3
         for number in range(words):
             _loads(cpu, base + top + width * number, width)
     return Native(keep_bases(registers))
 
 
-def far_call(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
+def far_call(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
     """Both words are looked at before one is pushed, with the rights of the ring that the program is in.
 
     That comes behind what the descriptor is looked at for, and a call by a gate may push elsewhere.
@@ -244,24 +252,28 @@ def far_call(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
     return Native()
 
 
-def _may_call(cpu: Cpu, selector: int) -> bool:
+def _may_call(cpu: Processor, selector: int) -> bool:
     """Whether a far CALL may go to a selector's segment, without a gate (volume 2, CALL)."""
     registers = cpu.registers
-    table, at = registers.segment(Seg.LDTR if selector & 4 else Seg.GDTR), selector & ~7
-    if not selector & ~3 or at + 7 > table.limit:
+    table, at = registers.segment(Seg.LDTR if selector & Selector.TI else Seg.GDTR), selector & Selector.INDEX
+    if not selector & Selector.WITHOUT_RPL or at + DESCRIPTOR_BYTES - 1 > table.limit:
         return False
-    access = cpu.linear.read(table.base + at + 5, 1, smap=False)
-    conforms, dpl, cpl = access & 4, access >> 5 & 3, registers.cpl
-    if access & 0x98 != 0x98:  # present, a code segment
+    flags = cpu.linear.read(table.base + at + ACCESS_BYTE, 1, smap=False) << ACCESS_SHIFT
+    target, cpl = Segment(selector, 0, 0, flags), registers.cpl
+    if flags & _PRESENT_CODE != _PRESENT_CODE:
         return False
-    return dpl <= cpl if conforms else dpl == cpl and selector & 3 <= cpl
+    return (
+        target.dpl <= cpl
+        if flags & SegmentAttribute.CONFORMING
+        else target.dpl == cpl and selector & Selector.RPL <= cpl
+    )
 
 
 def _operand_bytes(found: Encoding) -> int:
     """Of far transfers, whose operands are of 32 bits in 64-bit code, too."""
-    if found.rex & 8:
+    if found.rex & Rex.W:
         return 8
-    return 2 if (0x66 in found.prefixes) != (found.bits == 16) else 4
+    return 2 if (OPERAND_SIZE in found.prefixes) != (found.bits == 16) else 4
 
 
 def keep_bases(registers: Registers) -> Callable[[], None]:
@@ -270,13 +282,13 @@ def keep_bases(registers: Registers) -> Callable[[], None]:
 
     def after() -> None:
         for which, segment in before:
-            if segment.selector & ~3 and not registers.segment(which).selector & ~3:
+            if segment.selector & Selector.WITHOUT_RPL and not registers.segment(which).selector & Selector.WITHOUT_RPL:
                 registers.set_base(which, segment.base)
 
     return after
 
 
-def lock_neg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
+def lock_neg(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """QEMU takes the flags of the old value for those of the new one."""
     registers = cpu.registers
     assert instruction.memory is not None
@@ -285,7 +297,7 @@ def lock_neg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
 
     def after() -> None:
         sign = 1 << 8 * width - 1
-        flags = registers.rflags & ~int(CC_FLAGS)
+        flags = registers.rflags & ~CC_FLAGS
         flags |= Flags.CF if value else Flags.ZF
         flags |= (Flags.SF if value & sign else 0) | (Flags.OF if value == sign else 0)
         flags |= (Flags.AF if value & 0xF else 0) | (0 if (value & 0xFF).bit_count() & 1 else Flags.PF)
@@ -294,15 +306,15 @@ def lock_neg(cpu: Cpu, instruction: Instruction, _: Encoding) -> Native:
     return Native(after)
 
 
-def sysret(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+def sysret(cpu: Processor, _: Instruction, found: Encoding) -> Native:
     """A return address that is not canonical faults in ring 0; VM and RF are not loaded (volume 2, SYSRET)."""
     registers = cpu.registers
     if registers.cpl or registers.bits != 64 or not registers.efer & Efer.SCE:
         return Native()
-    if found.rex & 8 and not is_canonical(registers.gpr[Gpr.RCX]):
+    if found.rex & Rex.W and not is_canonical(registers.gpr[Gpr.RCX]):
         raise GuestFault(GP)
     before = registers.gpr[Gpr.R11]
-    registers.gpr[Gpr.R11] = before & ~int(Flags.VM | Flags.RF)
+    registers.gpr[Gpr.R11] = before & ~(Flags.VM | Flags.RF)
 
     def restore() -> None:
         registers.gpr[Gpr.R11] = before
@@ -310,12 +322,12 @@ def sysret(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
     return Native(restore=restore)
 
 
-def horizontal(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
+def horizontal(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
     """PHADDW and kin of a register with itself: QEMU has overwritten the source by the time it reads it."""
     if not _sse_can_run(cpu):
         return Native()
     is_mmx = found.mandatory != 0x66
-    number = found.modrm & 7 | (0 if is_mmx else (found.rex & 1) << 3)
+    number = found.modrm & 7 | (0 if is_mmx else high_bit(found.rex, Rex.B))
     registers = cpu.registers
     size = 2 if found.opcode in (0x01, 0x03, 0x05, 0x07) else 4
     sign = -1 if found.opcode > 0x03 else 1
@@ -336,10 +348,10 @@ def horizontal(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
     return Native(after)
 
 
-def string_lengths(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+def string_lengths(cpu: Processor, _: Instruction, found: Encoding) -> Native:
     """QEMU takes long lengths for short or negative ones, and then reads far outside of the registers."""
     gpr = cpu.registers.gpr
-    bits = 64 if found.rex & 8 else 32
+    bits = 64 if found.rex & Rex.W else 32
     before = gpr[Gpr.RAX], gpr[Gpr.RDX]
     for register in (Gpr.RAX, Gpr.RDX):
         length = gpr[register] & (1 << bits) - 1
@@ -352,16 +364,16 @@ def string_lengths(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
     return Native(restore=restore)
 
 
-def enters_mmx(cpu: Cpu, _: Instruction, found: Encoding) -> Native:
+def enters_mmx(cpu: Processor, _: Instruction, found: Encoding) -> Native:
     """SSSE3's instructions on MMX registers and EMMS leave TOP where it is, in QEMU."""
     return Native(lambda: cpu.registers.enter_mmx(found.opcode != EMMS))
 
 
-def enter(cpu: Cpu, instruction: Instruction, found: Encoding) -> Native:
+def enter(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
     """The last word that the new stack pointer could take is looked at before anything is pushed."""
     registers = cpu.registers
     size, level = instruction.immediates
-    short = (0x66 in found.prefixes) != (found.bits == 16)
+    short = (OPERAND_SIZE in found.prefixes) != (found.bits == 16)
     width = 2 if short else 8 if found.bits == 64 else 4
     top = registers.gpr[Gpr.RSP] - width * (1 + level % 32) - (size & 0xFFFF) & (1 << registers.stack_bits) - 1
     _probe_stack(cpu, found, top, width)

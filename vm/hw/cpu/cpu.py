@@ -12,63 +12,40 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from kstack.hw.apic.apic import LocalApic
-from kstack.hw.cpu.breakpoints import DR6_BS, DR6_FIXED, DR7_FIXED, DR7_GD, Breakpoints
+from kstack.hw.cpu.breakpoints import Breakpoints
 from kstack.hw.cpu.checked import look_at, rule_of, tables
 from kstack.hw.cpu.corrections import CarriedOut, Native, keep_bases
+from kstack.hw.cpu.counts import Counts
 from kstack.hw.cpu.cpuid import SIGNATURE, Cpuid, mask_engine
 from kstack.hw.cpu.declared import Declared, set_up
 from kstack.hw.cpu.decode import STACK_INSTRUCTIONS, Instruction, decode, effective_address
 from kstack.hw.cpu.encoding import encoding_of, taken_as
-from kstack.hw.cpu.events import (
-    BP,
-    DB,
-    DF,
-    GP,
-    NMI,
-    OF,
-    PF,
-    SS,
-    UD,
-    Event,
-    EventDelivery,
-    EventKind,
-    Outcome,
-    exception,
-)
+from kstack.hw.cpu.events import Event, EventDelivery, EventKind, Outcome, exception
 from kstack.hw.cpu.fred import Fred
 from kstack.hw.cpu.hooks import Before, CpuHooks, Delivery
 from kstack.hw.cpu.instructions import Result, handler_of
 from kstack.hw.cpu.linear import GuestFault, LinearMemory, NotCanonical
 from kstack.hw.cpu.msr import Msrs
-from kstack.hw.engine import (
-    Access,
-    Check,
-    CheckKind,
-    Engine,
-    Flags,
-    Gpr,
-    Intercept,
-    Look,
-    MmuIndex,
-    Registers,
-    Seg,
-    Segment,
-    Stop,
-    StopKind,
-)
+from kstack.hw.engine import Check, CheckKind, Engine, Intercept, Look, MmuIndex, Registers, Stop, StopKind
 from kstack.hw.gate import Gate
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.broadcast import Broadcast
-from kstack.hw.mmu.mmu import Cr0, Cr4, Mmu
+from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tracking import FrameTracker
-from kstack.hw.mmu.walk import is_canonical
 from kstack.hw.modes import Modes
 from kstack.hw.rules import Rule
+from kstack.x86.access import Access
+from kstack.x86.addresses import PAGE, is_canonical
+from kstack.x86.control import CR0_RESET, Cr0, Cr4
+from kstack.x86.debug_registers import DR6_BS, DR6_FIXED, DR7_FIXED, DR7_GD
+from kstack.x86.flags import Flags
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import BUSY_TSS, CODE, DATA, LDT, REAL_LIMIT, Segment
+from kstack.x86.vectors import BP, DB, DF, GP, NMI, OF, PF, SS, UD
 
 _MASK64: Final = (1 << 64) - 1
 _TABLES: Final = tables()
@@ -101,20 +78,6 @@ class Slice(NamedTuple):
 
     end: SliceEnd
     elapsed: int
-
-
-@dataclass
-class Counts:
-    """Exact counts of one CPU since reset."""
-
-    instructions: int = 0
-    exceptions: int = 0
-    page_faults: int = 0
-    interrupts: int = 0
-    nmis: int = 0
-    invlpg: int = 0
-    invpcid: int = 0
-    cr3_loads: int = 0
 
 
 class Board(Protocol):
@@ -226,14 +189,14 @@ class Cpu:
             registers.dr[number] = {6: DR6_FIXED, 7: DR7_FIXED}.get(number, 0)
         for cr in (0, 2, 3, 4):
             registers.cr[cr] = 0
-        registers.cr[0] = 0x60000010
+        registers.cr[0] = CR0_RESET
         registers.efer = 0
-        data = Segment(0, 0, 0xFFFF, 0x9300)
+        data = Segment(0, 0, REAL_LIMIT, DATA)
         for seg in (Seg.ES, Seg.SS, Seg.DS, Seg.FS, Seg.GS):
             registers.set_segment(seg, data)
-        registers.set_segment(Seg.CS, Segment(0xF000, 0xFFFF0000, 0xFFFF, 0x9B00))
-        for seg, flags in ((Seg.LDTR, 0x8200), (Seg.TR, 0x8B00), (Seg.GDTR, 0), (Seg.IDTR, 0)):
-            registers.set_segment(seg, Segment(0, 0, 0xFFFF, flags))
+        registers.set_segment(Seg.CS, Segment(0xF000, 0xFFFF0000, REAL_LIMIT, CODE))
+        for seg, flags in ((Seg.LDTR, LDT), (Seg.TR, BUSY_TSS), (Seg.GDTR, 0), (Seg.IDTR, 0)):
+            registers.set_segment(seg, Segment(0, 0, REAL_LIMIT, flags))
         registers.rip = 0xFFF0
         registers.rflags = Flags.FIXED
         registers.shadow = False
@@ -260,7 +223,7 @@ class Cpu:
         """Start-up IPI: real-address mode at vector << 12 (SDM 8.4.3); ignored unless waited for."""
         if self.state is not CpuState.WAIT_FOR_SIPI:
             return
-        self.registers.set_segment(Seg.CS, Segment(vector << 8, vector << 12, 0xFFFF, 0x9B00))
+        self.registers.set_segment(Seg.CS, Segment(vector << 8, vector << 12, REAL_LIMIT, CODE))
         self.registers.rip = 0
         self.state = CpuState.RUNNING
 
@@ -334,7 +297,7 @@ class Cpu:
 
     def _apic_offset(self, address: int) -> int | None:
         base = self.apic.mmio_base
-        return address - base if self.apic.mmio_enabled and base <= address < base + 4096 else None
+        return address - base if self.apic.mmio_enabled and base <= address < base + PAGE else None
 
     def mmio_read(self, address: int, size: int) -> int:
         """A load from beyond RAM: the APIC page, or all ones."""
@@ -557,7 +520,7 @@ class Cpu:
         outcome, begun = self.events.deliver(event)
         if event.kind is EventKind.EXCEPTION:
             self.counts.exceptions += 1
-        self.counts.page_faults += sum(one.vector == 14 and one.kind is EventKind.EXCEPTION for one in begun)
+        self.counts.page_faults += sum(one.vector == PF and one.kind is EventKind.EXCEPTION for one in begun)
         if outcome is Outcome.SHUTDOWN:
             self.state = CpuState.SHUTDOWN
         elif outcome is Outcome.NOBODY:

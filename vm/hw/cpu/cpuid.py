@@ -10,7 +10,21 @@ import ctypes
 from typing import Final
 
 from kstack.hw.engine import layout
-from kstack.hw.mmu.walk import PHYSICAL_BITS
+from kstack.x86.addresses import LINEAR_BITS, PHYSICAL_BITS
+from kstack.x86.cpuid import (
+    ExtendedEcx,
+    ExtendedEdx,
+    Leaf1Ecx,
+    Leaf1Edx,
+    Leaf7Ebx,
+    Leaf71Eax,
+    PowerEdx,
+    SizesEbx,
+    TopologyLevel,
+    address_sizes,
+    leaf_1_ebx,
+    topology_ecx,
+)
 
 VENDOR: Final = b"GenuineIntel"
 BRAND: Final = b"kstack emulated x86-64".ljust(48, b"\0")
@@ -22,21 +36,32 @@ MAX_EXTENDED: Final = 0x80000008
 FEAT_1_EDX, FEAT_1_ECX, FEAT_7_EBX, FEAT_7_ECX, FEAT_7_EDX = range(5)
 FEAT_8000_0001_EDX, FEAT_8000_0001_ECX = 6, 7
 
-MASK_1_EDX: Final = 1 << 11 | 1 << 7 | 1 << 14 | 1 << 12 | 1 << 18 | 1 << 21 | 1 << 22 | 1 << 27 | 1 << 28
-"""SEP (SYSENTER does nothing), MCE, MCA, MTRR, PSN, DS, ACPI, SS, HTT."""
-MASK_1_ECX: Final = 1 << 3 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 12
-"""MONITOR, TSC deadline, XSAVE, OSXSAVE, AVX, F16C, RDRAND, FMA."""
-SET_1_ECX: Final = 1 << 17 | 1 << 21 | 1 << 31
-"""PCID, x2APIC, hypervisor present."""
-KEEP_7_EBX: Final = 1 << 0 | 1 << 7 | 1 << 9 | 1 << 20
-"""FSGSBASE, SMEP, ERMS, SMAP."""
-SET_7_EBX: Final = 1 << 10
-"""INVPCID."""
-FRED: Final = 1 << 17
-"""EAX of leaf 7, subleaf 1."""
-KEEP_81_EDX: Final = 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29
-"""SYSCALL, NX, 1 GiB pages, RDTSCP, long mode."""
-INVLPGB: Final = 1 << 3
+MASK_1_EDX: Final = (
+    Leaf1Edx.SEP
+    | Leaf1Edx.MCE
+    | Leaf1Edx.MCA
+    | Leaf1Edx.MTRR
+    | Leaf1Edx.PSN
+    | Leaf1Edx.DS
+    | Leaf1Edx.ACPI
+    | Leaf1Edx.SS
+    | Leaf1Edx.HTT
+)
+"""SYSENTER does nothing."""
+MASK_1_ECX: Final = (
+    Leaf1Ecx.MONITOR
+    | Leaf1Ecx.TSC_DEADLINE
+    | Leaf1Ecx.XSAVE
+    | Leaf1Ecx.OSXSAVE
+    | Leaf1Ecx.AVX
+    | Leaf1Ecx.F16C
+    | Leaf1Ecx.RDRAND
+    | Leaf1Ecx.FMA
+)
+SET_1_ECX: Final = Leaf1Ecx.PCID | Leaf1Ecx.X2APIC | Leaf1Ecx.HYPERVISOR
+KEEP_7_EBX: Final = Leaf7Ebx.FSGSBASE | Leaf7Ebx.SMEP | Leaf7Ebx.ERMS | Leaf7Ebx.SMAP
+SET_7_EBX: Final = int(Leaf7Ebx.INVPCID)
+KEEP_81_EDX: Final = ExtendedEdx.SYSCALL | ExtendedEdx.NX | ExtendedEdx.PAGE_1GB | ExtendedEdx.RDTSCP | ExtendedEdx.LM
 INVLPGB_MAX: Final = 31
 """Further pages one INVLPGB may name (AMD APM: EDX of leaf 8000_0008)."""
 
@@ -53,7 +78,7 @@ def mask_engine(env: int) -> None:
     words[FEAT_7_EBX] &= KEEP_7_EBX
     words[FEAT_7_ECX] = 0
     words[FEAT_7_EDX] = 0
-    words[FEAT_8000_0001_EDX] |= 1 << 26
+    words[FEAT_8000_0001_EDX] |= ExtendedEdx.PAGE_1GB
 
 
 class Cpuid:
@@ -77,12 +102,13 @@ class Cpuid:
         if eax == 0:
             return MAX_LEAF, *_text(VENDOR, (0, 8, 4))  # type: ignore[return-value] # three words
         if eax == 1:
-            edx = words[FEAT_1_EDX] | 1 << 9 if apic_enabled else words[FEAT_1_EDX] & ~(1 << 9)
-            return SIGNATURE, self._apic_id << 24 | 1 << 16 | 8 << 8, words[FEAT_1_ECX] | SET_1_ECX, edx
+            edx = words[FEAT_1_EDX] | Leaf1Edx.APIC if apic_enabled else words[FEAT_1_EDX] & ~Leaf1Edx.APIC
+            ebx = leaf_1_ebx(self._apic_id, processors=1, clflush=8)
+            return SIGNATURE, ebx, words[FEAT_1_ECX] | SET_1_ECX, edx
         if eax == 7 and ecx == 0:
             return 1, words[FEAT_7_EBX] & KEEP_7_EBX | SET_7_EBX, 0, 0
         if eax == 7 and ecx == 1:
-            return FRED, 0, 0, 0
+            return int(Leaf71Eax.FRED), 0, 0, 0
         if eax == 0xB:
             return self._topology(ecx)
         if eax == 0x15:
@@ -97,9 +123,14 @@ class Cpuid:
 
     def _topology(self, ecx: int) -> tuple[int, int, int, int]:
         if ecx == 0:
-            return 0, 1, 1 << 8, self._apic_id
+            return 0, 1, topology_ecx(ecx, TopologyLevel.SMT), self._apic_id
         if ecx == 1:
-            return max(1, (self._cpus - 1).bit_length()), self._cpus, 2 << 8 | 1, self._apic_id
+            return (
+                max(1, (self._cpus - 1).bit_length()),
+                self._cpus,
+                topology_ecx(ecx, TopologyLevel.CORE),
+                self._apic_id,
+            )
         return 0, 0, ecx, self._apic_id
 
     def _extended(self, eax: int) -> tuple[int, int, int, int]:
@@ -107,14 +138,14 @@ class Cpuid:
         if eax == 0x80000000:
             return MAX_EXTENDED, 0, 0, 0
         if eax == 0x80000001:
-            return 0, 0, words[FEAT_8000_0001_ECX] & 1, words[FEAT_8000_0001_EDX] & KEEP_81_EDX
+            return 0, 0, words[FEAT_8000_0001_ECX] & ExtendedEcx.LAHF_LM, words[FEAT_8000_0001_EDX] & KEEP_81_EDX
         if 0x80000002 <= eax <= 0x80000004:
             start = (eax - 0x80000002) * 16
             return _text(BRAND, (start, start + 4, start + 8, start + 12))  # type: ignore[return-value] # four words
         if eax == 0x80000007:
-            return 0, 0, 0, 1 << 8  # invariant TSC
+            return 0, 0, 0, int(PowerEdx.INVARIANT_TSC)
         if eax == 0x80000008:
-            return 48 << 8 | PHYSICAL_BITS, INVLPGB, 0, INVLPGB_MAX
+            return address_sizes(LINEAR_BITS, PHYSICAL_BITS), int(SizesEbx.INVLPGB), 0, INVLPGB_MAX
         return 0, 0, 0, 0
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from kstack.hw.engine import Flags, Registers, Seg, Segment
-from kstack.hw.mmu.mmu import Cr0
+from kstack.hw.engine import Registers
+from kstack.x86.control import Cr0
+from kstack.x86.flags import Flags
+from kstack.x86.floating_point import MXCSR_MASKS
+from kstack.x86.registers import Seg
+from kstack.x86.segments import FLAT_LIMIT, USER_RING, Segment, SegmentAttribute, Selector
 
 _DATA: Final = (Seg.ES, Seg.SS, Seg.DS, Seg.FS, Seg.GS)
-_FLAT: Final = 0xFFFFFFFF
-_PRESENT: Final = 1 << 15
-_EXPANDS_DOWN: Final = 1 << 10
-_CODE: Final = 1 << 11
-_MXCSR_MASKS: Final = 0x1F80
+_WITHOUT_RPL, _PRESENT, _EXPAND_DOWN = (
+    int(Selector.WITHOUT_RPL),
+    int(SegmentAttribute.P),
+    int(SegmentAttribute.EXPAND_DOWN),
+)
+_DOWN: Final = SegmentAttribute.EXPAND_DOWN | SegmentAttribute.CODE
 _AC, _VM, _AM, _PE = int(Flags.AC), int(Flags.VM), int(Cr0.AM), int(Cr0.PE)
 
 
@@ -29,9 +34,9 @@ class Declared(enum.Enum):
 def set_up(registers: Registers) -> tuple[Declared, ...]:
     """What a CPU has set up now."""
     flags, found = registers.system_flags, []
-    if flags & _AC and registers.cpl == 3 and registers.cr[0] & _AM:
+    if flags & _AC and registers.cpl == USER_RING and registers.cr[0] & _AM:
         found.append(Declared.ALIGNMENT_CHECK)
-    if registers.mxcsr & _MXCSR_MASKS != _MXCSR_MASKS:
+    if registers.mxcsr & MXCSR_MASKS != MXCSR_MASKS:
         found.append(Declared.SSE_EXCEPTION)
     if registers.bits == 64 or not registers.cr[0] & _PE:
         return tuple(found)
@@ -44,7 +49,7 @@ def set_up(registers: Registers) -> tuple[Declared, ...]:
 
 def _has_limit(segment: Segment) -> bool:
     """Whether something was loaded that ends below 4 GiB; what real mode has left behind has a null selector."""
-    if not segment.selector & ~3 or not segment.flags & _PRESENT:
+    if not segment.selector & _WITHOUT_RPL or not segment.flags & _PRESENT:
         return False
-    expands_down = bool(segment.flags & _EXPANDS_DOWN) and not segment.flags & _CODE
-    return segment.limit != _FLAT or expands_down
+    expands_down = segment.flags & _DOWN == _EXPAND_DOWN
+    return segment.limit != FLAT_LIMIT or expands_down

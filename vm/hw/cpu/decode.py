@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kstack.hw.engine import Gpr, Registers, Seg
+from kstack.hw.engine import Registers
+from kstack.x86.registers import GPR_NAMES, SEGMENT_NAMES, Seg
 
 if TYPE_CHECKING:
     from capstone import Cs
 
 _MASK64: Final = (1 << 64) - 1
-_SEGMENTS: Final = {"es": Seg.ES, "cs": Seg.CS, "ss": Seg.SS, "ds": Seg.DS, "fs": Seg.FS, "gs": Seg.GS}
 _UNKNOWN_TO_CAPSTONE: Final = {
     b"\x0f\x01\xfe": "invlpgb",
     b"\x0f\x01\xff": "tlbsync",
@@ -27,25 +27,6 @@ STACK_INSTRUCTIONS: Final = frozenset(
     + "pushf pushfq pushfd popf popfq popfd pushal pushaw popal popaw".split()
 )
 """Names of those that reach the stack without naming it."""
-_LONG_NAMES: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-
-
-def _gpr_names() -> dict[str, tuple[Gpr, int]]:
-    """Register name -> (register, width in bytes), for the forms that operands here can have."""
-    names: dict[str, tuple[Gpr, int]] = {}
-    for number, name in enumerate(_LONG_NAMES):
-        gpr = Gpr(number)
-        names[name] = (gpr, 8)
-        names["e" + name[1:]] = (gpr, 4)
-        names[name[1:]] = (gpr, 2)
-    for number in range(8, 16):
-        for suffix, width in (("", 8), ("d", 4), ("w", 2), ("b", 1)):
-            names[f"r{number}{suffix}"] = (Gpr(number), width)
-    names["al"] = (Gpr.RAX, 1)
-    return names
-
-
-GPR_NAMES: Final = _gpr_names()
 
 
 class MemoryOperand(NamedTuple):
@@ -120,7 +101,7 @@ def _memory_operand(found: object, operand: object, bits: int) -> MemoryOperand:
     name = found.reg_name  # type: ignore[attr-defined] # capstone has no types
     mem = operand.mem  # type: ignore[attr-defined] # as above
     base, index = name(mem.base) or None, name(mem.index) or None
-    named = _SEGMENTS.get(name(mem.segment)) if mem.segment else None
+    named = SEGMENT_NAMES.get(name(mem.segment)) if mem.segment else None
     if named in (Seg.FS, Seg.GS) or (named is not None and bits != 64):  # the other prefixes are ignored in 64-bit code
         segment = named
     else:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kstack.hw.cpu.decode import decode
+from kstack.x86.prefixes import LOCK, OPERAND_SIZE, PREFIXES, REP, REPNE, REX
 
 _MEMORY: Final = 3  # the `mod` of a register operand
 
@@ -32,7 +33,7 @@ class Encoding(NamedTuple):
     @property
     def locked(self) -> bool:
         """LOCK is among the prefixes."""
-        return 0xF0 in self.prefixes
+        return LOCK in self.prefixes
 
     @property
     def memory(self) -> bool:
@@ -47,11 +48,8 @@ class Encoding(NamedTuple):
     @property
     def mandatory(self) -> int:
         """The prefix that selects an opcode of SSE: F3 or F2, the last of them, else 66, else 0."""
-        found = [byte for byte in self.prefixes if byte in (0xF2, 0xF3)]
-        return found[-1] if found else 0x66 if 0x66 in self.prefixes else 0
-
-
-PREFIXES: Final = frozenset(b"\x66\x67\xf2\xf3\xf0\x2e\x36\x3e\x26\x64\x65")
+        found = [byte for byte in self.prefixes if byte in (REPNE, REP)]
+        return found[-1] if found else OPERAND_SIZE if OPERAND_SIZE in self.prefixes else 0
 
 
 @lru_cache(maxsize=4096)
@@ -61,7 +59,7 @@ def encoding_of(code: bytes, bits: int) -> Encoding | None:
     while at < len(code) and code[at] in PREFIXES:
         at += 1
     prefixes, rex = code[:at], 0
-    while bits == 64 and at < len(code) and code[at] >> 4 == 4:
+    while bits == 64 and at < len(code) and code[at] in REX:
         rex, at = code[at], at + 1
     rest, name = code[at : at + 4], ""
     if rest[:1] == b"\x0f":
@@ -111,9 +109,9 @@ def taken_as(code: bytes, bits: int) -> bytes:
     found = encoding_of(code, bits)
     if found is None:
         return code
-    if bits == 64 and 0x66 in found.prefixes and is_near_branch(found):
+    if bits == 64 and OPERAND_SIZE in found.prefixes and is_near_branch(found):
         return found.prefixes.replace(b"\x66", _nothing_beside(found)) + code[len(found.prefixes) :]
-    if found.map.startswith("0f") and 0x66 in found.prefixes and found.mandatory != 0x66 and is_sse(found):
+    if found.map.startswith("0f") and OPERAND_SIZE in found.prefixes and found.mandatory != 0x66 and is_sse(found):
         code = found.prefixes.replace(b"\x66", bytes([found.mandatory])) + code[len(found.prefixes) :]
     at = len(found.prefixes) + bool(found.rex) + {"": 1, "0f": 2}.get(found.map, 3)
     if found.map == "" and found.opcode in (0xF6, 0xF7) and found.reg == 1:

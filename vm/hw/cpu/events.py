@@ -11,32 +11,46 @@ shadow stacks. #DB conditions other than single step.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from kstack.hw.cpu.linear import GuestFault, LinearMemory
-from kstack.hw.engine import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
-from kstack.hw.mmu.walk import is_canonical
+from kstack.hw.engine import Registers
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
-
-if TYPE_CHECKING:
-    from kstack.hw.cpu.fred import Fred
-
-DE, DB, NMI, BP, OF, UD, DF, TS, NP, SS, GP, PF = 0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14
-CONTRIBUTORY: Final = frozenset({0, 10, 11, 12, 13, 21})
-PAGE_FAULTS: Final = frozenset({14, 20})
-WITH_ERROR_CODE: Final = frozenset({8, 10, 11, 12, 13, 14, 17, 21, 29, 30})
-TRAPS: Final = frozenset({1, 3, 4})
-MNEMONICS: Final = "#DE #DB NMI #BP #OF #BR #UD #NM #DF #09 #TS #NP #SS #GP #PF #15 #MF #AC #MC #XM #VE #CP".split()
-"""Exceptions by vector (SDM table 6-1)."""
-_ENTRY_CLEARS: Final = int(Flags.TF | Flags.NT | Flags.RF | Flags.VM)
-_IF, _RF = int(Flags.IF), int(Flags.RF)  # plain integers: an operation on an enum.IntFlag costs a microsecond
-_S, _P, _L, _B, _G = (
-    int(bit)
-    for bit in (SegmentAttribute.S, SegmentAttribute.P, SegmentAttribute.L, SegmentAttribute.B, SegmentAttribute.G)
+from kstack.x86.addresses import is_canonical
+from kstack.x86.control import Cr0
+from kstack.x86.errors import SelectorError, gate_error
+from kstack.x86.flags import Flags
+from kstack.x86.gates import (
+    GATE_BYTES,
+    INTERRUPT_GATES,
+    LONG_GATE_BYTES,
+    LONG_GATES,
+    SHORT_GATES,
+    VECTOR_BYTES,
+    Gate,
+    unpack_gate,
 )
-_EXT: Final = 1
-_IDT: Final = 2
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import (
+    DESCRIPTOR_BYTES,
+    DPL_SHIFT,
+    Segment,
+    SegmentAttribute,
+    Selector,
+    unpack_descriptor,
+)
+from kstack.x86.tss import interrupt_stack, ring_stack
+from kstack.x86.vectors import CONTRIBUTORY, DB, DF, GP, NP, PAGE_FAULTS, PF, SS, TRAPS, TS, WITH_ERROR_CODE
+
+_ENTRY_CLEARS: Final = Flags.TF | Flags.NT | Flags.RF | Flags.VM
+_REAL_CLEARS: Final = Flags.TF | Flags.IF | Flags.AC
+# Plain integers: to look up a member of an enum costs more than what is done with it.
+_IF, _RF, _PE = int(Flags.IF), int(Flags.RF), int(Cr0.PE)
+_P, _L, _B = int(SegmentAttribute.P), int(SegmentAttribute.L), int(SegmentAttribute.B)
+_IS_CODE, _CONFORMING = SegmentAttribute.S | SegmentAttribute.CODE, int(SegmentAttribute.CONFORMING)
+_TI, _INDEX, _WITHOUT_RPL = int(Selector.TI), int(Selector.INDEX), int(Selector.WITHOUT_RPL)
+_EXT: Final = int(SelectorError.EXT)
 _MASK64: Final = (1 << 64) - 1
 UNDEFINED_RIP: Final = 0x0BAD0BAD0BAD0BAD
 """What #DF saves as RIP where its saved state is undefined: not canonical, so that no use of it can succeed."""
@@ -86,6 +100,23 @@ class _NobodyHandles(Exception):
     """The entry in the interrupt vector table is empty."""
 
 
+class OtherDelivery(Protocol):
+    """What delivers in place of the IDT while it is enabled."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it is."""
+        ...
+
+    def deliver(self, event: Event, rip: int, rflags: int) -> None:
+        """Deliver one event; `rip` and `rflags` are for its frame.
+
+        Raises:
+            GuestFault: the frame cannot be pushed.
+        """
+        ...
+
+
 class EventDelivery:
     """Delivers events on one CPU.
 
@@ -103,7 +134,7 @@ class EventDelivery:
         linear: LinearMemory,
         modes: Modes,
         rules: frozenset[Rule] = ALL,
-        fred: Fred | None = None,
+        fred: OtherDelivery | None = None,
     ) -> None:
         self._registers = registers
         self._linear = linear
@@ -182,7 +213,7 @@ class EventDelivery:
         registers = self._registers
         if self._fred is not None and self._fred.enabled:
             self._fred.deliver(event, self._saved_rip(event), self._saved_flags(event))
-        elif not registers.cr[0] & 1:
+        elif not registers.cr[0] & _PE:
             self._deliver_real(event)
         elif registers.long_mode:
             self._deliver_long(event)
@@ -194,20 +225,18 @@ class EventDelivery:
     def _deliver_long(self, event: Event) -> None:
         registers, linear = self._registers, self._linear
         ext = 0 if event.kind is EventKind.SOFTWARE else _EXT
-        idt_error = event.vector * 8 | _IDT | ext
-        gate = self._gate(event, 16, idt_error)
-        kind = gate >> 40 & 0xF
-        if kind not in (0xE, 0xF) or gate >> 44 & 1:
+        idt_error = gate_error(event.vector, ext)
+        gate = self._gate(event, LONG_GATE_BYTES, idt_error)
+        if gate.kind not in LONG_GATES:
             raise GuestFault(GP, idt_error)
         self._check_gate(event, gate, idt_error)
-        code = self._code_segment(gate >> 16 & 0xFFFF, ext)
+        code = self._code_segment(gate.selector, ext)
         if not code.flags & _L or code.flags & _B:
-            raise GuestFault(GP, code.selector & ~3 | ext)
+            raise GuestFault(GP, code.selector & _WITHOUT_RPL | ext)
         cpl = registers.cpl
-        new_cpl = cpl if code.flags & 1 << 10 else code.dpl
-        target = gate & 0xFFFF | gate >> 32 & 0xFFFF0000 | gate >> 32 & 0xFFFFFFFF00000000
+        new_cpl = cpl if code.flags & _CONFORMING else code.dpl
         old_rsp = registers.gpr[Gpr.RSP]
-        rsp = self._stack(gate >> 32 & 7, new_cpl, cpl, ext)
+        rsp = self._stack(gate.ist, new_cpl, cpl, ext)
         if Rule.FRAME_ALIGNED in self._rules:
             rsp &= ~0xF
         words = [registers.segment(Seg.SS).selector, old_rsp, self._saved_flags(event)]
@@ -218,39 +247,38 @@ class EventDelivery:
             raise GuestFault(SS, ext)
         linear.push(rsp, words)
         rsp = rsp - 8 * len(words) & _MASK64
-        if not is_canonical(target):
+        if not is_canonical(gate.offset):
             raise GuestFault(GP, ext)
         if new_cpl != cpl:
-            registers.set_segment(Seg.SS, Segment(new_cpl, 0, 0, new_cpl << 13))
-        registers.set_segment(Seg.CS, code._replace(selector=code.selector & ~3 | new_cpl))
+            registers.set_segment(Seg.SS, Segment(new_cpl, 0, 0, new_cpl << DPL_SHIFT))
+        registers.set_segment(Seg.CS, code._replace(selector=code.selector & _WITHOUT_RPL | new_cpl))
         registers.gpr[Gpr.RSP] = rsp
-        registers.rip = target
-        self._enter(kind == 0xE)
+        registers.rip = gate.offset
+        self._enter(gate.kind in INTERRUPT_GATES)
 
-    def _gate(self, event: Event, size: int, error: int) -> int:
+    def _gate(self, event: Event, size: int, error: int) -> Gate:
         idt = self._registers.segment(Seg.IDTR)
         if event.vector * size + size - 1 > idt.limit:
             raise GuestFault(GP, error)
-        return self._linear.read(idt.base + event.vector * size, size)
+        return unpack_gate(self._linear.read(idt.base + event.vector * size, size))
 
-    def _check_gate(self, event: Event, gate: int, error: int) -> None:
+    def _check_gate(self, event: Event, gate: Gate, error: int) -> None:
         is_int1 = event.vector == DB and self._registers.rip - event.start == 1
-        if event.kind is EventKind.SOFTWARE and not is_int1 and gate >> 45 & 3 < self._registers.cpl:
+        if event.kind is EventKind.SOFTWARE and not is_int1 and gate.dpl < self._registers.cpl:
             raise GuestFault(GP, error)
-        if not gate >> 47 & 1:
+        if not gate.present:
             raise GuestFault(NP, error)
 
     def _code_segment(self, selector: int, ext: int) -> Segment:
-        if selector & ~3 == 0:
+        if not selector & _WITHOUT_RPL:
             raise GuestFault(GP, ext)
-        error = selector & ~3 | ext
-        table = self._registers.segment(Seg.LDTR if selector & 4 else Seg.GDTR)
-        if (selector & ~7) + 7 > table.limit:
+        error = selector & _WITHOUT_RPL | ext
+        table = self._registers.segment(Seg.LDTR if selector & _TI else Seg.GDTR)
+        at = selector & _INDEX
+        if at + DESCRIPTOR_BYTES - 1 > table.limit:
             raise GuestFault(GP, error)
-        raw = self._linear.read(table.base + (selector & ~7), 8)
-        segment = unpack_descriptor(selector, raw)
-        is_code = segment.flags & _S and segment.flags & 1 << 11
-        if not is_code or segment.dpl > self._registers.cpl:
+        segment = unpack_descriptor(selector, self._linear.read(table.base + at, DESCRIPTOR_BYTES))
+        if segment.flags & _IS_CODE != _IS_CODE or segment.dpl > self._registers.cpl:
             raise GuestFault(GP, error)
         if not segment.flags & _P:
             raise GuestFault(NP, error)
@@ -265,15 +293,15 @@ class EventDelivery:
             if Rule.IST_REWINDS not in rules and ist in self._ist_used:
                 return registers.gpr[Gpr.RSP]
             self._ist_used.add(ist)
-            return self._tss_stack(0x24 + 8 * (ist - 1), ext)
+            return self._tss_stack(interrupt_stack(ist), ext)
         if new_cpl < cpl or Rule.NO_SWITCH_AT_EQUAL_CPL not in rules:
-            return self._tss_stack(4 + 8 * new_cpl, ext)
+            return self._tss_stack(ring_stack(new_cpl), ext)
         return registers.gpr[Gpr.RSP]
 
     def _tss_stack(self, offset: int, ext: int) -> int:
         tss = self._registers.segment(Seg.TR)
         if offset + 7 > tss.limit:
-            raise GuestFault(TS, tss.selector & ~3 | ext)
+            raise GuestFault(TS, tss.selector & _WITHOUT_RPL | ext)
         rsp = self._linear.read(tss.base + offset, 8)
         if not is_canonical(rsp):
             raise GuestFault(SS, ext)
@@ -304,9 +332,9 @@ class EventDelivery:
     def _deliver_real(self, event: Event) -> None:
         registers, linear = self._registers, self._linear
         idt = registers.segment(Seg.IDTR)
-        if event.vector * 4 + 3 > idt.limit:
+        if event.vector * VECTOR_BYTES + VECTOR_BYTES - 1 > idt.limit:
             raise GuestFault(GP, 0)
-        entry = linear.read(idt.base + event.vector * 4, 4)
+        entry = linear.read(idt.base + event.vector * VECTOR_BYTES, VECTOR_BYTES)
         if not entry:
             raise _NobodyHandles
         stack = registers.segment(Seg.SS)
@@ -318,7 +346,7 @@ class EventDelivery:
         selector = entry >> 16
         registers.set_segment(Seg.CS, registers.segment(Seg.CS)._replace(selector=selector, base=selector << 4))
         registers.rip = entry & 0xFFFF
-        registers.rflags = registers.rflags & ~int(Flags.TF | Flags.IF | Flags.AC)
+        registers.rflags = registers.rflags & ~_REAL_CLEARS
         registers.shadow = False
 
     # --- protected mode without IA-32e (6.12)
@@ -326,42 +354,31 @@ class EventDelivery:
     def _deliver_protected(self, event: Event) -> None:
         registers, linear = self._registers, self._linear
         ext = 0 if event.kind is EventKind.SOFTWARE else _EXT
-        idt_error = event.vector * 8 | _IDT | ext
-        gate = self._gate(event, 8, idt_error)
-        kind = gate >> 40 & 0x1F
-        if kind not in (0x6, 0x7, 0xE, 0xF):
+        idt_error = gate_error(event.vector, ext)
+        gate = self._gate(event, GATE_BYTES, idt_error)
+        if gate.kind not in LONG_GATES and gate.kind not in SHORT_GATES:
             raise GuestFault(GP, idt_error)
-        width = 4 if kind & 8 else 2  # a gate of the 286 pushes words of 16 bits
+        width = 2 if gate.kind in SHORT_GATES else 4
         self._check_gate(event, gate, idt_error)
-        code = self._code_segment(gate >> 16 & 0xFFFF, ext)
+        code = self._code_segment(gate.selector, ext)
         cpl = registers.cpl
-        new_cpl = cpl if code.flags & 1 << 10 else code.dpl
+        new_cpl = cpl if code.flags & _CONFORMING else code.dpl
         esp, stack = registers.gpr[Gpr.RSP] & 0xFFFFFFFF, registers.segment(Seg.SS)
         words = [registers.rflags & 0xFFFFFFFF, registers.segment(Seg.CS).selector, registers.rip & 0xFFFFFFFF]
         if new_cpl < cpl:
             words = [stack.selector, esp, *words]
             tss = registers.segment(Seg.TR)
-            esp = linear.read(tss.base + 4 + 8 * new_cpl, 4)
-            selector = linear.read(tss.base + 8 + 8 * new_cpl, 2)
-            table = registers.segment(Seg.LDTR if selector & 4 else Seg.GDTR)
-            stack = unpack_descriptor(selector, linear.read(table.base + (selector & ~7), 8))
+            esp = linear.read(tss.base + ring_stack(new_cpl), 4)
+            selector = linear.read(tss.base + ring_stack(new_cpl) + 4, 2)
+            table = registers.segment(Seg.LDTR if selector & _TI else Seg.GDTR)
+            stack = unpack_descriptor(selector, linear.read(table.base + (selector & _INDEX), DESCRIPTOR_BYTES))
         if event.error is not None:
             words.append(event.error)
         for word in words:
             esp = esp - width & 0xFFFFFFFF
             linear.write(stack.base + esp & 0xFFFFFFFF, width, word & (1 << 8 * width) - 1)
         registers.set_segment(Seg.SS, stack)
-        registers.set_segment(Seg.CS, code._replace(selector=code.selector & ~3 | new_cpl))
+        registers.set_segment(Seg.CS, code._replace(selector=code.selector & _WITHOUT_RPL | new_cpl))
         registers.gpr[Gpr.RSP] = esp
-        registers.rip = gate & 0xFFFF | (gate >> 32 & 0xFFFF0000 if width == 4 else 0)
-        self._enter(kind in (0x6, 0xE))
-
-
-def unpack_descriptor(selector: int, raw: int) -> Segment:
-    """A segment descriptor (SDM 3.4.5) as a segment register's hidden part."""
-    base = raw >> 16 & 0xFFFFFF | raw >> 32 & 0xFF000000
-    limit = raw & 0xFFFF | raw >> 32 & 0xF0000
-    flags = raw >> 32 & 0x00F0FF00
-    if flags & _G:
-        limit = limit << 12 | 0xFFF
-    return Segment(selector, base, limit, flags)
+        registers.rip = gate.offset if width == 4 else gate.offset & 0xFFFF
+        self._enter(gate.kind in INTERRUPT_GATES)

@@ -4,11 +4,6 @@ CR4 bit 32 switches it on. Events then go to one entry page (IA32_FRED_CONFIG), 
 level (IA32_FRED_STKLVLS, IA32_FRED_RSP0-3), with a frame of 64 bytes; ERETS and ERETU return. What
 a fault during delivery becomes (table 6-5) is in `events.py` and the same as with the IDT.
 
-    RSP+56  0                                                        +24  RFLAGS
-       +48  event data                                               +16  CS   17:16 level
-       +40  SS   16 STI  17 system call, INT n  18 NMI  39:32 vector  +8  RIP
-                 51:48 type  57 64-bit  58 nested  63:60 length       +0  error code
-
 Sources: Bochs (cpu/fred.cc), Linux (entry_64_fred.S, kernel/fred.c, asm/fred.h), Xen's notes; no text
 of Intel's was at hand.
 
@@ -32,36 +27,64 @@ SYSEXIT raises #GP(0) instead of #UD. Far CALL, JMP and RET may still change rin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from kstack.hw.cpu.events import DB, DF, GP, NP, PF, SS, Event, EventKind, unpack_descriptor
+from kstack.hw.cpu.decode import Instruction
+from kstack.hw.cpu.events import Event, EventKind
 from kstack.hw.cpu.linear import GuestFault, LinearMemory
-from kstack.hw.cpu.msr import Msr, Msrs
-from kstack.hw.engine import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
-from kstack.hw.mmu.mmu import Cr4
-from kstack.hw.mmu.walk import is_canonical
+from kstack.hw.cpu.msr import Msrs
+from kstack.hw.engine import Registers
+from kstack.x86.addresses import is_canonical
+from kstack.x86.control import Cr4
+from kstack.x86.flags import Flags
+from kstack.x86.fred import (
+    CONFIG_INTERRUPT_LEVEL_SHIFT,
+    CONFIG_PAGE,
+    CONFIG_RED_ZONE,
+    EVENT_BITS,
+    FRAME_ALIGNED,
+    FRAME_BYTES,
+    KERNEL_ENTRY,
+    LENGTH_SHIFT,
+    LEVEL,
+    LEVEL_SHIFT,
+    LONG_BIT,
+    NESTED_BIT,
+    NMI_BIT,
+    RFLAGS_CHECKED,
+    SOFTWARE_BIT,
+    STI_BIT,
+    TYPE_SHIFT,
+    USER_CS_CHECKED,
+    USER_ENTRY,
+    USER_SS_CHECKED,
+    VECTOR_SHIFT,
+    EventType,
+)
+from kstack.x86.msrs import STAR_SYSCALL_SHIFT, STAR_SYSRET_SHIFT, Msr
+from kstack.x86.registers import Gpr, Seg
+from kstack.x86.segments import (
+    CODE,
+    DATA,
+    DESCRIPTOR_BYTES,
+    DPL_SHIFT,
+    USER_RING,
+    Segment,
+    SegmentAttribute,
+    Selector,
+    unpack_descriptor,
+)
+from kstack.x86.vectors import DB, DF, GP, NP, PF, SS, UD
 
-if TYPE_CHECKING:
-    from kstack.hw.cpu.decode import Instruction
-
-USER_ENTRY, KERNEL_ENTRY = 0, 256  # offsets in the entry page
-FRAME_BYTES: Final = 64
-INTERRUPT, NMI, EXCEPTION, INT_N, INT1, INT3, OTHER = 0, 2, 3, 4, 5, 6, 7
-"""Event types."""
-SYSCALL_VECTOR: Final = 1
-"""Vector of a SYSCALL, which is of type OTHER."""
-STI_BIT, SOFTWARE_BIT, NMI_BIT = 1 << 16, 1 << 17, 1 << 18
-LONG_BIT, NESTED_BIT = 1 << 57, 1 << 58
 _MASK32: Final = (1 << 32) - 1
 _MASK64: Final = (1 << 64) - 1
 _IF, _RF, _AC, _FIXED = int(Flags.IF), int(Flags.RF), int(Flags.AC), int(Flags.FIXED)
-_RFLAGS_CHECKED: Final = 0xFFFFFFFFFFC2802A  # reserved bits and VM, of which bit 1 alone must be set
 _STI_OPCODE: Final = b"\xfb"
-_FLAT: Final = int(SegmentAttribute.P | SegmentAttribute.S | SegmentAttribute.G)
-_CODE: Final = _FLAT | 0xB << 8
-_DATA: Final = _FLAT | 0x3 << 8 | int(SegmentAttribute.B)
-_CODE_BIT: Final = 1 << 11
-_WRITABLE_BIT: Final = 1 << 9
+_WITHOUT_RPL, _TI, _INDEX = int(Selector.WITHOUT_RPL), int(Selector.TI), int(Selector.INDEX)
+_USER: Final = USER_RING << DPL_SHIFT
+_CODE: Final = CODE | SegmentAttribute.G
+_DATA: Final = DATA | SegmentAttribute.G | SegmentAttribute.B
+_CODE_BIT, _WRITABLE_BIT = int(SegmentAttribute.CODE), int(SegmentAttribute.WRITABLE)
 _LONG, _BIG = int(SegmentAttribute.L), int(SegmentAttribute.B)
 _PRESENT, _S = int(SegmentAttribute.P), int(SegmentAttribute.S)
 
@@ -83,16 +106,19 @@ class _Frame(NamedTuple):
     ss: int
 
 
-def event_type(event: Event, length: int) -> int:
+def event_type(event: Event, length: int) -> EventType:
     """The type of an event; `length` is that of the instruction that asked for it (bytes)."""
     if event.kind is EventKind.SOFTWARE:
-        return {DB: INT1}.get(event.vector, INT3) if length == 1 else INT_N
-    return {
-        EventKind.INTERRUPT: INTERRUPT,
-        EventKind.NMI: NMI,
-        EventKind.EXCEPTION: EXCEPTION,
-        EventKind.SYSCALL: OTHER,
-    }[event.kind]
+        return {DB: EventType.INT1}.get(event.vector, EventType.INT3) if length == 1 else EventType.INT_N
+    return _TYPES[event.kind]
+
+
+_TYPES: Final = {
+    EventKind.INTERRUPT: EventType.INTERRUPT,
+    EventKind.NMI: EventType.NMI,
+    EventKind.EXCEPTION: EventType.EXCEPTION,
+    EventKind.SYSCALL: EventType.OTHER,
+}
 
 
 class Fred:
@@ -118,10 +144,10 @@ class Fred:
     @property
     def level(self) -> int:
         """The current stack level, 0 to 3."""
-        return self._msrs.read(Msr.FRED_CONFIG) & 3
+        return self._msrs.read(Msr.FRED_CONFIG) & LEVEL
 
     def _set_level(self, level: int) -> None:
-        self._msrs.write(Msr.FRED_CONFIG, self._msrs.read(Msr.FRED_CONFIG) & ~3 | level)
+        self._msrs.write(Msr.FRED_CONFIG, self._msrs.read(Msr.FRED_CONFIG) & ~LEVEL | level)
 
     # --- delivery
 
@@ -144,7 +170,7 @@ class Fred:
         level = max(old_level, self._event_level(event, kind, cpl))
         rsp = self._stack(level, cpl, old_level)
         words = [0, self._data(event), self._saved_ss(event, kind, length), gpr[Gpr.RSP], rflags]
-        words += [registers.segment(Seg.CS).selector | old_level << 16, rip, event.error or 0]
+        words += [registers.segment(Seg.CS).selector | old_level << LEVEL_SHIFT, rip, event.error or 0]
         if not (is_canonical(rsp - 1 & _MASK64) and is_canonical(rsp - FRAME_BYTES & _MASK64)):
             raise GuestFault(SS)
         self._linear.push(rsp, words)
@@ -154,38 +180,39 @@ class Fred:
         if cpl:
             self._swap_gs()
         gpr[Gpr.RSP] = rsp - FRAME_BYTES & _MASK64
-        registers.rip = (config & ~0xFFF) + (USER_ENTRY if cpl else KERNEL_ENTRY)
+        registers.rip = (config & CONFIG_PAGE) + (USER_ENTRY if cpl else KERNEL_ENTRY)
         registers.rflags = _FIXED
         registers.shadow = False
         self._set_level(level)
 
-    def _event_level(self, event: Event, kind: int, cpl: int) -> int:
-        is_double_fault = event.vector == DF and kind == EXCEPTION
+    def _event_level(self, event: Event, kind: EventType, cpl: int) -> int:
+        is_double_fault = event.vector == DF and kind is EventType.EXCEPTION
         if cpl and not event.nested and not is_double_fault:
             return 0
-        if kind == INTERRUPT:
-            return self._msrs.read(Msr.FRED_CONFIG) >> 9 & 3
-        if kind in (INT_N, OTHER):
+        if kind is EventType.INTERRUPT:
+            return self._msrs.read(Msr.FRED_CONFIG) >> CONFIG_INTERRUPT_LEVEL_SHIFT & LEVEL
+        if kind in (EventType.INT_N, EventType.OTHER):
             return 0
-        return self._msrs.read(Msr.FRED_STKLVLS) >> 2 * event.vector & 3
+        return self._msrs.read(Msr.FRED_STKLVLS) >> 2 * event.vector & LEVEL
 
     def _stack(self, level: int, cpl: int, old_level: int) -> int:
         if cpl or level > old_level:
             return self._msrs.read(Msr.FRED_RSP0 + level)
-        red_zone = self._msrs.read(Msr.FRED_CONFIG) & 0x1C0
-        return self._registers.gpr[Gpr.RSP] - red_zone & ~0x3F & _MASK64
+        red_zone = self._msrs.read(Msr.FRED_CONFIG) & CONFIG_RED_ZONE
+        return self._registers.gpr[Gpr.RSP] - red_zone & FRAME_ALIGNED & _MASK64
 
     def _data(self, event: Event) -> int:
         if event.kind is not EventKind.EXCEPTION:
             return 0
         return event.address or 0 if event.vector in (PF, DB) else 0
 
-    def _saved_ss(self, event: Event, kind: int, length: int) -> int:
+    def _saved_ss(self, event: Event, kind: EventType, length: int) -> int:
         registers = self._registers
-        word = registers.segment(Seg.SS).selector | event.vector << 32 | kind << 48 | length << 60
+        word = registers.segment(Seg.SS).selector | event.vector << VECTOR_SHIFT
+        word |= kind << TYPE_SHIFT | length << LENGTH_SHIFT
         word |= STI_BIT if not length and self._follows_sti() else 0
-        word |= SOFTWARE_BIT if kind in (INT_N, OTHER) else 0
-        word |= NMI_BIT if kind == NMI else 0
+        word |= SOFTWARE_BIT if kind in (EventType.INT_N, EventType.OTHER) else 0
+        word |= NMI_BIT if kind is EventType.NMI else 0
         word |= LONG_BIT if registers.bits == 64 else 0
         return word | (NESTED_BIT if event.nested else 0)
 
@@ -198,7 +225,7 @@ class Fred:
         return self._linear.code(base + registers.rip - 1 & _MASK64, 1) == _STI_OPCODE
 
     def _load_kernel_segments(self) -> None:
-        selector = self._msrs.read(Msr.STAR) >> 32 & 0xFFFC
+        selector = self._msrs.read(Msr.STAR) >> STAR_SYSCALL_SHIFT & _WITHOUT_RPL
         self._registers.set_segment(Seg.SS, Segment(selector + 8 & 0xFFFF, 0, _MASK32, _DATA))
         self._registers.set_segment(Seg.CS, Segment(selector, 0, _MASK32, _CODE | _LONG))
 
@@ -217,11 +244,11 @@ class Fred:
         """
         registers = self._registers
         frame = self._pop()
-        same_cs = frame.cs & ~(7 << 16) == registers.segment(Seg.CS).selector
-        same_ss = frame.ss & _MASK32 & ~(7 << 16) == registers.segment(Seg.SS).selector
+        same_cs = frame.cs & ~EVENT_BITS == registers.segment(Seg.CS).selector
+        same_ss = frame.ss & _MASK32 & ~EVENT_BITS == registers.segment(Seg.SS).selector
         if not (same_cs and same_ss):
             raise GuestFault(GP)
-        level = min(self.level, frame.cs >> 16 & 3)
+        level = min(self.level, frame.cs >> LEVEL_SHIFT & LEVEL)
         registers.rip = frame.rip
         registers.gpr[Gpr.RSP] = frame.rsp
         was_on = registers.interrupt_flag
@@ -238,7 +265,7 @@ class Fred:
         """
         registers = self._registers
         frame = self._pop()
-        if self.level or frame.cs & 0xFFFFFFFFFFFF0003 != 3 or frame.ss & 0xFFF80003 != 3:
+        if self.level or frame.cs & USER_CS_CHECKED != USER_RING or frame.ss & USER_SS_CHECKED != USER_RING:
             raise GuestFault(GP)
         code, stack = self._user_segments(frame.cs & 0xFFFF, frame.ss & 0xFFFF)
         wide = bool(code.flags & _LONG)
@@ -253,50 +280,51 @@ class Fred:
     def _pop(self) -> _Frame:
         registers = self._registers
         if not self.enabled or registers.bits != 64 or registers.cpl:
-            raise GuestFault(6, None)
+            raise GuestFault(UD, None)
         start = registers.gpr[Gpr.RSP] + 8
         if not (is_canonical(start & _MASK64) and is_canonical(start + 39 & _MASK64)):
             raise GuestFault(SS)
         smap = not registers.rflags & _AC
         frame = _Frame._make(self._linear.read(start + 8 * n & _MASK64, 8, smap=smap) for n in range(5))
-        if not is_canonical(frame.rip) or frame.rflags & _RFLAGS_CHECKED != _FIXED:
+        if not is_canonical(frame.rip) or frame.rflags & RFLAGS_CHECKED != _FIXED:
             raise GuestFault(GP)
         return frame
 
     def _user_segments(self, cs: int, ss: int) -> tuple[Segment, Segment]:
         """CS and SS for ring 3: flat where the selectors are STAR's, else from the descriptor tables."""
-        base = self._msrs.read(Msr.STAR) >> 48
-        if ss == base + 8 | 3 and cs in (base | 3, base + 16 | 3):
-            mode = _BIG if cs == base | 3 else _LONG
-            return Segment(cs, 0, _MASK32, _CODE | mode | 3 << 13), Segment(ss, 0, _MASK32, _DATA | 3 << 13)
+        base = self._msrs.read(Msr.STAR) >> STAR_SYSRET_SHIFT
+        if ss == base + 8 | USER_RING and cs in (base | USER_RING, base + 16 | USER_RING):
+            mode = _BIG if cs == base | USER_RING else _LONG
+            return Segment(cs, 0, _MASK32, _CODE | mode | _USER), Segment(ss, 0, _MASK32, _DATA | _USER)
         code = self._descriptor(cs)
-        conforming = code.flags & 1 << 10
+        conforming = code.flags & SegmentAttribute.CONFORMING
         if (
             not code.flags & _CODE_BIT
-            or (not conforming and code.dpl != 3)
+            or (not conforming and code.dpl != USER_RING)
             or (code.flags & _LONG and code.flags & _BIG)
         ):
-            raise GuestFault(GP, cs & ~3)
+            raise GuestFault(GP, cs & _WITHOUT_RPL)
         if not code.flags & _PRESENT:
-            raise GuestFault(NP, cs & ~3)
-        if ss & ~3 == 0 and code.flags & _LONG:
-            return code, Segment(ss, 0, 0, 3 << 13)
+            raise GuestFault(NP, cs & _WITHOUT_RPL)
+        if not ss & _WITHOUT_RPL and code.flags & _LONG:
+            return code, Segment(ss, 0, 0, _USER)
         stack = self._descriptor(ss)
-        if stack.flags & _CODE_BIT or not stack.flags & _WRITABLE_BIT or stack.dpl != 3:
-            raise GuestFault(GP, ss & ~3)
+        if stack.flags & _CODE_BIT or not stack.flags & _WRITABLE_BIT or stack.dpl != USER_RING:
+            raise GuestFault(GP, ss & _WITHOUT_RPL)
         if not stack.flags & _PRESENT:
-            raise GuestFault(SS, ss & ~3)
-        return code._replace(flags=code.flags | 3 << 13), stack
+            raise GuestFault(SS, ss & _WITHOUT_RPL)
+        return code._replace(flags=code.flags | _USER), stack
 
     def _descriptor(self, selector: int) -> Segment:
-        table = self._registers.segment(Seg.LDTR if selector & 4 else Seg.GDTR)
-        if selector & ~3 == 0:
+        table = self._registers.segment(Seg.LDTR if selector & _TI else Seg.GDTR)
+        if not selector & _WITHOUT_RPL:
             raise GuestFault(GP)
-        if (selector & ~7) + 7 > table.limit:
-            raise GuestFault(GP, selector & ~3)
-        segment = unpack_descriptor(selector, self._linear.read(table.base + (selector & ~7), 8))
+        at = selector & _INDEX
+        if at + DESCRIPTOR_BYTES - 1 > table.limit:
+            raise GuestFault(GP, selector & _WITHOUT_RPL)
+        segment = unpack_descriptor(selector, self._linear.read(table.base + at, DESCRIPTOR_BYTES))
         if not segment.flags & _S:
-            raise GuestFault(GP, selector & ~3)
+            raise GuestFault(GP, selector & _WITHOUT_RPL)
         return segment
 
     def check_iret(self, instruction: Instruction) -> None:
@@ -312,7 +340,7 @@ class Fred:
             at = (at & _MASK32) + registers.segment(Seg.SS).base & _MASK32
         if not is_canonical(at & _MASK64):
             raise GuestFault(SS)
-        user = registers.cpl == 3
+        user = registers.cpl == USER_RING
         selector = self._linear.read(at & _MASK64, 2, user=user, smap=not registers.rflags & _AC)
-        if selector & 3 != registers.cpl:
-            raise GuestFault(GP, selector & ~3)
+        if selector & Selector.RPL != registers.cpl:
+            raise GuestFault(GP, selector & _WITHOUT_RPL)

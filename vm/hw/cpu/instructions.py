@@ -8,33 +8,31 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from kstack.hw.cpu.breakpoints import DR6_BD, DR6_FIXED, DR7_FIXED, DR7_GD, DR7_WRITABLE
 from kstack.hw.cpu.cpuid import INVLPGB_MAX
-from kstack.hw.cpu.decode import GPR_NAMES, Instruction, effective_address
-from kstack.hw.cpu.events import DB, Event, EventKind
-from kstack.hw.cpu.fred import SYSCALL_VECTOR
+from kstack.hw.cpu.decode import Instruction, effective_address
+from kstack.hw.cpu.events import Event, EventKind
 from kstack.hw.cpu.linear import GuestFault
-from kstack.hw.cpu.msr import Msr
-from kstack.hw.engine import Flags, Gpr, Registers, Seg, Segment, SegmentAttribute
-from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
-from kstack.hw.mmu.walk import PHYSICAL_BITS, is_canonical
+from kstack.hw.cpu.processor import Processor
+from kstack.hw.engine import Registers
+from kstack.x86.addresses import PHYSICAL_BITS, is_canonical
+from kstack.x86.control import CR0_DEFINED, CR4_DEFINED, CR8_SHIFT, LMSW_CLEARS, LMSW_LOADS, Cr0, Cr3, Cr4, Efer
+from kstack.x86.debug_registers import DR6_BD, DR6_FIXED, DR6_ZERO, DR7_FIXED, DR7_GD, DR7_WRITABLE
+from kstack.x86.flags import IOPL_SHIFT, Flags
+from kstack.x86.invalidation import INVLPGB_COUNT, INVLPGB_PCID, INVLPGB_PCID_SHIFT, INVPCID_BYTES, Invpcid
+from kstack.x86.msrs import STAR_SYSCALL_SHIFT, Msr
+from kstack.x86.registers import GPR_NAMES, Gpr, Seg
+from kstack.x86.segments import CODE, DATA, USER_RING, Segment, SegmentAttribute, Selector
+from kstack.x86.tss import IO_MAP_BASE, LEAST_LIMIT
+from kstack.x86.vectors import DB, FRED_SYSCALL, GP, UD
 
-if TYPE_CHECKING:
-    from kstack.hw.cpu.cpu import Cpu
-
-UD, GP = 6, 13
 _MASK32: Final = 0xFFFFFFFF
-_NO_RF: Final = ~int(Flags.RF)
+_NO_RF: Final = ~Flags.RF
+_PE, _IOPL = int(Cr0.PE), int(Flags.IOPL)  # asked at each access to a port
 _MASK64: Final = (1 << 64) - 1
-_CR0_VALID: Final = 0xE005003F
-_CR4_VALID: Final = (
-    0x3F | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 16 | 1 << 17 | 1 << 20 | 1 << 21 | int(Cr4.FRED)
-)
-_CR4_TSD: Final = 1 << 2
-_CODE64: Final = SegmentAttribute.P | SegmentAttribute.S | 0xB << 8 | SegmentAttribute.L | SegmentAttribute.G
-_DATA: Final = SegmentAttribute.P | SegmentAttribute.S | 3 << 8 | SegmentAttribute.B | SegmentAttribute.G
+_CODE64: Final = CODE | SegmentAttribute.L | SegmentAttribute.G
+_DATA: Final = DATA | SegmentAttribute.B | SegmentAttribute.G
 
 
 class Result(enum.Enum):
@@ -48,30 +46,30 @@ class Result(enum.Enum):
     DELIVERED = "it was an event, which has been delivered"
 
 
-_PE: Final = int(Cr0.PE)
-
-
 class PortWaiting(Exception):
     """Raised by a claimed port whose access does not complete yet."""
 
 
-def _syscall(cpu: Cpu, instruction: Instruction) -> Result:
+def _syscall(cpu: Processor, instruction: Instruction) -> Result:
     registers = cpu.registers
     if not registers.efer & Efer.SCE or registers.bits != 64:
         raise GuestFault(UD, None)
     if cpu.fred.enabled:
-        return _event(cpu, instruction, SYSCALL_VECTOR, EventKind.SYSCALL)
+        return _event(cpu, instruction, FRED_SYSCALL, EventKind.SYSCALL)
     flags = registers.rflags & _NO_RF
     registers.gpr[Gpr.RCX] = registers.rip + instruction.length & _MASK64
     registers.gpr[Gpr.R11] = flags
-    selector = cpu.msrs.read(Msr.STAR) >> 32 & 0xFFFF
+    selector = cpu.msrs.read(Msr.STAR) >> STAR_SYSCALL_SHIFT & 0xFFFF
     registers.rip = cpu.msrs.read(Msr.LSTAR)
-    code, stack = Segment(selector & ~3, 0, _MASK32, _CODE64), Segment(selector + 8 & 0xFFFF, 0, _MASK32, _DATA)
+    code, stack = (
+        Segment(selector & Selector.WITHOUT_RPL, 0, _MASK32, _CODE64),
+        Segment(selector + 8 & 0xFFFF, 0, _MASK32, _DATA),
+    )
     registers.enter(code, stack, flags & ~cpu.msrs.read(Msr.FMASK))
     return Result.JUMPED
 
 
-def _event(cpu: Cpu, instruction: Instruction, vector: int, kind: EventKind) -> Result:
+def _event(cpu: Processor, instruction: Instruction, vector: int, kind: EventKind) -> Result:
     """An instruction that is an event: the frame's RIP is behind it."""
     start = cpu.registers.rip
     cpu.registers.rip = start + instruction.length & _MASK64
@@ -79,12 +77,12 @@ def _event(cpu: Cpu, instruction: Instruction, vector: int, kind: EventKind) -> 
     return Result.DELIVERED
 
 
-def _int1(cpu: Cpu, instruction: Instruction) -> Result:
+def _int1(cpu: Processor, instruction: Instruction) -> Result:
     """INT1 (ICEBP): #DB without conditions in DR6 and without a look at the gate's DPL."""
     return _event(cpu, instruction, DB, EventKind.SOFTWARE)
 
 
-def _eret(cpu: Cpu, instruction: Instruction) -> Result:
+def _eret(cpu: Processor, instruction: Instruction) -> Result:
     """ERETS and ERETU."""
     returned = cpu.fred.erets() if instruction.name == "erets" else cpu.fred.eretu()
     if returned.unblocks_nmi:
@@ -96,7 +94,7 @@ def _eret(cpu: Cpu, instruction: Instruction) -> Result:
     return Result.SHADOWED if returned.shadow else Result.JUMPED
 
 
-def _access_flag(cpu: Cpu, instruction: Instruction) -> Result:
+def _access_flag(cpu: Processor, instruction: Instruction) -> Result:
     """CLAC and STAC, which come here while FRED is on."""
     registers = cpu.registers
     if registers.cpl:
@@ -106,16 +104,16 @@ def _access_flag(cpu: Cpu, instruction: Instruction) -> Result:
     return Result.DONE
 
 
-def _cpuid(cpu: Cpu, _: Instruction) -> Result:
+def _cpuid(cpu: Processor, _: Instruction) -> Result:
     gpr = cpu.registers.gpr
     values = cpu.cpuid.leaf(gpr[Gpr.RAX] & _MASK32, gpr[Gpr.RCX] & _MASK32, cpu.apic.present)
     gpr[Gpr.RAX], gpr[Gpr.RBX], gpr[Gpr.RCX], gpr[Gpr.RDX] = values
     return Result.DONE
 
 
-def _rdtsc(cpu: Cpu, instruction: Instruction) -> Result:
+def _rdtsc(cpu: Processor, instruction: Instruction) -> Result:
     gpr = cpu.registers.gpr
-    if cpu.registers.cpl and cpu.registers.cr[4] & _CR4_TSD:
+    if cpu.registers.cpl and cpu.registers.cr[4] & Cr4.TSD:
         raise GuestFault(GP)
     value = cpu.msrs.tsc()
     gpr[Gpr.RAX], gpr[Gpr.RDX] = value & _MASK32, value >> 32
@@ -124,20 +122,20 @@ def _rdtsc(cpu: Cpu, instruction: Instruction) -> Result:
     return Result.DONE
 
 
-def _rdmsr(cpu: Cpu, _: Instruction) -> Result:
+def _rdmsr(cpu: Processor, _: Instruction) -> Result:
     gpr = cpu.registers.gpr
     value = cpu.msrs.read(gpr[Gpr.RCX] & _MASK32)
     gpr[Gpr.RAX], gpr[Gpr.RDX] = value & _MASK32, value >> 32
     return Result.DONE
 
 
-def _wrmsr(cpu: Cpu, _: Instruction) -> Result:
+def _wrmsr(cpu: Processor, _: Instruction) -> Result:
     gpr = cpu.registers.gpr
     cpu.msrs.write(gpr[Gpr.RCX] & _MASK32, (gpr[Gpr.RDX] & _MASK32) << 32 | gpr[Gpr.RAX] & _MASK32)
     return Result.DONE
 
 
-def _invlpg(cpu: Cpu, instruction: Instruction) -> Result:
+def _invlpg(cpu: Processor, instruction: Instruction) -> Result:
     address = effective_address(instruction, cpu.registers)
     if is_canonical(address):
         cpu.mmu.invlpg(address)
@@ -145,40 +143,43 @@ def _invlpg(cpu: Cpu, instruction: Instruction) -> Result:
     return Result.DONE
 
 
-def _invpcid(cpu: Cpu, instruction: Instruction) -> Result:
+def _invpcid(cpu: Processor, instruction: Instruction) -> Result:
     registers = cpu.registers
     if registers.cpl:
         raise GuestFault(GP)
     kind = registers.gpr[GPR_NAMES[instruction.registers[0]][0]]
-    descriptor = cpu.linear.read(effective_address(instruction, registers), 16, smap=not registers.rflags & Flags.AC)
-    pcid, address = descriptor & 0xFFF, descriptor >> 64
+    descriptor = cpu.linear.read(
+        effective_address(instruction, registers), INVPCID_BYTES, smap=not registers.rflags & Flags.AC
+    )
+    pcid, address = descriptor & Cr3.PCID, descriptor >> 64
     reserved = descriptor >> 12 & (1 << 52) - 1
-    needs_pcide = kind in (0, 1) and pcid and not registers.cr[4] & Cr4.PCIDE
-    if kind > 3 or reserved or needs_pcide or (kind == 0 and not is_canonical(address)):
+    needs_pcide = kind in (Invpcid.ADDRESS, Invpcid.CONTEXT) and pcid and not registers.cr[4] & Cr4.PCIDE
+    if kind > Invpcid.ALL or reserved or needs_pcide or (kind == Invpcid.ADDRESS and not is_canonical(address)):
         raise GuestFault(GP)
     cpu.mmu.invpcid(kind, pcid, address)
     cpu.counts.invpcid += 1
     return Result.DONE
 
 
-def _invlpgb(cpu: Cpu, _: Instruction) -> Result:
+def _invlpgb(cpu: Processor, _: Instruction) -> Result:
     """AMD APM volume 3: RAX address and validity bits, ECX count, EDX PCID and ASID."""
     registers = cpu.registers
-    if registers.cpl or registers.gpr[Gpr.RCX] & 0xFFFF > INVLPGB_MAX:
+    if registers.cpl or registers.gpr[Gpr.RCX] & INVLPGB_COUNT > INVLPGB_MAX:
         raise GuestFault(GP)
     rax, ecx = registers.gpr[Gpr.RAX], registers.gpr[Gpr.RCX] & _MASK32
-    cpu.broadcast.invlpgb(cpu.index, rax, ecx & 0xFFFF, registers.gpr[Gpr.RDX] >> 16 & 0xFFF)
+    pcid = registers.gpr[Gpr.RDX] >> INVLPGB_PCID_SHIFT & INVLPGB_PCID
+    cpu.broadcast.invlpgb(cpu.index, rax, ecx & INVLPGB_COUNT, pcid)
     return Result.DONE
 
 
-def _tlbsync(cpu: Cpu, _: Instruction) -> Result:
+def _tlbsync(cpu: Processor, _: Instruction) -> Result:
     if cpu.registers.cpl:
         raise GuestFault(GP)
     cpu.broadcast.tlbsync(cpu.index)
     return Result.DONE
 
 
-def _control_register(cpu: Cpu, instruction: Instruction) -> Result:
+def _control_register(cpu: Processor, instruction: Instruction) -> Result:
     """MOV to CR0, CR3, CR4, CR8; MOV from CR8; CLTS; LMSW."""
     registers = cpu.registers
     if instruction.name == "clts":
@@ -186,13 +187,13 @@ def _control_register(cpu: Cpu, instruction: Instruction) -> Result:
         return Result.DONE
     if instruction.name == "lmsw":
         word = _lmsw_operand(cpu, instruction)
-        write_cr0(cpu, registers.cr[0] & ~0xE | word & 0xF)
+        write_cr0(cpu, registers.cr[0] & ~LMSW_CLEARS | word & LMSW_LOADS)
         return Result.DONE
     first, second = instruction.registers
     if (first if first.startswith("cr") else second) not in ("cr0", "cr2", "cr3", "cr4", "cr8"):
         raise GuestFault(UD, None)
     if second.startswith("cr"):
-        registers.gpr[GPR_NAMES[first][0]] = cpu.apic.tpr >> 4
+        registers.gpr[GPR_NAMES[first][0]] = cpu.apic.tpr >> CR8_SHIFT
         return Result.DONE
     gpr, width = GPR_NAMES[second]
     value = registers.gpr[gpr] & (1 << 8 * width) - 1
@@ -201,13 +202,13 @@ def _control_register(cpu: Cpu, instruction: Instruction) -> Result:
     return Result.DONE
 
 
-def _lmsw_operand(cpu: Cpu, instruction: Instruction) -> int:
+def _lmsw_operand(cpu: Processor, instruction: Instruction) -> int:
     if instruction.memory is not None:
         return cpu.linear.read(effective_address(instruction, cpu.registers), 2)
     return cpu.registers.gpr[GPR_NAMES[instruction.registers[0]][0]] & 0xFFFF
 
 
-def write_cr0(cpu: Cpu, value: int) -> None:
+def write_cr0(cpu: Processor, value: int) -> None:
     """MOV to CR0: checks, long-mode activation, and what it drops."""
     registers = cpu.registers
     paging, protected = value & Cr0.PG, value & Cr0.PE
@@ -226,26 +227,26 @@ def write_cr0(cpu: Cpu, value: int) -> None:
         if registers.bits == 64:
             raise GuestFault(GP)
         registers.efer = registers.efer & ~Efer.LMA
-    cpu.mmu.load_cr0(value & _CR0_VALID | Cr0.ET)
+    cpu.mmu.load_cr0(value & CR0_DEFINED | Cr0.ET)
     cpu.watch_returns()
 
 
-def write_cr3(cpu: Cpu, value: int) -> None:
+def write_cr3(cpu: Processor, value: int) -> None:
     """MOV to CR3."""
-    no_flush = value >> 63 and cpu.registers.cr[4] & Cr4.PCIDE
-    if (value & (1 << 63) - 1 if no_flush else value) >> PHYSICAL_BITS:
+    no_flush = value & Cr3.NO_FLUSH and cpu.registers.cr[4] & Cr4.PCIDE
+    if (value & ~Cr3.NO_FLUSH if no_flush else value) >> PHYSICAL_BITS:
         raise GuestFault(GP)
     cpu.mmu.load_cr3(value)
 
 
-def write_cr4(cpu: Cpu, value: int) -> None:
+def write_cr4(cpu: Processor, value: int) -> None:
     """MOV to CR4."""
     registers = cpu.registers
     long_mode = registers.efer & Efer.LMA
     sets_pcide = value & Cr4.PCIDE and not registers.cr[4] & Cr4.PCIDE
-    if value & ~_CR4_VALID or (long_mode and not value & Cr4.PAE) or (value & Cr4.FRED and not long_mode):
+    if value & ~CR4_DEFINED or (long_mode and not value & Cr4.PAE) or (value & Cr4.FRED and not long_mode):
         raise GuestFault(GP)
-    if sets_pcide and (not long_mode or registers.cr[3] & 0xFFF):
+    if sets_pcide and (not long_mode or registers.cr[3] & Cr3.PCID):
         raise GuestFault(GP)
     switches_fred = (value ^ registers.cr[4]) & Cr4.FRED
     cpu.mmu.load_cr4(value)
@@ -254,20 +255,20 @@ def write_cr4(cpu: Cpu, value: int) -> None:
         cpu.watch_returns()
 
 
-def _write_cr8(cpu: Cpu, value: int) -> None:
+def _write_cr8(cpu: Processor, value: int) -> None:
     if value >> 4:
         raise GuestFault(GP)
-    cpu.apic.tpr = value << 4
+    cpu.apic.tpr = value << CR8_SHIFT
 
 
-def _debug_register(cpu: Cpu, instruction: Instruction) -> Result:
+def _debug_register(cpu: Processor, instruction: Instruction) -> Result:
     registers = cpu.registers
     first, second = instruction.registers
     number = int((first if first.startswith("dr") else second)[2:])
     if number > 7:
         raise GuestFault(UD, None)
     if number in (4, 5):
-        if registers.cr[4] & 1 << 3:
+        if registers.cr[4] & Cr4.DE:
             raise GuestFault(UD, None)
         number += 2
     if registers.dr[7] & DR7_GD:
@@ -280,7 +281,7 @@ def _debug_register(cpu: Cpu, instruction: Instruction) -> Result:
     if number >= 6 and value >> 32:
         raise GuestFault(GP)
     if number == 6:
-        value = value & ~(1 << 12) | DR6_FIXED
+        value = value & ~DR6_ZERO | DR6_FIXED
     elif number == 7:
         value = value & DR7_WRITABLE | DR7_FIXED
     registers.dr[number] = value
@@ -288,7 +289,7 @@ def _debug_register(cpu: Cpu, instruction: Instruction) -> Result:
     return Result.DONE
 
 
-def _port(cpu: Cpu, instruction: Instruction) -> Result:
+def _port(cpu: Processor, instruction: Instruction) -> Result:
     """IN and OUT."""
     gpr = cpu.registers.gpr
     names = [name for name in instruction.registers if name != "dx"]
@@ -308,22 +309,22 @@ def _port(cpu: Cpu, instruction: Instruction) -> Result:
     return Result.DONE
 
 
-def _check_port(cpu: Cpu, port: int, width: int) -> None:
+def _check_port(cpu: Processor, port: int, width: int) -> None:
     """IOPL and the TSS's permission bitmap (SDM vol. 1, 18.5)."""
     registers = cpu.registers
-    if not registers.cr[0] & _PE or registers.cpl <= registers.rflags >> 12 & 3:
+    if not registers.cr[0] & _PE or registers.cpl <= (registers.rflags & _IOPL) >> IOPL_SHIFT:
         return
     tss = registers.segment(Seg.TR)
-    if tss.limit < 0x67:
+    if tss.limit < LEAST_LIMIT:
         raise GuestFault(GP)
-    offset = cpu.linear.read(tss.base + 0x66, 2) + port // 8
+    offset = cpu.linear.read(tss.base + IO_MAP_BASE, 2) + port // 8
     if offset + 1 > tss.limit:
         raise GuestFault(GP)
     if cpu.linear.read(tss.base + offset, 2) >> port % 8 & (1 << width) - 1:
         raise GuestFault(GP)
 
 
-def _string_port(cpu: Cpu, instruction: Instruction) -> Result:
+def _string_port(cpu: Processor, instruction: Instruction) -> Result:
     """INS and OUTS, one iteration. What INS is to store to is looked at before the port is read."""
     registers = cpu.registers
     gpr = registers.gpr
@@ -336,7 +337,7 @@ def _string_port(cpu: Cpu, instruction: Instruction) -> Result:
     assert instruction.memory is not None
     index = Gpr.RDI if instruction.name.startswith("ins") else Gpr.RSI
     address = effective_address(instruction, registers)
-    user, smap = registers.cpl == 3, not registers.rflags & Flags.AC
+    user, smap = registers.cpl == USER_RING, not registers.rflags & Flags.AC
     try:
         if index is Gpr.RDI:
             cpu.linear.probe(address, width, user, smap)
@@ -361,20 +362,20 @@ def _set(registers: Registers, index: Gpr, value: int, bits: int) -> None:
     gpr[index] = value & mask if bits > 16 else gpr[index] & ~mask | value & mask
 
 
-def _pause(cpu: Cpu, _: Instruction) -> Result:
+def _pause(cpu: Processor, _: Instruction) -> Result:
     cpu.yielded = True
     return Result.DONE
 
 
-def _undefined(_cpu: Cpu, _: Instruction) -> Result:
+def _undefined(_cpu: Processor, _: Instruction) -> Result:
     raise GuestFault(UD, None)
 
 
-def _rdpmc(_cpu: Cpu, _: Instruction) -> Result:
+def _rdpmc(_cpu: Processor, _: Instruction) -> Result:
     raise GuestFault(GP)
 
 
-HANDLERS: Final[dict[str, Callable[[Cpu, Instruction], Result]]] = {
+HANDLERS: Final[dict[str, Callable[[Processor, Instruction], Result]]] = {
     "syscall": _syscall,
     "cpuid": _cpuid,
     "rdtsc": _rdtsc,
@@ -401,7 +402,7 @@ HANDLERS: Final[dict[str, Callable[[Cpu, Instruction], Result]]] = {
 } | {f"{name}{suffix}": _string_port for name in ("ins", "outs") for suffix in "bwd"}
 
 
-def handler_of(instruction: Instruction) -> Callable[[Cpu, Instruction], Result] | None:
+def handler_of(instruction: Instruction) -> Callable[[Processor, Instruction], Result] | None:
     """Who carries out `instruction`, or None (#UD)."""
     if instruction.name == "mov" and len(instruction.registers) == 2:
         special = next((name for name in instruction.registers if name[:2] in ("cr", "dr")), "")

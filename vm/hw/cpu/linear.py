@@ -13,6 +13,7 @@ from kstack.hw.instruments import Hook
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.walk import Attempt
+from kstack.x86.vectors import GP
 
 _MASK64: Final = (1 << 64) - 1
 
@@ -31,7 +32,7 @@ class NotCanonical(GuestFault):
     """An access to an address that is not canonical: #GP(0), or #SS(0) where the stack segment is used (volume 1, 3.3.7.1)."""
 
     def __init__(self, linear: int) -> None:
-        super().__init__(13)
+        super().__init__(GP)
         self.linear = linear
 
 
@@ -70,7 +71,7 @@ class LinearMemory:
         physical = self._mmu.access(address & _MASK64, attempt)
         if physical is None:
             fault = self._mmu.take_fault()
-            if fault is None or fault.vector == 13:
+            if fault is None or fault.vector == GP:
                 raise NotCanonical(address & _MASK64)
             raise GuestFault(fault.vector, fault.error, fault.address)
         return physical

@@ -6,53 +6,18 @@ Unknown MSRs raise #GP(0) on read and write, as on hardware. Those that QEMU's o
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from typing import Any, Final
 
 from kstack.hw.apic.apic import LocalApic
 from kstack.hw.cpu.linear import GuestFault
-from kstack.hw.engine import Registers, Seg, layout
-from kstack.hw.mmu.mmu import Cr0, Efer
-from kstack.hw.mmu.walk import is_canonical
-
-GP: Final = 13
-
-
-class Msr(enum.IntEnum):
-    """The MSRs that are implemented (SDM vol. 4, table 2-2)."""
-
-    TSC = 0x10
-    PLATFORM_ID = 0x17
-    APIC_BASE = 0x1B
-    BIOS_SIGN_ID = 0x8B
-    MTRR_CAP = 0xFE
-    SYSENTER_CS = 0x174
-    SYSENTER_ESP = 0x175
-    SYSENTER_EIP = 0x176
-    MCG_CAP = 0x179
-    FRED_RSP0 = 0x1CC
-    FRED_RSP1 = 0x1CD
-    FRED_RSP2 = 0x1CE
-    FRED_RSP3 = 0x1CF
-    FRED_STKLVLS = 0x1D0
-    FRED_SSP1 = 0x1D1
-    FRED_SSP2 = 0x1D2
-    FRED_SSP3 = 0x1D3
-    FRED_CONFIG = 0x1D4
-    MISC_ENABLE = 0x1A0
-    PAT = 0x277
-    MTRR_DEF_TYPE = 0x2FF
-    EFER = 0xC0000080
-    STAR = 0xC0000081
-    LSTAR = 0xC0000082
-    CSTAR = 0xC0000083
-    FMASK = 0xC0000084
-    FS_BASE = 0xC0000100
-    GS_BASE = 0xC0000101
-    KERNEL_GS_BASE = 0xC0000102
-    TSC_AUX = 0xC0000103
-
+from kstack.hw.engine import Registers, layout
+from kstack.x86.addresses import is_canonical
+from kstack.x86.control import Cr0, Efer
+from kstack.x86.fred import CONFIG_RESERVED, FRAME_ALIGNED
+from kstack.x86.msrs import X2APIC_FIRST_MSR, X2APIC_LAST_MSR, Msr
+from kstack.x86.registers import Seg
+from kstack.x86.vectors import GP
 
 _FRED_STACKS: Final = (Msr.FRED_RSP0, Msr.FRED_RSP1, Msr.FRED_RSP2, Msr.FRED_RSP3)
 _FRED_SHADOW_STACKS: Final = (Msr.FRED_SSP1, Msr.FRED_SSP2, Msr.FRED_SSP3)  # stored only
@@ -67,9 +32,9 @@ _PLAIN_START: Final = {
     **dict.fromkeys((*_FRED_STACKS, *_FRED_SHADOW_STACKS, Msr.FRED_STKLVLS, Msr.FRED_CONFIG), 0),
 }
 _RESERVED: Final[dict[int, int]] = {
-    **dict.fromkeys(_FRED_STACKS, 0x3F),
+    **dict.fromkeys(_FRED_STACKS, ~FRAME_ALIGNED),
     **dict.fromkeys(_FRED_SHADOW_STACKS, 0x7),
-    Msr.FRED_CONFIG: 0x834,
+    Msr.FRED_CONFIG: CONFIG_RESERVED,
     **dict.fromkeys((Msr.FMASK, Msr.TSC_AUX), 0xFFFFFFFF_00000000),
 }
 """Bits that must be written as zero, else #GP(0)."""
@@ -129,7 +94,7 @@ class Msrs:
             return self._registers.efer
         if index in (Msr.FS_BASE, Msr.GS_BASE):
             return self._registers.segment(Seg.FS if index == Msr.FS_BASE else Seg.GS).base
-        value = self._apic.read_msr(index) if 0x800 <= index < 0x840 else None
+        value = self._apic.read_msr(index) if X2APIC_FIRST_MSR <= index <= X2APIC_LAST_MSR else None
         if value is None:
             raise GuestFault(GP)
         return value
@@ -157,7 +122,7 @@ class Msrs:
             self._write_efer(value)
         elif index in (Msr.FS_BASE, Msr.GS_BASE):
             self._registers.set_base(Seg.FS if index == Msr.FS_BASE else Seg.GS, value)
-        elif not (0x800 <= index < 0x840 and self._apic.write_msr(index, value)):
+        elif not (X2APIC_FIRST_MSR <= index <= X2APIC_LAST_MSR and self._apic.write_msr(index, value)):
             raise GuestFault(GP)
 
     def _write_efer(self, value: int) -> None:

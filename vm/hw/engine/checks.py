@@ -26,6 +26,9 @@ from kstack.base.errors import EngineError
 from kstack.hw.engine import layout
 from kstack.hw.engine.layout import Library, u64
 from kstack.hw.engine.stubs import CodePage, Control
+from kstack.x86.addresses import PAGE
+from kstack.x86.control import Cr0
+from kstack.x86.flags import Flags
 
 MAGIC: Final = 0x6B63617473_4B5543  # before the fill stub of an engine of ours
 TEMPORARIES: Final = 256  # of the 512 that TCG has room for: a block that has used so many takes no more instructions
@@ -38,7 +41,6 @@ TABLES: Final = 2 * BANK * 256
 """Bytes of all tables."""
 _CONTROL: Final = {name: getattr(Control, name).offset for name, _ in Control._fields_}
 _PROT_RW: Final = 3
-_PAGE: Final = 4096
 
 
 class CheckKind(enum.Enum):
@@ -283,7 +285,7 @@ _TESTS: Final = {
     cmp rax, 1
     ja leave
     mov r9, [rcx + 40]
-    test dword ptr [rbp + r9], {layout.VM_RF}
+    test dword ptr [rbp + r9], {Flags.VM | Flags.RF}
     jnz leave
 """,
     CheckKind.PROTECTED: f"""
@@ -295,7 +297,7 @@ _TESTS: Final = {
     and eax, {layout.HF_CPL}
     cmp eax, {layout.HF_CPL}
     jne no_check
-    test dword ptr [rbp + {layout.ENV_CR}], {layout.CR0_AM}
+    test dword ptr [rbp + {layout.ENV_CR}], {int(Cr0.AM)}
     jnz leave
 no_check:
 """,
@@ -391,11 +393,11 @@ def stubs() -> Stubs:
     """
     library = Library()
     slot = _translate_slot(library)
-    page = CodePage(4 * _PAGE)
+    page = CodePage(4 * PAGE)
     checks = {kind: page.add(_CHECK.format(test=test)) for kind, test in _TESTS.items()}
     translate = page.add(_TRANSLATE.format(magic=MAGIC, original=u64(slot).value))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mprotect(ctypes.c_void_p(slot & -_PAGE), ctypes.c_size_t(2 * _PAGE), _PROT_RW):
+    if libc.mprotect(ctypes.c_void_p(slot & -PAGE), ctypes.c_size_t(2 * PAGE), _PROT_RW):
         raise EngineError(f"unicorn's translator cannot be led elsewhere: mprotect fails ({ctypes.get_errno()})")
     u64(slot).value = translate
     return Stubs(page, checks, page.add(_BOTH))

@@ -38,24 +38,17 @@ from kstack.hw.engine.checks import MAGIC, NOWHERE, TABLES, Checks, Look
 from kstack.hw.engine.registers import Registers
 from kstack.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
 from kstack.hw.engine.tracing import Recorder
+from kstack.x86.access import Access
+from kstack.x86.cpuid import Leaf7Ebx
+from kstack.x86.vectors import DB
 
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
-PHYSICAL_BITS = 40
 _CHECKED: Final = 2  # of Control.trapped
 _TRANSLATED_A_UNIT: Final = 4  # instructions that are translated in the time of a unit of work
 _MOST_TRANSLATED: Final = 32  # units: how long a block becomes can depend on where the host has put things
 ERR_OK, ERR_EXCEPTION, ERR_INSN_INVALID = 0, const.UC_ERR_EXCEPTION, const.UC_ERR_INSN_INVALID
 VMEXIT = 0x100  # QEMU numbers SVM exits from here
 EXIT_INTR = 0x160
-SSTEP_VECTOR = 1
-
-
-class Access(enum.IntEnum):
-    """What a softmmu miss was for (QEMU's MMUAccessType)."""
-
-    LOAD = 0
-    STORE = 1
-    FETCH = 2
 
 
 class MmuIndex(enum.IntEnum):
@@ -165,7 +158,7 @@ STANDARD_INTERCEPTS = (
     | Intercept.MONITOR
     | Intercept.MWAIT
 )
-CR_WRITES = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
+CR_WRITES = sum(1 << number for number in (0, 3, 4, 8))  # bit n of the intercept word is CRn
 CR_READS = 1 << 8
 
 _FILL_TYPE = ctypes.CFUNCTYPE(
@@ -417,7 +410,7 @@ class Engine:
             return Stop(StopKind.INTERRUPT_WINDOW, paid)
         if code >= VMEXIT:
             return Stop(StopKind.INTERCEPT, paid - self._thrown_away(), code - VMEXIT, self._error_code.value)
-        rest = 0 if code == SSTEP_VECTOR else self._thrown_away()
+        rest = 0 if code == DB else self._thrown_away()
         return Stop(StopKind.EXCEPTION, paid - rest, code, self._error_code.value, bool(self._is_int.value))
 
     def record(self, registers: bool = False, on_translation: Callable[[int, int], None] | None = None) -> Recorder:
@@ -627,7 +620,7 @@ class Engine:
         if on != self._traps_clac:
             self._traps_clac = on
             features = layout.u64(self.env + layout.ENV_FEATURES + 8 * layout.FEATURE_7_EBX)
-            features.value = features.value & ~layout.FEATURE_SMAP | (0 if on else layout.FEATURE_SMAP)
+            features.value = features.value & ~Leaf7Ebx.SMAP | (0 if on else Leaf7Ebx.SMAP)
             self.drop_code(0, self._ram_bytes)
 
     def intercept(self, what: Intercept, on: bool) -> None:

@@ -15,6 +15,7 @@ from unicorn import Uc
 from unicorn import x86_const as x86
 
 from kstack.base.errors import EngineError
+from kstack.x86.msrs import Msr
 
 UNICORN_VERSION: Final = "2.1.4"
 
@@ -78,8 +79,6 @@ ENV_TR: Final = 352
 ENV_GDT: Final = 376
 ENV_IDT: Final = 400
 ENV_CR: Final = 424
-CR0_AM: Final = 1 << 18
-VM_RF: Final = 3 << 16
 ENV_ZERO: Final = 504  # bounds of MPX, which CPUID does not announce: eight bytes that stay zero
 ENV_EFER: Final = 592
 ENV_FPU: Final = 604  # fpstt, fpus, fpuc, fptags[8], fpregs[8] of 16 bytes
@@ -108,7 +107,6 @@ ENV_INTERCEPT_DR_READ: Final = 5532
 ENV_INTERCEPT_DR_WRITE: Final = 5534
 ENV_FEATURES: Final = 5632
 FEATURE_7_EBX: Final = 2  # index of the feature word, 64 bits each
-FEATURE_SMAP: Final = 1 << 20
 ENV_SAVED: Final = 5504  # bytes from the start that a snapshot of a CPU copies
 
 SEG_SELECTOR: Final = 0
@@ -126,6 +124,7 @@ HF_CS32: Final = 1 << 4
 HF_SS32: Final = 1 << 5
 HF_ADDSEG: Final = 1 << 6
 HF_PE: Final = 1 << 7
+HF_MP_SHIFT: Final = 8  # by which MP, EM and TS are higher than in CR0
 HF_LMA: Final = 1 << 14
 HF_CS64: Final = 1 << 15
 HF_GUEST: Final = 1 << 21
@@ -252,7 +251,7 @@ def check(uc: Uc, library: Library) -> None:
         if u64(env + offset).value != value:
             raise EngineError(f"unicorn's CPU state is not where {UNICORN_VERSION} has it (offset {offset})")
         uc.reg_write(register, old)
-    for msr, offset in ((0xC0000082, ENV_LSTAR), (0xC0000102, ENV_KERNEL_GS_BASE), (0xC0000084, ENV_FMASK)):
+    for msr, offset in ((Msr.LSTAR, ENV_LSTAR), (Msr.KERNEL_GS_BASE, ENV_KERNEL_GS_BASE), (Msr.FMASK, ENV_FMASK)):
         uc.msr_write(msr, 0x0123456789ABCDEF)
         if u64(env + offset).value != 0x0123456789ABCDEF:
             raise EngineError(f"unicorn's MSR {msr:#x} is not where {UNICORN_VERSION} has it (offset {offset})")

@@ -7,108 +7,26 @@ QEMU translates (hflags) true to them.
 from __future__ import annotations
 
 import ctypes
-import enum
 import struct
-from typing import NamedTuple
 
 from kstack.hw.engine import layout
 from kstack.hw.engine.layout import Library, u64
+from kstack.x86.control import Cr0, Cr4, Efer
+from kstack.x86.flags import CC_FLAGS, Flags
+from kstack.x86.floating_point import FCW_POWER_UP, MXCSR_MASKS, MXCSR_POWER_UP
+from kstack.x86.registers import Seg
+from kstack.x86.segments import DPL_SHIFT, Segment, SegmentAttribute
 
-
-class Gpr(enum.IntEnum):
-    """General-purpose registers in the encoding's order."""
-
-    RAX = 0
-    RCX = 1
-    RDX = 2
-    RBX = 3
-    RSP = 4
-    RBP = 5
-    RSI = 6
-    RDI = 7
-    R8 = 8
-    R9 = 9
-    R10 = 10
-    R11 = 11
-    R12 = 12
-    R13 = 13
-    R14 = 14
-    R15 = 15
-
-
-class Seg(enum.IntEnum):
-    """Segment registers, and the system segments behind them, in QEMU's order."""
-
-    ES = 0
-    CS = 1
-    SS = 2
-    DS = 3
-    FS = 4
-    GS = 5
-    LDTR = 6
-    TR = 7
-    GDTR = 8
-    IDTR = 9
-
-
-class Flags(enum.IntFlag):
-    """RFLAGS (SDM vol. 1, 3.4.3)."""
-
-    CF = 1 << 0
-    FIXED = 1 << 1
-    PF = 1 << 2
-    AF = 1 << 4
-    ZF = 1 << 6
-    SF = 1 << 7
-    TF = 1 << 8
-    IF = 1 << 9
-    DF = 1 << 10
-    OF = 1 << 11
-    IOPL = 3 << 12
-    NT = 1 << 14
-    RF = 1 << 16
-    VM = 1 << 17
-    AC = 1 << 18
-    ID = 1 << 21
-
-
-class SegmentAttribute(enum.IntFlag):
-    """The attribute bits of a descriptor's high word, as QEMU's cache holds them (SDM 3.4.5)."""
-
-    TYPE = 0xF << 8
-    S = 1 << 12
-    DPL = 3 << 13
-    P = 1 << 15
-    L = 1 << 21
-    B = 1 << 22
-    G = 1 << 23
-
-
-class Segment(NamedTuple):
-    """A segment register with its hidden part."""
-
-    selector: int
-    base: int
-    limit: int
-    flags: int
-
-    @property
-    def dpl(self) -> int:
-        """Descriptor privilege level."""
-        return self.flags >> 13 & 3
-
-
-CC_FLAGS = Flags.CF | Flags.PF | Flags.AF | Flags.ZF | Flags.SF | Flags.OF
-# Plain integers for the hot paths: an operation on an enum.IntFlag costs a microsecond.
-_CC, _DF, _IF, _FIXED = int(CC_FLAGS), int(Flags.DF), int(Flags.IF), int(Flags.FIXED)
-_TF, _NO_RF, _AC = int(Flags.TF), ~int(Flags.RF), int(Flags.AC)
+# Plain integers for the hot paths: to look up a member of an enum costs more than what is done with it.
+_DF, _IF, _FIXED = int(Flags.DF), int(Flags.IF), int(Flags.FIXED)
+_TF, _NO_RF, _AC = int(Flags.TF), ~Flags.RF, int(Flags.AC)
 _SEGMENTED = layout.HF_PE | layout.HF_CS64
-_SSE_MASKS = 0x1F80  # of MXCSR
-_OTHER = ~(_CC | _DF)
+_OTHER = ~(CC_FLAGS | _DF)
 _VM = int(Flags.VM)
 _LONG, _BIG = int(SegmentAttribute.L), int(SegmentAttribute.B)
+_PE, _COPROCESSOR = int(Cr0.PE), Cr0.MP | Cr0.EM | Cr0.TS
+_OSFXSR, _SMAP, _LMA = int(Cr4.OSFXSR), int(Cr4.SMAP), int(Efer.LMA)
 _SEGMENT = struct.Struct("<I4xQII")  # QEMU's SegmentCache: selector, base, limit, flags
-WRITABLE_FLAGS = 0x3F7FD5
 
 
 class Registers:
@@ -154,14 +72,14 @@ class Registers:
     def rflags(self) -> int:
         """RFLAGS with the lazily computed condition codes folded in."""
         flags: int = self._compute_flags(self._env, self._cc_op.value)
-        return (self._eflags.value & _OTHER) | (flags & _CC) | (_DF if self._df.value < 0 else 0) | _FIXED
+        return (self._eflags.value & _OTHER) | (flags & CC_FLAGS) | (_DF if self._df.value < 0 else 0) | _FIXED
 
     @rflags.setter
     def rflags(self, value: int) -> None:
         # QEMU folds its lazy flags into eflags at the end of a run and takes all of them from there
         # at the start of the next (x86_cpu_exec_enter); cc_op and df are what `rflags` reads.
         value = int(value)
-        self._cc_src.value = value & _CC
+        self._cc_src.value = value & CC_FLAGS
         self._cc_op.value = layout.CC_OP_EFLAGS
         self._df.value = -1 if value & _DF else 1
         self._eflags.value = value | _FIXED
@@ -205,7 +123,7 @@ class Registers:
         """64-bit code (or no protection at all) with every exception of SSE masked and AC clear, cheaply."""
         return (
             self._hflags.value & _SEGMENTED != layout.HF_PE
-            and self._mxcsr.value & _SSE_MASKS == _SSE_MASKS
+            and self._mxcsr.value & MXCSR_MASKS == MXCSR_MASKS
             and not self._eflags.value & _AC
         )
 
@@ -236,7 +154,7 @@ class Registers:
     @property
     def long_mode(self) -> bool:
         """EFER.LMA: IA-32e mode is active."""
-        return bool(self._efer.value & 1 << 10)
+        return bool(self._efer.value & _LMA)
 
     @property
     def bits(self) -> int:
@@ -291,13 +209,13 @@ class Registers:
         """The bits of hflags that follow from the registers."""
         code, stack = self._code_flags.value, self._stack_flags.value
         cr0, cr4, eflags = self.cr[0], self.cr[4], self._eflags.value
-        flags = stack >> 13 & layout.HF_CPL
-        flags |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8  # PE; MP, EM, TS
-        if cr4 & 1 << 9:
+        flags = stack >> DPL_SHIFT & layout.HF_CPL
+        flags |= (layout.HF_PE if cr0 & _PE else 0) | (cr0 & _COPROCESSOR) << layout.HF_MP_SHIFT
+        if cr4 & _OSFXSR:
             flags |= layout.HF_OSFXSR
-        if cr4 & 1 << 21:
+        if cr4 & _SMAP:
             flags |= layout.HF_SMAP
-        lma = self._efer.value & 1 << 10
+        lma = self._efer.value & _LMA
         if lma:
             flags |= layout.HF_LMA
         if lma and code & _LONG:
@@ -305,7 +223,7 @@ class Registers:
         else:
             flags |= layout.HF_CS32 if code & _BIG else 0
             flags |= layout.HF_SS32 if stack & _BIG else 0
-            if not cr0 & 1 or eflags & _VM or not code & _BIG:
+            if not cr0 & _PE or eflags & _VM or not code & _BIG:
                 flags |= layout.HF_ADDSEG
             elif any(self.segment(which).base for which in (Seg.DS, Seg.ES, Seg.SS)):
                 flags |= layout.HF_ADDSEG
@@ -329,8 +247,8 @@ class Registers:
 
     def power_up_fpu(self) -> None:
         """x87 and SSE as power-up leaves them (volume 3, table 9-1); INIT changes neither."""
-        ctypes.c_uint16.from_address(self._env + layout.ENV_FPUC).value = 0x40
-        self._mxcsr.value = 0x1F80
+        ctypes.c_uint16.from_address(self._env + layout.ENV_FPUC).value = FCW_POWER_UP
+        self._mxcsr.value = MXCSR_POWER_UP
 
     def enter_mmx(self, valid: bool = True) -> None:
         """TOP becomes 0, and all tags valid, as every MMX instruction but EMMS leaves them (volume 3, 12.2.1)."""

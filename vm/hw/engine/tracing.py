@@ -24,8 +24,8 @@ from mmap import mmap
 from typing import Final, NamedTuple
 
 from kstack.hw.engine import layout
-from kstack.hw.engine.registers import Gpr
 from kstack.hw.engine.stubs import CodePage, Control
+from kstack.x86.registers import Gpr
 
 LOAD, STORE = 25, 17
 """Kinds of accesses: Unicorn's own (UC_MEM_READ_AFTER, UC_MEM_WRITE)."""

@@ -8,23 +8,13 @@ Not modelled: ASIDs, 2 MiB increments (the count is in 4 KiB pages), the maximum
 
 from __future__ import annotations
 
-import enum
 from typing import Any
 
 from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.moments import Cause
 from kstack.hw.rules import ALL, Rule
-
-
-class Invlpgb(enum.IntFlag):
-    """Low bits of RAX: what the invalidation matches and includes."""
-
-    VA_VALID = 1 << 0
-    PCID_VALID = 1 << 1
-    ASID_VALID = 1 << 2
-    INCLUDE_GLOBAL = 1 << 3
-    FINAL_ONLY = 1 << 4
-
+from kstack.x86.addresses import PAGE
+from kstack.x86.invalidation import Invlpgb
 
 Request = tuple[int, int, int, int]  # issuer, RAX, further pages, PCID
 
@@ -79,7 +69,7 @@ class Broadcast:
                 mmu.drop_pcid(only, Cause.BROADCAST)
             return
         for page in range(pages + 1):
-            mmu.drop_address((rax & ~0xFFF) + page * 4096, only, include_global)
+            mmu.drop_address((rax & -PAGE) + page * PAGE, only, include_global)
 
     def snapshot(self) -> Any:
         """What has not been completed, immutable."""

@@ -12,11 +12,10 @@ Not modelled: memory types, 32-bit and PAE paging (CR0.PG without long mode stop
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from kstack.hw.engine import Access, Engine, MmuIndex
+from kstack.hw.engine import Engine, MmuIndex
 from kstack.hw.gate import Gate
 from kstack.hw.lazy import How, Option
 from kstack.hw.memory import PhysicalMemory
@@ -24,28 +23,25 @@ from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks, Use
 from kstack.hw.mmu.tlb import StructureCaches, Tlb
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.mmu.walk import (
-    FRAME_MASK,
-    NX,
-    RW,
-    US,
-    A,
     Attempt,
     Control,
-    D,
-    G,
-    P,
     TableEntry,
     Translation,
     Walk,
     WalkRules,
     denied,
     error_code,
-    is_canonical,
     look,
     walk,
 )
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
+from kstack.x86.access import Access
+from kstack.x86.addresses import is_canonical
+from kstack.x86.control import Cr0, Cr3, Cr4, Efer
+from kstack.x86.entries import FRAME_MASK, NX, RW, US, A, D, G, P
+from kstack.x86.invalidation import Invpcid
+from kstack.x86.vectors import GP, PF, UD
 
 READ: Final = 1
 WRITE: Final = 2
@@ -55,50 +51,6 @@ _MASK64: Final = (1 << 64) - 1
 _ALL_RIGHTS: Final = RW | US
 STORES_KEPT: Final = 256  # stores to executed code remembered one by one
 SINGLE_FLUSHES: Final = 64  # pages up to which dropping one by one beats refilling everything
-
-
-class Cr0(enum.IntFlag):
-    """CR0 (SDM 2.5)."""
-
-    PE = 1 << 0
-    MP = 1 << 1
-    EM = 1 << 2
-    TS = 1 << 3
-    ET = 1 << 4
-    NE = 1 << 5
-    WP = 1 << 16
-    AM = 1 << 18
-    NW = 1 << 29
-    CD = 1 << 30
-    PG = 1 << 31
-
-
-class Cr4(enum.IntFlag):
-    """CR4 (SDM 2.5)."""
-
-    DE = 1 << 3
-    PSE = 1 << 4
-    PAE = 1 << 5
-    PGE = 1 << 7
-    OSFXSR = 1 << 9
-    OSXMMEXCPT = 1 << 10
-    FSGSBASE = 1 << 16
-    PCIDE = 1 << 17
-    SMEP = 1 << 20
-    SMAP = 1 << 21
-    FRED = 1 << 32
-
-
-class Efer(enum.IntFlag):
-    """IA32_EFER (SDM 2.2.1)."""
-
-    SCE = 1 << 0
-    LME = 1 << 8
-    LMA = 1 << 10
-    NXE = 1 << 11
-
-
-PAGE_FAULT: Final = 14
 
 
 class Fault(NamedTuple):
@@ -179,7 +131,7 @@ class Mmu:
         self._paging = bool(cr0 & Cr0.PG)
         self._control = Control(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
         self.smap = bool(cr4 & Cr4.SMAP)
-        self.pcid = cr3 & 0xFFF if cr4 & Cr4.PCIDE else 0
+        self.pcid = cr3 & Cr3.PCID if cr4 & Cr4.PCIDE else 0
         root = TableEntry(cr3 & FRAME_MASK, _ALL_RIGHTS)
         if root != self._root:
             self._root = root
@@ -208,7 +160,7 @@ class Mmu:
         if not self._paging:
             return self._enter_unpaged(address, access, mmu, location)
         if not is_canonical(address):
-            self.fault = Fault(13, 0, address)
+            self.fault = Fault(GP, 0, address)
             return False
         gate = self.gate
         if gate is not None and gate.stops_access(address, access):
@@ -446,7 +398,7 @@ class Mmu:
         if not self._paging:
             return address & 0xFFFFFFFF
         if not is_canonical(address):
-            self.fault = Fault(13, 0, address)
+            self.fault = Fault(GP, 0, address)
             return None
         found, cached = self._translate(address, attempt)
         if found is None:
@@ -496,7 +448,7 @@ class Mmu:
         physical = found.frame + (page & (1 << found.shift) - 1)
         if not self._memory.is_ram(physical):
             if access == Access.FETCH:
-                self.fault = Fault(6, 0, address)  # a bus without an answer reads as 0xff 0xff: #UD
+                self.fault = Fault(UD, 0, address)  # a bus without an answer reads as 0xff 0xff: #UD
                 return False
             if self._hooks.enter:
                 self._hooks.enter(self.cpu, page, physical)
@@ -630,12 +582,12 @@ class Mmu:
         self._forget(dropped, cause)
 
     def _page_fault(self, address: int, error: int) -> None:
-        self.fault = Fault(PAGE_FAULT, error, address)
+        self.fault = Fault(PF, error, address)
 
     def take_fault(self) -> Fault | None:
         """Why the last access was refused, to be delivered; a page fault drops what is cached of its page (SDM 4.10.4.1)."""
         fault, self.fault = self.fault, None
-        if fault is not None and fault.vector == PAGE_FAULT and Rule.FAULT_DROPS_PAGE in self.rules:
+        if fault is not None and fault.vector == PF and Rule.FAULT_DROPS_PAGE in self.rules:
             for tlb in (self.data, self.code):
                 self._lose(tlb.drop_page(fault.address, self.pcid, True), Cause.FAULT)
             self.structures.drop_path(fault.address, self.pcid)
@@ -659,17 +611,17 @@ class Mmu:
     def invpcid(self, kind: int, pcid: int, address: int) -> None:
         """INVPCID types 0 to 3 (SDM 4.10.4.1)."""
         rules = self.rules
-        if kind == 0 and Rule.INVPCID_ADDRESS in rules:
+        if kind == Invpcid.ADDRESS and Rule.INVPCID_ADDRESS in rules:
             if self.gate is not None:
                 self._invalidate_lazily(self.gate, address, Cause.INVPCID, False)
             for tlb in (self.data, self.code):
                 self._lose(tlb.drop_page(address, pcid, False), Cause.INVPCID)
             self.structures.drop_pcid(pcid)
-        elif kind == 1 and Rule.INVPCID_CONTEXT in rules:
+        elif kind == Invpcid.CONTEXT and Rule.INVPCID_CONTEXT in rules:
             self.drop_pcid(pcid, Cause.INVPCID)
-        elif kind == 2 and Rule.INVPCID_ALL_GLOBAL in rules:
+        elif kind == Invpcid.ALL_GLOBAL and Rule.INVPCID_ALL_GLOBAL in rules:
             self.drop_all(True, Cause.INVPCID)
-        elif kind == 3 and Rule.INVPCID_ALL in rules:
+        elif kind == Invpcid.ALL and Rule.INVPCID_ALL in rules:
             self.drop_all(False, Cause.INVPCID)
 
     def drop_address(self, address: int, pcid: int | None, globals_too: bool) -> None:
@@ -730,8 +682,8 @@ class Mmu:
         """MOV to CR3 (SDM 4.10.4.1); reserved bits have been checked."""
         registers, rules = self.engine.registers, self.rules
         with_pcid = bool(registers.cr[4] & Cr4.PCIDE)
-        keep = with_pcid and bool(value >> 63)
-        registers.cr[3] = value & (1 << 63) - 1
+        keep = with_pcid and bool(value & Cr3.NO_FLUSH)
+        registers.cr[3] = value & ~Cr3.NO_FLUSH
         old, old_root = self.pcid, self._root
         self.update()
         if keep:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from kstack.hw.engine import Access
 from kstack.hw.instruments import Hook, Hooks
 from kstack.hw.mmu.walk import Translation
+from kstack.x86.access import Access
 
 
 class Cause(enum.Enum):

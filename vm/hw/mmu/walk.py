@@ -8,39 +8,10 @@ Not modelled: 5-level paging, 32-bit and PAE paging, protection keys, shadow sta
 
 from __future__ import annotations
 
-import enum
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-PHYSICAL_BITS: Final = 40
-FRAME_MASK: Final = (1 << 52) - 1 & ~0xFFF
-RESERVED_HIGH: Final = (1 << 52) - (1 << PHYSICAL_BITS)
-
-
-class Pte(enum.IntFlag):
-    """Bits of a paging-structure entry (SDM tables 4-14 to 4-20)."""
-
-    P = 1 << 0
-    RW = 1 << 1
-    US = 1 << 2
-    A = 1 << 5
-    D = 1 << 6
-    PS = 1 << 7
-    G = 1 << 8
-    NX = 1 << 63
-
-
-class PageFault(enum.IntFlag):
-    """Bits of the #PF error code (SDM 4.7)."""
-
-    P = 1 << 0
-    W = 1 << 1
-    U = 1 << 2
-    RSVD = 1 << 3
-    ID = 1 << 4
-
-
-P, RW, US, A, D, PS, G, NX = (int(bit) for bit in (Pte.P, Pte.RW, Pte.US, Pte.A, Pte.D, Pte.PS, Pte.G, Pte.NX))
-_LARGE_RESERVED: Final = {30: (1 << 30) - (1 << 13), 21: (1 << 21) - (1 << 13)}
+from kstack.x86.entries import FRAME_MASK, LARGE_RESERVED, NX, PS, RESERVED_HIGH, RW, US, A, D, G, P
+from kstack.x86.errors import PageFault
 
 
 class Memory(Protocol):
@@ -109,15 +80,15 @@ class Translation:
 
     def state(self) -> tuple[int, ...]:
         """Everything as integers, for snapshots."""
-        flags = int(self.dirty) | int(self.is_global) << 1 | int(self.accessed) << 2
-        return (self.shift, self.page, self.frame, self.rights, flags, self.leaf)
+        marks = int(self.dirty) | int(self.is_global) << 1 | int(self.accessed) << 2
+        return (self.shift, self.page, self.frame, self.rights, marks, self.leaf)
 
     @classmethod
     def from_state(cls, state: tuple[int, ...]) -> Translation:
         """The translation that `state` came from."""
-        shift, page, frame, rights, flags, leaf = state
-        made = cls(shift, page, frame, rights, bool(flags & 1), bool(flags & 2), leaf)
-        made.accessed = bool(flags & 4)
+        shift, page, frame, rights, marks, leaf = state
+        made = cls(shift, page, frame, rights, bool(marks & 1), bool(marks & 2), leaf)
+        made.accessed = bool(marks & 4)
         return made
 
     def same_target(self, other: Translation | None) -> bool:
@@ -208,11 +179,6 @@ def error_code(present: bool, attempt: Attempt, control: Control, reserved: bool
     return code
 
 
-def is_canonical(address: int) -> bool:
-    """Bits 63:47 are equal (SDM vol. 1, 3.3.7.1)."""
-    return address < 1 << 47 or address >= (1 << 64) - (1 << 47)
-
-
 def reserved_bits(entry: int, shift: int, control: Control) -> bool:
     """Whether a present entry has a reserved bit set (SDM 4.5, table 4-14 and following)."""
     if entry & RESERVED_HIGH or (entry & NX and not control.no_execute):
@@ -221,7 +187,7 @@ def reserved_bits(entry: int, shift: int, control: Control) -> bool:
         return False
     if shift == 39 or (shift == 30 and not control.gigabyte):
         return True
-    return bool(entry & _LARGE_RESERVED[shift])
+    return bool(entry & LARGE_RESERVED[shift])
 
 
 def look(memory: Memory, table: int, address: int, control: Control) -> Translation | None:

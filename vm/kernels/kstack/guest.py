@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.engine import Gpr
 from kstack.kernels.kernel import Touch
 from kstack.kernels.kstack import hypercall
 from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Machine
-from kstack.stacks.area import PAGE
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import GuestMisuse
 from kstack.stacks.host.runtime import StackRuntime
+from kstack.x86.addresses import PAGE
+from kstack.x86.registers import Gpr
 
 _MAX_POOL: Final = 1 << 30
 _MASK64: Final = (1 << 64) - 1

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from kstack.stacks import steps
-from kstack.stacks.area import PAGE, Areas, Page, Pte
+from kstack.stacks.area import Areas, Page, Pte
+from kstack.x86.addresses import PAGE
 
 MAX_BITS: Final = 128  # of a number in a variable
 MAX_TEXT: Final = 1 << 16  # characters of a string in a variable, and of a name

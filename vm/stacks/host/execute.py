@@ -11,23 +11,23 @@ from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import PolicyError, ScenarioError
 from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.engine import Flags
 from kstack.hw.lazy import LazyTlb
-from kstack.hw.mmu.broadcast import Invlpgb
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
-from kstack.stacks.area import PAGE, Areas, Page, Pte, Thread
+from kstack.stacks.area import Areas, Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackHooks, StepCounts
 from kstack.stacks.host.checks import Checks, said, shown
 from kstack.stacks.host.pool import PoolConfig, Pools
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import A, G
+from kstack.x86.flags import Flags
+from kstack.x86.invalidation import Invlpgb
 
 WAITING: Final = object()
 """What a step answers that has to be tried again."""
 _IF: Final = int(Flags.IF)
-_G: Final = 1 << 8
-_A: Final = 1 << 5
 _STORES: Final = (steps.WritePte, steps.Store, steps.Unlock)
 _MAX_VARIABLES: Final = 1 << 20
 _MASK64: Final = (1 << 64) - 1
@@ -82,7 +82,7 @@ class Executor:
         self.on_touch: Callable[[int, int], None] | None = (
             None  # told where in RAM a step reaches (CPU, address), if set
         )
-        self._keep = ~_G if machine.modes.kernel_pages == "pcid" else -1
+        self._keep = ~G if machine.modes.kernel_pages == "pcid" else -1
 
     def boot(self, frames: list[int]) -> None:
         """The guest gives its frames."""
@@ -201,8 +201,8 @@ class Executor:
         assert self.lazy is not None
         leaf, memory = self._leaf(cpu, page), self._machine.memory
         entry = memory.read64(leaf)
-        memory.exchange_quietly(leaf, entry, entry | _A)
-        self.lazy.entry_is(page.address >> 12, entry | _A)
+        memory.exchange_quietly(leaf, entry, entry | A)
+        self.lazy.entry_is(page.address >> 12, entry | A)
 
     # --- page-table entries
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 from kstack.base.errors import ConfigError
 
 ORDERS: Final = ("lifo", "fifo", "seeded")
-PAGE: Final = 4096
 DEFAULT_PER_CPU: Final = 8
 
 

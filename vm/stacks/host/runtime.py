@@ -13,19 +13,26 @@ from itertools import zip_longest
 from typing import Any
 
 from kstack.base.errors import PolicyError
-from kstack.hw.engine import Gpr
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
-from kstack.stacks.area import PAGE, Thread
+from kstack.stacks.area import Thread
 from kstack.stacks.hooks import HookKind
-from kstack.stacks.host.call import GuestMisuse, HookCall, Interposed, StackHooks, StepCounts
+from kstack.stacks.host.call import (
+    GuestMisuse,
+    HookCall,
+    Interposed,
+    StackHooks,
+    StepCounts,
+)
 from kstack.stacks.host.checks import raised_at, said, shown, stands_at
 from kstack.stacks.host.execute import WAITING, Executor
 from kstack.stacks.host.pool import PoolConfig, Pools
 from kstack.stacks.host.watch import Watch
 from kstack.stacks.loading.contract import check_contract
 from kstack.stacks.policy import Policy
+from kstack.x86.addresses import PAGE
+from kstack.x86.registers import Gpr
 
 MAX_STEPS = 1 << 20
 """Of one hook; what each has answered is kept while the hook is in flight."""

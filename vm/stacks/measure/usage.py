@@ -22,19 +22,22 @@ from typing import Any, Final
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.machine import Machine
-from kstack.stacks.area import PAGE, Page, Pte, Thread
+from kstack.stacks.area import Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.stacks.measure.costs import STEP_OPERATIONS
 from kstack.stacks.measure.levels import Levels, PoolUse
 from kstack.stacks.steps import AllocPage, GiveBack, PostFlush, PteStore, TakePage
+from kstack.x86.addresses import PAGE
+from kstack.x86.control import Cr4
+from kstack.x86.vectors import BP, DB, DE, DF, GP, MNEMONICS, NMI, PF, SS, UD
 
 BUCKETS: Final = (1024, 2048, 4096, 8192, 16384)
 """Upper bounds in bytes of the buckets of Linux's kstack_* counters; the last takes what is deeper too."""
-_DF, _PF = 8, 14
-_NAMES: Final = {0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 6: "#UD", 8: "#DF", 12: "#SS", 13: "#GP", 14: "#PF"}
-_CR4_FRED: Final = 1 << 32
+_NAMES: Final = {vector: MNEMONICS[vector] for vector in (DE, DB, NMI, BP, UD, DF, SS, GP, PF)}
+"""By which exceptions are counted; the others go by their numbers."""
+_FRED: Final = int(Cr4.FRED)  # asked at each event
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,11 @@ class _Faults:
         for event in raised:
             name = _NAMES.get(event.vector, f"#{event.vector}")
             self.begun[name] = self.begun.get(name, 0) + 1
-        if not raised or outcome is Outcome.SHUTDOWN or raised[-1].vector not in (_DF, _PF):
+        if not raised or outcome is Outcome.SHUTDOWN or raised[-1].vector not in (DF, PF):
             return
         if fred:
             self.fred += 1
-        elif raised[-1].vector == _DF:
+        elif raised[-1].vector == DF:
             self.double += 1
         else:
             self.page += 1
@@ -287,7 +290,7 @@ class Usage:
     def on_delivery(self, delivery: Delivery) -> None:
         """Count faults by how they were taken."""
         cpu, events, outcome = delivery
-        fred = bool(self._machine.cpus[cpu].registers.cr[4] & _CR4_FRED)
+        fred = bool(self._machine.cpus[cpu].registers.cr[4] & _FRED)
         self._faults.count(events, outcome, fred)
 
     # --- the end

@@ -24,11 +24,11 @@ from kstack.hw.cpu.events import Outcome
 from kstack.trace.events import Event
 from kstack.trace.export.read import DELIVERED, Code, Instructions
 from kstack.trace.export.running import Running
+from kstack.x86.vectors import FRED_SYSCALL
 
 CALLS: Final = ("syscall", "sysenter")
 RETURNS: Final = ("sysret", "sysretq", "sysexit", "sysexitq")
 INTERRUPT_RETURNS: Final = ("iret", "iretd", "iretq", "erets", "eretu")
-FRED_SYSCALL: Final = 1  # FRED specification 5.3: SYSCALL is an event of type 7 with vector 1
 STACK_BYTES: Final = 1 << 14  # of a thread
 _NOWHERE: Final = 0  # RSP that is not known
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from kstack.trace.events import Event
 from kstack.trace.export.read import Instructions
+from kstack.x86.addresses import PAGE
 
 Column = NDArray[np.uint64]
 WINDOW: Final = 64  # virtual time, of which the first, the last and both extremes of a depth are kept
 _NUMBER: Final = re.compile(r"-> (?:0x)?[0-9a-f]+$")
-_PAGE: Final = ~0xFFF
+_PAGE: Final = -PAGE  # as a mask
 
 
 class Area(NamedTuple):

@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from kstack.trace.events import Event
+from kstack.x86.addresses import PAGE
 
-_PAGE: Final = ~0xFFF
+_PAGE: Final = -PAGE  # as a mask
 STORES: Final = ("WritePte", "SwapPte", "ExchangePte")  # steps
 _FRAME: Final = re.compile(r"GiveBack\(frame (0x[0-9a-f]+)")
 

@@ -24,15 +24,15 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from kstack.hw.cpu.events import MNEMONICS
 from kstack.trace.events import Event
 from kstack.trace.export.blocks import Block, in_order
 from kstack.trace.export.calls import by_time
 from kstack.trace.export.read import DELIVERED, Access, Code, accesses, events, instructions
 from kstack.trace.store import Trace
+from kstack.x86.segments import Selector
+from kstack.x86.vectors import MNEMONICS, PF
 
 BYTES_COLUMN: Final = 24  # characters of QEMU's column of bytes
-PAGE_FAULT: Final = 14
 FRAME_WORDS: Final = 5  # SS, RSP, RFLAGS, CS, RIP are pushed in this order, then an error code (SDM 6.14.2)
 SHORT_WORDS: Final = 3  # ... the last three alone by CPUs that are not in 64-bit mode and stay on their stack (6.12.1)
 REAL: Final = 2  # bytes of a word in real-address mode (20.1.4)
@@ -156,7 +156,7 @@ class _Log:
         if event.kind == "fault" and event.name not in MNEMONICS:
             vector = int(event.name.removeprefix("#"))
         error = event.value or 0 if event.kind == "fault" else 0
-        ring = frame.cs & 3 if frame is not None else ring
+        ring = frame.cs & Selector.RPL if frame is not None else ring
         if event.kind == "fault":
             self._file.write(f"check_exception old: 0xffffffff new {vector:#x}  CPU {event.cpu}\n")
         elif event.kind == "interrupt":
@@ -165,7 +165,7 @@ class _Log:
             f"{self._events:6}: v={vector:02x} e={error:04x} i={int(event.kind == 'software')} cpl={ring} "
             f"IP={at.cs:04x}:{at.rip:016x} pc={at.pc:016x} SP={at.ss:04x}:{at.rsp:016x}"
         )
-        if vector == PAGE_FAULT:
+        if vector == PF:
             line += f" CR2={event.address or 0:016x}"
         self._file.write(f"{line} cpu={event.cpu} time={event.count}{' ' + event.text if event.text else ''}\n")
         self._events += 1
