@@ -22,8 +22,8 @@ from kstack.recording import UNFINISHED, read_recording, write_recording
 from kstack.run.ending import ENDS
 from kstack.run.session import GUEST_PASSED
 from kstack.run.spec import Setup, replay_session
-from tests.debug.support import Client
 from tests.support.command import kstack
+from tests.support.debugger import Client
 from tests.support.images import signed
 
 scripted = importlib.import_module("kstack.schedule.scripted")
@@ -38,7 +38,7 @@ TIMER: Final = "\n".join(  # of the local APIC, by x2APIC's registers: once ever
     for register, value in ((0x1B, 0xFEE00D00), (0x80F, 0x1FF), (0x83E, 0xB), (0x832, 0x20020), (0x838, 1000))
 )
 POLICY: Final = """
-from tests.litmus.test_oracle import ShootsWithInterruptsOff
+from tests.stacks.oracle.test_oracle import ShootsWithInterruptsOff
 from kstack.stacks import Policy, Steps, Thread, GiveBack, map_pages
 
 

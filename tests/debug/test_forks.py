@@ -28,8 +28,8 @@ from kstack.trace.make import make_trace
 from kstack.trace.query import Database
 from kstack.trace.show import lines
 from kstack.trace.store import read_trace
-from tests.debug.support import Client, beginning, laight, recorded
 from tests.support.command import kstack
+from tests.support.debugger import Client, beginning, laight, recorded
 from tests.support.long_mode import LongModeGuest
 
 FREE = 0x300000  # physical, where laight's guest has nothing
@@ -203,7 +203,7 @@ def test_what_is_written_once_a_slice_has_been_chosen_is_not_there_before() -> N
 
 
 DEAD = """
-from tests.litmus.test_oracle import ShootsWithInterruptsOff
+from tests.stacks.oracle.test_oracle import ShootsWithInterruptsOff
 class Dead(ShootsWithInterruptsOff):
     id, title, proposer, source = "dead", "dead", "", ""
 """

@@ -18,8 +18,8 @@ from kstack.hw.cpu.decode import disassemble
 from kstack.kernels.kstack.scenarios import find_image
 from kstack.recording import write_document, write_recording
 from kstack.schedule import RoundRobin
-from tests.debug.support import laight, recorded
 from tests.support.command import ROOT, kstack
+from tests.support.debugger import laight, recorded
 
 gdb_is_needed = pytest.mark.system("gdb")
 

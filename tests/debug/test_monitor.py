@@ -6,7 +6,7 @@ import pytest
 
 from kstack.debug.monitor import Monitor
 from kstack.hw.mmu.walk import RW, P
-from tests.debug.support import Client, beginning, laight, recorded
+from tests.support.debugger import Client, beginning, laight, recorded
 from tests.support.long_mode import AREA, LongModeGuest
 
 COMMANDS = "help walk code tlb frames pool policy apic schedule snapshot record goto findings".split()

@@ -14,8 +14,8 @@ from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.engine import Gpr, Seg, Segment, SegmentAttribute
 from kstack.machine import Machine, MachineConfig
 from kstack.run.spec import Setup
-from tests.debug.support import Client
 from tests.debug.test_gdb import gdb_is_needed, session
+from tests.support.debugger import Client
 from tests.support.images import signed
 from tests.support.real_mode import BASE, written
 

@@ -13,7 +13,7 @@ from kstack.debug.target import FORKED, Exited, Stop, Target
 from kstack.hw.engine import Flags, Gpr
 from kstack.hw.mmu.walk import NX, RW, P
 from kstack.run.spec import Setup
-from tests.debug.support import beginning, laight, recorded
+from tests.support.debugger import beginning, laight, recorded
 from tests.support.long_mode import AREA, FRAMES, LongModeGuest
 
 RFLAGS = next(number for number, register in enumerate(REGISTERS) if register.name == "eflags")

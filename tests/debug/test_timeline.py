@@ -20,7 +20,7 @@ from kstack.run.session import RunOptions
 from kstack.run.spec import Setup, replay_session, script_of
 from kstack.run.writes import MemoryChange, RegisterChange
 from kstack.schedule import parse
-from tests.debug.support import beginning, laight, origin, recorded
+from tests.support.debugger import beginning, laight, origin, recorded
 from tests.support.long_mode import FRAMES, LongModeGuest
 
 

@@ -20,8 +20,8 @@ from kstack.trace.make import make_trace
 from kstack.trace.query import Database
 from kstack.trace.store import read_trace
 from kstack.trace.wakeups import SYMBOL, Wakes
+from tests.support.perfetto_timeline import read
 from tests.support.traces import recorded
-from tests.trace.export.timeline import read
 
 
 def stepped(recording: Recording) -> list[tuple[int, int, int]]:

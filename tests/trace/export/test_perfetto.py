@@ -15,7 +15,7 @@ from kstack.guest.images import build_image
 from kstack.trace.export import export
 from kstack.trace.export import read as reading
 from kstack.trace.store import Trace
-from tests.trace.export.timeline import Timeline, read
+from tests.support.perfetto_timeline import Timeline, read
 
 TRACES = ("laight", "double_fault", "fred")
 SLICES = {"hook", "hook-end", "switch"}
