@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,7 @@ from kstack.hw.apic.apic import ApicMode, DeliveryMode, LocalApic
 from kstack.hw.apic.registers import Base, Error, Icr, Lvt, Reg, Svr
 from kstack.hw.apic.timer import divisor
 from kstack.hw.rules import ALL, Rule
+from tests.support.rules import each_rule_of
 
 ICR = 0x830
 ICR_HIGH = 0x831
@@ -139,25 +140,7 @@ def check_self_ipi(rules: frozenset[Rule]) -> None:
     assert bus.sent == []
 
 
-CHECKS: dict[Rule, Callable[[frozenset[Rule]], None]] = {
-    Rule.ICR_LOW_SENDS: check_icr_low_sends,
-    Rule.TWO_PER_VECTOR: check_two_per_vector,
-    Rule.PRIORITY: check_priority,
-    Rule.EOI_HIGHEST: check_eoi_highest,
-    Rule.X2APIC_ICR: check_x2apic_icr,
-    Rule.SELF_IPI: check_self_ipi,
-}
-
-
-@pytest.mark.parametrize("rule", CHECKS, ids=lambda rule: rule.name)
-def test_rule_holds(rule: Rule) -> None:
-    CHECKS[rule](ALL)
-
-
-@pytest.mark.parametrize("rule", CHECKS, ids=lambda rule: rule.name)
-def test_the_rules_check_fails_without_the_rule(rule: Rule) -> None:
-    with pytest.raises(AssertionError):
-        CHECKS[rule](ALL - {rule})
+test_rule_holds, test_the_rules_check_fails_without_the_rule = each_rule_of(globals())
 
 
 # Registers and modes

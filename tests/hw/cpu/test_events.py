@@ -16,7 +16,7 @@ from kstack.hw.engine import Flags, Gpr, Seg, Segment
 from kstack.hw.mmu.mmu import Cr4
 from kstack.hw.mmu.walk import NX, RW
 from kstack.hw.modes import Modes
-from kstack.hw.rules import ALL, Rule
+from kstack.hw.rules import Rule
 from tests.support.long_mode import (
     AREA,
     CODE32,
@@ -27,6 +27,7 @@ from tests.support.long_mode import (
     USER_DATA,
     LongModeGuest,
 )
+from tests.support.rules import each_rule_of
 
 IST1, IST2, IST3 = 0x24, 0x2C, 0x34
 NOT_MAPPED: Final = AREA + (1 << 21)
@@ -354,38 +355,7 @@ def check_shadow_not_for_faults(rules: frozenset[Rule]) -> None:
         assert guest.pushed(2)[1] == at + (2 if first.startswith("mov") else 1)
 
 
-CHECKS: dict[Rule, Callable[[frozenset[Rule]], None]] = {
-    Rule.PF_ERROR_CODE: check_pf_error_code,
-    Rule.PF_CR2: check_pf_cr2,
-    Rule.IST_SWITCH: check_ist_switch,
-    Rule.IST_REWINDS: check_ist_rewinds,
-    Rule.FRAME_ALIGNED: check_frame_aligned,
-    Rule.FRAME_WORDS: check_frame_words,
-    Rule.NO_SWITCH_AT_EQUAL_CPL: check_no_switch_at_equal_cpl,
-    Rule.DOUBLE_FAULT_CONTRIBUTORY: check_double_fault_contributory,
-    Rule.DOUBLE_FAULT_PAGE_FAULT: check_double_fault_page_fault,
-    Rule.SERIAL_FAULTS: check_serial_faults,
-    Rule.TRIPLE_FAULT: check_triple_fault,
-    Rule.DF_ERROR_ZERO: check_df_error_zero,
-    Rule.DF_STATE_UNDEFINED: check_df_state_undefined,
-    Rule.INTERRUPT_LOST: check_interrupt_lost,
-    Rule.NMI_BLOCKED: check_nmi_blocked,
-    Rule.NMI_UNBLOCKED_BY_FAULTING_IRET: check_nmi_unblocked_by_faulting_iret,
-    Rule.STI_SHADOW: check_sti_shadow,
-    Rule.MOV_SS_SHADOW: check_mov_ss_shadow,
-    Rule.SHADOW_NOT_FOR_FAULTS: check_shadow_not_for_faults,
-}
-
-
-@pytest.mark.parametrize("rule", CHECKS, ids=lambda rule: rule.name)
-def test_rule_holds(rule: Rule) -> None:
-    CHECKS[rule](ALL)
-
-
-@pytest.mark.parametrize("rule", CHECKS, ids=lambda rule: rule.name)
-def test_the_rules_check_fails_without_the_rule(rule: Rule) -> None:
-    with pytest.raises(AssertionError):
-        CHECKS[rule](ALL - {rule})
+test_rule_holds, test_the_rules_check_fails_without_the_rule = each_rule_of(globals())
 
 
 def test_an_interrupt_whose_delivery_faulted_comes_again_in_mode_restarted() -> None:

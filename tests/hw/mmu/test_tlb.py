@@ -1,6 +1,6 @@
 """The TLB model and the engine's own caches under it: what no single rule of the architecture says.
 
-Rules have their checks in tests/hw/cpu/test_events.py and test_translation_caches.py.
+Rules have their checks in test_translation_caches.py.
 """
 
 from __future__ import annotations

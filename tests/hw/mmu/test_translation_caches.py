@@ -6,18 +6,16 @@ the two a load then gives says whether a cached translation was used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
-
-import pytest
 
 from kstack.hw.engine import Gpr
 from kstack.hw.mmu.broadcast import Invlpgb
 from kstack.hw.mmu.mmu import Cr0, Cr4
 from kstack.hw.mmu.walk import NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, walk
 from kstack.hw.modes import Modes
-from kstack.hw.rules import ALL, Rule
+from kstack.hw.rules import Rule
 from tests.support.long_mode import AREA, PLAIN, USER, LongModeGuest
+from tests.support.rules import each_rule_of
 
 OLD: Final = 0x01D
 NEW: Final = 0x2E3
@@ -565,54 +563,7 @@ def check_tlbsync_waits(rules: frozenset[Rule]) -> None:
     assert page.load(1) == NEW
 
 
-CHECKS: dict[Rule, Callable[[frozenset[Rule]], None]] = {
-    Rule.CACHE_NEEDS_ACCESSED: check_cache_needs_accessed,
-    Rule.SPECULATIVE_FILL: check_speculative_fill,
-    Rule.CACHED_ENTRY_SURVIVES: check_cached_entry_survives,
-    Rule.NOT_PRESENT_SURVIVES: check_not_present_survives,
-    Rule.COMBINED_RIGHTS: check_combined_rights,
-    Rule.STRUCTURE_CACHES: check_structure_caches,
-    Rule.STRUCTURE_CACHES_NOT_GLOBAL: check_structure_caches_not_global,
-    Rule.GLOBAL_SERVES_ANY_PCID: check_global_serves_any_pcid,
-    Rule.PCID_TAGS: check_pcid_tags,
-    Rule.INVLPG_PAGE: check_invlpg_page,
-    Rule.INVLPG_GLOBAL: check_invlpg_global,
-    Rule.INVLPG_STRUCTURE_CACHES: check_invlpg_structure_caches,
-    Rule.INVPCID_ADDRESS: check_invpcid_address,
-    Rule.INVPCID_CONTEXT: check_invpcid_context,
-    Rule.INVPCID_ALL_GLOBAL: check_invpcid_all_global,
-    Rule.INVPCID_ALL: check_invpcid_all,
-    Rule.CR3_FLUSH: check_cr3_flush,
-    Rule.CR3_FLUSH_PCID: check_cr3_flush_pcid,
-    Rule.CR3_NOFLUSH: check_cr3_noflush,
-    Rule.CR4_PGE_FLUSH: check_cr4_pge_flush,
-    Rule.CR4_PCIDE_FLUSH: check_cr4_pcide_flush,
-    Rule.CR4_SMEP_FLUSH: check_cr4_smep_flush,
-    Rule.CR0_PG_FLUSH: check_cr0_pg_flush,
-    Rule.FAULT_DROPS_PAGE: check_fault_drops_page,
-    Rule.SPURIOUS_FAULT: check_spurious_fault,
-    Rule.NOT_PRESENT_NOT_CACHED: check_not_present_not_cached,
-    Rule.D_SET_THROUGH_CACHE: check_d_set_through_cache,
-    Rule.DIRTY_REWALK: check_dirty_rewalk,
-    Rule.LOCKED_AD_UPDATE: check_locked_ad_update,
-    Rule.ACCESSED_NOT_SET_AGAIN: check_accessed_not_set_again,
-    Rule.DIRTY_NOT_SET_AGAIN: check_dirty_not_set_again,
-    Rule.TLB_PER_CPU: check_tlb_per_cpu,
-    Rule.BROADCAST_INVLPGB: check_broadcast_invlpgb,
-    Rule.INVLPGB_GLOBAL_FLAG: check_invlpgb_global_flag,
-    Rule.TLBSYNC_WAITS: check_tlbsync_waits,
-}
-
-
-@pytest.mark.parametrize("rule", CHECKS, ids=lambda rule: rule.name)
-def test_rule_holds(rule: Rule) -> None:
-    CHECKS[rule](ALL)
-
-
-@pytest.mark.parametrize("rule", CHECKS, ids=lambda rule: rule.name)
-def test_the_rules_check_fails_without_the_rule(rule: Rule) -> None:
-    with pytest.raises(AssertionError):
-        CHECKS[rule](ALL - {rule})
+test_rule_holds, test_the_rules_check_fails_without_the_rule = each_rule_of(globals())
 
 
 def test_with_dirty_rewalk_no_a_write_goes_to_the_stale_frame() -> None:
