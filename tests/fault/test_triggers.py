@@ -17,6 +17,8 @@ from kstack.inject.sites import LATE
 from kstack.kernels.kstack import hypercall
 from kstack.machine import FOR_EVER
 from kstack.run.session import Session
+from kstack.stacks.oracle import Kind
+from tests.support.boots import kinds_of
 from tests.support.faults import Answers, bare, flip, injector_of, run, session
 from tests.support.long_mode import AREA, LongModeGuest
 
@@ -230,10 +232,6 @@ def test_time_jumps_to_the_end_of_a_stall_if_everybody_else_sleeps() -> None:
 # --- IPIs, invalidations, policies
 
 
-def kinds(result: Any) -> set[str]:
-    return {finding.kind.value for finding in result.findings}
-
-
 def test_a_dropped_ipi_leaves_the_sender_waiting() -> None:
     one = session("switch-sp-ipi", Fault("drop-ipi", Send(vector=0xF0)))
     result = one.run()
@@ -256,7 +254,7 @@ def test_a_dropped_invalidation_shows_as_a_stale_read() -> None:
     one = session("switch-sp-ipi", *faults)
     result = one.run()
     assert [fired for fired in injector_of(one).fired if fired is not None]
-    assert "stale-translation" in kinds(result)
+    assert Kind.STALE_TRANSLATION in kinds_of(result)
 
 
 def test_an_acknowledgement_that_is_lost_is_waited_for_for_ever() -> None:
@@ -347,8 +345,8 @@ def test_a_fault_in_the_first_instruction_of_a_double_fault_s_handler_is_found()
     )
     result = one.run()
     assert injector_of(one).fired[0] is not None
-    assert "double-fault" not in kinds(plain)
-    assert "double-fault" in kinds(result)
+    assert Kind.DOUBLE_FAULT not in kinds_of(plain)
+    assert Kind.DOUBLE_FAULT in kinds_of(result)
 
 
 # --- what makes no sense

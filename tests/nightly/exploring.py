@@ -23,6 +23,7 @@ from kstack.stacks.loading.registry import find_policy
 from kstack.testing.mutants import Site, mutants_of
 from tests.nightly import mutation
 from tests.nightly.equivalent import why_equivalent
+from tests.support.boots import booted
 
 READINGS: Final = ("sets-accessed", "keeps-accessed-clear")
 FALLS: Final = 30.0  # seconds a search of a mutant in a program in which random runs fall
@@ -123,9 +124,9 @@ def falls_in(policy: type[Policy], program: str, reading: str) -> bool:
     scenario, modes = find_scenario(program), mutation.MODES.with_option(f"speculation={reading}")
     for seed in range(SEEDS):
         options = RunOptions(scenario.max_instructions, stop_at_finding=True, adversary=seed)
-        booted = mutation.booted(program, policy.delivery, modes)
+        started = booted(program, modes.resolved(policy.delivery))
         try:
-            result = booted.session(policy(), RandomSchedule(seed), options).run()
+            result = started.session(policy(), RandomSchedule(seed), options).run()
         except KstackError:
             return True  # the search will say what it is
         if unexpected(scenario, result) or result.ended != "exit":

@@ -9,11 +9,11 @@ import pytest
 
 from kstack.explore.breadth_first import Problem, search
 from kstack.hw.modes import Modes
-from kstack.judge.verdict import Judgement, Portfolio, judge
+from kstack.judge.verdict import Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.policies import switch_sp_deferred
 from kstack.policies.switch_sp import SwitchSp
-from kstack.run.session import BootedScenario, RunOptions
+from kstack.run.session import RunOptions
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks import Sleepers, Steps, Thread
@@ -21,27 +21,17 @@ from kstack.stacks.loading.registry import find_policy, policies
 from kstack.stacks.oracle import Kind
 from kstack.testing import without
 from kstack.testing.mutants import Sites, mutants_of
+from tests.support.boots import booted, verdict
 from tests.support.memory_order import write_guest
 
 STALE = {Kind.STALE_TRANSLATION, Kind.USE_AFTER_FREE}
 NO_STACK = {Kind.DOUBLE_FAULT, Kind.UNHANDLED_FAULT}
 
 
-@pytest.fixture(scope="module")
-def booted() -> dict[str, BootedScenario]:
-    return {name: boot(find_scenario(name)) for name in ("laight", "quiet-then-deep")}
-
-
-def verdict(booted: dict[str, BootedScenario], policy: str, scenario: str) -> Judgement:
-    return judge(find_policy(policy), find_scenario(scenario), booted[scenario], Portfolio(schedules=1), Modes())
-
-
 @pytest.mark.parametrize("scenario", ["laight", "quiet-then-deep"])
 @pytest.mark.parametrize("policy", ["entry-exit", "switch-sp", "switch-sp-local"])
-def test_a_discard_that_is_not_broadcast_is_used_stale(
-    booted: dict[str, BootedScenario], policy: str, scenario: str
-) -> None:
-    found = verdict(booted, policy, scenario)
+def test_a_discard_that_is_not_broadcast_is_used_stale(policy: str, scenario: str) -> None:
+    found = verdict(policy, scenario, 1)
     assert found.safe is False
     assert found.finding is not None
     assert found.finding.kind in STALE
@@ -49,41 +39,37 @@ def test_a_discard_that_is_not_broadcast_is_used_stale(
 
 @pytest.mark.parametrize("scenario", ["laight", "quiet-then-deep"])
 @pytest.mark.parametrize("policy", ["fixed-8k", "fixed-4k"])
-def test_a_stack_too_small_for_the_scenario_dies(booted: dict[str, BootedScenario], policy: str, scenario: str) -> None:
-    found = verdict(booted, policy, scenario)
+def test_a_stack_too_small_for_the_scenario_dies(policy: str, scenario: str) -> None:
+    found = verdict(policy, scenario, 1)
     assert found.safe is False
     assert {finding.kind for finding in found.findings} <= NO_STACK
 
 
 @pytest.mark.parametrize("policy", ["switch-sp-ipi"])
-def test_a_broadcast_before_the_free_is_exercised_and_clean(booted: dict[str, BootedScenario], policy: str) -> None:
-    found = verdict(booted, policy, "quiet-then-deep")
+def test_a_broadcast_before_the_free_is_exercised_and_clean(policy: str) -> None:
+    found = verdict(policy, "quiet-then-deep", 1)
     assert found.safe is True
     assert found.exercised > 0
 
 
 @pytest.mark.parametrize("policy", ["fixed-16k", "entry-keep"])
-def test_a_policy_that_never_shrinks_a_living_stack_has_nothing_stale(
-    booted: dict[str, BootedScenario], policy: str
-) -> None:
-    found = verdict(booted, policy, "quiet-then-deep")
+def test_a_policy_that_never_shrinks_a_living_stack_has_nothing_stale(policy: str) -> None:
+    found = verdict(policy, "quiet-then-deep", 1)
     assert found.safe is True
     assert found.reason.startswith("never reclaims, by design, in ")
 
 
 @pytest.mark.parametrize("policy", ["accessed-plain", "accessed-atomic", "dirty-atomic"])
-def test_without_speculation_a_page_that_was_read_is_never_reclaimed_while_cached(
-    booted: dict[str, BootedScenario], policy: str
-) -> None:
-    found = verdict(booted, policy, "quiet-then-deep")
+def test_without_speculation_a_page_that_was_read_is_never_reclaimed_while_cached(policy: str) -> None:
+    found = verdict(policy, "quiet-then-deep", 1)
     assert found.safe is None, "not exercised: only fills that nobody asked for could tell these apart"
     assert not found.findings
 
 
-def test_less_memory_is_mapped_than_by_full_stacks(booted: dict[str, BootedScenario]) -> None:
+def test_less_memory_is_mapped_than_by_full_stacks() -> None:
     kib = {}
     for policy in ("fixed-16k", "switch-sp-ipi", "accessed-atomic", "request-hybrid", "fixed-8k", "fixed-4k"):
-        run = verdict(booted, policy, "laight").reference
+        run = verdict(policy, "laight", 1).reference
         assert run is not None
         assert run.kib_per_thread is not None
         kib[policy] = run.kib_per_thread
@@ -94,8 +80,11 @@ def test_less_memory_is_mapped_than_by_full_stacks(booted: dict[str, BootedScena
 
 def test_pages_are_collected_below_the_stack_pointer_that_a_thread_sleeps_with_now() -> None:
     """It may have run and gone to sleep deeper between the list of sleepers and its lock."""
-    booted = boot(find_scenario("futex-sleepers"), modes=Modes(tlb="adversarial"))
-    result = booted.session(find_policy("sleeper-gc")(), RoundRobin(100), RunOptions()).run()
+    result = (
+        booted("futex-sleepers", Modes(tlb="adversarial"))
+        .session(find_policy("sleeper-gc")(), RoundRobin(100), RunOptions())
+        .run()
+    )
     assert (result.ended, result.exit_value) == ("exit", 0x10)
 
 
@@ -119,8 +108,7 @@ class Asking(SwitchSp):
 
 def test_sleepers_are_answered_in_parts_by_id() -> None:
     Asking.asked.clear()
-    booted = boot(find_scenario("futex-sleepers"))
-    booted.session(Asking(), RoundRobin(100_000), RunOptions(2_000_000)).run()
+    booted("futex-sleepers").session(Asking(), RoundRobin(100_000), RunOptions(2_000_000)).run()
     assert max(len(everybody) for everybody, _ in Asking.asked) > 10
     assert all(parts == everybody for everybody, parts in Asking.asked)
 

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import pytest
 
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import BootedScenario
-from kstack.run.spec import boot
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.oracle import Kind
+from tests.support.boots import booted, kinds_of, verdict
 
 # #DF as v1 needs it: the state saved there can be returned to. Without that nothing of it works.
 RESTARTABLE = Modes(df_restart="exact", stack_fault_delivery="df")
 FATAL = {Kind.DOUBLE_FAULT, Kind.UNHANDLED_FAULT}
 
 
-@lru_cache(maxsize=8)
-def booted(scenario: str, modes: Modes) -> BootedScenario:
-    return boot(find_scenario(scenario), modes=modes)
-
-
-def verdict(policy: str, scenario: str, modes: Modes = RESTARTABLE) -> Judgement:
-    return judge(find_policy(policy), find_scenario(scenario), booted(scenario, modes), Portfolio(schedules=2), modes)
-
-
-def kinds(found: Judgement) -> set[Kind]:
-    return {finding.kind for finding in found.findings}
+def judged(policy: str, scenario: str, modes: Modes = RESTARTABLE) -> Judgement:
+    return verdict(policy, scenario, 2, modes)
 
 
 @pytest.mark.parametrize(
@@ -42,17 +30,17 @@ def kinds(found: Judgement) -> set[Kind]:
     ],
 )
 def test_a_fault_of_v1_is_found_and_gone_in_the_mended_policy(scenario: str, fault: str) -> None:
-    posted, mended = verdict("v1-as-posted", scenario), verdict("fault-df", scenario)
+    posted, mended = judged("v1-as-posted", scenario), judged("fault-df", scenario)
     assert posted.safe is False, fault
-    assert kinds(posted) & FATAL, fault
+    assert kinds_of(posted) & FATAL, fault
     assert not mended.findings, fault
 
 
 def test_v1_would_sleep_for_memory_inside_schedule_and_the_mended_refill_would_not() -> None:
-    posted = [found for found in verdict("v1-as-posted", "pool-decay").findings if found.kind is Kind.DEADLOCK]
+    posted = [found for found in judged("v1-as-posted", "pool-decay").findings if found.kind is Kind.DEADLOCK]
     assert posted
     assert "would sleep for memory in switch_in" in posted[0].text
-    assert Kind.DEADLOCK not in kinds(verdict("fault-df", "pool-decay"))
+    assert Kind.DEADLOCK not in kinds_of(judged("fault-df", "pool-decay"))
 
 
 @pytest.mark.parametrize(
@@ -66,21 +54,21 @@ def test_an_interrupt_whose_frame_faults_is_lost_where_the_hardware_gives_it_onc
     options = Portfolio(schedules=0, enough=1)
     lost = judge(find_policy(policy), scenario, booted("interrupt-deep", modes), options, modes)
     assert lost.safe is False
-    assert Kind.LOST_INTERRUPT in kinds(lost)
-    assert verdict(policy, "interrupt-deep").safe is True, "restarted, it is only late"
+    assert Kind.LOST_INTERRUPT in kinds_of(lost)
+    assert judged(policy, "interrupt-deep").safe is True, "restarted, it is only late"
 
 
 def test_a_full_stack_loses_no_interrupt() -> None:
     modes = RESTARTABLE.with_option("interrupted-delivery=lost")
-    assert verdict("fixed-16k", "interrupt-deep", modes).safe is True
+    assert judged("fixed-16k", "interrupt-deep", modes).safe is True
 
 
 @pytest.mark.parametrize("policy", ["v1-as-posted", "fault-df"])
 def test_growth_on_df_dies_where_df_cannot_be_returned_from(policy: str) -> None:
-    found = verdict(policy, "skip-page", Modes(stack_fault_delivery="df"))
+    found = judged(policy, "skip-page", Modes(stack_fault_delivery="df"))
     assert found.safe is False
-    assert Kind.DOUBLE_FAULT in kinds(found)
+    assert Kind.DOUBLE_FAULT in kinds_of(found)
 
 
 def test_growth_on_an_ist_stack_does_not_depend_on_df() -> None:
-    assert verdict("fault-ist", "skip-page", Modes(stack_fault_delivery="ist")).safe is True
+    assert judged("fault-ist", "skip-page", Modes(stack_fault_delivery="ist")).safe is True

@@ -6,7 +6,6 @@ import ast
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +19,11 @@ from kstack.judge.verdict import KEPT_FINDINGS, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.machine import size
 from kstack.run.expected import ignored_kinds, unexpected
-from kstack.run.session import BootedScenario, RunOptions
-from kstack.run.spec import boot
+from kstack.run.session import RunOptions
 from kstack.schedule import RoundRobin, Scheduler
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing.guests import Start
+from tests.support.boots import booted
 from tests.support.command import ROOT
 
 QUANTUM: Final = 300
@@ -47,12 +46,7 @@ class Once(Portfolio):
         yield RoundRobin(QUANTUM)
 
 
-@lru_cache(maxsize=2)
-def booted(scenario: str, delivery: str) -> BootedScenario:
-    return boot(find_scenario(scenario), modes=Modes().resolved(delivery))
-
-
-def kinds(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def kinds_and_texts(findings: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(one["kind"], one["text"]) for one in findings]
 
 
@@ -69,13 +63,16 @@ def test_a_run_is_judged_alike_wherever_it_is_made(
     assert repeated["identical"]
     assert (again, repeated["findings"]) == (code, found["findings"])
 
-    judgement = judge(cls, scenario, booted(name, cls.delivery), Once(enough=1), modes)
-    assert kinds([one.as_dict() for one in judgement.findings]) == kinds(found["findings"])[:KEPT_FINDINGS]
+    judgement = judge(cls, scenario, booted(name, modes), Once(enough=1), modes)
+    assert (
+        kinds_and_texts([one.as_dict() for one in judgement.findings])
+        == kinds_and_texts(found["findings"])[:KEPT_FINDINGS]
+    )
     assert (judgement.safe is False) == bool(found["findings"])
 
     start = Start(name, scenario.cpus, size(scenario.ram), Modes(), cls, RunOptions(limit))
     guest = start.run(RoundRobin(QUANTUM))
-    assert kinds([one.as_dict() for one in guest.findings]) == kinds(found["findings"])
+    assert kinds_and_texts([one.as_dict() for one in guest.findings]) == kinds_and_texts(found["findings"])
     outcome, by, _, _ = judged(name, guest.result)
     assert (code == 0) == ((outcome, by) == ("masked", "nobody"))
 
@@ -84,7 +81,9 @@ def test_what_a_scenario_did_not_ask_for_counts_nowhere(capsys: pytest.CaptureFi
     assert run("futex-sleepers", policy="fixed-16k", json=True) == 0
     assert json.loads(capsys.readouterr().out)["findings"] == []
     scenario = find_scenario("futex-sleepers")
-    result = booted("futex-sleepers", "df").session(find_policy("fixed-16k")(), RoundRobin(1000)).run()
+    result = (
+        booted("futex-sleepers", Modes().resolved("df")).session(find_policy("fixed-16k")(), RoundRobin(1000)).run()
+    )
     assert [one.kind.value for one in result.findings] == ["imbalance"], "which is the case in point"
     assert unexpected(scenario, result) == ()
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Generator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from kstack.base.errors import PolicyError
-from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.policies.entry_exit import EntryExit
-from kstack.run.session import BootedScenario, RunOptions, RunResult
-from kstack.run.spec import boot
+from kstack.run.session import RunOptions, RunResult
 from kstack.schedule import RandomSchedule
 from kstack.stacks import Policy, Thread, steps
 from kstack.stacks.area import Page, Pte
@@ -27,6 +24,7 @@ from kstack.stacks.host.runtime import MAX_STEPS
 from kstack.stacks.loading.registry import find_policy
 from tests.fuzz.bounds import bounded
 from tests.fuzz.wild_steps import HUGE, WILD, Strange, Unshown
+from tests.support.boots import booted
 from tests.support.command import kstack
 
 SCENARIO: Final = "exit-reuse"
@@ -35,15 +33,10 @@ Hook = Callable[[Any, int, Thread], Any]
 Body = Callable[[int, Thread], Generator[Any, Any, Any]]
 
 
-@lru_cache(maxsize=1)
-def booted() -> BootedScenario:
-    return boot(find_scenario(SCENARIO))
-
-
-def run(policy: Policy, units: int = UNITS) -> RunResult:
+def run_bounded(policy: Policy, units: int = UNITS) -> RunResult:
     """A run of a scenario, within bounds of the host's time and memory."""
     with bounded(seconds=60, memory=256 << 20):
-        return booted().session(policy, RandomSchedule(0), RunOptions(units, hashed=False)).run()
+        return booted(SCENARIO).session(policy, RandomSchedule(0), RunOptions(units, hashed=False)).run()
 
 
 def with_hook(enter: Hook, **more: Any) -> Policy:
@@ -54,7 +47,7 @@ def with_hook(enter: Hook, **more: Any) -> Policy:
 def refused(policy: Policy, units: int = UNITS) -> str:
     """The one line that is said of a policy."""
     with pytest.raises(PolicyError) as error:
-        run(policy, units)
+        run_bounded(policy, units)
     text = str(error.value)
     assert "\n" not in text and len(text) < 1000 and re.match("policy entry-exit(: |, hook )enter_kernel", text), text
     return text
@@ -70,7 +63,7 @@ def yields(make: Callable[[int, Thread], Any]) -> Policy:
 
 
 def test_the_scenario_runs_with_the_policy_as_it_is() -> None:
-    assert run(EntryExit()).ended == "exit"
+    assert run_bounded(EntryExit()).ended == "exit"
 
 
 # --- hooks that raise
@@ -123,7 +116,7 @@ def test_a_keyboard_interrupt_is_the_users() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(with_hook(enter))
+        run_bounded(with_hook(enter))
 
 
 # --- hooks that are none, or answer nonsense
@@ -151,7 +144,7 @@ def test_an_answer_that_is_none_is_refused(answer: Any) -> None:
         return answer
 
     with pytest.raises(PolicyError, match=r"hook create_thread answered .{1,100}, which is neither True nor False"):
-        run(with_hook(EntryExit.enter_kernel, create_thread=create))
+        run_bounded(with_hook(EntryExit.enter_kernel, create_thread=create))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +169,7 @@ def test_a_step_with_wild_arguments_is_refused(what: str) -> None:
     "step", [lambda: steps.ThreadAt(HUGE), lambda: steps.ThreadAt(-1), lambda: steps.Sleepers(-HUGE)]
 )
 def test_a_question_about_nothing_has_an_answer(step: Callable[[], Any]) -> None:
-    run(yields(lambda cpu, thread: step()))
+    run_bounded(yields(lambda cpu, thread: step()))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +187,7 @@ def test_endless_steps_end_with_the_bound_on_time() -> None:
         while True:
             yield steps.OtherCpus()
 
-    assert run(with_hook(enter), 20_000).ended == "bound"
+    assert run_bounded(with_hook(enter), 20_000).ended == "bound"
 
 
 def test_endless_steps_of_one_hook_end_with_a_bound_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +222,7 @@ def test_frames_that_are_kept_are_findings() -> None:
         for _ in range(4):
             yield steps.TakePage()
 
-    result = run(with_hook(leaks))
+    result = run_bounded(with_hook(leaks))
     assert {finding.kind.value for finding in result.findings} & {
         "leak",
         "out-of-pages",
@@ -249,7 +242,7 @@ def test_a_thread_that_a_policy_changes_is_no_other_for_the_machine() -> None:
                 yield steps.WritePte(one, Pte.of(frame))
                 yield steps.Invlpg(one)
 
-    assert run(with_hook(enter)).state_hash == "" and run(with_hook(enter)).ended == "exit"
+    assert run_bounded(with_hook(enter)).state_hash == "" and run_bounded(with_hook(enter)).ended == "exit"
 
 
 # --- classes that are no policies, and the command line

@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Final
 
 import pytest
@@ -14,27 +13,22 @@ import pytest
 from kstack.base.errors import PolicyError
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.hypercall import Function
-from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import BootedScenario, RunOptions, RunResult
-from kstack.run.spec import boot
+from kstack.run.session import RunOptions, RunResult
 from kstack.schedule import RandomSchedule
 from kstack.stacks import Invlpg, Load, OtherCpus, Page, Policy, Step, Steps, Thread, free, shootdown
 from kstack.stacks.host.call import HookCall, Interposed
 from kstack.stacks.loading.registry import find_policy
+from tests.support.boots import booted
 from tests.support.policy_mistakes import HOOKS
 
+IST: Final = Modes().resolved("ist")
 TABLE: Final[dict[str, Callable[..., Any]]] = {"free": free, "shootdown": shootdown}
 
 
-@lru_cache(maxsize=4)
-def booted(scenario: str) -> BootedScenario:
-    return boot(find_scenario(scenario), modes=Modes().resolved("ist"))
-
-
-def run(policy: type[Policy], hook: str = "enter_kernel") -> RunResult:
+def run_hook(policy: type[Policy], hook: str = "enter_kernel") -> RunResult:
     """A run in which the hook is called."""
     scenario = "litmus-sweep" if hook == "tick" else "pressure"
-    return booted(scenario).session(policy(), RandomSchedule(0), RunOptions(400_000, hashed=False)).run()
+    return booted(scenario, IST).session(policy(), RandomSchedule(0), RunOptions(400_000, hashed=False)).run()
 
 
 def out_of_a_table(self: Any) -> Steps:
@@ -141,7 +135,7 @@ def test_what_any_hook_forgets_is_named_with_its_line_and_the_remedy(code: Calla
     here = next(first + number for number, line in enumerate(lines) if line.endswith("# here\n"))
     for hook in HOOKS:
         with pytest.raises(PolicyError) as error:
-            run(with_code(hook, code), hook)
+            run_hook(with_code(hook, code), hook)
         said = rf"policy multiplex, hook {hook}: .*: write `yield .*\(\.\.\.\)` \({__file__}, line {here}\)"
         assert re.fullmatch(said, str(error.value)), (hook, here, str(error.value))
 
@@ -168,7 +162,7 @@ def test_code_without_a_source_is_watched_all_the_same(name: str, says: str) -> 
     space: dict[str, Any] = {}
     exec(compile(WITHOUT_SOURCE, "<nowhere>", "exec"), space)
     with pytest.raises(PolicyError, match=re.escape(says)):
-        run(type("Nowhere", (Late,), {"enter_kernel": space[name]}))
+        run_hook(type("Nowhere", (Late,), {"enter_kernel": space[name]}))
 
 
 def returns(answer: Callable[[], Any]) -> type[Policy]:
@@ -183,7 +177,7 @@ def returns(answer: Callable[[], Any]) -> type[Policy]:
 @pytest.mark.parametrize("answer", [None, [], 5, (OtherCpus(),), OtherCpus()], ids=str)
 def test_a_hook_that_answers_no_generator_is_refused(answer: Any) -> None:
     with pytest.raises(PolicyError, match=r"hook enter_kernel answered .*, which is no generator: `yield` its steps"):
-        run(returns(lambda: answer))
+        run_hook(returns(lambda: answer))
 
 
 @pytest.mark.parametrize(("answer", "how"), [(lambda: free(()), "yield from"), (OtherCpus, "yield")])
@@ -194,7 +188,7 @@ def test_a_hook_that_returns_what_it_should_yield_is_refused(answer: Callable[[]
         return kept[0]
 
     with pytest.raises(PolicyError, match=rf"hook enter_kernel.*write `.*{how} "):
-        run(type("Returns", (Late,), {"enter_kernel": enter_kernel}))
+        run_hook(type("Returns", (Late,), {"enter_kernel": enter_kernel}))
 
 
 # --- what is no mistake
@@ -239,7 +233,7 @@ def drops_plain_generators(self: Any) -> Steps:
 )
 def test_what_is_right_in_any_hook_is_let_be(code: Callable[[Any], Steps]) -> None:
     for hook in HOOKS:
-        result = run(with_code(hook, code), hook)
+        result = run_hook(with_code(hook, code), hook)
         assert (result.ended, result.findings) == ("exit", ())
 
 
@@ -254,7 +248,9 @@ def test_steps_that_wait_to_be_yielded_are_so_after_a_snapshot() -> None:
         if self.never:
             yield second
 
-    session = booted("pressure").session(with_code("enter_kernel", early)(), RandomSchedule(0), RunOptions(400_000))
+    session = booted("pressure", IST).session(
+        with_code("enter_kernel", early)(), RandomSchedule(0), RunOptions(400_000)
+    )
     runtime = session.runtime
     while not any(call.made for calls in runtime.calls for call in calls):
         session.step(10)
@@ -276,7 +272,9 @@ def test_a_hook_that_is_made_to_fail_may_leave_its_steps() -> None:
             return
         yield second
 
-    session = booted("pressure").session(with_code("enter_kernel", careful)(), RandomSchedule(0), RunOptions(400_000))
+    session = booted("pressure", IST).session(
+        with_code("enter_kernel", careful)(), RandomSchedule(0), RunOptions(400_000)
+    )
     failed: list[int] = []
 
     def interpose(cpu: int, call: HookCall) -> Interposed | None:
@@ -299,7 +297,7 @@ def test_another_profiler_is_left_alone() -> None:
     policy = with_code("enter_kernel", out_of_a_table)
     sys.setprofile(profiler)
     try:
-        run(policy)
+        run_hook(policy)
         assert sys.getprofile() is profiler
     finally:
         sys.setprofile(None)

@@ -19,7 +19,7 @@ from kstack.policies.fault_ist import FaultIst
 from kstack.policies.fixed_4k import Fixed4K
 from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
-from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.session import RunOptions, RunResult, Session
 from kstack.run.spec import boot, script_of
 from kstack.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
 from kstack.stacks import (
@@ -48,20 +48,13 @@ from kstack.stacks import (
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.oracle import FrameState, Kind, Oracle
+from tests.support.boots import booted, kinds_of
 
 
-@pytest.fixture(scope="module")
-def booted() -> BootedScenario:
-    return boot(find_scenario("laight"))
-
-
-def run(booted: BootedScenario, policy: Policy, limit: int = 1_000_000) -> RunResult:
+def run_scripted(policy: Policy, limit: int = 1_000_000) -> RunResult:
+    """Laight's scenario under its script."""
     script = script_of(find_scenario("laight"))
-    return booted.session(policy, ScriptedSchedule(script), RunOptions(limit)).run()
-
-
-def kinds(result: RunResult) -> set[Kind]:
-    return {finding.kind for finding in result.findings}
+    return booted("laight").session(policy, ScriptedSchedule(script), RunOptions(limit)).run()
 
 
 class Base(Fixed16K):
@@ -144,40 +137,40 @@ class MapsTooLittle(Base):
         (MapsTooLittle, Kind.UNHANDLED_FAULT),
     ],
 )
-def test_a_seeded_bug_is_found(booted: BootedScenario, policy: type[Policy], kind: Kind) -> None:
-    assert kind in kinds(run(booted, policy()))
+def test_a_seeded_bug_is_found(policy: type[Policy], kind: Kind) -> None:
+    assert kind in kinds_of(run_scripted(policy()))
 
 
-def test_the_unbroken_policy_has_none_of_these(booted: BootedScenario) -> None:
-    assert kinds(run(booted, Base())) == set()
+def test_the_unbroken_policy_has_none_of_these() -> None:
+    assert kinds_of(run_scripted(Base())) == set()
 
 
-def test_a_policy_that_raises_is_named_with_its_hook(booted: BootedScenario) -> None:
+def test_a_policy_that_raises_is_named_with_its_hook() -> None:
     class Raises(Base):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield from ()
             raise ValueError("no")
 
     with pytest.raises(PolicyError, match=r"policy broken, hook switch_in raised ValueError: no"):
-        run(booted, Raises())
+        run_scripted(Raises())
 
 
-def test_a_policy_that_yields_nonsense_is_told_so(booted: BootedScenario) -> None:
+def test_a_policy_that_yields_nonsense_is_told_so() -> None:
     class Nonsense(Base):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield 42  # type: ignore[misc] # that is the point
 
     with pytest.raises(PolicyError, match="yielded 42, which is no micro-step"):
-        run(booted, Nonsense())
+        run_scripted(Nonsense())
 
 
-def test_a_hook_that_keeps_a_lock_is_told_so(booted: BootedScenario) -> None:
+def test_a_hook_that_keeps_a_lock_is_told_so() -> None:
     class KeepsLock(Base):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield Lock("mine")
 
     with pytest.raises(PolicyError, match="without unlocking mine"):
-        run(booted, KeepsLock())
+        run_scripted(KeepsLock())
 
 
 def test_an_overflow_and_its_double_fault_are_found_in_the_selftest() -> None:
@@ -186,7 +179,7 @@ def test_an_overflow_and_its_double_fault_are_found_in_the_selftest() -> None:
     result = Session(machine, symbols, RoundRobin(1000), Base(), RunOptions(20_000_000)).run()
     assert result.ended == "exit"
     assert "0 failed" in result.serial
-    assert kinds(result) == {Kind.OVERFLOW, Kind.DOUBLE_FAULT}
+    assert kinds_of(result) == {Kind.OVERFLOW, Kind.DOUBLE_FAULT}
     overflow = next(finding for finding in result.findings if finding.kind is Kind.OVERFLOW)
     assert "thread 1" in overflow.text
 
@@ -197,7 +190,7 @@ def test_a_triple_fault_is_a_finding() -> None:
     symbols = load(machine, code, "triple", "flat")
     result = Session(machine, symbols, RoundRobin(1000), Base(), RunOptions(1000)).run()
     assert result.ended == "shutdown"
-    assert kinds(result) == {Kind.DOUBLE_FAULT, Kind.SHUTDOWN}
+    assert kinds_of(result) == {Kind.DOUBLE_FAULT, Kind.SHUTDOWN}
     assert result.code == 3
 
 
@@ -228,19 +221,17 @@ class ShootsWithInterruptsOff(Base):
         yield from map_pages(thread.lower)
 
 
-def test_an_address_reused_before_every_cpu_has_invalidated_is_found_though_no_frame_was_freed(
-    booted: BootedScenario,
-) -> None:
-    result = run(booted, ReusesTheAddress())
-    assert {Kind.STALE_TRANSLATION, Kind.WRONG_DATA} <= kinds(result)
+def test_an_address_reused_before_every_cpu_has_invalidated_is_found_though_no_frame_was_freed() -> None:
+    result = run_scripted(ReusesTheAddress())
+    assert {Kind.STALE_TRANSLATION, Kind.WRONG_DATA} <= kinds_of(result)
 
 
-def test_cpus_that_wait_for_each_other_with_interrupts_off_are_a_deadlock(booted: BootedScenario) -> None:
+def test_cpus_that_wait_for_each_other_with_interrupts_off_are_a_deadlock() -> None:
     ended = set()
     for seed in range(5):
-        result = booted.session(ShootsWithInterruptsOff(), RandomSchedule(seed), RunOptions(1_000_000)).run()
+        result = booted("laight").session(ShootsWithInterruptsOff(), RandomSchedule(seed), RunOptions(1_000_000)).run()
         ended.add(result.ended)
-        assert (Kind.DEADLOCK in kinds(result)) == (result.ended == "deadlock")
+        assert (Kind.DEADLOCK in kinds_of(result)) == (result.ended == "deadlock")
     assert "deadlock" in ended
 
 
@@ -253,13 +244,13 @@ def test_cpus_that_wait_for_each_other_with_interrupts_off_are_a_deadlock(booted
         (WritePte(None, Pte(0)), "wrong argument"),  # type: ignore[arg-type] # that is the point
     ],
 )
-def test_a_step_with_a_wrong_argument_is_named(booted: BootedScenario, step: Step, says: str) -> None:
+def test_a_step_with_a_wrong_argument_is_named(step: Step, says: str) -> None:
     class Wrong(Base):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield step
 
     with pytest.raises(PolicyError, match=f"hook switch_in.*{says}"):
-        run(booted, Wrong())
+        run_scripted(Wrong())
 
 
 # --- what policies do to memory and to each other
@@ -294,7 +285,7 @@ class SleepsInTheSwitch(FaultIst):
 def found_in(scenario: str, policy: type[Policy], **modes: str) -> set[Kind]:
     found = find_scenario(scenario)
     made = boot(found, modes=Modes(**modes).resolved(policy.delivery))
-    return kinds(made.session(policy(), RoundRobin(100), RunOptions(found.max_instructions)).run())
+    return kinds_of(made.session(policy(), RoundRobin(100), RunOptions(found.max_instructions)).run())
 
 
 def test_another_threads_words_in_a_frame_are_a_leak_of_data() -> None:
@@ -349,8 +340,8 @@ def test_a_shootdown_is_part_of_the_history_of_what_it_is_about() -> None:
     ],
 )
 def test_who_has_only_to_look_once_more_is_in_no_deadlock(scenario: str, seed: int, adversary: int) -> None:
-    booted = boot(find_scenario(scenario), modes=Modes(tlb="adversarial"))
-    session = booted.session(find_policy("switch-sp-ipi")(), RandomSchedule(seed), RunOptions(adversary=adversary))
+    made = boot(find_scenario(scenario), modes=Modes(tlb="adversarial"))
+    session = made.session(find_policy("switch-sp-ipi")(), RandomSchedule(seed), RunOptions(adversary=adversary))
     result = session.run()
     assert (result.ended, result.findings) == ("exit", ())
 
@@ -416,7 +407,7 @@ def test_a_policy_that_clears_accessed_is_as_safe_as_without() -> None:
     clears = find_policy(str(CASES / "clear_a.py"))
     found = boot(find_scenario("wilcox"))
     for policy in (clears, SwitchSpIpi):
-        assert not kinds(found.session(policy(), RoundRobin(10), RunOptions(2_000_000)).run())
+        assert not kinds_of(found.session(policy(), RoundRobin(10), RunOptions(2_000_000)).run())
 
 
 class SetsAside(SwitchSpIpi):
@@ -445,7 +436,7 @@ class SetsAside(SwitchSpIpi):
 
 def test_a_frame_in_an_entry_that_is_not_present_is_not_lost() -> None:
     session = boot(find_scenario("deep")).session(SetsAside(), RoundRobin(100), RunOptions(60_000))
-    assert not kinds(session.run())
+    assert not kinds_of(session.run())
     assert session.oracle is not None
     assert FrameState.UNMAPPED in {life.state for life in session.oracle.frames.values()}
     session.oracle.finish([call for calls in session.runtime.calls for call in calls], session.runtime.variables)
