@@ -203,7 +203,7 @@ def test_what_is_written_once_a_slice_has_been_chosen_is_not_there_before() -> N
 
 
 DEAD = """
-from tests.stacks.oracle.test_oracle import ShootsWithInterruptsOff
+from tests.support.seeded_bugs import ShootsWithInterruptsOff
 class Dead(ShootsWithInterruptsOff):
     id, title, proposer, source = "dead", "dead", "", ""
 """

@@ -11,14 +11,13 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kstack.base.errors import ConfigError, ScenarioError
 from kstack.explore import batches
 from kstack.explore import breadth_first as stateful
-from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
+from kstack.explore.breadth_first import Bounds, Problem, search
 from kstack.explore.sample import sample
 from kstack.explore.witness import witness
 from kstack.hw.modes import Modes
@@ -28,25 +27,9 @@ from kstack.stacks.idioms import shootdown
 from kstack.stacks.loading.registry import find_policy
 from tests.support.command import kstack
 from tests.support.memory_order import write_guest
+from tests.support.searches import LAIGHT, essence, problem
 
 ROOT = Path(__file__).parents[2]
-LAIGHT = "litmus-laight"
-
-
-def problem(policy: str, scenario: str = LAIGHT, **modes: str) -> Problem:
-    return Problem(scenario, policy, Modes(**modes))
-
-
-def essence(outcome: Outcome) -> tuple[Any, ...]:
-    return (
-        outcome.verdict,
-        outcome.states,
-        outcome.moves,
-        outcome.exercised,
-        outcome.depth,
-        outcome.path,
-        outcome.finding,
-    )
 
 
 def test_laight_breaks_entry_exit_in_at_most_seventy_operations_and_four_switches() -> None:

@@ -12,7 +12,7 @@ import pytest
 from kstack.explore import breadth_first as stateful
 from kstack.explore.breadth_first import search
 from kstack.explore.workers import executor_of
-from tests.explore.test_breadth_first import essence, problem
+from tests.support.searches import essence, problem
 
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed (make setup installs it)")
 pytestmark = pytest.mark.filterwarnings("ignore")  # dask's own, of ports and event loops

@@ -14,7 +14,7 @@ from kstack.run.session import RunOptions, Session
 from kstack.run.spec import Setup, boot
 from kstack.schedule import parse
 from kstack.stacks.host.pool import PoolConfig
-from tests.guest.test_selftest import on_machine
+from tests.support.consoles import selftest_console
 from tests.support.qemu import on_qemu
 
 MOST = 64
@@ -30,7 +30,7 @@ def session(scenario: str, cpus: int, policy: str = "switch-sp-ipi", pool: PoolC
 @pytest.mark.slow
 @pytest.mark.parametrize("cpus", [USUAL + 1, pytest.param(MOST, marks=pytest.mark.long)])
 def test_every_self_test_passes_on_many(cpus: int) -> None:
-    console = on_machine(cpus, limit=400_000_000)
+    console = selftest_console(cpus, limit=400_000_000)
     assert f"cpus {cpus}\n" in console
     assert "47 passed, 0 failed\n" in console
 
@@ -42,7 +42,7 @@ def test_qemu_says_the_same_of_many(tmp_path: Path) -> None:
     image = tmp_path / "selftest.elf"
     image.write_bytes(build_image("selftest").to_elf())
     done = on_qemu(image, cpus=USUAL + 1, ram=64)
-    assert on_machine(USUAL + 1).replace("\r", "") == done.stdout.replace("\r", "")
+    assert selftest_console(USUAL + 1).replace("\r", "") == done.stdout.replace("\r", "")
 
 
 @pytest.mark.slow

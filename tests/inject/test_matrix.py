@@ -14,8 +14,8 @@ from kstack.inject import Outcome, Pair
 from kstack.inject.campaign import Batch
 from kstack.inject.examples import Example
 from kstack.report.faults import MOST, matrix, render, tally, write_matrix
-from tests.report.test_html import Page
 from tests.support.command import kstack
+from tests.support.html_page import Page
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'`{{7*7}}</title></script>"
 

@@ -20,8 +20,8 @@ from kstack.hw.modes import Modes
 from kstack.judge.pairs import Checkpoint, _begin_worker, judge_pairs
 from kstack.judge.verdict import Pair, Portfolio
 from kstack.stacks.host.pool import PoolConfig
-from tests.cli.test_commands import MINE
 from tests.support.command import kstack, kstack_process
+from tests.support.own_policy import OWN_POLICY
 
 ROOT = str(Path(__file__).parents[2])
 WORDS = (
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_other_options_is_refused_with_what_differs(
 
 def test_a_checkpoint_of_another_source_of_a_policy_is_refused(tmp_path: Path) -> None:
     policy, path = tmp_path / "mine.py", tmp_path / "c.jsonl"
-    policy.write_text(MINE)
+    policy.write_text(OWN_POLICY)
     words = ("compare", "--policies", str(policy), "--scenarios", "laight", "--schedules", "0", "--resume", str(path))
     assert kstack_process(*words).returncode == 0
     changed(policy, "all at once", "all at 1ce")

@@ -11,7 +11,8 @@ from kstack.base.errors import ImageError
 from kstack.guest.asm import assemble
 from kstack.hw.engine import Gpr, Seg
 from kstack.load import load
-from kstack.machine import End, Machine, MachineConfig
+from kstack.machine import Machine, MachineConfig
+from tests.support.consoles import console_of
 from tests.support.images import ADDRESSES, BASE, EXIT, Segment, boot_sector, elf, multiboot_header, pvh_note
 
 RAM: Final = 16 << 20
@@ -25,13 +26,9 @@ def loaded(image: bytes, ram: int = RAM) -> Machine:
     return machine
 
 
-def said(image: bytes) -> str:
+def printed(image: bytes) -> str:
     """What a guest prints until it ends."""
-    machine = loaded(image)
-    while machine.end() is None and machine.time < 10_000:
-        machine.run(0, 1000)
-    assert machine.end() is End.EXIT
-    return machine.uart.sent.decode()
+    return console_of(image, 2, RAM, limit=10_000)
 
 
 def code(source: str, address: int, bits: int = 32) -> bytes:
@@ -104,7 +101,7 @@ def test_a_multiboot_header_with_addresses_is_honoured_in_an_elf_file(bits: int)
     end = BASE + 32 + len(instructions)
     body = multiboot_header(ADDRESSES, (BASE, BASE, end, end + 100, BASE + 32)) + instructions
     high = BASE + (HIGH_HALF if bits == 64 else 0xC0000000)
-    assert said(elf([Segment(BASE, body, virtual=high)], high, bits)) == "K"
+    assert printed(elf([Segment(BASE, body, virtual=high)], high, bits)) == "K"
 
 
 def test_a_multiboot_header_with_addresses_loads_the_file_from_where_they_say() -> None:
@@ -179,12 +176,12 @@ def test_what_a_multiboot_header_asks_for_in_vain_is_named(flags: int, says: str
 @pytest.mark.parametrize(("bits", "offset"), [(32, 0xC0000000), (64, HIGH_HALF)])
 def test_a_higher_half_entry_is_entered_where_its_segment_is_loaded(bits: int, offset: int) -> None:
     body = multiboot_header() + code(SAY_K, BASE + 12)
-    assert said(elf([Segment(BASE, body, virtual=offset + BASE)], offset + BASE + 12, bits)) == "K"
+    assert printed(elf([Segment(BASE, body, virtual=offset + BASE)], offset + BASE + 12, bits)) == "K"
 
 
 def test_an_entry_that_is_no_virtual_address_of_a_segment_is_a_physical_one() -> None:
     body = multiboot_header() + code(SAY_K, BASE + 12)
-    assert said(elf([Segment(BASE, body, virtual=0x80000000 + BASE)], BASE + 12, 32)) == "K"
+    assert printed(elf([Segment(BASE, body, virtual=0x80000000 + BASE)], BASE + 12, 32)) == "K"
 
 
 @pytest.mark.parametrize("entry", [0, BASE - 1, BASE + 64, 0xC0000000])
@@ -202,7 +199,7 @@ def test_an_entry_in_no_segment_is_refused(entry: int) -> None:
 def test_a_plain_64_bit_elf_runs_in_long_mode_with_a_stack_and_4_gib_mapped() -> None:
     source = f"mov eax, 0xfee00030\nmov eax, [rax]\npush rax\npop rbx\nmov edx, 0x3f8\nmov al, bl\nadd al, 0x30\nout dx, al\n{EXIT}"
     body = code(source, BASE, 64)
-    assert said(elf([Segment(BASE, body, virtual=HIGH_HALF + BASE)], HIGH_HALF + BASE)) == "D", "APIC version 14h"
+    assert printed(elf([Segment(BASE, body, virtual=HIGH_HALF + BASE)], HIGH_HALF + BASE)) == "D", "APIC version 14h"
     registers = loaded(elf([Segment(BASE, body)], BASE)).cpus[0].registers
     assert (registers.cr[0], registers.cr[4], registers.efer, registers.bits) == (0x80000011, 0x20, 0xD00, 64)
 

@@ -7,8 +7,7 @@ from typing import Final
 
 import pytest
 
-from kstack.load import load
-from kstack.machine import End, Machine, MachineConfig
+from tests.support.consoles import console_of
 from tests.support.images import multiboot, printing, pvh
 from tests.support.qemu import on_qemu
 
@@ -36,15 +35,6 @@ PVH: Final = (
 )
 
 
-def on_machine(image: bytes) -> str:
-    machine = Machine(MachineConfig(1, RAM << 20))
-    load(machine, image)
-    while machine.end() is None and machine.time < 100_000:
-        machine.run(0, 1000)
-    assert machine.end() is End.EXIT
-    return machine.uart.sent.decode()
-
-
 @pytest.mark.system("qemu-system-x86_64")
 @pytest.mark.parametrize(
     "image",
@@ -60,4 +50,4 @@ def test_a_guest_finds_what_it_finds_on_qemu(image: bytes, tmp_path: Path) -> No
     path.write_bytes(image)
     done = on_qemu(path, ram=RAM)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert on_machine(image).split() == done.stdout.split()
+    assert console_of(image, ram=RAM << 20, limit=100_000).split() == done.stdout.split()

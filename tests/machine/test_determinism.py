@@ -2,73 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Final
 
 import pytest
 
-from kstack.guest.asm import assemble
-from kstack.hw.apic.registers import Reg
-from kstack.hw.cpu.cpu import CpuState
-from kstack.machine import Machine, MachineConfig
-from kstack.schedule import RandomSchedule, View
-
-ROOT: Final = Path(__file__).parents[2]
-CODE: Final = 0x8000
-RACE: Final = """
-.code16
-    xor ax, ax
-    mov ds, ax
-    mov cx, 200
-.Lagain:
-    mov ax, [0x9000]
-    add ax, 3
-    mov [0x9000], ax
-    lock xadd [0x9010], cx
-    rdtsc
-    xor [0x9020], eax
-    dec cx
-    jnz .Lagain
-    inc word ptr [0x9030]
-    jmp .Lagain
-"""
-
-
-def race(seed: int, units: int = 2000) -> Machine:
-    """Two CPUs in real mode that race for a counter, the first with a timer, under a seeded schedule."""
-    machine = Machine(MachineConfig(cpus=2, ram=1 << 20))
-    machine.memory.write(CODE, assemble(RACE, CODE, bits=16))
-    for cpu in machine.cpus:
-        cpu.state = CpuState.WAIT_FOR_SIPI
-        cpu.sipi(CODE >> 12)
-    machine.apics[0].write(Reg.SVR, 4, 0x1FF)
-    machine.apics[0].write(Reg.INITIAL, 4, 500)
-    schedule = RandomSchedule(seed)
-    while machine.time < units:
-        ready = tuple(machine.runnable())
-        choice = schedule.choose(View(ready, frozenset(), machine.time))
-        machine.run(choice.cpu, choice.quantum)
-    return machine
+from tests.support.command import python
+from tests.support.race import race
 
 
 def hash_in_fresh_process(seed: int, hash_seed: int) -> str:
-    program = (
-        f"from tests.machine.test_determinism import race; import sys; sys.stdout.write(race({seed}).state_hash())"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
+    program = f"from tests.support.race import race; import sys; sys.stdout.write(race({seed}).state_hash())"
+    done = python("-c", program, seconds=60, PYTHONHASHSEED=str(hash_seed))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow

@@ -5,13 +5,11 @@ Counted in processes of their own, where nobody else makes anything.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Final
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.command import python
 
 MEASURE: Final = """
 import ctypes, gc, os, threading
@@ -72,17 +70,16 @@ def make():
 """
 
 
-def python(source: str) -> str:
+def said_by(source: str) -> str:
     """What a program says."""
-    command = [sys.executable, "-c", source]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
+    done = python("-c", source)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def growth(what: str, count: int) -> tuple[int, ...]:
     """The least that a round grows by. What leaks grows in each; a cache, or a heap with holes in it, grows once."""
-    said = python(f"{MEASURE}\n{what}\nfor _ in range({ROUNDS}): round(make, {count})")
+    said = said_by(f"{MEASURE}\n{what}\nfor _ in range({ROUNDS}): round(make, {count})")
     rounds = [tuple(map(int, line.split())) for line in said.splitlines()]
     assert len(rounds) == ROUNDS
     return tuple(min(column) for column in zip(*rounds, strict=True))
@@ -126,10 +123,10 @@ def fingerprint():
 
 @pytest.mark.slow
 def test_a_machine_after_fifty_hostile_ones_is_as_the_first_in_a_fresh_process() -> None:
-    fresh = python(f"{FINGERPRINT}\nprint(fingerprint())")
+    fresh = said_by(f"{FINGERPRINT}\nprint(fingerprint())")
     assert "is now thread" in fresh  # it says something
     hostile = "from tests.fuzz.hostile_runs import tried\nfor seed in range(50): tried(seed)"
-    assert python(f"{FINGERPRINT}\n{hostile}\nprint(fingerprint())") == fresh
+    assert said_by(f"{FINGERPRINT}\n{hostile}\nprint(fingerprint())") == fresh
 
 
 @pytest.mark.slow
@@ -149,4 +146,4 @@ for number in range(200):
     machine.run(0, 100)
 print(machine.state_hash())
 """
-    assert python(FINGERPRINT + between.format(others=True)) == python(FINGERPRINT + between.format(others=False))
+    assert said_by(FINGERPRINT + between.format(others=True)) == said_by(FINGERPRINT + between.format(others=False))

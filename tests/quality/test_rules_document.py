@@ -6,8 +6,9 @@ import re
 
 from kstack.hw.cpu.checked import RULES
 from kstack.hw.cpu.declared import Declared
+from tests.support.definitions import is_defined
 from tests.support.differential import DECLARED
-from tests.support.rules import DOCUMENT, is_defined
+from tests.support.rules import DOCUMENT
 
 TEXT = re.sub(r"\s+", " ", DOCUMENT.read_text())
 

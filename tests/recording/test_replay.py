@@ -19,8 +19,8 @@ from kstack.recording.journal import Journal
 from kstack.run.session import RunOptions
 from kstack.run.spec import Setup
 from kstack.schedule import Choice, RoundRobin
-from tests.cli.test_commands import MINE, kstack
-from tests.support.command import ROOT
+from tests.support.command import ROOT, kstack
+from tests.support.own_policy import OWN_POLICY
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +114,10 @@ def test_replay_in_the_middle_gives_json_too(recorded: Path) -> None:
 
 def test_a_policy_whose_source_has_changed_is_not_replayed(tmp_path: Path) -> None:
     policy = tmp_path / "mine.py"
-    policy.write_text(MINE)
+    policy.write_text(OWN_POLICY)
     recording = tmp_path / "r.json"
     assert kstack("run", "laight", "--policy", str(policy), "--record", str(recording)).returncode == 0
-    policy.write_text(MINE + "# changed")
+    policy.write_text(OWN_POLICY + "# changed")
     done = kstack("replay", str(recording))
     assert done.returncode == 2
     assert "has changed" in done.stderr

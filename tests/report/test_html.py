@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -18,55 +17,11 @@ from kstack.report.html import render, write_report
 from kstack.report.plots import _PLOT, label_points
 from kstack.report.witness import lanes
 from kstack.stacks.oracle import Finding, Kind, Moment
-from tests.cli.test_commands import document
-from tests.support.command import kstack
+from tests.support.command import document, kstack
+from tests.support.html_page import Page
 from tests.support.judgements import comparison, judged, used
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'`{{7*7}}</title></script>"
-VOID = {"meta", "br", "img", "link"}
-
-
-class Page(HTMLParser):
-    """Elements of a page, and its text outside of scripts and styles."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.scripts: dict[str, str] = {}
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remember it."""
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remember it."""
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        """It must be the one that is open."""
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data: str) -> None:
-        """Text."""
-        if self.open and self.open[-1] == "script":
-            self.scripts[self.elements[-1][1].get("id", "")] = data
-        elif not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    def all(self, tag: str, **attributes: str) -> list[dict[str, str]]:
-        """Elements of a tag with these attributes (`kind` is class)."""
-        attributes = {"class" if name == "kind" else name: value for name, value in attributes.items()}
-        return [found for name, found in self.elements if name == tag and attributes.items() <= found.items()]
-
-    @property
-    def text(self) -> str:
-        """All words."""
-        return " ".join(" ".join(self.words).split())
 
 
 def finding(text: str = "CPU 1 read what is gone") -> Finding:

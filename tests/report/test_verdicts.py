@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -30,19 +29,12 @@ from kstack.run.session import RunResult
 from kstack.schedule import RoundRobin
 from kstack.stacks.oracle import Finding, Kind
 from tests.nightly import decisions as nightly
-from tests.report.test_html import Page
-from tests.support.command import ROOT, kstack
+from tests.support.command import ROOT, document, kstack
+from tests.support.html_page import Page
 from tests.support.judgements import comparison, judged, used
 
 LAZY: Final = "accessed-shrinker"  # it reclaims under memory pressure alone
 GREEN: Final = "\x1b[32m"
-
-
-def document(*words: str) -> dict[str, Any]:
-    done = kstack(*words, "--json")
-    assert done.stdout, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def shown(console: Console, *judgements: Any, **more: Any) -> str:

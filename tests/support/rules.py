@@ -6,10 +6,8 @@ it passes with all of them and fails without its own. `each_rule_of` makes both 
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from typing import Any, Final
 
 import pytest
@@ -19,8 +17,6 @@ from tests.support.command import ROOT
 
 DOCUMENT: Final = ROOT / "docs" / "rules.md"
 PREFIX: Final = "check_"
-TESTS: Final = ("test_rule_holds", "test_the_rules_check_fails_without_the_rule")
-
 Check = Callable[[frozenset[Rule]], None]
 Test = Callable[[Rule], None]
 
@@ -53,25 +49,7 @@ def each_rule_of(module: Mapping[str, Any]) -> tuple[Test, Test]:
     return test_rule_holds, test_the_rules_check_fails_without_the_rule
 
 
-@cache
-def functions_of_tests() -> dict[str, list[str]]:
-    """The names of the functions that each test module defines, by its path, those of `each_rule_of` too; read, not run."""
-    found = {}
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        body = ast.parse(path.read_text()).body
-        names = [node.name for node in body if isinstance(node, ast.FunctionDef)]
-        assigned = [node for part in body if isinstance(part, ast.Assign) for node in ast.walk(part)]
-        names += [node.id for node in assigned if isinstance(node, ast.Name) and node.id in TESTS]
-        found[str(path.relative_to(ROOT))] = names
-    return found
-
-
-def is_defined(name: str) -> bool:
-    """Whether a test module has a function of this name."""
-    return any(name in names for names in functions_of_tests().values())
-
-
-def rows() -> Iterator[tuple[set[str], set[str]]]:
+def document_rows() -> Iterator[tuple[set[str], set[str]]]:
     """The rules, and the checks and tests, that each row of the document's tables names."""
     for line in DOCUMENT.read_text().splitlines():
         names = set(re.findall(r"`(\w+)`", line)) if line.startswith("|") else set()

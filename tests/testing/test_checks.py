@@ -32,9 +32,9 @@ from kstack.testing.litmus import Visit, write_scenario, write_visits
 from kstack.testing.pages import Litmus
 from kstack.testing.plugin import _one, pytest_generate_tests
 from kstack.testing.reachable import Outcomes, read_test
+from tests.support.definitions import is_defined
 from tests.support.inner_pytest import write_guest
 from tests.support.kit_assertions import KITS
-from tests.testing import test_items
 
 FOLDER: Final = Path(kstack.testing.__file__).parent
 OWN: Final = {"hooks", "worlds", *(kit.__module__.rpartition(".")[2] for kit in KITS)}
@@ -143,9 +143,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
 """What is refused: by what, as what, in which words."""
 IN_PYTEST: Final = {
     "items": (
-        test_items.test_a_mistake_in_a_scenario_is_an_error_that_names_it,
-        test_items.test_each_line_of_the_guest_s_report_is_an_item,
-        test_items.test_a_line_that_says_what_is_wrong_counts_however_it_is_written,
+        "test_a_mistake_in_a_scenario_is_an_error_that_names_it",
+        "test_each_line_of_the_guest_s_report_is_an_item",
+        "test_a_line_that_says_what_is_wrong_counts_however_it_is_written",
     ),
 }
 """Tests of what only a pytest run shows, by module."""
@@ -172,6 +172,7 @@ def test_every_refusal_outside_the_kits_is_seen(tmp_path: Path) -> None:
             frames = traceback.extract_tb(error.__traceback__)
             seen.update((Path(frame.filename).stem, frame.lineno or 0) for frame in frames)
             error = error.__cause__ or error.__context__
+    assert all(is_defined(name) for names in IN_PYTEST.values() for name in names)
     unseen = []
     for path in sorted(FOLDER.glob("*.py")):
         if path.stem in OWN or path.stem in IN_PYTEST:

@@ -12,7 +12,7 @@ from kstack.hw.devices.device import Device
 from kstack.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from kstack.schedule.scripted import Script, ScriptStep
 from kstack.testing import DeviceConformance, FaultConformance, Following, SchedulerConformance
-from tests.hw.devices.test_devices import DEVICES
+from tests.support.devices import DEVICES
 from tests.support.kit_assertions import checks
 
 

@@ -8,8 +8,7 @@ from typing import Final
 import pytest
 
 from kstack.hw.modes import Modes
-from kstack.load import load
-from kstack.machine import End, Machine, MachineConfig
+from tests.support.consoles import console_of
 from tests.support.frame_guest import WITH_ERROR, cases, image
 from tests.support.qemu import on_qemu
 
@@ -21,14 +20,8 @@ PRESENT, RESERVED_BIT = 1, 8  # bits of a #PF error code
 
 
 def on_machine(binary: bytes) -> str:
-    console = bytearray()
     modes = Modes(df_restart="exact")  # QEMU saves the state of the first fault in #DF's frame
-    machine = Machine(MachineConfig(ram=8 << 20, modes=modes), console.extend)
-    load(machine, binary, "frames")
-    while machine.end() is None and machine.time < LIMIT and machine.runnable():
-        machine.run(0, 1000)
-    assert machine.end() is End.EXIT, console.decode()[-400:]
-    return console.decode()
+    return console_of(binary, ram=8 << 20, modes=modes, limit=LIMIT)
 
 
 def frames(console: str, qemu: bool = False) -> list[dict[str, int]]:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from kstack.hw.devices.pit import PIT_HZ, PIT_PORTS, SPEAKER_PORT, Pit, SpeakerPort
 from kstack.hw.devices.ports import PortBus
+from tests.support.devices import Clock
 
 SECOND = 1_000_000_000
-
-
-@dataclass
-class Clock:
-    """Virtual time that a test moves."""
-
-    now: int = 0
-
-    def __call__(self) -> int:
-        return self.now
 
 
 class Timer:

@@ -12,9 +12,7 @@ from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, Debu
 from kstack.hw.devices.fw_cfg import FWCFG_PORT, FWCFG_PORTS, FwCfg, Item
 from kstack.hw.devices.ports import PortBus
 from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
-
-
-def silent(data: bytes) -> None: ...
+from tests.support.devices import silent
 
 
 def full_bus() -> PortBus:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from kstack.hw.devices.serial import Ier, Iir, Lcr, Lsr, Mcr, Msr, Uart
-
-
-def silent(data: bytes) -> None: ...
+from tests.support.devices import silent
 
 
 def test_what_is_sent_comes_out_at_once_and_is_kept() -> None:

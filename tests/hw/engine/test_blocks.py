@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kstack.hw.engine import Gpr, Seg, Segment, Stop, StopKind
 from kstack.hw.engine.blocks import Blocks
 from kstack.machine import Machine, MachineConfig
-from tests.hw.engine.test_engine import CODE, DATA, MMIO, Board, board, programs
+from tests.support.board import CODE, DATA, MMIO, Board, board, programs
 
 TWICE: Final = "mov ecx, 50\nmov edi, {DATA}\n.Lagain:\nadd [rdi], rcx\nmov rax, [rdi]\ndec ecx\njnz .Lagain\nhlt"
 LOOP: Final = TWICE.replace("{DATA}", str(DATA))

@@ -29,7 +29,7 @@ INVLPGB: Final = ".byte 0x0f, 0x01, 0xfe"
 TLBSYNC: Final = ".byte 0x0f, 0x01, 0xff"
 
 
-class Page:
+class MovablePage:
     """A page that can be moved from OLD to NEW under the nose of the caches."""
 
     def __init__(self, guest: LongModeGuest, address: int = AREA, flags: int = PLAIN, root: int | None = None) -> None:
@@ -52,9 +52,9 @@ class Page:
         return self.guest.memory.read64(self.leaf)
 
 
-def moved_page(guest: LongModeGuest, flags: int = PLAIN) -> Page:
+def moved_page(guest: LongModeGuest, flags: int = PLAIN) -> MovablePage:
     """A page that is cached at OLD, but whose entry now says NEW."""
-    page = Page(guest, flags=flags)
+    page = MovablePage(guest, flags=flags)
     guest.run(INVLPG, rbx=AREA)
     assert page.load() == OLD
     page.move()
@@ -92,10 +92,10 @@ class FourPages:
         self.guest = guest = LongModeGuest(rules, cr4=Cr4.PCIDE)
         self.roots = {1: guest.root, 2: guest.space()}
         self.pages = {
-            "first of 1": (1, Page(guest, AREA, root=self.roots[1])),
-            "next of 1": (1, Page(guest, NEXT, root=self.roots[1])),
-            "first of 2": (2, Page(guest, AREA, root=self.roots[2])),
-            "global": (1, Page(guest, THIRD, PLAIN | G, root=self.roots[1])),
+            "first of 1": (1, MovablePage(guest, AREA, root=self.roots[1])),
+            "next of 1": (1, MovablePage(guest, NEXT, root=self.roots[1])),
+            "first of 2": (2, MovablePage(guest, AREA, root=self.roots[2])),
+            "global": (1, MovablePage(guest, THIRD, PLAIN | G, root=self.roots[1])),
         }
         for pcid, page in self.pages.values():
             load_cr3(guest, self.roots[pcid], pcid)
@@ -137,7 +137,7 @@ def check_cache_needs_accessed(rules: frozenset[Rule]) -> None:
 
 def check_speculative_fill(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    page = Page(guest, flags=P | RW)
+    page = MovablePage(guest, flags=P | RW)
     guest.machine.cpus[0].mmu.prefetch(AREA)
     assert page.entry() & A, "set for an access that never happens"
     page.move()
@@ -155,7 +155,7 @@ def check_cached_entry_survives(rules: frozenset[Rule]) -> None:
 
 def check_not_present_survives(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    page = Page(guest)
+    page = MovablePage(guest)
     assert page.load() == OLD
     assert guest.store(page.leaf, 0)
     guest.run("mov rcx, 300\n.Lwait: dec rcx\njnz .Lwait")
@@ -167,7 +167,7 @@ def check_not_present_survives(rules: frozenset[Rule]) -> None:
 def check_combined_rights(rules: frozenset[Rule]) -> None:
     for shift in (39, 30, 21):
         guest = LongModeGuest(rules)
-        page = Page(guest, flags=USER)
+        page = MovablePage(guest, flags=USER)
         where = guest.entry(AREA, shift)
         whole = guest.memory.read64(where)
         for entry, attempt in (
@@ -190,9 +190,9 @@ def check_combined_rights(rules: frozenset[Rule]) -> None:
 def check_structure_caches(rules: frozenset[Rule]) -> None:
     for shift in (21, 30, 39):
         guest = LongModeGuest(rules)
-        Page(guest, AREA)
+        MovablePage(guest, AREA)
         sibling = AREA + (1 << shift - 9)
-        Page(guest, sibling)
+        MovablePage(guest, sibling)
         assert guest.load(AREA) == OLD
         second_table(guest, sibling, shift)
         assert guest.load(sibling) == OLD, f"through the cached entry of level {shift}"
@@ -210,8 +210,8 @@ def check_structure_caches(rules: frozenset[Rule]) -> None:
 
 def check_structure_caches_not_global(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    Page(guest, AREA, PLAIN | G)
-    Page(guest, NEXT, PLAIN | G)
+    MovablePage(guest, AREA, PLAIN | G)
+    MovablePage(guest, NEXT, PLAIN | G)
     assert guest.load(AREA) == OLD
     second_table(guest, NEXT, 21)
     load_cr3(guest, guest.root, keep=False)
@@ -259,8 +259,8 @@ def check_invlpg_global(rules: frozenset[Rule]) -> None:
 
 def check_invlpg_structure_caches(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    Page(guest, AREA)
-    Page(guest, NEXT)
+    MovablePage(guest, AREA)
+    MovablePage(guest, NEXT)
     assert guest.load(AREA) == OLD
     second_table(guest, NEXT, 21)
     guest.run(INVLPG, rbx=AREA + (5 << 30))
@@ -289,7 +289,7 @@ def check_invpcid_all(rules: frozenset[Rule]) -> None:
 
 def check_cr3_flush(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    own, shared = Page(guest, AREA), Page(guest, NEXT, PLAIN | G)
+    own, shared = MovablePage(guest, AREA), MovablePage(guest, NEXT, PLAIN | G)
     assert (own.load(), shared.load()) == (OLD, OLD)
     own.move()
     shared.move()
@@ -314,7 +314,7 @@ def check_cr3_noflush(rules: frozenset[Rule]) -> None:
 
 def check_cr4_pge_flush(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    own, shared = Page(guest, AREA), Page(guest, NEXT, PLAIN | G)
+    own, shared = MovablePage(guest, AREA), MovablePage(guest, NEXT, PLAIN | G)
     assert (own.load(), shared.load()) == (OLD, OLD)
     own.move()
     shared.move()
@@ -369,13 +369,13 @@ def check_cr0_pg_flush(rules: frozenset[Rule]) -> None:
 
 def check_fault_drops_page(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    page = Page(guest, flags=PLAIN & ~RW)
+    page = MovablePage(guest, flags=PLAIN & ~RW)
     assert page.load() == OLD
     assert guest.store(page.leaf, page.old | PLAIN)
     assert [guest.store(AREA, NEW) for _ in range(3)] == [False, True, True]
     directory = guest.entry(AREA, 21)
     whole = guest.memory.read64(directory)
-    Page(guest, NEXT)
+    MovablePage(guest, NEXT)
     assert guest.store(directory, whole | NX)
     guest.run(INVLPG, rbx=AREA)
     assert guest.load(AREA) == NEW
@@ -395,7 +395,7 @@ def check_spurious_fault(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
     again = guest.kernel_code("add rsp, 8\niretq")
     guest.gate(14, again)
-    page = Page(guest, flags=PLAIN & ~RW)
+    page = MovablePage(guest, flags=PLAIN & ~RW)
     assert page.load() == OLD
     assert guest.store(page.leaf, page.old | USER & ~RW)
     assert guest.run_user("mov rax, [rbx]", rbx=AREA) == OLD
@@ -408,7 +408,7 @@ def check_spurious_fault(rules: frozenset[Rule]) -> None:
 
 def check_not_present_not_cached(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    page = Page(guest)
+    page = MovablePage(guest)
     for entry in (0, page.old | PLAIN | RESERVED):
         guest.memory.write64(page.leaf, entry)
         guest.run(INVLPG, rbx=AREA)
@@ -425,7 +425,7 @@ def check_not_present_not_cached(rules: frozenset[Rule]) -> None:
 
 def check_accessed_not_set_again(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    page = Page(guest)
+    page = MovablePage(guest)
     assert page.load() == OLD
     assert guest.store(page.leaf, page.old | PLAIN & ~A)
     assert page.load() == OLD
@@ -437,7 +437,7 @@ def check_accessed_not_set_again(rules: frozenset[Rule]) -> None:
 
 def check_dirty_not_set_again(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    page = Page(guest)
+    page = MovablePage(guest)
     assert guest.store(AREA, 1)
     assert guest.store(page.leaf, page.old | PLAIN & ~D)
     assert guest.store(AREA, 2)
@@ -452,7 +452,7 @@ def check_dirty_not_set_again(rules: frozenset[Rule]) -> None:
 
 def check_d_set_through_cache(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules, modes=Modes(dirty_rewalk="no"))
-    page = Page(guest, flags=PLAIN & ~D)
+    page = MovablePage(guest, flags=PLAIN & ~D)
     assert page.load() == OLD
     assert not page.entry() & D
     assert guest.store(AREA, NEW)
@@ -461,7 +461,7 @@ def check_d_set_through_cache(rules: frozenset[Rule]) -> None:
 
 def check_dirty_rewalk(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
-    page = Page(guest, flags=PLAIN & ~D)
+    page = MovablePage(guest, flags=PLAIN & ~D)
     assert page.load() == OLD
     assert guest.store(page.leaf, 0)
     assert page.load() == OLD
@@ -509,7 +509,7 @@ def check_locked_ad_update(rules: frozenset[Rule]) -> None:
         found = walk(memory, TableEntry(0x3000, RW | US), 12, 0, attempt, Control(True, True, False), how)
         assert memory.words == {0x3000: 0}, "the entry that was taken away stays away"
         assert found.translation is None
-    page = Page(guest, flags=P | RW)
+    page = MovablePage(guest, flags=P | RW)
     seen = page.entry()
     assert page.load() == OLD
     guest.run("lock cmpxchg [rbx], rcx", rax=seen, rbx=page.leaf, rcx=0)
@@ -521,10 +521,10 @@ def check_locked_ad_update(rules: frozenset[Rule]) -> None:
 # --- several CPUs (4.10.5, AMD)
 
 
-def two_cpus(rules: frozenset[Rule], flags: int = PLAIN) -> tuple[LongModeGuest, Page]:
+def two_cpus(rules: frozenset[Rule], flags: int = PLAIN) -> tuple[LongModeGuest, MovablePage]:
     """A page that both CPUs have cached at OLD, and that is at NEW now."""
     guest = LongModeGuest(rules, cpus=2)
-    page = Page(guest, flags=flags)
+    page = MovablePage(guest, flags=flags)
     assert (page.load(0), page.load(1)) == (OLD, OLD)
     page.move()
     return guest, page
@@ -576,14 +576,14 @@ def test_with_dirty_rewalk_no_a_write_goes_to_the_stale_frame() -> None:
 
 def test_the_guest_reads_an_entry_whose_accessed_bit_its_own_walk_set() -> None:
     guest = LongModeGuest()
-    page = Page(guest, flags=P | RW)
+    page = MovablePage(guest, flags=P | RW)
     guest.run("mov rax, [rbx]\nmov rdx, [rcx]", rbx=AREA, rcx=page.leaf)
     assert guest.gpr(Gpr.RDX) == page.old | P | RW | A
 
 
 def test_an_invalidated_entry_is_counted_as_lost_and_an_evicted_or_missing_one_is_not() -> None:
     guest = LongModeGuest()
-    page, mmu = Page(guest), guest.machine.cpus[0].mmu
+    page, mmu = MovablePage(guest), guest.machine.cpus[0].mmu
     losses = []
     for prepare in (page.load, lambda: None, lambda: (page.load(), mmu.evict(AREA))):
         prepare()

@@ -17,7 +17,6 @@ from kstack.policies.entry_exit import EntryExit
 from kstack.policies.fault_df import FaultDf
 from kstack.policies.fault_ist import FaultIst
 from kstack.policies.fixed_4k import Fixed4K
-from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.run.session import RunOptions, RunResult, Session
 from kstack.run.spec import boot, script_of
@@ -49,6 +48,7 @@ from kstack.stacks.host.call import HookCall
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.oracle import FrameState, Kind, Oracle
 from tests.support.boots import booted, kinds_of
+from tests.support.seeded_bugs import Broken, ShootsWithInterruptsOff
 
 
 def run_scripted(policy: Policy, limit: int = 1_000_000) -> RunResult:
@@ -57,13 +57,7 @@ def run_scripted(policy: Policy, limit: int = 1_000_000) -> RunResult:
     return booted("laight").session(policy, ScriptedSchedule(script), RunOptions(limit)).run()
 
 
-class Base(Fixed16K):
-    """fixed-16k, to be broken."""
-
-    id, title, proposer, source = "broken", "broken", "a test", "-"
-
-
-class FreesTwice(Base):
+class FreesTwice(Broken):
     def exit_thread(self, cpu: int, thread: Thread) -> Steps:
         entries = yield from unmap_pages(thread.pages)
         frames = [pte.frame for pte in entries]
@@ -72,18 +66,18 @@ class FreesTwice(Base):
             yield GiveBack(frame)
 
 
-class ForgetsToFree(Base):
+class ForgetsToFree(Broken):
     def exit_thread(self, cpu: int, thread: Thread) -> Steps:
         yield from unmap_pages(thread.pages)
         yield from shootdown(thread.pages)
 
 
-class LeavesMapped(Base):
+class LeavesMapped(Broken):
     def exit_thread(self, cpu: int, thread: Thread) -> Steps:
         yield from ()
 
 
-class SharesAFrame(Base):
+class SharesAFrame(Broken):
     frame = 0
 
     def create_thread(self, cpu: int, thread: Thread) -> Steps:
@@ -93,14 +87,14 @@ class SharesAFrame(Base):
         yield WritePte(thread.pages[3], Pte.of(self.frame))
 
 
-class FreesMapped(Base):
+class FreesMapped(Broken):
     def switch_out(self, cpu: int, thread: Thread) -> Steps:
         pte = yield ReadPte(thread.pages[3])
         if pte.present and thread.pages[3].address + 4096 <= thread.saved_rsp:
             yield GiveBack(pte.frame)
 
 
-class FreesWithoutTelling(Base):
+class FreesWithoutTelling(Broken):
     """Frees on return to user mode; comes back with other frames, the old ones still in the pool."""
 
     def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
@@ -116,7 +110,7 @@ class FreesWithoutTelling(Base):
             yield GiveBack(frame)
 
 
-class MapsTooLittle(Base):
+class MapsTooLittle(Broken):
     """Three pages only, and no stack_fault hook: the deep call faults."""
 
     def create_thread(self, cpu: int, thread: Thread) -> Steps:
@@ -142,11 +136,11 @@ def test_a_seeded_bug_is_found(policy: type[Policy], kind: Kind) -> None:
 
 
 def test_the_unbroken_policy_has_none_of_these() -> None:
-    assert kinds_of(run_scripted(Base())) == set()
+    assert kinds_of(run_scripted(Broken())) == set()
 
 
 def test_a_policy_that_raises_is_named_with_its_hook() -> None:
-    class Raises(Base):
+    class Raises(Broken):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield from ()
             raise ValueError("no")
@@ -156,7 +150,7 @@ def test_a_policy_that_raises_is_named_with_its_hook() -> None:
 
 
 def test_a_policy_that_yields_nonsense_is_told_so() -> None:
-    class Nonsense(Base):
+    class Nonsense(Broken):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield 42  # type: ignore[misc] # that is the point
 
@@ -165,7 +159,7 @@ def test_a_policy_that_yields_nonsense_is_told_so() -> None:
 
 
 def test_a_hook_that_keeps_a_lock_is_told_so() -> None:
-    class KeepsLock(Base):
+    class KeepsLock(Broken):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield Lock("mine")
 
@@ -176,7 +170,7 @@ def test_a_hook_that_keeps_a_lock_is_told_so() -> None:
 def test_an_overflow_and_its_double_fault_are_found_in_the_selftest() -> None:
     machine = Machine(MachineConfig(cpus=1))
     symbols = load(machine, find_image("selftest"), "selftest")
-    result = Session(machine, symbols, RoundRobin(1000), Base(), RunOptions(20_000_000)).run()
+    result = Session(machine, symbols, RoundRobin(1000), Broken(), RunOptions(20_000_000)).run()
     assert result.ended == "exit"
     assert "0 failed" in result.serial
     assert kinds_of(result) == {Kind.OVERFLOW, Kind.DOUBLE_FAULT}
@@ -188,13 +182,13 @@ def test_a_triple_fault_is_a_finding() -> None:
     machine = Machine(MachineConfig(cpus=1))
     code = assemble("lidt [nothing]\nint 3\nnothing: .word 0\n.long 0", address=0x7C00, bits=16)
     symbols = load(machine, code, "triple", "flat")
-    result = Session(machine, symbols, RoundRobin(1000), Base(), RunOptions(1000)).run()
+    result = Session(machine, symbols, RoundRobin(1000), Broken(), RunOptions(1000)).run()
     assert result.ended == "shutdown"
     assert kinds_of(result) == {Kind.DOUBLE_FAULT, Kind.SHUTDOWN}
     assert result.code == 3
 
 
-class ReusesTheAddress(Base):
+class ReusesTheAddress(Broken):
     """Holds old frames back until exit, but maps others at the same address with a local INVLPG only."""
 
     def __init__(self) -> None:
@@ -209,16 +203,6 @@ class ReusesTheAddress(Base):
 
     def exit_thread(self, cpu: int, thread: Thread) -> Steps:
         yield from reclaim_with_shootdown(thread.pages)
-
-
-class ShootsWithInterruptsOff(Base):
-    """A shootdown on return to user mode, where interrupts are off."""
-
-    def exit_kernel(self, cpu: int, thread: Thread) -> Steps:
-        yield from reclaim_with_shootdown(thread.lower)
-
-    def enter_kernel(self, cpu: int, thread: Thread) -> Steps:
-        yield from map_pages(thread.lower)
 
 
 def test_an_address_reused_before_every_cpu_has_invalidated_is_found_though_no_frame_was_freed() -> None:
@@ -245,7 +229,7 @@ def test_cpus_that_wait_for_each_other_with_interrupts_off_are_a_deadlock() -> N
     ],
 )
 def test_a_step_with_a_wrong_argument_is_named(step: Step, says: str) -> None:
-    class Wrong(Base):
+    class Wrong(Broken):
         def switch_in(self, cpu: int, thread: Thread) -> Steps:
             yield step
 
