@@ -17,8 +17,9 @@ from kstack.kernels.kstack.scenarios import find_image
 from kstack.recording import write_document, write_recording
 from kstack.schedule import RoundRobin
 from tests.support.command import ROOT, kstack
-from tests.support.debugger import laight, recorded
+from tests.support.debugger import laight
 from tests.support.gdb_sessions import gdb_is_needed, gdb_says, served
+from tests.support.recordings import recorded
 
 
 @pytest.fixture(scope="module")

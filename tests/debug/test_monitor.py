@@ -6,8 +6,9 @@ import pytest
 
 from kstack.debug.monitor import Monitor
 from kstack.hw.mmu.walk import RW, P
-from tests.support.debugger import Client, beginning, laight, recorded
+from tests.support.debugger import Client, beginning, laight
 from tests.support.long_mode import AREA, LongModeGuest
+from tests.support.recordings import recorded
 
 COMMANDS = "help walk code tlb frames pool policy apic schedule snapshot record goto findings".split()
 

@@ -13,8 +13,9 @@ from kstack.debug.target import FORKED, Exited, Stop, Target
 from kstack.hw.engine import Flags, Gpr
 from kstack.hw.mmu.walk import NX, RW, P
 from kstack.run.spec import Setup
-from tests.support.debugger import beginning, laight, recorded
+from tests.support.debugger import beginning, laight
 from tests.support.long_mode import AREA, FRAMES, LongModeGuest
+from tests.support.recordings import recorded
 
 RFLAGS = next(number for number, register in enumerate(REGISTERS) if register.name == "eflags")
 

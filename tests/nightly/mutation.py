@@ -148,17 +148,17 @@ def as_elsewhere(fate: Fate, found: Iterable[Fate]) -> Fate:
 
 def explored(policy: type[Policy], scenario: str, speculation: str) -> str | None:
     """What exploring a scenario finds of a policy, within a quarter of a minute."""
-    outcome = search(_problem(policy, scenario, speculation), Bounds(budget=EXPLORED))
+    outcome = search(problem(policy, scenario, speculation), Bounds(budget=EXPLORED))
     if outcome.verdict != "unsafe":
         return None
     return outcome.finding.text if outcome.finding else f"no end from {outcome.stuck} states"
 
 
 @lru_cache(maxsize=1000)
-def is_proved(policy: str, scenario: str, speculation: str) -> bool:
+def is_proved(policy: str, scenario: str, speculation: str, budget: float = 2 * EXPLORED) -> bool:
     """Whether the policy itself is proved safe there."""
-    return search(_problem(policy, scenario, speculation), Bounds(budget=2 * EXPLORED)).verdict == "safe"
+    return search(problem(policy, scenario, speculation), Bounds(budget=budget)).verdict == "safe"
 
 
-def _problem(policy: str | type[Policy], scenario: str, speculation: str) -> Problem:
+def problem(policy: str | type[Policy], scenario: str, speculation: str) -> Problem:
     return Problem(scenario, policy, Modes(df_restart="exact", speculation=speculation))

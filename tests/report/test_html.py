@@ -16,35 +16,19 @@ from kstack.report.fleet import find_fleet
 from kstack.report.html import render, write_report
 from kstack.report.plots import _PLOT, label_points
 from kstack.report.witness import lanes
-from kstack.stacks.oracle import Finding, Kind, Moment
+from kstack.stacks.oracle import Finding
 from tests.support.command import document, kstack
 from tests.support.html_page import Page
-from tests.support.judgements import comparison, judged, used
+from tests.support.judgements import comparison, judged, stale_use, used
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'`{{7*7}}</title></script>"
-
-
-def finding(text: str = "CPU 1 read what is gone") -> Finding:
-    """A stale use with an IPI in its history."""
-    history = (
-        Moment(1, 0, "map thread 3 page 1 -> frame 0x1000"),
-        Moment(2, 1, "TLB fill: thread 3 page 1 -> frame 0x1000"),
-        Moment(3, 0, "clear thread 3 page 1 (was frame 0x1000)"),
-        Moment(4, 0, "INVLPG thread 3 page 1"),
-        Moment(5, 0, "IPI to CPU 1"),
-        Moment(6, 1, "takes interrupt 0xf0"),
-        Moment(7, 0, "free frame 0x1000"),
-        Moment(8, 1, "guest: " + text),
-        Moment(9, 1, "read thread 3 page 1 through its TLB: frame 0x1000"),
-    )
-    return Finding(Kind.STALE_TRANSLATION, 1, "watch+0x4", 0x1B30, 9, text, 0x1000, "a", "b", "c", history)
 
 
 def two_by_two(policy: str = "entry-exit", text: str = "CPU 1 read what is gone") -> Page:
     """A report on two policies and two scenarios."""
     found = comparison(
         judged("fixed-16k", "laight", used()),
-        judged(policy, "laight", used(), safe=False, reason="found in 3 of 7", finding=finding(text)),
+        judged(policy, "laight", used(), safe=False, reason="found in 3 of 7", finding=stale_use(text)),
         judged("fixed-16k", "deep", used()),
         judged(policy, "deep", used(), safe=None, reason="not exercised in 7"),
     )
@@ -88,7 +72,7 @@ def test_the_witness_has_lanes_with_entries_tlb_and_an_arrow_for_the_ipi() -> No
 
 
 def test_a_translation_is_drawn_for_as_long_as_it_is_cached() -> None:
-    drawn = lanes(finding())
+    drawn = lanes(stale_use())
     row = {mark.time: mark.y for mark in drawn.marks}
     cached = [bar for bar in drawn.bars if bar.kind == "tlb"]
     assert [(bar.top, bar.bottom) for bar in cached] == [(row[2], row[9])], "CPU 1's, until the wrong use"
@@ -96,14 +80,14 @@ def test_a_translation_is_drawn_for_as_long_as_it_is_cached() -> None:
 
 
 def test_an_arrow_goes_from_where_an_ipi_was_sent_to_where_it_was_taken() -> None:
-    (arrow,) = lanes(finding()).arrows
-    row = {mark.time: mark.y for mark in lanes(finding()).marks}
+    (arrow,) = lanes(stale_use()).arrows
+    row = {mark.time: mark.y for mark in lanes(stale_use()).marks}
     assert (arrow.y1, arrow.y2, arrow.delivered) == (row[5], row[6], True)
     assert arrow.x1 < arrow.x2
 
 
 def test_an_ipi_whose_arrival_is_not_known_is_drawn_as_such() -> None:
-    found = finding()
+    found = stale_use()
     history = tuple(moment for moment in found.history if "takes" not in moment.what)
     (arrow,) = lanes(Finding(found.kind, 1, "s", 0, 9, "t", history=history)).arrows
     assert not arrow.delivered
@@ -253,7 +237,7 @@ addEventListener("load", () => {
 def test_in_a_browser_a_click_on_a_red_cell_opens_the_witness_and_nothing_complains(tmp_path: Path) -> None:
     found = comparison(
         judged("fixed-16k", "laight", used()),
-        judged("entry-exit", "laight", used(), safe=False, finding=finding(HOSTILE)),
+        judged("entry-exit", "laight", used(), safe=False, finding=stale_use(HOSTILE)),
         judged(HOSTILE, "laight", used()),
     )
     text = render(found, find_fleet("intel"))

@@ -27,11 +27,10 @@ from kstack.report.table import print_fleet, print_judgements
 from kstack.report.words import VERDICTS, modes_line
 from kstack.run.session import RunResult
 from kstack.schedule import RoundRobin
-from kstack.stacks.oracle import Finding, Kind
 from tests.nightly import decisions as nightly
 from tests.support.command import ROOT, document, kstack
 from tests.support.html_page import Page
-from tests.support.judgements import comparison, judged, used
+from tests.support.judgements import comparison, judged, stale_use, used
 
 LAZY: Final = "accessed-shrinker"  # it reclaims under memory pressure alone
 GREEN: Final = "\x1b[32m"
@@ -250,14 +249,10 @@ def test_the_nightly_table_of_decisions_names_all_modes() -> None:
 # --- what is broken elsewhere
 
 
-def finding() -> Finding:
-    return Finding(Kind.STALE_TRANSLATION, 1, "s", 0, 9, "it is gone")
-
-
 def three() -> list[Any]:
     """A policy that a litmus scenario breaks, one that none does, and a verdict `safe` of both."""
     return [
-        judged("entry-exit", "litmus-laight", used(), safe=False, finding=finding()),
+        judged("entry-exit", "litmus-laight", used(), safe=False, finding=stale_use()),
         judged("entry-exit", "deep", used()),
         judged("fixed-16k", "deep", used()),
     ]
@@ -273,7 +268,10 @@ def test_what_a_litmus_scenario_breaks_stands_beside_every_verdict_safe() -> Non
 
 
 def test_what_a_larger_scenario_breaks_is_its_own_row() -> None:
-    rows = [judged("entry-exit", "laight", used(), safe=False, finding=finding()), judged("entry-exit", "deep", used())]
+    rows = [
+        judged("entry-exit", "laight", used(), safe=False, finding=stale_use()),
+        judged("entry-exit", "deep", used()),
+    ]
     assert "broken in" not in shown(Console(width=120, no_color=True), *rows)
 
 

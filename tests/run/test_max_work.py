@@ -33,19 +33,19 @@ def storm(tmp_path: Path) -> Path:
     return image
 
 
-def run(image: Path, *words: object) -> dict[str, Any]:
+def run_document(image: Path, *words: object) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(kstack("run", image, "--format", "flat", "--json", *words).stdout)
     return found
 
 
-def session(code: bytes, max_work: int | None, quantum: int = 100) -> Session:
+def bare_session(code: bytes, max_work: int | None, quantum: int = 100) -> Session:
     machine = Machine(MachineConfig(1, 1 << 20))
     symbols = load(machine, code, "code", "flat")
     return Session(machine, symbols, RoundRobin(quantum), None, RunOptions(100_000, max_work=max_work))
 
 
 def test_a_storm_of_exceptions_ends_by_it_and_says_so(storm: Path) -> None:
-    found = run(storm, "--max-work", 3000)
+    found = run_document(storm, "--max-work", 3000)
     assert (found["exit"], found["code"]) == (WORK, 4)
     assert 1000 < found["instructions"] < 10_000
     text = kstack("run", storm, "--format", "flat", "--max-work", 3000)
@@ -62,7 +62,7 @@ def test_it_ends_at_the_same_virtual_time_in_every_process(storm: Path) -> None:
 
 def test_its_recording_ends_in_the_same_way(storm: Path, tmp_path: Path) -> None:
     file = tmp_path / "storm.json"
-    found = run(storm, "--max-work", 3000, "--schedule", "round-robin:100000", "--record", file)
+    found = run_document(storm, "--max-work", 3000, "--schedule", "round-robin:100000", "--record", file)
     replayed = json.loads(kstack("replay", file, "--json").stdout)
     assert replayed["identical"]
     for part in ("exit", "instructions", "state_hash"):
@@ -74,19 +74,19 @@ def test_its_recording_ends_in_the_same_way(storm: Path, tmp_path: Path) -> None
 
 def test_a_debugger_goes_no_further_than_its_recording(storm: Path, tmp_path: Path) -> None:
     file = tmp_path / "storm.json"
-    found = run(storm, "--max-work", 3000, "--schedule", "round-robin:100000", "--record", file)
+    found = run_document(storm, "--max-work", 3000, "--schedule", "round-robin:100000", "--record", file)
     assert Origin.of_recording(read_recording(file)).limit == found["instructions"]
 
 
 def test_a_guest_that_ends_with_its_last_unit_has_ended_by_itself() -> None:
-    whole = session(CPUID + AN_END, None)
+    whole = bare_session(CPUID + AN_END, None)
     assert whole.run().ended == "exit"
-    assert session(CPUID + AN_END, whole.machine.work).run().ended == "exit"
-    assert session(CPUID + AN_END, whole.machine.work - 2).run().ended == WORK
+    assert bare_session(CPUID + AN_END, whole.machine.work).run().ended == "exit"
+    assert bare_session(CPUID + AN_END, whole.machine.work - 2).run().ended == WORK
 
 
 def test_a_slice_does_nothing_at_the_bound() -> None:
-    machine = session(STORM, None).machine
+    machine = bare_session(STORM, None).machine
     machine.work_limit = machine.work
     assert machine.run(0, 100) == (SliceEnd.WORK, 0)
     machine.work_limit = FOR_EVER
@@ -97,7 +97,7 @@ def test_short_slices_are_no_work_of_the_guests() -> None:
     code = bytes.fromhex("b9e803e2fe") + AN_END  # MOV CX, 1000; LOOP
     works = set()
     for quantum in (1, 7, 100_000):
-        made = session(code, None, quantum)
+        made = bare_session(code, None, quantum)
         made.run()
         works.add(made.machine.work)
     assert works == {2}  # OUT: the stop, and what is done about it
@@ -106,7 +106,7 @@ def test_short_slices_are_no_work_of_the_guests() -> None:
 def test_an_exception_in_a_long_stretch_of_code_is_more_work_than_one_before_a_branch() -> None:
     works = []
     for behind in (b"\xeb\xfe", b"\x90" * 400):
-        made = session(b"\x31\xdb\xf7\xf3" + behind, None, 1000)  # DIV of zero, which nobody handles
+        made = bare_session(b"\x31\xdb\xf7\xf3" + behind, None, 1000)  # DIV of zero, which nobody handles
         made.run()
         works.append(made.machine.work)
     assert works == [2, 2 + 32]

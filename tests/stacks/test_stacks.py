@@ -81,7 +81,7 @@ def test_an_entry_is_made_present_writable_global_and_without_accessed_or_dirty(
     assert pte.value >> 8 & 1
 
 
-def drawn(order: str, seed: int = 0) -> list[int]:
+def order_of(order: str, seed: int = 0) -> list[int]:
     pools = Pools(PoolConfig(order, 4, seed), 1, [n * 4096 for n in range(4)])
     found = [pools.take(0) for _ in range(4)]
     assert pools.take(0) is None, "a pool without reserve runs dry"
@@ -89,11 +89,11 @@ def drawn(order: str, seed: int = 0) -> list[int]:
 
 
 def test_the_order_of_a_pool_is_a_parameter() -> None:
-    assert drawn("lifo") == [3, 2, 1, 0]
-    assert drawn("fifo") == [0, 1, 2, 3]
-    assert sorted(drawn("seeded", 1)) == [0, 1, 2, 3]
-    assert drawn("seeded", 1) == drawn("seeded", 1)
-    assert len({tuple(drawn("seeded", seed)) for seed in range(8)}) > 1
+    assert order_of("lifo") == [3, 2, 1, 0]
+    assert order_of("fifo") == [0, 1, 2, 3]
+    assert sorted(order_of("seeded", 1)) == [0, 1, 2, 3]
+    assert order_of("seeded", 1) == order_of("seeded", 1)
+    assert len({tuple(order_of("seeded", seed)) for seed in range(8)}) > 1
 
 
 def test_an_empty_pool_is_refilled_from_the_reserve_and_each_cpu_has_its_own() -> None:

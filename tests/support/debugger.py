@@ -8,28 +8,11 @@ from pathlib import Path
 
 from kstack.debug.origin import Origin
 from kstack.debug.protocol import Protocol
-from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.load import Symbols
-from kstack.machine import size
-from kstack.recording import Recording
-from kstack.run.session import RunOptions, Session
-from kstack.run.spec import Setup, script_of
-from kstack.schedule import RoundRobin, parse
+from kstack.run.session import Session
+from kstack.schedule import RoundRobin
 from tests.support.long_mode import LongModeGuest
-
-
-@lru_cache(maxsize=8)
-def recorded(
-    scenario: str, policy: str, schedule: str = "scripted", seed: int = 0, adversarial: bool = False, units: int = 10**6
-) -> Recording:
-    """A recording of a run, as `kstack run --record` makes it."""
-    found = find_scenario(scenario)
-    modes = Modes().with_option("tlb=adversarial") if adversarial else Modes()
-    options = RunOptions(max_time=units, adversary=seed)
-    setup = Setup(scenario, found.cpus, size(found.ram), modes, policy, options)
-    session = setup.session(parse(schedule, seed, script_of(found) if schedule == "scripted" else None))
-    return setup.recording(session.choices, session.run())
+from tests.support.recordings import recorded
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from kstack.stacks.host.call import StepCounts
 from kstack.stacks.measure.costs import CostModel, cost_model
 from kstack.stacks.measure.levels import PoolUse
 from kstack.stacks.measure.usage import UsageSummary
-from kstack.stacks.oracle import Finding
+from kstack.stacks.oracle import Finding, Kind, Moment
 
 PASSED = 0x10
 
@@ -101,3 +101,19 @@ def judged(
 def comparison(*judgements: Judgement, model: CostModel | None = None) -> Comparison:
     """A comparison of these."""
     return Comparison(judgements, Modes(tlb="adversarial"), model or cost_model())
+
+
+def stale_use(text: str = "CPU 1 read what is gone") -> Finding:
+    """A stale use with an IPI in its history."""
+    history = (
+        Moment(1, 0, "map thread 3 page 1 -> frame 0x1000"),
+        Moment(2, 1, "TLB fill: thread 3 page 1 -> frame 0x1000"),
+        Moment(3, 0, "clear thread 3 page 1 (was frame 0x1000)"),
+        Moment(4, 0, "INVLPG thread 3 page 1"),
+        Moment(5, 0, "IPI to CPU 1"),
+        Moment(6, 1, "takes interrupt 0xf0"),
+        Moment(7, 0, "free frame 0x1000"),
+        Moment(8, 1, "guest: " + text),
+        Moment(9, 1, "read thread 3 page 1 through its TLB: frame 0x1000"),
+    )
+    return Finding(Kind.STALE_TRANSLATION, 1, "watch+0x4", 0x1B30, 9, text, 0x1000, "a", "b", "c", history)

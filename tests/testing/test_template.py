@@ -20,14 +20,14 @@ LINES: Final = 60
 EXPECTED: Final = 21
 
 
-def run(*command: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def called(*command: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(word) for word in command], cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
     )
 
 
 def pip(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return run(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words)
+    return called(sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *words)
 
 
 OWN_FOLDERS = """
@@ -67,11 +67,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of an environment with kstack and its test extras; without the registry, with what is installed here."""
     place = tmp_path_factory.mktemp("user") / "venv"
-    run(sys.executable, "-m", "venv", "--without-pip", place)
+    called(sys.executable, "-m", "venv", "--without-pip", place)
     python = place / "bin" / "python"
     if pip("--python", python, "install", f"{wheel}[test]").returncode:
         assert pip("--python", python, "install", "--no-deps", wheel).returncode == 0
-        site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+        site = called(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
         (Path(site) / "installed.pth").write_text(sysconfig.get_path("purelib"))
     return python
 
@@ -80,9 +80,9 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_template_passes_outside_the_repository(python: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(TEMPLATE, project, ignore=shutil.ignore_patterns("__pycache__"))
-    where = run(python, "-c", "import kstack; print(kstack.__file__)", folder=project).stdout
+    where = called(python, "-c", "import kstack; print(kstack.__file__)", folder=project).stdout
     assert str(ROOT) not in where, "it is the wheel that is tested"
-    done = run(python, "-m", "pytest", "-rA", folder=project)
+    done = called(python, "-m", "pytest", "-rA", folder=project)
     assert done.returncode == 0, done.stdout + done.stderr
     found = outcomes(done)
     assert {"test_guest.toml::stack", "test_guest.toml::oracle"} <= set(found)
@@ -102,7 +102,7 @@ def test_what_is_broken_in_it_fails(python: Path, tmp_path: Path) -> None:
     policy.write_text(text.replace("reclaim_with_shootdown", "free, unmap_pages"))
     guest = project / "guest.s"
     guest.write_text(guest.read_text().replace("[rsp], 42", "[rsp], 43"))
-    done = run(python, "-m", "pytest", "-rA", "-p", "no:randomly", folder=project)
+    done = called(python, "-m", "pytest", "-rA", "-p", "no:randomly", folder=project)
     failed = sorted(name for name, outcome in outcomes(done).items() if outcome == "FAILED")
     assert "test_guest.toml::stack" in failed
     assert any(name.startswith("test_mine.py::test_it_is_safe[") and "laight" in name for name in failed), done.stdout
@@ -120,7 +120,7 @@ def test_a_project_with_folders_of_kstacks_names_is_not_disturbed(
         (tmp_path / name / "mine.py").write_text(f"NAME = {name!r}\n")
     (tmp_path / "policies" / "one.py").write_text((TEMPLATE / "mine.py").read_text())
     (tmp_path / "tests" / "test_it.py").write_text(OWN_FOLDERS)
-    done = run(python.parent / command[0], *command[1:], "-rA", folder=tmp_path)
+    done = called(python.parent / command[0], *command[1:], "-rA", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(outcomes(done).values()) == {"PASSED"} and len(outcomes(done)) == 2
 
@@ -128,7 +128,7 @@ def test_a_project_with_folders_of_kstacks_names_is_not_disturbed(
 @pytest.mark.slow
 def test_an_installed_kstack_has_one_name(python: Path, tmp_path: Path) -> None:
     program = "import importlib.metadata as m; print(*sorted({file.parts[0] for file in m.files('kstack')}))"
-    names = run(python, "-c", program, folder=tmp_path).stdout.split()
+    names = called(python, "-c", program, folder=tmp_path).stdout.split()
     assert [name for name in names if not name.endswith(".dist-info") and name != ".."] == ["kstack"]
 
 

@@ -22,6 +22,7 @@ from tests.support.long_mode import (
     CODE32,
     CODE64,
     DATA,
+    EXTERNAL,
     USER,
     USER_CODE64,
     USER_DATA,
@@ -32,7 +33,6 @@ from tests.support.rules import each_rule_of
 IST1, IST2, IST3 = 0x24, 0x2C, 0x34
 NOT_MAPPED: Final = AREA + (1 << 21)
 RESERVED: Final = 1 << 51
-VECTOR: Final = 0x40
 BAD_POINTER: Final = 1 << 63  # not canonical: a load through it raises #GP(0)
 
 
@@ -244,17 +244,12 @@ def check_df_state_undefined(rules: frozenset[Rule]) -> None:
 # --- interrupts and NMI (6.7, 6.8)
 
 
-def pend(guest: LongModeGuest, vector: int = VECTOR) -> None:
-    """An external interrupt arrives at CPU 0."""
-    guest.machine.apics[0].accept(vector)
-
-
 def fault_in_delivery(guest: LongModeGuest) -> None:
     """Let the delivery of an interrupt fault, and mend the stack afterwards."""
     guest.tss_stack(IST1, NOT_MAPPED)
-    guest.gate(VECTOR, ist=1)
+    guest.gate(EXTERNAL, ist=1)
     guest.set_flags(Flags.IF)
-    pend(guest)
+    guest.pend()
     guest.run("nop")
     assert guest.vector() == PF
     guest.tss_stack(IST1, spare_stack(guest))
@@ -303,7 +298,7 @@ def stepped(guest: LongModeGuest, at: int, steps: int, **gprs: int) -> None:
     """Run `steps` instructions one slice each; an interrupt arrives after the first; then run on."""
     guest.start(at, **gprs)
     guest.step()
-    pend(guest)
+    guest.pend()
     for _ in range(steps - 1):
         guest.step()
 
@@ -315,14 +310,14 @@ def check_sti_shadow(rules: frozenset[Rule]) -> None:
     stepped(guest, at, 2, rax=0)
     assert guest.gpr(Gpr.RAX) == 1, "the instruction after STI runs first"
     guest.until_halt()
-    assert (guest.vector(), guest.gpr(Gpr.RAX), guest.pushed(1)) == (VECTOR, 1, [at + 3])
+    assert (guest.vector(), guest.gpr(Gpr.RAX), guest.pushed(1)) == (EXTERNAL, 1, [at + 3])
     guest = LongModeGuest(rules)
     guest.set_flags(0)
-    pend(guest)
+    guest.pend()
     at = guest.kernel_code("sti\nmov al, 1\nmov al, 2\nhlt")
     guest.start(at, rax=0)
     guest.until_halt()
-    assert (guest.vector(), guest.gpr(Gpr.RAX)) == (VECTOR, 1), "and in one slice"
+    assert (guest.vector(), guest.gpr(Gpr.RAX)) == (EXTERNAL, 1), "and in one slice"
 
 
 def check_mov_ss_shadow(rules: frozenset[Rule]) -> None:
@@ -332,7 +327,7 @@ def check_mov_ss_shadow(rules: frozenset[Rule]) -> None:
     stepped(guest, at, 2, rax=0, rdx=DATA)
     assert guest.gpr(Gpr.RAX) == 1
     guest.until_halt()
-    assert (guest.vector(), guest.gpr(Gpr.RAX)) == (VECTOR, 1)
+    assert (guest.vector(), guest.gpr(Gpr.RAX)) == (EXTERNAL, 1)
     guest = LongModeGuest(rules)
     at = guest.kernel_code(".byte 0x17 # pop ss\nmov al, 1\nmov al, 2\nhlt", bits=32)
     guest.machine.cpus[0].registers.set_segment(Seg.CS, Segment(CODE32, 0, 0xFFFFFFFF, 0x00CF9B00))
@@ -341,7 +336,7 @@ def check_mov_ss_shadow(rules: frozenset[Rule]) -> None:
     stepped(guest, at, 2, rax=0, rsp=guest.stack() - 8)
     assert guest.gpr(Gpr.RAX) == 1, "POP SS, which only code that is not 64-bit has"
     guest.until_halt()
-    assert (guest.vector(), guest.gpr(Gpr.RAX)) == (VECTOR, 1)
+    assert (guest.vector(), guest.gpr(Gpr.RAX)) == (EXTERNAL, 1)
 
 
 def check_shadow_not_for_faults(rules: frozenset[Rule]) -> None:
@@ -361,26 +356,26 @@ test_rule_holds, test_the_rules_check_fails_without_the_rule = each_rule_of(glob
 def test_an_interrupt_whose_delivery_faulted_comes_again_in_mode_restarted() -> None:
     guest = LongModeGuest(modes=Modes(interrupted_delivery="restarted"))
     fault_in_delivery(guest)
-    assert guest.vector() == VECTOR
+    assert guest.vector() == EXTERNAL
 
 
 def test_an_interrupt_of_the_8259_comes_again_too() -> None:
     guest = LongModeGuest()
     machine = guest.machine
     machine.apics[0].virtual_wire()
-    for port, value in ((0x20, 0x11), (0x21, VECTOR), (0x21, 4), (0x21, 1), (0x21, 0)):
+    for port, value in ((0x20, 0x11), (0x21, EXTERNAL), (0x21, 4), (0x21, 1), (0x21, 0)):
         machine.ports.write(port, 1, value)
     guest.tss_stack(IST1, NOT_MAPPED)
-    guest.gate(VECTOR, ist=1)
+    guest.gate(EXTERNAL, ist=1)
     guest.set_flags(Flags.IF)
     machine.pics.pulse_irq(0)
     guest.run("nop")
     assert guest.vector() == PF
-    assert not machine.apics[0].withdraw(VECTOR), "it is none of the APIC's"
+    assert not machine.apics[0].withdraw(EXTERNAL), "it is none of the APIC's"
     guest.tss_stack(IST1, spare_stack(guest))
     guest.set_flags(Flags.IF)
     guest.run("nop\nnop")
-    assert guest.vector() == VECTOR
+    assert guest.vector() == EXTERNAL
 
 
 def test_with_df_restart_exact_the_saved_state_is_the_faults() -> None:
@@ -403,15 +398,15 @@ def test_lss_has_no_shadow() -> None:
     stepped(guest, guest.kernel_code("lss esp, [rbx]\nmov al, 1\nhlt"), 2, rax=0, rbx=pointer)
     assert guest.gpr(Gpr.RAX) == 0
     guest.until_halt()
-    assert guest.vector() == VECTOR
+    assert guest.vector() == EXTERNAL
 
 
 def test_sti_then_hlt_cannot_miss_an_interrupt() -> None:
     guest = LongModeGuest()
     guest.set_flags(0)
-    pend(guest)
+    guest.pend()
     at = guest.kernel_code("sti\nhlt\nmov al, 1\nhlt")
-    guest.gate(VECTOR, guest.kernel_code("iretq"))
+    guest.gate(EXTERNAL, guest.kernel_code("iretq"))
     guest.start(at, rax=0)
     guest.until_halt()
     assert guest.gpr(Gpr.RAX) == 1

@@ -14,17 +14,11 @@ from kstack.hw.mmu.mmu import Cr4
 from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
 from tests.support.fred_guest import ERETS, ERETU, KERNEL_CS, KERNEL_SS, RING0, RING3, FredGuest
-from tests.support.long_mode import AREA, CODE64, DATA, USER, USER_CODE64, USER_DATA, LongModeGuest
+from tests.support.long_mode import AREA, CODE64, DATA, EXTERNAL, USER, USER_CODE64, USER_DATA, LongModeGuest
 
 NOT_MAPPED = AREA + (1 << 21)
-VECTOR = 0x40
 NOT_CANONICAL = 1 << 47
 INTERRUPT, EXCEPTION, INT_N, INT1, INT3, OTHER = 0, 3, 4, 5, 6, 7
-
-
-def pend(guest: FredGuest, vector: int = VECTOR) -> None:
-    """An external interrupt arrives."""
-    guest.machine.apics[0].accept(vector)
 
 
 def returning(guest: FredGuest, text: str, **values: int) -> int:
@@ -149,9 +143,9 @@ def test_the_level_of_an_nmi_is_by_stklvls_and_that_of_interrupts_by_config() ->
     assert (guest.level, guest.got().vector) == (3, NMI)
     guest.level = 0
     guest.set_flags(Flags.IF)
-    pend(guest)
+    guest.pend()
     guest.run("nop")
-    assert (guest.level, guest.got().vector) == (2, VECTOR)
+    assert (guest.level, guest.got().vector) == (2, EXTERNAL)
 
 
 def test_int_n_and_syscall_are_of_level_0() -> None:
@@ -266,10 +260,10 @@ def test_the_ss_word_tells_type_vector_and_length(text: str, kind: int, vector: 
 def test_the_ss_word_tells_interrupt_and_nmi() -> None:
     guest = FredGuest()
     guest.set_flags(Flags.IF)
-    pend(guest)
+    guest.pend()
     guest.run("nop")
     frame = guest.got()
-    assert (frame.type, frame.vector, frame.ss >> 16 & 7) == (INTERRUPT, VECTOR, 0)
+    assert (frame.type, frame.vector, frame.ss >> 16 & 7) == (INTERRUPT, EXTERNAL, 0)
     guest.machine.cpus[0].nmi()
     guest.run("nop")
     frame = guest.got()
@@ -326,7 +320,7 @@ def test_a_page_fault_in_the_delivery_of_an_interrupt_is_nested_and_tells_the_st
     guest = FredGuest(levels={PF: 1})
     guest.map(AREA, guest.frame())
     guest.set_flags(Flags.IF | Flags.CF)
-    pend(guest)
+    guest.pend()
     at = guest.kernel_code("nop\nhlt")
     guest.start(at, rsp=AREA)
     guest.until_halt()
@@ -365,14 +359,14 @@ def test_a_double_fault_is_an_abort_here_too() -> None:
 def test_an_interrupt_whose_delivery_faulted_comes_again_or_is_lost(mode: str, again: bool) -> None:
     guest = FredGuest(modes=Modes(interrupted_delivery=mode), levels={PF: 1})
     guest.set_flags(Flags.IF)
-    pend(guest)
+    guest.pend()
     guest.run("nop", rsp=AREA)
     assert guest.got().vector == PF
     guest.level = 0
     guest.set_flags(Flags.IF)
     guest.run("nop\nnop")
     assert (guest.entered is not None) == again
-    assert not again or guest.got().vector == VECTOR
+    assert not again or guest.got().vector == EXTERNAL
 
 
 def test_a_stack_that_is_not_canonical_is_a_stack_fault_and_a_user_page_one_of_smap() -> None:
@@ -473,9 +467,9 @@ def test_erets_brings_an_sti_shadow_back() -> None:
         returning(guest, ERETS, rip=target, ss=ss, rflags=int(Flags.FIXED | Flags.IF))
         guest.machine.cpus[0].registers.gpr[Gpr.RAX] = 0
         guest.step()
-        pend(guest)
+        guest.pend()
         guest.until_halt()
-        assert (guest.got().vector, guest.gpr(Gpr.RAX)) == (VECTOR, rax), (ss, before)
+        assert (guest.got().vector, guest.gpr(Gpr.RAX)) == (EXTERNAL, rax), (ss, before)
 
 
 # --- 12: ERETU
@@ -680,7 +674,7 @@ def hostile(seed: int) -> str:
     guest.entry_code(RING3, rng.randbytes(16))
     guest.entry_code(RING0, rng.randbytes(16))
     guest.machine.cpus[0].nmi_pending = rng.randrange(2)
-    pend(guest)
+    guest.pend()
     guest.set_flags(rng.choice((0, int(Flags.IF), int(Flags.TF))))
     text = "\n".join(rng.choice(TEXTS) for _ in range(4))
     cpl = rng.choice((0, 3))

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from kstack.guest.images import build_image
@@ -15,13 +14,9 @@ from kstack.trace.export import coverage, export, sources
 from kstack.trace.export.lines import Chapter
 from kstack.trace.store import Trace
 from tests.support.html_page import Page
+from tests.support.traces import rows
 
 HOSTILE = "<script>alert(1)</script>"
-
-
-def rows(trace: Trace, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(trace.file(table)).to_pylist()
-    return found
 
 
 def ran(trace: Trace) -> Counter[tuple[int, int]]:
