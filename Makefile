@@ -38,7 +38,7 @@ run: setup
 	$(BIN)/kstack compare $(or $(ARGS),--scenarios laight$(COMMA)wilcox$(COMMA)quiet-then-deep$(COMMA)deep --schedules 3)
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not docs" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m "not docs" $(ARGS)
 
 # All of them, also when one fails.
 check: setup

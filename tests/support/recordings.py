@@ -1,4 +1,4 @@
-"""Recordings of scenarios, made once in a process."""
+"""Recordings of scenarios, made once in a process, and places in them by symbol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup, script_of
+from kstack.run.spec import Setup, replay_session, script_of
 from kstack.schedule import parse
 
 
@@ -37,3 +37,31 @@ def recorded(
     setup = Setup(scenario, found.cpus, size(found.ram), modes, policy, options)
     session = setup.session(parse(schedule, seed, script_of(found) if schedule == "scripted" else None))
     return setup.recording(session.choices, session.run())
+
+
+@lru_cache(maxsize=32)
+def start_of(scenario: str, policy: str) -> int:
+    """Virtual time at which the recording of a scripted run begins: when its guest has booted."""
+    return replay_session(recorded(scenario, policy)).machine.time
+
+
+@lru_cache(maxsize=32)
+def time_at(scenario: str, policy: str, symbol: str, cpu: int) -> int:
+    """Virtual time at which a CPU first stands at a symbol in the recording of a scripted run, found by single steps."""
+    session = replay_session(recorded(scenario, policy))
+    machine, place = session.machine, session.symbols.address(symbol)
+    assert place is not None, symbol
+    while not isinstance(begun := session.begin(1 << 40), str):
+        if begun is None:
+            continue
+        left = begun.quantum
+        while left:
+            if begun.cpu == cpu and machine.cpus[cpu].rip() == place:
+                return machine.time
+            piece = session.advance(begun.cpu, 1)
+            left -= piece.elapsed
+            if piece.end.name != "BUDGET":
+                break
+        if session.finish() is not None:
+            break
+    raise AssertionError(f"CPU {cpu} never comes to {symbol}")

@@ -86,7 +86,7 @@ FAULTS = {
     "lose-ack": Fault("lose-ack", Step("WaitForAck")),
     "delay-ack": Fault("delay-ack", Step("WaitForAck"), units=500),
     "early-ack": Fault("early-ack", Step("WaitForAck")),
-    "evict-tlb": Fault("evict-tlb", Moment(101_010), address=STACK),  # it is cached then
+    "evict-tlb": Fault("evict-tlb", At("laight_inner"), address=STACK),  # it is cached then
     "fill-tlb": Fault("fill-tlb", SOON, address=STACK),
     "flip-pte": Fault("flip-pte", SOON, address=STACK, bit=9),
     "flip-ram": Fault("flip-ram", SOON, address=0x300000, bit=0),
