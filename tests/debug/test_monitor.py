@@ -6,16 +6,11 @@ import pytest
 
 from kstack.debug.monitor import Monitor
 from kstack.hw.mmu.walk import RW, P
-from tests.support.debugger import Client, beginning, laight
+from tests.support.debugger import Client, beginning
 from tests.support.long_mode import AREA, LongModeGuest
 from tests.support.recordings import recorded, start_of
 
 COMMANDS = "help walk code tlb frames pool policy apic schedule snapshot record goto findings".split()
-
-
-@pytest.fixture
-def client() -> Client:
-    return Client(laight())
 
 
 def test_every_command_is_in_the_help_and_nothing_else(client: Client) -> None:

@@ -24,11 +24,6 @@ NUMBERS = {register.name: number for number, register in enumerate(REGISTERS)}
 
 
 @pytest.fixture
-def client() -> Client:
-    return Client(laight())
-
-
-@pytest.fixture
 def small() -> Client:
     """One CPU in a loop that counts in RAX and in memory."""
     guest = LongModeGuest()

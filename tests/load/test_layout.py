@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from functools import cache
 from itertools import pairwise
 from typing import Final
 
@@ -15,8 +14,9 @@ from hypothesis import strategies as st
 from kstack.base.errors import ImageError
 from kstack.hw.engine import Gpr
 from kstack.load import load
-from kstack.machine import Machine, MachineConfig, MachineSnapshot
+from kstack.machine import Machine
 from tests.support.images import ADDRESSES, Segment, elf, multiboot_header, pvh_note
+from tests.support.reset import machine_at_reset
 
 PAGE: Final = 4096
 RAM: Final = 0x140000
@@ -26,17 +26,9 @@ SIZES: Final = {"pvh": 1, "multiboot": 1, "addresses": 1, "long": 10}
 Ranges = list[tuple[int, int]]
 
 
-@cache
-def _fresh(ram: int) -> tuple[Machine, MachineSnapshot]:
-    machine = Machine(MachineConfig(1, ram))
-    return machine, machine.snapshot()
-
-
 def fresh(ram: int = RAM) -> Machine:
     """A machine at reset; the same one each time."""
-    machine, reset = _fresh(ram)
-    machine.restore(reset)
-    return machine
+    return machine_at_reset(1, ram)
 
 
 def image(kind: str, segments: list[Segment]) -> bytes:

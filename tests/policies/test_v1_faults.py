@@ -16,7 +16,7 @@ RESTARTABLE = Modes(df_restart="exact", stack_fault_delivery="df")
 FATAL = {Kind.DOUBLE_FAULT, Kind.UNHANDLED_FAULT}
 
 
-def judged(policy: str, scenario: str, modes: Modes = RESTARTABLE) -> Judgement:
+def judged_in(policy: str, scenario: str, modes: Modes = RESTARTABLE) -> Judgement:
     return verdict(policy, scenario, 2, modes)
 
 
@@ -30,17 +30,17 @@ def judged(policy: str, scenario: str, modes: Modes = RESTARTABLE) -> Judgement:
     ],
 )
 def test_a_fault_of_v1_is_found_and_gone_in_the_mended_policy(scenario: str, fault: str) -> None:
-    posted, mended = judged("v1-as-posted", scenario), judged("fault-df", scenario)
+    posted, mended = judged_in("v1-as-posted", scenario), judged_in("fault-df", scenario)
     assert posted.safe is False, fault
     assert kinds_of(posted) & FATAL, fault
     assert not mended.findings, fault
 
 
 def test_v1_would_sleep_for_memory_inside_schedule_and_the_mended_refill_would_not() -> None:
-    posted = [found for found in judged("v1-as-posted", "pool-decay").findings if found.kind is Kind.DEADLOCK]
+    posted = [found for found in judged_in("v1-as-posted", "pool-decay").findings if found.kind is Kind.DEADLOCK]
     assert posted
     assert "would sleep for memory in switch_in" in posted[0].text
-    assert Kind.DEADLOCK not in kinds_of(judged("fault-df", "pool-decay"))
+    assert Kind.DEADLOCK not in kinds_of(judged_in("fault-df", "pool-decay"))
 
 
 @pytest.mark.parametrize(
@@ -55,20 +55,20 @@ def test_an_interrupt_whose_frame_faults_is_lost_where_the_hardware_gives_it_onc
     lost = judge(find_policy(policy), scenario, booted("interrupt-deep", modes), options, modes)
     assert lost.safe is False
     assert Kind.LOST_INTERRUPT in kinds_of(lost)
-    assert judged(policy, "interrupt-deep").safe is True, "restarted, it is only late"
+    assert judged_in(policy, "interrupt-deep").safe is True, "restarted, it is only late"
 
 
 def test_a_full_stack_loses_no_interrupt() -> None:
     modes = RESTARTABLE.with_option("interrupted-delivery=lost")
-    assert judged("fixed-16k", "interrupt-deep", modes).safe is True
+    assert judged_in("fixed-16k", "interrupt-deep", modes).safe is True
 
 
 @pytest.mark.parametrize("policy", ["v1-as-posted", "fault-df"])
 def test_growth_on_df_dies_where_df_cannot_be_returned_from(policy: str) -> None:
-    found = judged(policy, "skip-page", Modes(stack_fault_delivery="df"))
+    found = judged_in(policy, "skip-page", Modes(stack_fault_delivery="df"))
     assert found.safe is False
     assert Kind.DOUBLE_FAULT in kinds_of(found)
 
 
 def test_growth_on_an_ist_stack_does_not_depend_on_df() -> None:
-    assert judged("fault-ist", "skip-page", Modes(stack_fault_delivery="ist")).safe is True
+    assert judged_in("fault-ist", "skip-page", Modes(stack_fault_delivery="ist")).safe is True
