@@ -38,7 +38,7 @@ run: setup
 	$(BIN)/kstack compare $(or $(ARGS),--scenarios laight$(COMMA)wilcox$(COMMA)quiet-then-deep$(COMMA)deep --schedules 3)
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not docs" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 -m "not docs" $(ARGS)
 
 # All of them, also when one fails.
 check: setup
@@ -56,7 +56,7 @@ bench/peers/installed:
 
 nightly: setup
 	KSTACK_LONG=1 KSTACK_FUZZ=10 $(BIN)/python -m pytest -q -n $(JOBS) -m "long or slow"
-	KSTACK_LONG=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/quality/test_policies_conform.py
+	KSTACK_LONG=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/policies/test_policies_conform.py
 	$(BIN)/python -m tests.nightly mutation --jobs $(JOBS) > mutation.md
 	$(BIN)/python -m tests.nightly exploring --jobs $(JOBS) > exploring.md
 	$(BIN)/python -m tests.nightly seeded --jobs $(JOBS) > seeded.md

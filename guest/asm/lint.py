@@ -3,7 +3,7 @@
 Most of Keystone's traps cannot be reached any more because operands are read and evaluated
 here (`guest.asm.operand`).  What is left are instructions that it encodes differently from
 what their text says, or that GNU as reads differently; every entry was measured against
-GNU as 2.40 (see ``tests/unit/test_asm_traps.py``).
+GNU as 2.40 (see ``tests/guest/asm/test_traps.py``).
 """
 
 from __future__ import annotations

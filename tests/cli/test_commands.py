@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kstack.recording.journal import Journal
-from tests.support.command import kstack
-
-MINE = """
-from kstack.stacks import Policy, Steps, Thread, map_pages
-
-class Mine(Policy):
-    id, title, proposer, source = "mine", "all at once", "me", "here"
-
-    def create_thread(self, cpu: int, thread: Thread) -> Steps:
-        yield from map_pages(thread.pages)
-"""
-
+from tests.support.command import document, kstack
+from tests.support.own_policy import OWN_POLICY
 
 THREE = "fixed-16k,entry-exit,switch-sp-ipi"
-
-
-def document(*words: str) -> dict[str, Any]:
-    """The one JSON document that a command prints."""
-    done = kstack(*words, "--json")
-    assert done.stderr == ""
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["version"] == 1
-    return found
 
 
 def test_compare_prints_the_fields_that_others_rely_on() -> None:
@@ -108,8 +88,8 @@ def test_a_dead_guest_gives_code_3_and_a_panic_report(tmp_path: Path) -> None:
 
 def test_a_users_own_policy_in_a_file_is_judged_like_the_others(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    says_so = MINE.replace('"here"', '"here"\n    reclaims = False')
-    for text, safe in ((MINE, None), (says_so, True)):
+    says_so = OWN_POLICY.replace('"here"', '"here"\n    reclaims = False')
+    for text, safe in ((OWN_POLICY, None), (says_so, True)):
         path.write_text(text)
         found = document("compare", "--policies", str(path), "--scenarios", "laight", "--schedules", "0")
         assert [(result["policy"], result["safe"]) for result in found["results"]] == [("mine", safe)]
@@ -173,7 +153,7 @@ def test_lists_give_their_fields(command: str, key: str, fields: set[str]) -> No
 
 def test_a_policy_that_raises_leaves_the_others_judged(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text(MINE.replace("yield from map_pages(thread.pages)", "yield 7"))
+    path.write_text(OWN_POLICY.replace("yield from map_pages(thread.pages)", "yield 7"))
     done = kstack("compare", "--policies", f"fixed-16k,{path}", "--scenarios", "laight", "--schedules", "0", "--json")
     assert done.returncode == 0
     results = json.loads(done.stdout)["results"]
@@ -198,7 +178,7 @@ def test_a_recording_s_file_is_closed_where_the_policy_ends_the_run(
         close(self)
 
     monkeypatch.setattr(Journal, "close", closing)
-    (tmp_path / "mine.py").write_text(MINE.replace("yield from map_pages(thread.pages)", "yield 7"))
+    (tmp_path / "mine.py").write_text(OWN_POLICY.replace("yield from map_pages(thread.pages)", "yield 7"))
     done = kstack("run", "laight", "--policy", str(tmp_path / "mine.py"), "--record", str(tmp_path / "r.json"))
     assert done.returncode == 2, done.stderr
     assert len(closed) == 1

@@ -22,8 +22,8 @@ from kstack.recording import UNFINISHED, read_recording, write_recording
 from kstack.run.ending import ENDS
 from kstack.run.session import GUEST_PASSED
 from kstack.run.spec import Setup, replay_session
-from tests.debug.support import Client
-from tests.support.command import kstack
+from tests.support.command import document, kstack
+from tests.support.debugger import Client
 from tests.support.images import signed
 
 scripted = importlib.import_module("kstack.schedule.scripted")
@@ -38,7 +38,7 @@ TIMER: Final = "\n".join(  # of the local APIC, by x2APIC's registers: once ever
     for register, value in ((0x1B, 0xFEE00D00), (0x80F, 0x1FF), (0x83E, 0xB), (0x832, 0x20020), (0x838, 1000))
 )
 POLICY: Final = """
-from tests.litmus.test_oracle import ShootsWithInterruptsOff
+from tests.support.seeded_bugs import ShootsWithInterruptsOff
 from kstack.stacks import Policy, Steps, Thread, GiveBack, map_pages
 
 
@@ -146,11 +146,6 @@ def made(request: pytest.FixtureRequest, folder: Path) -> Made:
     return Made(end, (image, *options), folder / f"{name}.json")
 
 
-def document(*words: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(kstack(*words).stdout)
-    return found
-
-
 def said(text: str) -> list[str]:
     """Lines but for what names the command."""
     return [line.removesuffix(", identical") for line in text.splitlines() if not line.startswith("again: ")]
@@ -172,7 +167,7 @@ def test_run_and_replay_say_why_and_the_same(made: Made) -> None:
 
 def test_json_of_run_and_replay_has_the_reason(made: Made) -> None:
     end, words, recording = made
-    found, again = document("run", *words, "--record", recording, "--json"), document("replay", recording, "--json")
+    found, again = document("run", *words, "--record", recording), document("replay", recording)
     for one in (found, again):
         assert (one["exit"], one["code"], one["stuck"]) == (end.ended, end.code, None)
         assert one["exit_value"] == end.value or (end.value is None and end.image)
@@ -182,21 +177,21 @@ def test_json_of_run_and_replay_has_the_reason(made: Made) -> None:
 
 def test_a_replay_to_the_end_and_beyond_says_why(made: Made) -> None:
     end, words, recording = made
-    time = document("run", *words, "--record", recording, "--json")["instructions"]
+    time = document("run", *words, "--record", recording)["instructions"]
     done = kstack("replay", recording, "--to", time + 1000)
-    found = document("replay", recording, "--to", time + 1000, "--json")
+    found = document("replay", recording, "--to", time + 1000)
     assert end.reason in done.stderr and end.reason in found["reason"]
     assert (found["exit"], found["time"]) == (end.ended, time)
     assert ("died" in done.stdout) == (end.ended == "shutdown" or end.value == 0x12)
-    begun = document("replay", recording, "--to", 1, "--json")
+    begun = document("replay", recording, "--to", 1)
     assert (begun["exit"], begun["reason"]) == (None, None)
 
 
 def test_a_trace_ends_with_the_reason(made: Made, tmp_path: Path) -> None:
     end, words, recording = made
-    time = document("run", *words, "--record", recording, "--json")["instructions"]
+    time = document("run", *words, "--record", recording)["instructions"]
     lines = kstack("trace", "show", recording, "--from", time).stdout.splitlines()
-    shown = document("trace", "show", recording, "--from", time, "--json")
+    shown = document("trace", "show", recording, "--from", time)
     assert f"* end {end.ended}" in lines[-1] and end.reason in lines[-1]
     assert end.value is None or f"value={end.value:#x}" in lines[-1]
     assert shown["exit"] == end.ended and end.reason in shown["lines"][-1]["text"]
@@ -259,7 +254,7 @@ def bound(folder: Path) -> Path:
 
 def test_a_recording_that_was_cut_off_says_that_it_was(bound: Path) -> None:
     write_recording(bound, structs.replace(read_recording(bound), ended=UNFINISHED, state_hash="", max_time=10**6))
-    done, found = kstack("replay", bound), document("replay", bound, "--json")
+    done, found = kstack("replay", bound), document("replay", bound)
     assert (found["exit"], found["code"], done.returncode) == ("unfinished", 4, 4)
     assert found["reason"] == "the recording was cut off here" and found["reason"] in done.stderr
     assert "died" not in done.stderr
@@ -290,7 +285,7 @@ def test_a_script_that_could_not_be_followed_is_said(folder: Path, monkeypatch: 
     scenario.write_text(SCRIPT)
     stuck = "step 1 of the script: CPU 0 never marked 'never'"
     assert stuck in kstack("run", scenario).stderr
-    assert document("run", scenario, "--json")["stuck"] == stuck
+    assert document("run", scenario)["stuck"] == stuck
 
 
 def test_the_state_before_a_stretch_of_a_good_run_is_not_that_of_a_dead_guest(folder: Path) -> None:
@@ -307,4 +302,4 @@ def test_a_replay_prints_what_the_guest_printed(folder: Path) -> None:
     image.write_bytes(signed(assemble(HELLO + EXIT.format(value=0x10), FLAT, 16)))
     assert kstack("run", image, "--record", recording).stdout == "hi"
     assert kstack("replay", recording).stdout == "hi"
-    assert document("replay", recording, "--json")["serial"] == "hi"
+    assert document("replay", recording)["serial"] == "hi"

@@ -17,6 +17,7 @@ from kstack.debug.forks import Keeper, beside, recording_of
 from kstack.debug.origin import Origin
 from kstack.debug.timeline import Timeline
 from kstack.fault import Fault, Moment, Send
+from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording, read_recording, write_recording
@@ -28,9 +29,10 @@ from kstack.trace.make import make_trace
 from kstack.trace.query import Database
 from kstack.trace.show import lines
 from kstack.trace.store import read_trace
-from tests.debug.support import Client, beginning, laight, recorded
 from tests.support.command import kstack
+from tests.support.debugger import Client, beginning, laight
 from tests.support.long_mode import LongModeGuest
+from tests.support.recordings import recorded
 
 FREE = 0x300000  # physical, where laight's guest has nothing
 
@@ -50,7 +52,7 @@ def repeated(recording: Recording) -> str:
 @given(st.integers(0, 10**6))
 def test_a_fork_is_repeated_wherever_it_was_written_to(seed: int) -> None:
     rng = random.Random(seed)
-    recording = recorded("laight", "switch-sp-ipi", "random:64", seed=2, adversarial=True, units=15_000)
+    recording = recorded("laight", "switch-sp-ipi", "random:64", seed=2, modes=Modes(tlb="adversarial"), units=15_000)
     timeline = Timeline(Origin.of_recording(recording))
     start = timeline.time
     for _ in range(rng.randrange(1, 5)):
@@ -203,7 +205,7 @@ def test_what_is_written_once_a_slice_has_been_chosen_is_not_there_before() -> N
 
 
 DEAD = """
-from tests.litmus.test_oracle import ShootsWithInterruptsOff
+from tests.support.seeded_bugs import ShootsWithInterruptsOff
 class Dead(ShootsWithInterruptsOff):
     id, title, proposer, source = "dead", "dead", "", ""
 """

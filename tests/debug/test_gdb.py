@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,45 +16,10 @@ from kstack.hw.cpu.decode import disassemble
 from kstack.kernels.kstack.scenarios import find_image
 from kstack.recording import write_document, write_recording
 from kstack.schedule import RoundRobin
-from tests.debug.support import laight, recorded
 from tests.support.command import ROOT, kstack
-
-gdb_is_needed = pytest.mark.system("gdb")
-
-
-@contextmanager
-def served(*words: object) -> Iterator[tuple[str, Path | None]]:
-    """`kstack gdb` with these words: the target and the file of symbols that it prints; it must end by itself."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from kstack.cli import main; main()", "gdb", *map(str, words)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        assert server.stdout is not None and server.stderr is not None
-        try:
-            first, second = server.stdout.readline(), server.stdout.readline()
-            assert re.fullmatch(r"listening on 127\.0\.0\.1:\d+\n", first), server.stderr.read()
-            target = first.split()[-1]
-            found = re.fullmatch(rf"gdb -q(?: -ex 'file (.*)')? -ex 'target remote {target}'\n", second)
-            assert found is not None, second
-            yield target, found[1] and Path(found[1])
-            assert server.wait(60) == 0, server.stderr.read()
-            assert server.stderr.read() == ""
-        finally:
-            server.kill()
-
-
-def session(words: tuple[object, ...], *commands: str) -> str:
-    """What GDB prints for these commands on what `kstack gdb` serves with these words."""
-    with served(*words) as (target, file):
-        options = [*(("-ex", f"file {file}") if file else ()), "-ex", f"target remote {target}"]
-        for command in ("set width 0", *commands):
-            options += ["-ex", command]
-        done = subprocess.run(
-            ["gdb", "-nx", "-q", "-batch", *options], capture_output=True, text=True, timeout=100, check=False
-        )
-    assert file is None or not file.exists(), "the file of symbols is removed"
-    return re.sub(r"warning: .*\n", "", done.stdout + done.stderr)
+from tests.support.debugger import laight
+from tests.support.gdb_sessions import gdb_is_needed, gdb_says, served
+from tests.support.recordings import recorded
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +31,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @gdb_is_needed
 def test_a_breakpoint_stops_cpu_1_and_both_can_be_looked_at(recording: Path) -> None:
-    text = session((recording,), "break laight_watch", "continue", "info threads", "x/i $pc", "p/x $cr3", "p $eflags")
+    text = gdb_says((recording,), "break laight_watch", "continue", "info threads", "x/i $pc", "p/x $cr3", "p $eflags")
     assert "Thread 2 hit Breakpoint 1," in text
     assert re.search(r"\* 2 +Thread 2 \(CPU 1: running, ring 0 at laight_watch, on the stack of thread 2\)", text)
     assert re.search(r"  1 +Thread 1 \(CPU 0: running", text)
@@ -78,7 +41,7 @@ def test_a_breakpoint_stops_cpu_1_and_both_can_be_looked_at(recording: Path) -> 
 
 @gdb_is_needed
 def test_a_word_on_a_stack_is_watched_backwards_and_forwards(recording: Path) -> None:
-    text = session(
+    text = gdb_says(
         (recording,),
         "break laight_watch",
         "continue",
@@ -101,7 +64,7 @@ def test_a_word_on_a_stack_is_watched_backwards_and_forwards(recording: Path) ->
 def test_reverse_stepi_over_a_context_switch_gives_the_stack_back(recording: Path) -> None:
     switch = _find("context_switch", "mov rsp, qword ptr [rsi")
     show = 'printf "%lx %lx\\n", $rip, $rsp'
-    text = session((recording,), f"break *{switch:#x}", "continue", show, "stepi", show, "reverse-stepi", show)
+    text = gdb_says((recording,), f"break *{switch:#x}", "continue", show, "stepi", show, "reverse-stepi", show)
     before, after, again = re.findall(r"^([0-9a-f]{16}) ([0-9a-f]{16})$", text, re.M)
     assert int(before[0], 16) == switch
     assert before == again
@@ -125,7 +88,7 @@ def _find(symbol: str, text: str) -> int:
 def test_reverse_stepi_over_a_page_fault_goes_back_to_the_access(tmp_path: Path) -> None:
     path = tmp_path / "fault.json"
     write_recording(path, recorded("laight", "fault-ist"))
-    text = session((path,), "break trap_14", "continue", "p/x $cr2", "reverse-stepi", "x/i $pc", "p/x $rsp", "stepi")
+    text = gdb_says((path,), "break trap_14", "continue", "p/x $cr2", "reverse-stepi", "x/i $pc", "p/x $rsp", "stepi")
     assert "Breakpoint 1," in text
     at = re.search(r"=> 0x\w+ <deep\+7>:\tmov +%rdi,\(%rsp\)", text)
     assert at is not None, "the access that faulted"
@@ -136,7 +99,7 @@ def test_reverse_stepi_over_a_page_fault_goes_back_to_the_access(tmp_path: Path)
 
 @gdb_is_needed
 def test_the_stale_read_can_be_seen_from_both_cpus(recording: Path) -> None:
-    text = session(
+    text = gdb_says(
         (recording,),
         "monitor goto 102544",
         "maintenance flush register-cache",
@@ -169,7 +132,7 @@ def test_the_stale_read_can_be_seen_from_both_cpus(recording: Path) -> None:
 
 @gdb_is_needed
 def test_a_write_forks_and_is_there_again_after_going_back_over_it(recording: Path) -> None:
-    text = session(
+    text = gdb_says(
         (recording,),
         "break laight_watch",
         "continue",
@@ -191,7 +154,7 @@ def test_a_write_forks_and_is_there_again_after_going_back_over_it(recording: Pa
 def test_a_fork_is_a_recording_that_everything_reads(recording: Path, tmp_path: Path) -> None:
     own = tmp_path / "run.json"
     own.write_bytes(recording.read_bytes())
-    text = session((own,), "break laight_watch", "continue", "set $rbx = 0x1234", "stepi", "stepi", "monitor snapshot")
+    text = gdb_says((own,), "break laight_watch", "continue", "set $rbx = 0x1234", "stepi", "stepi", "monitor snapshot")
     fork = tmp_path / "run.fork-1.json"
     assert own.read_bytes() == recording.read_bytes() and fork.exists()
     state = re.search(r"state (\w{32})", text)
@@ -202,7 +165,7 @@ def test_a_fork_is_a_recording_that_everything_reads(recording: Path, tmp_path: 
     assert re.search(
         r"written rbx value=0x1234\n +\d+ CPU 1 .* laight_watch +push rbx +\S+ <- 0x0000000000001234", shown
     )
-    text = session((fork, "--record", tmp_path / "named.json"), "set $rip = 0", "monitor schedule", "monitor record")
+    text = gdb_says((fork, "--record", tmp_path / "named.json"), "set $rip = 0", "monitor schedule", "monitor record")
     assert "rip = 0x0 on CPU" in text and "rbx = 0x1234" not in text, "that would have come later"
     assert f"wrote {tmp_path / 'named.json'}: up to time " in text
 
@@ -211,7 +174,7 @@ def test_a_fork_is_a_recording_that_everything_reads(recording: Path, tmp_path: 
 @pytest.mark.parametrize("write", ["set $rax = 0x77", "set var *(unsigned long *)&wrong = 7"])
 def test_a_write_before_anything_else_forks_too(recording: Path, write: str) -> None:
     """GDB asks then what vCont can do, and takes no text there."""
-    text = session((recording,), write, "stepi", "p $rax", "p *(unsigned long *)&wrong")
+    text = gdb_says((recording,), write, "stepi", "p $rax", "p *(unsigned long *)&wrong")
     assert text.count("forks a new recording") == 1
     assert "Invalid remote reply" not in text
     assert re.search(r"^\$\d = (119|7)$", text, re.M)
@@ -219,7 +182,7 @@ def test_a_write_before_anything_else_forks_too(recording: Path, write: str) -> 
 
 @gdb_is_needed
 def test_the_ends_of_history_are_what_gdb_calls_them(recording: Path) -> None:
-    text = session((recording,), "continue", "info threads", "reverse-continue", "reverse-stepi", "monitor snapshot")
+    text = gdb_says((recording,), "continue", "info threads", "reverse-continue", "reverse-stepi", "monitor snapshot")
     assert text.count("No more reverse-execution history.") == 3
     assert "kstack: the run ends here: exit" in text
     assert text.rstrip().splitlines()[-1].startswith(("time 88098, state ", "[Inferior"))
@@ -227,7 +190,7 @@ def test_the_ends_of_history_are_what_gdb_calls_them(recording: Path) -> None:
 
 @gdb_is_needed
 def test_a_live_scenario_runs_to_its_end_under_gdb() -> None:
-    text = session(
+    text = gdb_says(
         ("laight", "--policy", "fixed-16k", "--mode", "tlb=retain"),
         "rwatch *(unsigned long *)&published",
         "continue",

@@ -5,16 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kstack.debug.monitor import Monitor
-from kstack.x86.entries import RW, P
-from tests.debug.support import Client, beginning, laight, recorded
+from kstack.hw.mmu.walk import RW, P
+from tests.support.debugger import Client, beginning
 from tests.support.long_mode import AREA, LongModeGuest
+from tests.support.recordings import recorded, start_of
 
 COMMANDS = "help walk code tlb frames pool policy apic schedule snapshot record goto findings".split()
-
-
-@pytest.fixture
-def client() -> Client:
-    return Client(laight())
 
 
 def test_every_command_is_in_the_help_and_nothing_else(client: Client) -> None:
@@ -93,11 +89,12 @@ def test_goto_goes_anywhere(client: Client) -> None:
     assert client.time == recording.time
     assert client.monitor("snapshot") == f"time {recording.time}, state {recording.state_hash}\n"
     client.monitor("goto 0")
-    assert client.time == 88_098
+    assert client.time == start_of("laight", "entry-exit")
 
 
 def test_the_schedule_says_where_one_is(client: Client) -> None:
-    assert client.monitor("schedule") == "time 88098: next is CPU 0\nslice 0 of 315 in the recording\n"
+    start, slices = start_of("laight", "entry-exit"), len(list(recorded("laight", "entry-exit").schedule()))
+    assert client.monitor("schedule") == f"time {start}: next is CPU 0\nslice 0 of {slices} in the recording\n"
     client.monitor("goto 102543")
     assert client.monitor("schedule").startswith(
         "time 102543: CPU 1 runs, for 968 of 1000 units more\nslice 170 of 315"

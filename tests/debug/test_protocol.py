@@ -17,15 +17,10 @@ from kstack.debug.points import pieces
 from kstack.debug.registers import REGISTERS, TOTAL_BYTES
 from kstack.debug.server import converse, serve
 from kstack.x86.registers import Gpr
-from tests.debug.support import Client, beginning, laight
+from tests.support.debugger import Client, beginning, laight
 from tests.support.long_mode import FRAMES, LongModeGuest
 
 NUMBERS = {register.name: number for number, register in enumerate(REGISTERS)}
-
-
-@pytest.fixture
-def client() -> Client:
-    return Client(laight())
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from kstack.machine import Machine, MachineConfig
 from kstack.run.spec import Setup
 from kstack.x86.registers import Gpr, Seg
 from kstack.x86.segments import Segment, SegmentAttribute
-from tests.debug.support import Client
-from tests.debug.test_gdb import gdb_is_needed, session
+from tests.support.debugger import Client
+from tests.support.gdb_sessions import gdb_is_needed, gdb_says
 from tests.support.images import signed
 from tests.support.real_mode import BASE, written
 
@@ -91,7 +91,7 @@ def test_gdb_itself_stops_there(tmp_path: Path) -> None:
     image.write_bytes(
         signed(assemble("cli\n.byte 0xea\n.word 6\n.word 0x7c0", 0, 16) + assemble("mov ax, 1\nout 0xf4, al", 6, 16))
     )
-    text = session((image,), f"break *{FAR:#x}", "continue", "p/x $pc", "p/x $cs", "stepi", "p/x $pc", "continue")
+    text = gdb_says((image,), f"break *{FAR:#x}", "continue", "p/x $pc", "p/x $cs", "stepi", "p/x $pc", "continue")
     assert "Breakpoint 1, 0x0000000000007c06" in text
     assert "$1 = 0x7c06" in text and "$2 = 0x7c0" in text and "$3 = 0x7c09" in text
     assert "the guest wrote 0x1 to the debug-exit port" in text

@@ -13,6 +13,7 @@ from kstack.debug.origin import Origin
 from kstack.debug.timeline import END_OF_RECORDING, Timeline
 from kstack.fault import At, Fault, Moment, Send, Step
 from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.recording import pack
 from kstack.run.session import RunOptions
@@ -20,8 +21,9 @@ from kstack.run.spec import Setup, replay_session, script_of
 from kstack.run.writes import MemoryChange, RegisterChange
 from kstack.schedule import parse
 from kstack.x86.registers import Gpr
-from tests.debug.support import beginning, laight, origin, recorded
+from tests.support.debugger import beginning, laight, origin
 from tests.support.long_mode import FRAMES, LongModeGuest
+from tests.support.recordings import recorded
 
 
 def plain_hash(time: int) -> str:
@@ -44,7 +46,8 @@ def plain_hash(time: int) -> str:
 def test_one_unit_at_a_time_ends_in_the_recorded_state(
     scenario: str, policy: str, schedule: str, adversarial: bool
 ) -> None:
-    recording = recorded(scenario, policy, schedule, 3, adversarial, 40_000)
+    modes = Modes(tlb="adversarial") if adversarial else Modes()
+    recording = recorded(scenario, policy, schedule, 3, modes, 40_000)
     timeline = Timeline(Origin.of_recording(recording))
     while timeline.prepare():
         timeline.advance(1)

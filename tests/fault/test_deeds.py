@@ -10,7 +10,7 @@ from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.modes import Modes
 from kstack.machine import FOR_EVER
 from kstack.x86.registers import Gpr
-from tests.support.faults import Answers, bare, run, session
+from tests.support.faults import Answers, bare, run_to_halt, session_with
 from tests.support.long_mode import AREA, LongModeGuest
 
 
@@ -61,7 +61,7 @@ def deed(guest: LongModeGuest, fault: Fault, text: str = "nop\nnop\nhlt", **gprs
     """Let a fault happen at time 1 of some code."""
     address = guest.kernel_code(text)
     injector = bare(guest, {}, msgspec.structs.replace(fault, when=Moment(guest.machine.time + 1)))
-    run(guest, injector, address, **gprs)
+    run_to_halt(guest, injector, address, **gprs)
     return injector
 
 
@@ -122,7 +122,7 @@ def test_a_bit_of_rip_or_the_flags_is_flipped() -> None:
 
 
 def test_a_cpu_that_goes_offline_is_gone_for_the_policy_too() -> None:
-    hung, offline = (session("switch-sp-ipi", Fault(what, Moment(95_000), cpu=1)) for what in ("hang", "offline"))
+    hung, offline = (session_with("switch-sp-ipi", Fault(what, Moment(95_000), cpu=1)) for what in ("hang", "offline"))
     for one in (hung, offline):
         one.run()
         assert one.machine.stalls == {1: FOR_EVER}
@@ -131,7 +131,7 @@ def test_a_cpu_that_goes_offline_is_gone_for_the_policy_too() -> None:
 
 
 def test_a_drained_pool_has_no_page_left() -> None:
-    one = session("switch-sp-ipi", Fault("drain-pool", Moment(95_000)))
+    one = session_with("switch-sp-ipi", Fault("drain-pool", Moment(95_000)))
     answers = Answers(one, "TakePage", lambda frame: (one.machine.now() >= 95_000, frame is None))
     one.run()
     assert (True, True) in answers.found

@@ -16,8 +16,10 @@ from kstack.inject.sites import LATE
 from kstack.kernels.kstack import hypercall
 from kstack.machine import FOR_EVER
 from kstack.run.session import Session
+from kstack.stacks.oracle import Kind
 from kstack.x86.registers import Gpr
-from tests.support.faults import Answers, bare, flip, injector_of, run, session
+from tests.support.boots import kinds_of
+from tests.support.faults import Answers, bare, flip, injector_of, run_to_halt, session_with
 from tests.support.long_mode import AREA, LongModeGuest
 
 
@@ -29,7 +31,7 @@ def test_before_and_after_the_nth_execution(nth: int, after: bool) -> None:
     address = guest.kernel_code("mov ecx, 5\nagain:\nadd r10, 1\nmov r8, r9\nadd r11, r8\ndec ecx\njnz again\nhlt")
     place = address + 5 + 4
     injector = bare(guest, {"copy": place}, flip(At("copy", nth=nth, after=after)))
-    run(guest, injector, address, r9=0, r10=0, r11=0)
+    run_to_halt(guest, injector, address, r9=0, r10=0, r11=0)
     assert guest.gpr(Gpr.R9) == 1
     assert guest.gpr(Gpr.R11) == 5 - (nth - 1) - after, "turns that copied the changed value"
     assert injector.fired[0] is not None
@@ -39,7 +41,7 @@ def test_it_does_not_happen_if_there_are_not_so_many() -> None:
     guest = LongModeGuest()
     address = guest.kernel_code("mov ecx, 5\nagain:\nmov r8, r9\ndec ecx\njnz again\nhlt")
     injector = bare(guest, {"copy": address + 5}, flip(At("copy", nth=6)))
-    run(guest, injector, address, r9=0)
+    run_to_halt(guest, injector, address, r9=0)
     assert guest.gpr(Gpr.R9) == 0
     assert injector.fired == [None]
 
@@ -59,7 +61,7 @@ def test_an_instruction_that_faults_and_is_tried_again_is_one_execution() -> Non
         guest, {"load": load}, flip(At("load", after=True)), flip(At("load"), "r10"), flip(At("load", nth=2))
     )
     start = guest.machine.time
-    run(guest, injector, load, rbx=AREA, r9=0)
+    run_to_halt(guest, injector, load, rbx=AREA, r9=0)
     assert guest.gpr(Gpr.RDX) == 7
     assert guest.faults() == 1
     assert injector.fired == [start + 9, start, None], "when the load has retired, behind the handler; before it; never"
@@ -72,7 +74,7 @@ def test_a_repetition_is_one_execution() -> None:
     frame = guest.frame()
     for nth, after, r8 in ((1, True, 1), (1, False, 1), (2, False, 0)):
         injector = bare(guest, {"rep": place}, flip(At("rep", nth=nth, after=after)))
-        run(guest, injector, address, rdi=frame, r9=0, r8=0)
+        run_to_halt(guest, injector, address, rdi=frame, r9=0, r8=0)
         assert guest.gpr(Gpr.R8) == r8
         assert guest.gpr(Gpr.RDI) == frame + 4, "the whole of it"
         if after:
@@ -86,7 +88,7 @@ def test_an_nmi_injected_in_an_interrupt_shadow_waits_for_its_end() -> None:
     address = guest.kernel_code("mov ax, ss\nmov ss, ax\nnop\nmov r9, 1\nhlt")
     shadowed = address + 3 + 2
     injector = bare(guest, {"nop": shadowed}, Fault("nmi", At("nop")))
-    run(guest, injector, address, r9=0)
+    run_to_halt(guest, injector, address, r9=0)
     assert guest.gpr(Gpr.R8) == shadowed + 1, "it interrupts behind the instruction"
     assert guest.gpr(Gpr.R9) == 0
 
@@ -96,7 +98,7 @@ def test_a_fault_of_another_cpu_hits_that_cpu() -> None:
     address = guest.kernel_code("nop\nnop\nhlt")
     guest.start(address, 1, r9=0)
     injector = bare(guest, {"here": address + 1}, Fault("flip-register", At("here"), cpu=1, register="r9", bit=4))
-    run(guest, injector, address, r9=0)
+    run_to_halt(guest, injector, address, r9=0)
     assert guest.gpr(Gpr.R9, 0) == 0
     assert guest.gpr(Gpr.R9, 1) == 16
 
@@ -105,9 +107,9 @@ def test_a_trigger_of_one_cpu_does_not_count_another_s_executions() -> None:
     guest = LongModeGuest(cpus=2)
     address = guest.kernel_code("nop\nhlt")
     injector = bare(guest, {"here": address}, flip(At("here", cpu=1)))
-    run(guest, injector, address, 0, r9=0)
+    run_to_halt(guest, injector, address, 0, r9=0)
     assert injector.fired == [None]
-    run(guest, injector, address, 1, r9=0)
+    run_to_halt(guest, injector, address, 1, r9=0)
     assert guest.gpr(Gpr.R9, 1) == 1
 
 
@@ -121,14 +123,14 @@ def test_triggers_of_one_cpu_are_of_that_cpu() -> None:
         Fault("drop-invlpg", Flush(cpu=1)),
     ]
     injector = bare(guest, {"here": address}, *faults)
-    run(guest, injector, address, 0, r9=0, r10=0, rbx=AREA)
+    run_to_halt(guest, injector, address, 0, r9=0, r10=0, rbx=AREA)
     assert injector.fired == [None, None, None]
-    run(guest, injector, address, 1, r9=0, r10=0, rbx=AREA)
+    run_to_halt(guest, injector, address, 1, r9=0, r10=0, rbx=AREA)
     assert None not in injector.fired
     assert [guest.gpr(register, 1) for register in (Gpr.R9, Gpr.R10)] == [1, 1]
     found = {}
     for cpu in (None, 0, 1):
-        one = session("switch-sp-ipi", Fault("raise", Step("WaitForAck", cpu=cpu)))
+        one = session_with("switch-sp-ipi", Fault("raise", Step("WaitForAck", cpu=cpu)))
         with pytest.raises(PolicyError):
             one.run()
         found[cpu] = injector_of(one).fired[0]
@@ -145,7 +147,7 @@ def test_an_execution_that_is_given_up_is_one_and_the_next_there_another(nth: in
     guest.gate(14, guest.kernel_code(fix))
     address = guest.kernel_code("mov ecx, 4\nagain:\nmov rdx, [rbx]\nadd r10, r9\ndec ecx\njnz again\nhlt")
     injector = bare(guest, {"load": address + 5}, flip(At("load", nth=nth)))
-    run(guest, injector, address, rbx=AREA, r9=0, r10=0)
+    run_to_halt(guest, injector, address, rbx=AREA, r9=0, r10=0)
     assert guest.gpr(Gpr.R10) == max(0, 5 - nth), "turns from there on"
     assert (injector.fired[0] is None) == (nth == 5)
 
@@ -172,7 +174,7 @@ def test_a_moment_is_exact_in_the_middle_of_a_slice() -> None:
     for time in (1, 2, 3, 150):
         injector = bare(guest, {}, flip(Moment(guest.machine.time + time)))
         start = guest.machine.time
-        run(guest, injector, address, r8=0, r9=0, r11=0)
+        run_to_halt(guest, injector, address, r8=0, r9=0, r11=0)
         assert injector.fired == [start + time]
         turns_before = max(0, time - 1 + 1) // 4 + (1 if (time - 1) % 4 >= 2 else 0)
         assert guest.gpr(Gpr.R11) == 100 - turns_before
@@ -182,7 +184,7 @@ def test_a_register_s_value_triggers_once() -> None:
     guest = LongModeGuest()
     address = guest.kernel_code("mov ecx, 9\nagain:\nadd r11, r9\ndec ecx\njnz again\nhlt")
     injector = bare(guest, {}, flip(Where("rcx", 4)))
-    run(guest, injector, address, r9=0, r11=0, rcx=0)
+    run_to_halt(guest, injector, address, r9=0, r11=0, rcx=0)
     assert guest.gpr(Gpr.R11) == 4
 
 
@@ -190,7 +192,7 @@ def test_what_is_skipped_has_no_effect() -> None:
     guest = LongModeGuest()
     address = guest.kernel_code("mov r8d, 1\nmov r9d, 1\nmov r10d, 1\nhlt")
     injector = bare(guest, {"here": address + 6}, Fault("skip", At("here")))
-    run(guest, injector, address, r8=0, r9=0, r10=0)
+    run_to_halt(guest, injector, address, r8=0, r9=0, r10=0)
     assert [guest.gpr(register) for register in (Gpr.R8, Gpr.R9, Gpr.R10)] == [1, 0, 1]
 
 
@@ -230,20 +232,16 @@ def test_time_jumps_to_the_end_of_a_stall_if_everybody_else_sleeps() -> None:
 # --- IPIs, invalidations, policies
 
 
-def kinds(result: Any) -> set[str]:
-    return {finding.kind.value for finding in result.findings}
-
-
 def test_a_dropped_ipi_leaves_the_sender_waiting() -> None:
-    one = session("switch-sp-ipi", Fault("drop-ipi", Send(vector=0xF0)))
+    one = session_with("switch-sp-ipi", Fault("drop-ipi", Send(vector=0xF0)))
     result = one.run()
     assert injector_of(one).fired[0] is not None
     assert result.ended in ("bound", "deadlock", "asleep")
 
 
 def test_a_delayed_ipi_is_only_late() -> None:
-    late = session("switch-sp-ipi", Fault("delay-ipi", Send(vector=0xF0), units=3000))
-    plain = session("switch-sp-ipi")
+    late = session_with("switch-sp-ipi", Fault("delay-ipi", Send(vector=0xF0), units=3000))
+    plain = session_with("switch-sp-ipi")
     result, usual = late.run(), plain.run()
     assert result.ended == usual.ended == "exit"
     assert not result.findings
@@ -253,21 +251,21 @@ def test_a_delayed_ipi_is_only_late() -> None:
 def test_a_dropped_invalidation_shows_as_a_stale_read() -> None:
     """Every INVLPG of CPU 1 for the first shootdowns is lost: what the protocol is for."""
     faults = [Fault("drop-invlpg", Flush(nth=nth, cpu=1)) for nth in range(1, 13)]
-    one = session("switch-sp-ipi", *faults)
+    one = session_with("switch-sp-ipi", *faults)
     result = one.run()
     assert [fired for fired in injector_of(one).fired if fired is not None]
-    assert "stale-translation" in kinds(result)
+    assert Kind.STALE_TRANSLATION in kinds_of(result)
 
 
 def test_an_acknowledgement_that_is_lost_is_waited_for_for_ever() -> None:
-    result = session("switch-sp-ipi", Fault("lose-ack", Step("WaitForAck"))).run()
+    result = session_with("switch-sp-ipi", Fault("lose-ack", Step("WaitForAck"))).run()
     assert result.ended in ("bound", "deadlock")
 
 
 def test_a_step_is_counted_once_however_often_it_is_tried() -> None:
     """The policy waits for acknowledgements again and again; the second wait is the second step."""
-    one = session("switch-sp-ipi", Fault("delay-ack", Step("WaitForAck", nth=2), units=2000))
-    plain = session("switch-sp-ipi")
+    one = session_with("switch-sp-ipi", Fault("delay-ack", Step("WaitForAck", nth=2), units=2000))
+    plain = session_with("switch-sp-ipi")
     steps: list[int] = []
     observer = SimpleNamespace(
         on_step=lambda cpu, call, step, answer, previous: (
@@ -283,22 +281,22 @@ def test_a_step_is_counted_once_however_often_it_is_tried() -> None:
 
 def test_a_policy_that_fails_inside_a_step_is_an_error_of_the_policy() -> None:
     with pytest.raises(PolicyError, match="InjectedError"):
-        session("entry-exit", Fault("raise", Step(nth=5))).run()
+        session_with("entry-exit", Fault("raise", Step(nth=5))).run()
 
 
 def test_a_step_that_never_ends_hangs_its_cpu() -> None:
-    assert session("entry-exit", Fault("endless-step", Step(nth=5))).run().ended in ("bound", "deadlock", "asleep")
+    assert session_with("entry-exit", Fault("endless-step", Step(nth=5))).run().ended in ("bound", "deadlock", "asleep")
 
 
 def test_the_nth_allocation_fails_and_no_other() -> None:
-    one = session("switch-sp-ipi", Fault("fail-alloc", Step("TakePage", nth=4)))
+    one = session_with("switch-sp-ipi", Fault("fail-alloc", Step("TakePage", nth=4)))
     answers = Answers(one, "TakePage")
     one.run()
     assert [frame is None for frame in answers.found[:6]] == [False, False, False, True, False, False]
 
 
 def test_the_nth_page_that_is_taken_is_full_of_something_and_no_other() -> None:
-    one = session("switch-sp-ipi", Fault("corrupt-page", Step("TakePage", nth=2)))
+    one = session_with("switch-sp-ipi", Fault("corrupt-page", Step("TakePage", nth=2)))
     answers = Answers(one, "TakePage", lambda frame: one.machine.memory.read(frame, 4096) == GARBAGE)
     one.run()
     assert answers.found[:4] == [False, True, False, False]
@@ -306,7 +304,7 @@ def test_the_nth_page_that_is_taken_is_full_of_something_and_no_other() -> None:
 
 def test_an_acknowledgement_that_is_there_too_early_is_not_waited_for() -> None:
     faults = [Fault("early-ack", Step("WaitForAck", nth=nth)) for nth in range(1, 30)]
-    plain, early = session("switch-sp-ipi", quantum=20), session("switch-sp-ipi", *faults, quantum=20)
+    plain, early = session_with("switch-sp-ipi", quantum=20), session_with("switch-sp-ipi", *faults, quantum=20)
     for one in (plain, early):
         one.run()
     assert plain.runtime.counts.waits > plain.runtime.counts.lock_waits
@@ -314,7 +312,10 @@ def test_an_acknowledgement_that_is_there_too_early_is_not_waited_for() -> None:
 
 
 def test_a_narrowed_request_is_one_page_short() -> None:
-    plain, narrow = session("switch-sp-ipi"), session("switch-sp-ipi", Fault("narrow-flush", Step("PostFlush")))
+    plain, narrow = (
+        session_with("switch-sp-ipi"),
+        session_with("switch-sp-ipi", Fault("narrow-flush", Step("PostFlush"))),
+    )
     pages: list[list[int]] = []
     for one in (plain, narrow):
         asked: list[int] = []
@@ -338,14 +339,14 @@ def test_a_narrowed_request_is_one_page_short() -> None:
 
 
 def test_a_fault_in_the_first_instruction_of_a_double_fault_s_handler_is_found() -> None:
-    plain = session("fault-df", scenario="deep", quantum=1000).run()
-    one = session(
+    plain = session_with("fault-df", scenario="deep", quantum=1000).run()
+    one = session_with(
         "fault-df", Fault("spurious-fault", At("trap_8"), address=0xFFFFC90000000000), scenario="deep", quantum=1000
     )
     result = one.run()
     assert injector_of(one).fired[0] is not None
-    assert "double-fault" not in kinds(plain)
-    assert "double-fault" in kinds(result)
+    assert Kind.DOUBLE_FAULT not in kinds_of(plain)
+    assert Kind.DOUBLE_FAULT in kinds_of(result)
 
 
 # --- what makes no sense
@@ -375,4 +376,4 @@ def test_a_fault_in_the_first_instruction_of_a_double_fault_s_handler_is_found()
 )
 def test_what_makes_no_sense_is_one_clear_error(fault: Fault, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        session("fixed-16k", fault)
+        session_with("fixed-16k", fault)

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import random
-from functools import cache
 
 from kstack.guest.images import build_image
 from kstack.load import load
 from kstack.load.elf_file import ElfFile
-from kstack.machine import Machine, MachineConfig, MachineSnapshot
 from kstack.stacks.loading.registry import find_policy, policy_hash
 from tests.fuzz.files import written
 from tests.support import hostile_guests as hostile
 from tests.support.command import ROOT
+from tests.support.reset import machine_at_reset
 
 RAM = 4 << 20
 _STOP = b"raise ValueError('parsed')\n"
 
 
-@cache
-def _fresh() -> tuple[Machine, MachineSnapshot]:
-    machine = Machine(MachineConfig(2, RAM))
-    return machine, machine.snapshot()
-
-
 def image(data: bytes) -> object:
     """Load an image into a machine at reset, and run it for a few instructions."""
-    machine, reset = _fresh()
-    machine.restore(reset)
+    machine = machine_at_reset(2, RAM)
     symbols = load(machine, data)
     machine.run(0, 50)
     return symbols.name(machine.cpus[0].registers.rip)

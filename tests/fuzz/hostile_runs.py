@@ -109,7 +109,7 @@ def _session(machine: Machine, rng: random.Random, seed: int) -> Session:
     return Session(machine, Symbols([]), schedule, policy, options)
 
 
-def run(seed: int) -> tuple[str, Machine | None]:
+def run_seed(seed: int) -> tuple[str, Machine | None]:
     """How a guest ended, and its machine; None where the loader refused it.
 
     Raises:
@@ -147,7 +147,7 @@ class Generator(NamedTuple):
     kind: Callable[[int], str]
 
 
-GENERATORS: Final = {"states": Generator(run, lambda seed: ""), "kinds": Generator(kinds.run, kinds.kind_of)}
+GENERATORS: Final = {"states": Generator(run_seed, lambda seed: ""), "kinds": Generator(kinds.run_kind, kinds.kind_of)}
 
 
 def tried(seed: int, generator: Generator = GENERATORS["states"]) -> tuple[str, str | None]:

@@ -9,7 +9,8 @@ from kstack.run.expected import unexpected
 from kstack.run.session import RunOptions
 from kstack.schedule import RandomSchedule
 from kstack.stacks.loading.registry import find_policy
-from tests.nightly.mutation import MODES, booted
+from tests.nightly.mutation import MODES
+from tests.support.boots import booted
 
 SAFE: Final = (
     "fixed-16k",
@@ -57,7 +58,7 @@ def batch(policy: str, scenario: str, first: int, count: int) -> Batch:
     exercised = 0
     for seed in range(first, first + count):
         options = RunOptions(found.max_instructions, adversary=seed)
-        result = booted(scenario, cls.delivery).session(cls(), RandomSchedule(seed), options).run()
+        result = booted(scenario, MODES.resolved(cls.delivery)).session(cls(), RandomSchedule(seed), options).run()
         exercised += result.exercised
         wrong = unexpected(found, result)
         if wrong or result.ended != "exit":

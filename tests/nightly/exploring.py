@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kstack.base.errors import KstackError
-from kstack.explore.breadth_first import Bounds, Problem, search
-from kstack.hw.modes import Modes
+from kstack.explore.breadth_first import Bounds, search
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
 from kstack.run.session import RunOptions
@@ -23,6 +21,7 @@ from kstack.stacks.loading.registry import find_policy
 from kstack.testing.mutants import Site, mutants_of
 from tests.nightly import mutation
 from tests.nightly.equivalent import why_equivalent
+from tests.support.boots import booted
 
 READINGS: Final = ("sets-accessed", "keeps-accessed-clear")
 FALLS: Final = 30.0  # seconds a search of a mutant in a program in which random runs fall
@@ -85,7 +84,7 @@ def hunt(policy: str, site: Site, programs: tuple[str, ...], reached: tuple[str,
             finding = found_in(mutant.policy, program, reading, budget)
             if finding == UNDECIDED:
                 undecided.append((program, reading))
-            elif finding is not None and is_proved(policy, program, reading):
+            elif finding is not None and mutation.is_proved(policy, program, reading, PROOF):
                 return Hunted(policy, site, mutant.change, program, reading, finding, searches)
         fate = mutation.fate(policy, site, reached)
         why = f"{fate.scenario}: {fate.finding}" if fate.scenario else fate.equivalent or "nothing"
@@ -123,9 +122,9 @@ def falls_in(policy: type[Policy], program: str, reading: str) -> bool:
     scenario, modes = find_scenario(program), mutation.MODES.with_option(f"speculation={reading}")
     for seed in range(SEEDS):
         options = RunOptions(scenario.max_instructions, stop_at_finding=True, adversary=seed)
-        booted = mutation.booted(program, policy.delivery, modes)
+        started = booted(program, modes.resolved(policy.delivery))
         try:
-            result = booted.session(policy(), RandomSchedule(seed), options).run()
+            result = started.session(policy(), RandomSchedule(seed), options).run()
         except KstackError:
             return True  # the search will say what it is
         if unexpected(scenario, result) or result.ended != "exit":
@@ -136,7 +135,7 @@ def falls_in(policy: type[Policy], program: str, reading: str) -> bool:
 def found_in(policy: type[Policy], program: str, reading: str, budget: float) -> str | None:
     """What a search finds, if anything; `UNDECIDED` if so many seconds were not enough."""
     try:
-        outcome = search(_problem(policy, program, reading), Bounds(budget=budget, shorter=0))
+        outcome = search(mutation.problem(policy, program, reading), Bounds(budget=budget, shorter=0))
     except KstackError:
         return None  # a mutant may do what cannot be explored, or what no policy may
     if outcome.verdict == "undecided":
@@ -144,16 +143,6 @@ def found_in(policy: type[Policy], program: str, reading: str, budget: float) ->
     if outcome.verdict != "unsafe":
         return None
     return outcome.finding.kind.value if outcome.finding else "no end"
-
-
-@lru_cache(maxsize=1000)
-def is_proved(policy: str, program: str, reading: str) -> bool:
-    """Whether the policy itself is proved safe there."""
-    return search(_problem(policy, program, reading), Bounds(budget=PROOF)).verdict == "safe"
-
-
-def _problem(policy: str | type[Policy], program: str, reading: str) -> Problem:
-    return Problem(program, policy, Modes(df_restart="exact", speculation=reading))
 
 
 def table(found: list[Hunted]) -> str:

@@ -10,13 +10,14 @@ from kstack.explore.breadth_first import Bounds, Problem, search
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
-from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions
-from kstack.run.spec import boot, script_of
+from kstack.run.session import GUEST_PASSED, RunOptions
+from kstack.run.spec import script_of
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from kstack.stacks import Policy
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing.mutants import Site, Sites, mutants_of
 from tests.nightly.equivalent import why_equivalent
+from tests.support.boots import booted
 
 MODES: Final = Modes(tlb="adversarial", df_restart="exact")
 SHARED: Final = ("reclaim_sleepers", "shootdown_everything", "free")  # the collection of sleepers' pages, as a whole
@@ -53,12 +54,6 @@ def order() -> list[str]:
     return sorted(found, key=lambda name: (name in SLOW, not name.startswith("litmus-"), name))
 
 
-@lru_cache(maxsize=40)
-def booted(scenario: str, delivery: str, modes: Modes = MODES) -> BootedScenario:
-    """A booted scenario, for a policy's way of taking stack faults."""
-    return boot(find_scenario(scenario), modes=modes.resolved(delivery))
-
-
 def schedules(scenario: str, more: bool) -> Iterator[tuple[int, Scheduler]]:
     """Runs of a scenario, each with the adversary's seed; or more random ones."""
     found = find_scenario(scenario)
@@ -81,7 +76,7 @@ def first_finding(
     runs = 0
     for seed, scheduler in schedules(scenario, more):
         options = RunOptions(found.max_instructions, stop_at_finding=not found.expects, adversary=seed)
-        result = booted(scenario, policy.delivery, modes).session(policy(), scheduler, options).run()
+        result = booted(scenario, modes.resolved(policy.delivery)).session(policy(), scheduler, options).run()
         runs += 1
         wrong = unexpected(found, result)
         if wrong:
@@ -107,7 +102,7 @@ def sites_of(policy: str) -> list[tuple[Site, tuple[str, ...]]]:
         if scenario.startswith("litmus-"):  # what is reached depends on who comes first
             usual += [RoundRobin(1), *map(RandomSchedule, range(SEEKING))]
         for scheduler in usual:
-            booted(scenario, watched.policy.delivery).session(
+            booted(scenario, MODES.resolved(watched.policy.delivery)).session(
                 watched.policy(), scheduler, RunOptions(found.max_instructions)
             ).run()
         for site in watched.found:
@@ -153,17 +148,17 @@ def as_elsewhere(fate: Fate, found: Iterable[Fate]) -> Fate:
 
 def explored(policy: type[Policy], scenario: str, speculation: str) -> str | None:
     """What exploring a scenario finds of a policy, within a quarter of a minute."""
-    outcome = search(_problem(policy, scenario, speculation), Bounds(budget=EXPLORED))
+    outcome = search(problem(policy, scenario, speculation), Bounds(budget=EXPLORED))
     if outcome.verdict != "unsafe":
         return None
     return outcome.finding.text if outcome.finding else f"no end from {outcome.stuck} states"
 
 
 @lru_cache(maxsize=1000)
-def is_proved(policy: str, scenario: str, speculation: str) -> bool:
+def is_proved(policy: str, scenario: str, speculation: str, budget: float = 2 * EXPLORED) -> bool:
     """Whether the policy itself is proved safe there."""
-    return search(_problem(policy, scenario, speculation), Bounds(budget=2 * EXPLORED)).verdict == "safe"
+    return search(problem(policy, scenario, speculation), Bounds(budget=budget)).verdict == "safe"
 
 
-def _problem(policy: str | type[Policy], scenario: str, speculation: str) -> Problem:
+def problem(policy: str | type[Policy], scenario: str, speculation: str) -> Problem:
     return Problem(scenario, policy, Modes(df_restart="exact", speculation=speculation))

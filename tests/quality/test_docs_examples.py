@@ -70,7 +70,7 @@ def pages() -> list[Path]:
     return [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if page.exists()]
 
 
-def run(command: str, folder: Path) -> list[str]:
+def printed_by(command: str, folder: Path) -> list[str]:
     """What a command prints, standard error included, as a reader at a terminal sees it."""
     environment = os.environ | {"COLUMNS": COLUMNS, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": "1"}
     done = subprocess.run(
@@ -92,7 +92,7 @@ def test_every_kstack_command_prints_what_the_page_shows(page: Path, tmp_path: P
     for example in examples_in(page.read_text(), page.name):
         if shlex.split(example.command, comments=True)[:1] not in (["kstack"], [".venv/bin/kstack"]):
             continue
-        printed = run(example.command.removeprefix(".venv/bin/"), tmp_path)
+        printed = printed_by(example.command.removeprefix(".venv/bin/"), tmp_path)
         assert matches(normalised(example.shown), normalised(printed)), (
             f"{page.relative_to(ROOT)}:{example.line}: `{example.command}` now prints\n" + "\n".join(printed)
         )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from typing import Final
 
 import pytest
 
-from tests.support.command import ROOT
+from tests.support.command import ROOT, python
 
 LINKS: Final = ROOT / "kstack"
 BESIDE: Final = ("guest", "policies")
@@ -39,11 +37,6 @@ for name, module in sorted(sys.modules.items()):
 print(*([*found] for found in names.values() if len(found) > 1), sep="\\n")
 print(*(name for name in ("vm", "guest", "policies") if name in sys.modules), sep="\\n")
 """
-
-
-def python(*words: str) -> subprocess.CompletedProcess[str]:
-    """Python in the repository's root, which is then the first place where modules are looked for."""
-    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from kstack.hw.cpu.checked import RULES
 from kstack.hw.cpu.declared import Declared
+from tests.support.definitions import is_defined
 from tests.support.differential import DECLARED
+from tests.support.rules import DOCUMENT
 
-TEXT = re.sub(r"\s+", " ", Path("docs/rules.md").read_text())
+TEXT = re.sub(r"\s+", " ", DOCUMENT.read_text())
 
 
 def test_every_rule_of_instructions_has_a_row() -> None:
@@ -25,6 +26,5 @@ def test_every_instruction_that_differs_has_a_row() -> None:
 
 
 def test_every_check_that_is_named_exists() -> None:
-    tests = "\n".join(path.read_text() for path in Path("tests").rglob("test_*.py"))
     named = set(re.findall(r"`((?:test|check)_\w+)`", TEXT))
-    assert sorted(name for name in named if f"def {name}(" not in tests) == []
+    assert sorted(name for name in named if not is_defined(name)) == []

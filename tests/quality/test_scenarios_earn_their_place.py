@@ -33,7 +33,7 @@ def schedules(scenario: Scenario) -> Iterator[Scheduler]:
         yield RandomSchedule(seed)
 
 
-def finding(policy: type[Policy], scenario: Scenario, modes: Modes) -> str | None:
+def first_finding(policy: type[Policy], scenario: Scenario, modes: Modes) -> str | None:
     """The first unexpected finding in these runs, or None."""
     booted = boot(scenario, modes=modes.resolved(policy.delivery))
     for seed, scheduler in enumerate(schedules(scenario)):
@@ -60,7 +60,7 @@ def test_a_scenario_finds_its_mutant_and_nothing_where_there_is_nothing(name: st
     broken, right = (
         (without(policy, mutant.without, mutant.hook), policy) if mutant.without else (policy, find_policy("fixed-16k"))
     )
-    found = finding(broken, scenario, modes)
+    found = first_finding(broken, scenario, modes)
     assert found is not None, f"{name} finds nothing of {mutant}"
     assert found in scenario.concerns, f"{name} finds {found}, which is not among its concerns"
-    assert finding(right, scenario, modes) is None
+    assert first_finding(right, scenario, modes) is None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -39,6 +40,28 @@ def _text(stream: io.TextIOWrapper) -> str:
     buffer = stream.buffer
     assert isinstance(buffer, io.BytesIO)
     return buffer.getvalue().decode()
+
+
+def document(*words: object) -> dict[str, Any]:
+    """The one JSON document that a command prints, of the version that others rely on; on standard error it says nothing."""
+    done = kstack(*words, "--json")
+    assert done.stderr == ""
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["version"] == 1
+    return found
+
+
+def python(*words: str, seconds: float = 250, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, in the repository's root, which is then the first place where modules are looked for."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 def kstack_process(*words: object) -> subprocess.CompletedProcess[str]:

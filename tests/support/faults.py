@@ -22,7 +22,7 @@ def bare(guest: LongModeGuest, places: dict[str, int], *faults: Fault) -> Inject
     return Injector(session, faults)  # type: ignore[arg-type] # all that it asks for
 
 
-def run(guest: LongModeGuest, injector: Injector, address: int, cpu: int = 0, **gprs: int) -> None:
+def run_to_halt(guest: LongModeGuest, injector: Injector, address: int, cpu: int = 0, **gprs: int) -> None:
     guest.start(address, cpu, **gprs)
     for _ in range(200):
         if guest.machine.cpus[cpu].state is not CpuState.RUNNING:
@@ -35,7 +35,7 @@ def flip(when: Any, register: str = "r9", bit: int = 0) -> Fault:
     return Fault("flip-register", when, register=register, bit=bit)
 
 
-def session(policy: str, *faults: Fault, scenario: str = "laight", quantum: int = 200) -> Session:
+def session_with(policy: str, *faults: Fault, scenario: str = "laight", quantum: int = 200) -> Session:
     modes = Modes(df_restart="exact")
     setup = Setup(scenario, 2, 64 << 20, modes, policy, RunOptions(400_000), faults)
     return setup.session(RoundRobin(quantum))

@@ -7,6 +7,7 @@ not without.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import json
@@ -104,10 +105,18 @@ RUNS: Final[dict[str, Run | Hostile]] = {
 
 def source(run: Run | Hostile) -> str:
     """What a run is made of (hex digest): where that is another, so may the state be."""
-    files = [Path(hostile_guests.__file__)] if isinstance(run, Hostile) else [FOLDER / f"{run.image}.elf.gz", POLICY]
-    return hashlib.blake2b(
-        b"".join([repr(run).encode(), *(one.read_bytes() for one in files)]), digest_size=8
-    ).hexdigest()
+    if isinstance(run, Hostile):
+        parts = [_without_imports(Path(hostile_guests.__file__).read_text()).encode()]
+    else:
+        parts = [(FOLDER / f"{run.image}.elf.gz").read_bytes(), POLICY.read_bytes()]
+    return hashlib.blake2b(b"".join([repr(run).encode(), *parts]), digest_size=8).hexdigest()
+
+
+def _without_imports(text: str) -> str:
+    """Where the modules lie that a program uses is nothing of what it makes."""
+    imports = [part for part in ast.parse(text).body if isinstance(part, ast.Import | ast.ImportFrom)]
+    theirs = {number for part in imports for number in range(part.lineno, (part.end_lineno or part.lineno) + 1)}
+    return "\n".join(line for number, line in enumerate(text.splitlines(), 1) if number not in theirs)
 
 
 def saved() -> dict[str, Any]:

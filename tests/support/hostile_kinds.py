@@ -803,7 +803,7 @@ def image_of(seed: int) -> bytes:
     return kind.image(random.Random(f"image {seed}"), kind.body)
 
 
-def run(seed: int) -> tuple[str, Machine]:
+def run_kind(seed: int) -> tuple[str, Machine]:
     """How a seed's guest ended, and its machine.
 
     Raises:

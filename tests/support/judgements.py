@@ -6,13 +6,15 @@ from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement, Portfolio
 from kstack.report.comparison import Comparison
 from kstack.run.session import RunResult
-from kstack.sanitizer.findings import Finding
+from kstack.sanitizer.findings import Finding, Kind
+from kstack.sanitizer.history import Cleared, Filled, Freed, Invalidated, IpiSent, IpiTaken, Mapped, Marked, Used
 from kstack.stacks.host.call import StepCounts
 from kstack.stacks.measure.costs import CostModel, cost_model
 from kstack.stacks.measure.levels import PoolUse
 from kstack.stacks.measure.usage import UsageSummary
 
 PASSED = 0x10
+PAGE = (0x5000, "thread 3 page 1", 0x1000)
 
 
 def used(
@@ -101,3 +103,19 @@ def judged(
 def comparison(*judgements: Judgement, model: CostModel | None = None) -> Comparison:
     """A comparison of these."""
     return Comparison(judgements, Modes(tlb="adversarial"), model or cost_model())
+
+
+def stale_use(text: str = "CPU 1 read what is gone") -> Finding:
+    """A stale use with an IPI in its history."""
+    history = (
+        Mapped(1, 0, *PAGE),
+        Filled(2, 1, *PAGE),
+        Cleared(3, 0, *PAGE),
+        Invalidated(4, 0, *PAGE[:2]),
+        IpiSent(5, 0, 1),
+        IpiTaken(6, 1, 0xF0),
+        Freed(7, 0, 0x1000),
+        Marked(8, 1, text),
+        Used(9, 1, *PAGE, store=False),
+    )
+    return Finding(Kind.STALE_TRANSLATION, 1, "watch+0x4", 0x1B30, 9, text, 0x1000, "a", "b", "c", history)

@@ -62,6 +62,8 @@ DESCRIPTORS: Final = (
 PLAIN: Final = P | RW | A | D
 USER: Final = PLAIN | US
 SYSTEM_CALL: Final = 0x80
+EXTERNAL: Final = 0x40
+"""The vector of an interrupt that a device might have sent."""
 
 
 class LongModeGuest:
@@ -279,6 +281,10 @@ class LongModeGuest:
     def on_delivery(self, delivery: Delivery) -> None:
         """Keeps the events that were begun since `start`."""
         self.begun.extend(delivery.events)
+
+    def pend(self, vector: int = EXTERNAL) -> None:
+        """An external interrupt arrives at CPU 0."""
+        self.machine.apics[0].accept(vector)
 
     def gpr(self, which: Gpr, cpu: int = 0) -> int:
         """A general-purpose register."""

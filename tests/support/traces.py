@@ -1,4 +1,4 @@
-"""Recordings to be traced, and the tables of their traces."""
+"""The tables of traces, and traces of bare machines."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from kstack.hw.modes import Modes
 from kstack.load import Symbols
 from kstack.machine import Machine
-from kstack.recording import Recording
-from kstack.run.session import RunHooks, RunOptions
-from kstack.run.spec import Setup
-from kstack.schedule import Scheduler
+from kstack.run.session import RunHooks
 from kstack.stacks.host.call import StackHooks
 from kstack.trace.store import Trace
 from kstack.trace.tracer import Part, Tracer
 
 
-def recorded(scenario: str, policy: str, scheduler: Scheduler, modes: Modes = Modes()) -> Recording:
-    setup = Setup(scenario, 2, 64 << 20, modes, policy, RunOptions(2_000_000))
-    session = setup.session(scheduler)
-    result = session.run()
-    return setup.recording(session.choices, result)
-
-
 def table(trace: Trace, name: str) -> dict[str, Any]:
+    """A table's columns as arrays."""
     found = pq.read_table(trace.file(name))
     return {column: found.column(column).to_numpy() for column in found.column_names}
+
+
+def rows(trace: Trace, name: str) -> list[dict[str, Any]]:
+    """A table's rows."""
+    found: list[dict[str, Any]] = pq.read_table(trace.file(name)).to_pylist()
+    return found
 
 
 def follow(machine: Machine) -> tuple[Tracer, list[Part]]:

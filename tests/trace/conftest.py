@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from kstack.schedule import RoundRobin
 from kstack.trace.make import make_trace
 from kstack.trace.store import Trace, read_trace
-from tests.support.traces import recorded
+from tests.support.recordings import recorded
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def laight(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """A stale translation is used, and found."""
     folder = tmp_path_factory.mktemp("trace") / "laight"
-    make_trace(recorded("laight", "entry-exit", RoundRobin(1000)), folder)
+    make_trace(recorded("laight", "entry-exit", "round-robin:1000"), folder)
     return read_trace(folder)

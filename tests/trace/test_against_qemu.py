@@ -43,7 +43,7 @@ def chosen() -> list[Case]:
     return [*software[:20], *(Case(f"{code}\n{ENDS}", 0, 2, CASE_STACK, GATE) for code in OWN)]
 
 
-def on_machine(path: Path) -> list[int]:
+def executed_here(path: Path) -> list[int]:
     """RIPs on the machine, in slices that end anywhere."""
     setup = Setup(str(path), 1, 8 << 20, Modes(df_restart="exact"), None, RunOptions(5_000_000))
     parts: list[Part] = []
@@ -77,7 +77,7 @@ def test_the_program_counters_are_those_of_qemu(tmp_path: Path) -> None:
     """
     path = tmp_path / "frames.bin"
     path.write_bytes(image(chosen()))
-    ours, theirs = counted(on_machine(path)), counted(logged(path, tmp_path / "log"))
+    ours, theirs = counted(executed_here(path)), counted(logged(path, tmp_path / "log"))
     assert len(ours) > 20_000
     assert [rip for rip, _ in ours] == [rip for rip, _ in theirs]
     differ = [(rip, here, there) for (rip, here), (_, there) in zip(ours, theirs, strict=True) if here != there]

@@ -11,14 +11,14 @@ import pytest
 
 from kstack.base.errors import TraceError
 from kstack.recording import read_recording
-from kstack.schedule import RoundRobin
 from kstack.trace.diff import diff
 from kstack.trace.make import make_trace
 from kstack.trace.query import QUERIES, Database, ask
 from kstack.trace.show import lines
 from kstack.trace.store import Trace, read_trace
 from tests.support.command import kstack
-from tests.support.traces import recorded, table
+from tests.support.recordings import recorded
+from tests.support.traces import table
 
 
 def test_who_wrote_the_item_is_the_thread_through_two_frames(laight: Trace) -> None:
@@ -150,7 +150,7 @@ def test_a_recording_does_not_differ_from_itself(laight: Trace) -> None:
 
 
 def test_two_policies_part_where_the_second_makes_a_step(laight: Trace, tmp_path: Path) -> None:
-    make_trace(recorded("laight", "switch-sp-ipi", RoundRobin(1000)), tmp_path / "other")
+    make_trace(recorded("laight", "switch-sp-ipi", "round-robin:1000"), tmp_path / "other")
     first = diff(laight, read_trace(tmp_path / "other"))[0]
     assert first.cpu is None
     assert first.here.number == first.there.number
@@ -159,7 +159,7 @@ def test_two_policies_part_where_the_second_makes_a_step(laight: Trace, tmp_path
 
 
 def test_two_schedules_part_in_the_schedule(laight: Trace, tmp_path: Path) -> None:
-    make_trace(recorded("laight", "entry-exit", RoundRobin(997)), tmp_path / "other")
+    make_trace(recorded("laight", "entry-exit", "round-robin:997"), tmp_path / "other")
     first = diff(laight, read_trace(tmp_path / "other"))[0]
     assert first.here.rip != first.there.rip
     assert "interrupt" in first.why, "it comes at another moment"
@@ -168,7 +168,7 @@ def test_two_schedules_part_in_the_schedule(laight: Trace, tmp_path: Path) -> No
 def test_two_traces_part_at_the_first_instruction_that_differs(laight: Trace, tmp_path: Path) -> None:
     """Counted row by row: of all CPUs together, and of each; with and without a switch of CPUs at that place."""
     for name, policy, quantum in (("a", "switch-sp-ipi", 1000), ("b", "entry-exit", 997), ("c", "fixed-16k", 1000)):
-        make_trace(recorded("laight", policy, RoundRobin(quantum)), tmp_path / name)
+        make_trace(recorded("laight", policy, f"round-robin:{quantum}"), tmp_path / name)
         other = read_trace(tmp_path / name)
         partings = {parting.cpu: parting for parting in diff(laight, other)}
         rows = []

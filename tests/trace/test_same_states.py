@@ -23,7 +23,7 @@ FOUND: Final = (1041, 1590, 1681, 1537, 1563, 1668)
 TELL: Final = (1019, 1055)
 
 
-def guest(seed: int) -> Machine:
+def machine_of(seed: int) -> Machine:
     machine = Machine(MachineConfig(1 + seed % 2, RAM))
     hostile_runs.start(machine, random.Random(seed), hypercalls=False)
     return machine
@@ -42,17 +42,17 @@ def end(machine: Machine, seed: int, at_once: int = 1 << 20) -> str:
 
 @pytest.mark.parametrize("seed", [*FOUND, *range(1000, 1018)])
 def test_a_hostile_guest_ends_as_it_does(seed: int) -> None:
-    plain, traced = end(guest(seed), seed), guest(seed)
+    plain, traced = end(machine_of(seed), seed), machine_of(seed)
     follow(traced)
     assert end(traced, seed) == plain, "traced"
     for at_once in (1, 3, 17):
-        assert end(guest(seed), seed, at_once) == plain, f"{at_once} units at once"
+        assert end(machine_of(seed), seed, at_once) == plain, f"{at_once} units at once"
 
 
 @pytest.mark.parametrize("seed", TELL)
 def test_what_is_not_modelled_shows(seed: int) -> None:
     """If it does not any more, docs/rules.md is to say so."""
-    assert end(guest(seed), seed, 1) != end(guest(seed), seed)
+    assert end(machine_of(seed), seed, 1) != end(machine_of(seed), seed)
 
 
 # --- flags, each way back to an instruction

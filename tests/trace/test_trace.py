@@ -19,7 +19,6 @@ from kstack.hw.engine import tracing
 from kstack.hw.modes import Modes
 from kstack.recording import Recording
 from kstack.run.spec import replay_session
-from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.trace import tracer as tracer_module
 from kstack.trace.columns import REGISTERS, first_of_each
 from kstack.trace.make import make_trace
@@ -27,22 +26,25 @@ from kstack.trace.store import SCHEMAS, VERSION, Trace, read_trace
 from kstack.trace.text import mnemonic
 from kstack.trace.tracer import Part, Tracer
 from tests.support.long_mode import AREA, LongModeGuest
-from tests.support.traces import follow, recorded, table
+from tests.support.recordings import recorded
+from tests.support.traces import follow, table
 
 RUNS = [
-    ("laight", "entry-exit", RoundRobin(1000), Modes()),
-    ("laight", "switch-sp-ipi", RandomSchedule(3), Modes(tlb="adversarial")),
-    ("litmus-laight", "fault-ist", RoundRobin(1), Modes()),
-    ("wilcox", "fault-fred", RandomSchedule(1), Modes()),
+    ("laight", "entry-exit", "round-robin:1000", 0, Modes()),
+    ("laight", "switch-sp-ipi", "random", 3, Modes(tlb="adversarial")),
+    ("litmus-laight", "fault-ist", "round-robin:1", 0, Modes()),
+    ("wilcox", "fault-fred", "random", 1, Modes()),
 ]
 
 
-@pytest.mark.parametrize(("scenario", "policy", "scheduler", "modes"), RUNS, ids=[f"{a}-{b}" for a, b, *_ in RUNS])
+@pytest.mark.parametrize(
+    ("scenario", "policy", "schedule", "seed", "modes"), RUNS, ids=[f"{a}-{b}" for a, b, *_ in RUNS]
+)
 def test_every_unit_of_time_is_accounted_for(
-    scenario: str, policy: str, scheduler: Scheduler, modes: Modes, tmp_path: Path
+    scenario: str, policy: str, schedule: str, seed: int, modes: Modes, tmp_path: Path
 ) -> None:
     """Each CPU's exact count is its instructions, its events and its waits; the state is what it is without a trace."""
-    recording = recorded(scenario, policy, scheduler, modes)
+    recording = recorded(scenario, policy, schedule, seed, modes)
     session = replay_session(recording)
     before = [cpu.counts.instructions for cpu in session.machine.cpus]
     parts: list[Part] = []
@@ -62,7 +64,7 @@ def test_every_unit_of_time_is_accounted_for(
 
 
 def test_program_counters_are_those_of_single_steps(laight: Trace) -> None:
-    recording = recorded("laight", "entry-exit", RoundRobin(1000))
+    recording = recorded("laight", "entry-exit", "round-robin:1000")
     session = replay_session(recording)
     stepped: dict[int, int] = {}
     for choice in recording.schedule():
@@ -87,12 +89,14 @@ def test_program_counters_are_those_of_single_steps(laight: Trace) -> None:
     assert not different, different[:3]
 
 
-@pytest.mark.parametrize(("scenario", "policy", "scheduler", "modes"), RUNS, ids=[f"{a}-{b}" for a, b, *_ in RUNS])
+@pytest.mark.parametrize(
+    ("scenario", "policy", "schedule", "seed", "modes"), RUNS, ids=[f"{a}-{b}" for a, b, *_ in RUNS]
+)
 def test_registers_where_blocks_begin_are_those_of_single_steps(
-    scenario: str, policy: str, scheduler: Scheduler, modes: Modes, tmp_path: Path
+    scenario: str, policy: str, schedule: str, seed: int, modes: Modes, tmp_path: Path
 ) -> None:
     """They are those before the instruction at their count; each jump that is taken leads to the beginning of a block."""
-    recording = recorded(scenario, policy, scheduler, modes)
+    recording = recorded(scenario, policy, schedule, seed, modes)
     make_trace(recording, tmp_path / "trace", registers=True)
     trace = read_trace(tmp_path / "trace")
     rows, instructions = table(trace, "registers"), table(trace, "instructions")
@@ -266,7 +270,7 @@ def test_an_access_over_two_pages_of_one_frame_comes_to_an_end() -> None:
 def test_parts_make_the_same_trace(laight: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers are handed on wherever an engine stops."""
     monkeypatch.setattr("kstack.trace.tracer.PART_RECORDS", 400)
-    make_trace(recorded("laight", "entry-exit", RoundRobin(1000)), tmp_path / "trace")
+    make_trace(recorded("laight", "entry-exit", "round-robin:1000"), tmp_path / "trace")
     other = read_trace(tmp_path / "trace")
     for name in SCHEMAS:
         assert pq.read_table(other.file(name)).equals(pq.read_table(laight.file(name))), name
@@ -277,7 +281,7 @@ def test_a_full_buffer_ends_a_run_and_nothing_else(
 ) -> None:
     monkeypatch.setattr("kstack.trace.tracer.PART_RECORDS", 300)
     monkeypatch.setattr("kstack.hw.engine.tracing.BUFFER_RECORDS", 300)
-    recording = recorded("laight", "entry-exit", RoundRobin(2000))
+    recording = recorded("laight", "entry-exit", "round-robin:2000")
     make_trace(recording, tmp_path / "small")
     monkeypatch.undo()
     make_trace(recording, tmp_path / "large")
@@ -287,7 +291,7 @@ def test_a_full_buffer_ends_a_run_and_nothing_else(
 
 
 def test_two_traces_of_one_recording_are_byte_identical(laight: Trace, tmp_path: Path) -> None:
-    make_trace(recorded("laight", "entry-exit", RoundRobin(1000)), tmp_path / "again")
+    make_trace(recorded("laight", "entry-exit", "round-robin:1000"), tmp_path / "again")
     for file in sorted(laight.folder.iterdir()):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
 
@@ -320,7 +324,7 @@ def test_what_a_trace_says_of_itself_is_checked(laight: Trace, tmp_path: Path) -
 
 
 def test_only_a_trace_and_nothing_beside_it_is_replaced(laight: Trace, tmp_path: Path) -> None:
-    recording = recorded("litmus-laight", "fixed-16k", RoundRobin(10))
+    recording = recorded("litmus-laight", "fixed-16k", "round-robin:10")
     for name, files in (("chrome", {"trace.json": "{}", "notes": "mine"}), ("notes", {"notes": "mine"})):
         folder = tmp_path / name
         if name == "notes":
@@ -340,7 +344,7 @@ def test_only_a_trace_and_nothing_beside_it_is_replaced(laight: Trace, tmp_path:
 
 
 def test_a_replay_that_comes_out_otherwise_leaves_no_trace(tmp_path: Path) -> None:
-    recording = replace_hash(recorded("litmus-laight", "fixed-16k", RoundRobin(10)))
+    recording = replace_hash(recorded("litmus-laight", "fixed-16k", "round-robin:10"))
     with pytest.raises(TraceError, match="recorded was"):
         make_trace(recording, tmp_path / "trace")
     assert not list(tmp_path.iterdir())
@@ -356,7 +360,7 @@ def test_what_is_no_trace_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
     with pytest.raises(TraceError, match="is no trace"):
-        make_trace(recorded("litmus-laight", "fixed-16k", RoundRobin(10)), tmp_path / "mine")
+        make_trace(recorded("litmus-laight", "fixed-16k", "round-robin:10"), tmp_path / "mine")
     assert (tmp_path / "mine" / "letter").read_text() == "dear"
 
 

@@ -12,7 +12,6 @@ from kstack.load import Symbols
 from kstack.load.symbols import Symbol
 from kstack.recording import Recording
 from kstack.run.spec import replay_session
-from kstack.schedule import RandomSchedule, RoundRobin
 from kstack.trace.columns import ACCESSES, INSTRUCTIONS, Columns
 from kstack.trace.export import export
 from kstack.trace.make import make_trace
@@ -20,8 +19,8 @@ from kstack.trace.query import Database
 from kstack.trace.store import read_trace
 from kstack.trace.wakeups import SYMBOL, Wakes
 from kstack.x86.registers import Gpr
-from tests.support.traces import recorded
-from tests.trace.export.timeline import read
+from tests.support.perfetto_timeline import read
+from tests.support.recordings import recorded
 
 
 def stepped(recording: Recording) -> list[tuple[int, int, int]]:
@@ -59,7 +58,7 @@ def stepped(recording: Recording) -> list[tuple[int, int, int]]:
 def test_every_wake_up_is_there_with_its_thread(
     scenario: str, policy: str, records: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = recorded(scenario, policy, RandomSchedule(3))
+    recording = recorded(scenario, policy, "random", 3)
     expected = stepped(recording)
     assert expected
     monkeypatch.setattr("kstack.trace.tracer.PART_RECORDS", records)
@@ -71,7 +70,7 @@ def test_every_wake_up_is_there_with_its_thread(
 
 
 def test_an_arrow_goes_from_a_wake_up_to_the_slice_in_which_the_thread_runs(tmp_path: Path) -> None:
-    make_trace(recorded("futex-sleepers", "switch-sp-ipi", RoundRobin(1000)), tmp_path / "trace")
+    make_trace(recorded("futex-sleepers", "switch-sp-ipi", "round-robin:1000"), tmp_path / "trace")
     trace = read_trace(tmp_path / "trace")
     export(trace, "perfetto", tmp_path / "timeline")
     timeline = read(tmp_path / "timeline")

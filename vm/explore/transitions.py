@@ -6,7 +6,7 @@ three CPUs that interleave meet the same few hundred situations in every one of 
 
 What is known is kept as trees of questions, in the order in which a move asked them: the moving CPU's cell first,
 then a cell or a word of a frame at a time, each answer leading to the next question. A move that changes more than one
-CPU (a broadcast invalidation) is always made. `tests/litmus/test_memo.py` makes every move that was looked up.
+CPU (a broadcast invalidation) is always made. `tests/explore/test_transitions.py` makes every move that was looked up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Traces that all tests of exports share."""
+"""Traces that all tests of exports share, beside that of the folder above."""
 
 from __future__ import annotations
 
@@ -6,27 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from kstack.hw.modes import Modes
-from kstack.run.session import RunOptions
-from kstack.run.spec import Setup
-from kstack.schedule import RoundRobin
 from kstack.trace.make import make_trace
 from kstack.trace.store import Trace, read_trace
+from tests.support.recordings import recorded
 
 
-def traced(folder: Path, scenario: str, policy: str, quantum: int = 1000) -> Trace:
+def traced(folder: Path, scenario: str, policy: str) -> Trace:
     """A trace of a scenario on two CPUs that take turns."""
-    setup = Setup(scenario, 2, 64 << 20, Modes(), policy, RunOptions(2_000_000))
-    session = setup.session(RoundRobin(quantum))
-    result = session.run()
-    make_trace(setup.recording(session.choices, result), folder)
+    make_trace(recorded(scenario, policy, "round-robin:1000"), folder)
     return read_trace(folder)
-
-
-@pytest.fixture(scope="session")
-def laight(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    """A stale translation is used, and found."""
-    return traced(tmp_path_factory.mktemp("export") / "laight", "laight", "entry-exit")
 
 
 @pytest.fixture(scope="session")

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from kstack.guest.images import build_image
 from kstack.trace.export import coverage, export, sources
 from kstack.trace.export.lines import Chapter
 from kstack.trace.store import Trace
+from tests.support.html_page import Page
+from tests.support.traces import rows
 
 HOSTILE = "<script>alert(1)</script>"
-
-
-def rows(trace: Trace, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(trace.file(table)).to_pylist()
-    return found
 
 
 def ran(trace: Trace) -> Counter[tuple[int, int]]:
@@ -32,22 +27,6 @@ def ran(trace: Trace) -> Counter[tuple[int, int]]:
 def chapter(found: coverage.Coverage, name: str) -> Chapter:
     (one,) = [one for one in found.chapters if one.name == name]
     return one
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
 
 
 def test_a_line_has_the_number_of_times_that_its_instruction_ran(laight: Trace) -> None:
@@ -147,15 +126,15 @@ def _renamed(trace: Trace, image: str) -> Any:
 def test_every_link_of_the_page_leads_somewhere_and_nothing_is_loaded(laight: Trace, tmp_path: Path) -> None:
     export(laight, "coverage", tmp_path / "out.html")
     page = Page((tmp_path / "out.html").read_text())
-    there = [found["id"] for _, found in page.tags if "id" in found]
+    there = [found["id"] for _, found in page.elements if "id" in found]
     assert len(there) == len(set(there))
-    links = {found["href"] for tag, found in page.tags if tag == "a"}
+    links = {found["href"] for tag, found in page.elements if tag == "a"}
     assert len(links) > 50
     assert {link.removeprefix("#") for link in links} <= set(there)
-    (policy,) = [found["content"] for _, found in page.tags if found.get("http-equiv")]
+    (policy,) = [found["content"] for _, found in page.elements if found.get("http-equiv")]
     assert policy.startswith("default-src 'none'")
     assert "script" not in policy
-    for tag, found in page.tags:
+    for tag, found in page.elements:
         assert tag not in ("script", "link", "iframe", "img", "object", "embed", "base")
         assert not [name for name in found if name == "src" or name.startswith("on")]
 

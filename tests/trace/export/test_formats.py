@@ -7,9 +7,7 @@ import struct
 from bisect import bisect_right
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
@@ -19,13 +17,9 @@ from kstack.run.spec import Setup
 from kstack.trace.export import FORMATS, drcov, export, read
 from kstack.trace.make import make_trace
 from kstack.trace.store import Trace, read_trace
+from tests.support.traces import rows
 
 TEXTS = ("qemu", "drcov", "tenet", "vcd", "coverage")
-
-
-def rows(trace: Trace, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(trace.file(table)).to_pylist()
-    return found
 
 
 def exported(trace: Trace, format: str, folder: Path) -> Path:

@@ -8,24 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from kstack.guest.images import build_image
 from kstack.trace.export import export
 from kstack.trace.export import read as reading
 from kstack.trace.store import Trace
-from tests.trace.export.timeline import Timeline, read
+from tests.support.perfetto_timeline import Timeline, read
+from tests.support.traces import rows
 
 TRACES = ("laight", "double_fault", "fred")
 SLICES = {"hook", "hook-end", "switch"}
 DELIVERED = {"fault", "interrupt", "nmi", "software"}
 IRETQ = bytes.fromhex("48cf")
-
-
-def rows(trace: Trace, table: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(trace.file(table)).to_pylist()
-    return found
 
 
 def told(trace: Trace, *kinds: str) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ from kstack.base.errors import TraceError
 from kstack.trace.export import export
 from kstack.trace.store import Trace
 from kstack.trace.view import Viewer
+from tests.support.chromium import Browser, browser
 from tests.support.command import ROOT
-from tests.trace.export.chromium import Browser, browser
 
 SECRET = "not to be read"
 

@@ -1,1 +1,0 @@
-"""The debugger: packets, timeline, stops, and real GDB sessions."""

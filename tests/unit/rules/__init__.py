@@ -1,1 +1,0 @@
-"""One check a rule of the architecture (kstack.hw.rules), by topic; docs/rules.md lists them."""
