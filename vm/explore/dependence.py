@@ -40,7 +40,7 @@ from kstack.x86.registers import Gpr
 
 Thing = tuple[Any, ...]
 _WORD: Final = 8
-_RAX, _RSP = int(Gpr.RAX), int(Gpr.RSP)  # plain integers, for the search's inner loops
+_RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
 _EOI: Final = int(Reg.EOI)  # nobody else can tell of a store to it
 _ALONE: Final = frozenset({"pause", "cpuid", "clts", "clac", "stac"})  # touch their own CPU only
 _FLUSHES: Final = frozenset({"mov", "invpcid"})  # loads of control registers: the CPU's whole TLB

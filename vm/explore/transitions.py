@@ -21,7 +21,7 @@ from kstack.sanitizer.findings import Finding
 from kstack.x86.addresses import PAGE
 from kstack.x86.registers import Gpr
 
-_RSP: Final = int(Gpr.RSP)  # plain integers, for the search's inner loops
+_RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
 _WORDS: Final = range(0, PAGE, WORD)
 Words = tuple[tuple[int, bytes], ...]
 """Words stored in a frame: offsets, and 8 bytes each."""
