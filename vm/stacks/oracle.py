@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from kstack.kernels.kstack.hypercall import SHOOTDOWN_VECTOR
 from kstack.load import Symbols
 from kstack.machine import Ipi, Machine
 from kstack.stacks import Page, Pte, Thread, steps
-from kstack.stacks.area import Areas
+from kstack.stacks.area import Areas, AreasState
 from kstack.stacks.host.call import HookCall
 
 MAX_FINDINGS = 1000
@@ -127,6 +127,26 @@ class Frame(NamedTuple):
     freed_by: str | None = None
 
 
+class OracleState(NamedTuple):
+    """An `Oracle`'s whole state; nobody changes what is in it. Moments that are no others are shared between states."""
+
+    findings: tuple[Finding, ...]
+    exercised: int
+    stack_walks: int
+    frames: dict[int, Frame]
+    holders: dict[int, int]  # by frame: which of the hooks in flight
+    threads: tuple[int, ...]
+    areas: AreasState
+    seen: dict[int, frozenset[Candidate]]
+    last_use: tuple[object, ...]
+    moments: dict[int, tuple[Moment, ...]]
+    events: tuple[Moment, ...]
+    double_faults: dict[int, tuple[int, bool]]
+    drift: dict[int, int]
+    last_stale: str | None
+    leaked: frozenset[int]
+
+
 def _numbers(values: Iterable[Any]) -> Iterator[int]:
     """All numbers in nested tuples, as frames: addresses and entries without their low and high bits."""
     for value in values:
@@ -134,6 +154,16 @@ def _numbers(values: Iterable[Any]) -> Iterator[int]:
             yield value & _FRAME
         elif isinstance(value, tuple):
             yield from _numbers(value)
+
+
+def _as_before(candidates: set[Candidate], before: frozenset[Candidate] | None) -> frozenset[Candidate]:
+    """A set that only grows as it is, and the same object as before where it has not grown."""
+    return before if before is not None and len(before) == len(candidates) else frozenset(candidates)
+
+
+def _since(known: deque[Moment], before: tuple[Moment, ...] | None) -> tuple[Moment, ...]:
+    """Moments of which each is an object of its own, and the same tuple as before where none has come."""
+    return before if before and known and before[-1] is known[-1] else tuple(known)
 
 
 def _owner(page: Page | None) -> str | None:
@@ -166,6 +196,7 @@ class Oracle:
     drift: dict[int, int] = field(default_factory=dict)  # by CPU: frames its pool got less those it gave
     last_stale: str | None = None  # the last stale use, whether it is a finding or not, until somebody clears it
     leaked: set[int] = field(default_factory=set)  # frames reported already; asked for membership only
+    saved: OracleState | None = field(default=None, init=False, repr=False, compare=False)  # by `save` or `load`, last
 
     # --- reporting
 
@@ -510,6 +541,57 @@ class Oracle:
             if homeless and frame not in known and not any(call is self.holders.get(frame) for call in in_flight):
                 text = f"frame {frame:#x} is {life.state.value} at the end: it is lost"
                 self._report(Kind.LEAK, 0, frame, text, frame)
+
+    # --- the whole
+
+    def save(self, in_flight: Sequence[HookCall]) -> OracleState:
+        """The whole state.
+
+        Args:
+            in_flight: all hooks that have not ended; of those that have it makes no difference which they were.
+        """
+        numbers = {id(call): number for number, call in enumerate(in_flight)}
+        before = self.saved
+        moments, seen = (before.moments, before.seen) if before is not None else ({}, {})
+        self.saved = OracleState(
+            tuple(self.findings),
+            self.exercised,
+            self.stack_walks,
+            dict(self.frames),
+            {frame: numbers[id(call)] for frame, call in self.holders.items() if id(call) in numbers},
+            tuple(self.threads),
+            self.areas.save(),
+            {page: _as_before(candidates, seen.get(page)) for page, candidates in self.seen.items()},
+            self.last_use,
+            {address: _since(known, moments.get(address)) for address, known in self.moments.items()},
+            tuple(self.events),
+            dict(self.double_faults),
+            dict(self.drift),
+            self.last_stale,
+            frozenset(self.leaked),
+        )
+        return self.saved
+
+    def load(self, state: OracleState, in_flight: Sequence[HookCall], threads: Mapping[int, Thread]) -> None:
+        """Become what `save` returned.
+
+        Args:
+            state: what it returned.
+            in_flight: the hooks that have not ended, made again in the same order.
+            threads: those that there are, by id.
+        """
+        self.findings, self.exercised, self.stack_walks = list(state.findings), state.exercised, state.stack_walks
+        self.frames = dict(state.frames)
+        self.holders = {frame: in_flight[number] for frame, number in state.holders.items()}
+        self.threads = {thread: threads[thread] for thread in state.threads}
+        self.areas.load(state.areas)
+        self.seen = {page: set(candidates) for page, candidates in state.seen.items()}
+        self.last_use, self.last_stale = state.last_use, state.last_stale
+        self.moments = {address: deque(known, maxlen=KEPT) for address, known in state.moments.items()}
+        self.events = deque(state.events, maxlen=KEPT)
+        self.double_faults, self.drift = dict(state.double_faults), dict(state.drift)
+        self.leaked = set(state.leaked)
+        self.saved = state
 
     def _kept_in_entries(self) -> Iterator[int]:
         """Frames in leaf entries of living threads that are not present: set aside, as for watching who comes."""
