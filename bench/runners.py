@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench.image import BARE_CODE, BARE_TABLES, bare_loop, image
+from kstack.hw.mmu.moments import Drop, Fill, Use
 from kstack.load import load
 from kstack.machine import Machine, MachineConfig
 
 if TYPE_CHECKING:
-    from kstack.hw.engine import Access
-    from kstack.hw.mmu.walk import Translation
+    pass
 
 RAM: Final = 64 << 20
 QUANTUM: Final = 1000  # units a slice where several CPUs take turns
@@ -29,25 +29,22 @@ EXIT_PASS: Final = 0x10
 
 
 class Watching:
-    """An MmuObserver that listens as the oracle does, and keeps nothing."""
+    """An instrument that listens as the oracle does, and keeps nothing."""
 
-    def filled(self, cpu: int, address: int, translation: Translation) -> None:
+    def on_fill(self, moment: Fill) -> None:
         """A walk has cached a translation."""
 
-    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
-        """A speculative fill has cached a translation."""
+    def on_drop(self, moment: Drop) -> None:
+        """A cached translation has gone."""
 
-    def stale_use(
-        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
-    ) -> None:
+    def on_use(self, moment: Use) -> None:
         """A stale translation is used."""
 
 
 def machine_with(programs: tuple[str, ...], count: int, cpus: int = 1) -> Machine:
     """A machine with an observed MMU, the image loaded and nothing run yet."""
     machine = Machine(MachineConfig(cpus=cpus, ram=RAM))
-    for cpu in machine.cpus:
-        cpu.mmu.observer = Watching()
+    machine.instruments.add(Watching())
     load(machine, image(programs, count), "bench")
     return machine
 

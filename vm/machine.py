@@ -29,6 +29,7 @@ from kstack.base.errors import ConfigError
 from kstack.hw.apic.apic import DeliveryMode, LocalApic
 from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
 from kstack.hw.cpu.declared import Declared
+from kstack.hw.cpu.hooks import CpuHooks
 from kstack.hw.cpu.instructions import PortWaiting
 from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cmos
 from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
@@ -37,8 +38,10 @@ from kstack.hw.devices.pic import PIC_PORTS, PicPair
 from kstack.hw.devices.pit import Pit, SpeakerPort
 from kstack.hw.devices.ports import PortBus
 from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
+from kstack.hw.instruments import Hook, Hooks, Instruments
 from kstack.hw.memory import MemorySnapshot, PhysicalMemory
 from kstack.hw.mmu.broadcast import Broadcast
+from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
@@ -115,12 +118,15 @@ class PortClaim(Protocol):
         ...
 
 
-class MachineObserver(Protocol):
-    """Who wants to know of interprocessor interrupts."""
+class MachineHooks(Hooks):
+    """What a machine tells beside its CPUs.
 
-    def ipi_sent(self, ipi: Ipi) -> None:
-        """An IPI has left its sender."""
-        ...
+    Attributes:
+        ipi: an IPI has left its sender.
+    """
+
+    def __init__(self) -> None:
+        self.ipi: Hook[[Ipi]] = Hook()
 
 
 class End(enum.Enum):
@@ -169,6 +175,10 @@ class Machine:
         self._running: Cpu | None = None
         self.told: dict[Declared, int] = {}  # what has been set up and is not modelled, and when
         self.strict = False  # a CPU that sets such a thing up stops
+        self.instruments = Instruments()
+        self.mmu_hooks, self.cpu_hooks, self._hooks = MmuHooks(), CpuHooks(), MachineHooks()
+        for hooks in (self.mmu_hooks, self.cpu_hooks, self._hooks):
+            self.instruments.offer(hooks)
         self.memory = PhysicalMemory(config.ram)
         self.tracker = FrameTracker(self.memory.read64)
         self.memory.on_store = self.tracker.store
@@ -186,7 +196,6 @@ class Machine:
         self.hold_ipis = False
         self.on_send: Callable[[Ipi], Iterable[Ipi]] | None = None  # says what arrives for an IPI that is sent
         self.stalls: dict[int, int] = {}  # CPU -> virtual time before which it does nothing
-        self.observers: list[MachineObserver] = []
         self._claims: dict[int, PortClaim] = {}
 
     def _build_devices(self, output: Callable[[bytes], None]) -> None:
@@ -273,8 +282,7 @@ class Machine:
         """ApicBus: an IPI leaves `source`; it arrives at once unless IPIs are held."""
         for target in destinations:
             ipi = Ipi(source, target, mode, vector)
-            for observer in self.observers:
-                observer.ipi_sent(ipi)
+            self._hooks.ipi(ipi)
             for one in (ipi,) if self.on_send is None else self.on_send(ipi):
                 if self.hold_ipis:
                     self.ipis.append(one)

@@ -17,12 +17,14 @@ from kstack.report.fleet import find_fleet
 from kstack.report.html import render, write_report
 from kstack.report.plots import _PLOT, label_points
 from kstack.report.witness import lanes
-from kstack.stacks.oracle import Finding, Kind, Moment
+from kstack.sanitizer.findings import Finding, Kind
+from kstack.sanitizer.history import Cleared, Filled, Freed, Invalidated, IpiSent, IpiTaken, Mapped, Marked, Used
 from tests.cli.test_commands import document
 from tests.support.command import kstack
 from tests.support.judgements import comparison, judged, used
 
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'`{{7*7}}</title></script>"
+PAGE = (0x5000, "thread 3 page 1", 0x1000)
 VOID = {"meta", "br", "img", "link"}
 
 
@@ -72,15 +74,15 @@ class Page(HTMLParser):
 def finding(text: str = "CPU 1 read what is gone") -> Finding:
     """A stale use with an IPI in its history."""
     history = (
-        Moment(1, 0, "map thread 3 page 1 -> frame 0x1000"),
-        Moment(2, 1, "TLB fill: thread 3 page 1 -> frame 0x1000"),
-        Moment(3, 0, "clear thread 3 page 1 (was frame 0x1000)"),
-        Moment(4, 0, "INVLPG thread 3 page 1"),
-        Moment(5, 0, "IPI to CPU 1"),
-        Moment(6, 1, "takes interrupt 0xf0"),
-        Moment(7, 0, "free frame 0x1000"),
-        Moment(8, 1, "guest: " + text),
-        Moment(9, 1, "read thread 3 page 1 through its TLB: frame 0x1000"),
+        Mapped(1, 0, *PAGE),
+        Filled(2, 1, *PAGE),
+        Cleared(3, 0, *PAGE),
+        Invalidated(4, 0, *PAGE[:2]),
+        IpiSent(5, 0, 1),
+        IpiTaken(6, 1, 0xF0),
+        Freed(7, 0, 0x1000),
+        Marked(8, 1, text),
+        Used(9, 1, *PAGE, store=False),
     )
     return Finding(Kind.STALE_TRANSLATION, 1, "watch+0x4", 0x1B30, 9, text, 0x1000, "a", "b", "c", history)
 
@@ -149,7 +151,7 @@ def test_an_arrow_goes_from_where_an_ipi_was_sent_to_where_it_was_taken() -> Non
 
 def test_an_ipi_whose_arrival_is_not_known_is_drawn_as_such() -> None:
     found = finding()
-    history = tuple(moment for moment in found.history if "takes" not in moment.what)
+    history = tuple(moment for moment in found.history if not isinstance(moment, IpiTaken))
     (arrow,) = lanes(Finding(found.kind, 1, "s", 0, 9, "t", history=history)).arrows
     assert not arrow.delivered
 

@@ -27,8 +27,8 @@ from kstack.report.html import render
 from kstack.report.table import print_fleet, print_judgements
 from kstack.report.words import VERDICTS, modes_line
 from kstack.run.session import RunResult
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RoundRobin
-from kstack.stacks.oracle import Finding, Kind
 from tests.cli.test_report import Page
 from tests.nightly import decisions as nightly
 from tests.support.command import ROOT, kstack

@@ -346,12 +346,12 @@ class Log:
         self.steps: list[tuple[int, int, str]] = []  # time at which one was tried first, CPU, kind
         self._session, self._machine = session, session.machine
         self._asked: dict[int, Any] = {}
-        self._machine.observers.append(self)
+        self._machine.instruments.add(self)
         session.runtime.interpose = self._step
         for cpu in self._machine.cpus:
             cpu.mmu.on_invlpg = lambda address, index=cpu.index: self._flush(index)
 
-    def ipi_sent(self, ipi: Ipi) -> None:
+    def on_ipi(self, ipi: Ipi) -> None:
         self.sends.append((self._machine.now(), ipi.source, ipi.vector))
 
     def _flush(self, cpu: int) -> bool:

@@ -23,8 +23,8 @@ from kstack.policies.entry_exit import EntryExit
 from kstack.recording import read_recording, unpack, write_recording
 from kstack.run.session import RunResult
 from kstack.run.spec import replay_session
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RandomSchedule
-from kstack.stacks.oracle import Finding, Kind
 from kstack.testing import trials
 from kstack.testing.guests import Start
 from kstack.testing.minimise import Minimised, merged

@@ -270,14 +270,11 @@ def test_a_step_is_counted_once_however_often_it_is_tried() -> None:
     plain = session("switch-sp-ipi")
     steps: list[int] = []
     observer = SimpleNamespace(
-        stepped=lambda cpu, call, step, answer, previous: (
+        on_step=lambda cpu, call, step, answer, previous: (
             steps.append(one.machine.now()) if type(step).__name__ == "WaitForAck" else None
         ),
-        **dict.fromkeys(
-            ("booted", "thread_created", "thread_gone", "fault_ended", "cannot_sleep", "event"), lambda *_: None
-        ),
     )
-    one.runtime.observers.append(observer)  # type: ignore[arg-type]
+    one.machine.instruments.add(observer)
     result = one.run()
     assert result.ended == plain.run().ended == "exit"
     assert steps[1] >= (injector_of(one).fired[0] or 0) + 2000

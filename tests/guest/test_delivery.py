@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kstack.guest.images import build_image
+from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.cpu.msr import Msr
 from kstack.hw.engine import Seg
 from kstack.hw.modes import Modes
@@ -115,14 +116,14 @@ def test_under_fred_each_stack_fault_comes_at_level_1() -> None:
     cpus = session.machine.cpus
 
     class Watch:
-        def delivered(self, cpu: int, events: list, outcome: object) -> None:  # type: ignore[type-arg] # as CpuObserver
+        def on_delivery(self, delivery: Delivery) -> None:
+            cpu, events, _ = delivery
             if events[-1].vector == 14 and not events[-1].nested:
                 level = cpus[cpu].msrs.read(Msr.FRED_CONFIG) & 3
                 stack = cpus[cpu].msrs.read(Msr.FRED_RSP1) - cpus[cpu].registers.gpr[4]
                 seen.append((level, stack))
 
-    for cpu in cpus:
-        cpu.observers.append(Watch())
+    session.machine.instruments.add(Watch())
     assert session.run().exit_value == 0x10
     assert len(seen) >= 4 and set(seen) == {(1, 64)}
     assert [cpu.msrs.read(Msr.FRED_CONFIG) & 3 for cpu in cpus] == [0, 0]

@@ -25,6 +25,7 @@ from kstack.hw.lazy import How
 from kstack.hw.mmu.walk import FRAME_MASK
 from kstack.hw.modes import Modes
 from kstack.run.session import BootedScenario
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import (
     EMPTY,
     AllocPage,
@@ -55,7 +56,6 @@ from kstack.stacks import (
 )
 from kstack.stacks.idioms import map_pages, shootdown
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import Finding
 
 LAIGHT = "litmus-laight"
 Steps = Generator[Any, Any, None]

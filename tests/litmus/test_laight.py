@@ -13,10 +13,10 @@ from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.run.session import BootedScenario, RunOptions, RunResult
 from kstack.run.spec import boot, script_of
+from kstack.sanitizer.findings import Kind
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from kstack.stacks import Policy, Steps, Thread, free, map_pages, unmap_pages
 from kstack.stacks.host.pool import PoolConfig
-from kstack.stacks.oracle import Kind
 
 LIMIT = 5_000_000
 

@@ -14,6 +14,7 @@ from kstack.explore.breadth_first import Problem, search
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.spec import boot
+from kstack.sanitizer.findings import Kind
 from kstack.stacks import (
     AllocPage,
     Decision,
@@ -30,7 +31,6 @@ from kstack.stacks import (
     WritePte,
     map_pages,
 )
-from kstack.stacks.oracle import Kind
 from tests.support.memory_order import Operation, Outcome, abstract, outcomes, parse, write_guest, write_scenario
 
 WEAK: Final = "allowed by TSO, not by SC"

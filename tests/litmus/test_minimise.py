@@ -11,7 +11,7 @@ from kstack.explore.minimise import minimised
 from kstack.explore.transitions import Memo
 from kstack.explore.world import Grown, Move
 from kstack.hw.modes import Modes
-from kstack.stacks.oracle import Kind
+from kstack.sanitizer.findings import Kind
 
 
 def walk(problem: Problem, seed: int) -> tuple[Memo, list[Move], Kind]:

@@ -21,6 +21,8 @@ from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
 from kstack.run.spec import boot, script_of
+from kstack.sanitizer.findings import Kind
+from kstack.sanitizer.frames import FrameState
 from kstack.schedule import RandomSchedule, RoundRobin, ScriptedSchedule
 from kstack.stacks import (
     AllocPage,
@@ -47,7 +49,7 @@ from kstack.stacks import (
 )
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import FrameState, Kind, Oracle
+from kstack.stacks.oracle import Oracle
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +339,7 @@ def test_a_shootdown_is_part_of_the_history_of_what_it_is_about() -> None:
 
     found = find_scenario("unwinder")
     result = boot(found).session(Early(), RoundRobin(10), RunOptions(found.max_instructions)).run()
-    words = [moment.what for moment in result.findings[0].history]
+    words = [one.text for one in result.findings[0].history]
     assert any(word.startswith("IPI to CPU") for word in words)
 
 
@@ -371,9 +373,9 @@ class Follower:
     def __init__(self) -> None:
         self.machine = Machine(MachineConfig(1))
         self.oracle = Oracle(self.machine, Symbols([]))
-        self.oracle.booted(list(FRAMES))
+        self.oracle.on_boot(list(FRAMES))
         for thread in (1, 2):
-            self.oracle.thread_created(Thread(thread, 0x5000 + 0x1000 * thread, 0x1000))
+            self.oracle.on_thread(Thread(thread, 0x5000 + 0x1000 * thread, 0x1000))
         before = Page(1, 0, 0x6000)
         for frame in FRAMES:
             self.step(TakePage(), frame)
@@ -387,7 +389,7 @@ class Follower:
 
     def step(self, step: Step, answer: object = None, previous: Pte | None = None) -> None:
         call = HookCall(Function.SWITCH_OUT, (), (0, 0), 1, iter(()))  # type: ignore[arg-type]
-        self.oracle.stepped(0, call, step, answer, previous)
+        self.oracle.on_step(0, call, step, answer, previous)
 
     def store(self, kind: type[Step], new: Pte, old: Pte) -> None:
         step = ExchangePte(HERE, new, old) if kind is ExchangePte else kind(HERE, new)  # type: ignore[call-arg]

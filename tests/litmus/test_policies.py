@@ -15,10 +15,10 @@ from kstack.policies import switch_sp_deferred
 from kstack.policies.switch_sp import SwitchSp
 from kstack.run.session import BootedScenario, RunOptions
 from kstack.run.spec import boot
+from kstack.sanitizer.findings import Kind
 from kstack.schedule import RoundRobin
 from kstack.stacks import Sleepers, Steps, Thread
 from kstack.stacks.loading.registry import find_policy, policies
-from kstack.stacks.oracle import Kind
 from kstack.testing import without
 from kstack.testing.mutants import Sites, mutants_of
 from tests.support.memory_order import write_guest

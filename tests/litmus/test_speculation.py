@@ -8,8 +8,8 @@ from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.spec import boot
+from kstack.sanitizer.findings import Kind
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import Kind
 
 SCHEDULES = 60
 

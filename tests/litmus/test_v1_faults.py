@@ -11,8 +11,8 @@ from kstack.judge.verdict import Judgement, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import BootedScenario
 from kstack.run.spec import boot
+from kstack.sanitizer.findings import Kind
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import Kind
 
 # #DF as v1 needs it: the state saved there can be returned to. Without that nothing of it works.
 RESTARTABLE = Modes(df_restart="exact", stack_fault_delivery="df")

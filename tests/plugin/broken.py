@@ -23,6 +23,7 @@ from kstack.machine import Machine
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.recording import Recording, pack
 from kstack.run.session import Session
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import Choice, RandomSchedule, RoundRobin, Scheduler, View
 from kstack.stacks import (
     Decision,
@@ -38,7 +39,7 @@ from kstack.stacks import (
     map_pages,
     unmap_pages,
 )
-from kstack.stacks.oracle import Finding, Kind, Oracle
+from kstack.stacks.oracle import Oracle
 from kstack.testing import (
     Clock,
     DeviceConformance,
@@ -423,9 +424,9 @@ class Accusing(Cheat):
 
     def do(self, runtime: Any, cpu: int) -> None:
         type(self).said += 1
-        for one in runtime.observers:
-            if isinstance(one, Oracle):
-                one.findings.append(Finding(Kind.LIVELOCK, cpu, "nowhere", 0, self.said, "it says so"))
+        for hear in runtime.hooks.step.heard:
+            if isinstance(hear.__self__, Oracle):
+                hear.__self__.findings.append(Finding(Kind.LIVELOCK, cpu, "nowhere", 0, self.said, "it says so"))
 
 
 @policy(REFUSED)

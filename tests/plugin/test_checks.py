@@ -21,9 +21,9 @@ import kstack.testing
 from kstack.base.errors import ConfigError, KstackError, PolicyError
 from kstack.fault import At, Fault, Moment
 from kstack.hw.modes import Modes
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.stacks import Policy
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import Finding, Kind
 from kstack.testing import outcomes
 from kstack.testing.bench import Bench
 from kstack.testing.guests import GuestRun, Schedule, name_of, reports

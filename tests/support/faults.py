@@ -47,18 +47,13 @@ def injector_of(one: Session) -> Injector:
 
 
 class Answers:
-    """A StackObserver that keeps the answers of one kind of step, each with what `look` says of it then."""
+    """Keeps the answers of one kind of step, each with what `look` says of it then."""
 
     def __init__(self, one: Session, name: str, look: Callable[[Any], Any] = lambda answer: answer) -> None:
         self.found: list[Any] = []
         self._name, self._look = name, look
-        one.runtime.observers.append(self)
+        one.machine.instruments.add(self)
 
-    def stepped(self, cpu: int, call: Any, step: Any, answer: Any, previous: Any) -> None:
+    def on_step(self, cpu: int, call: Any, step: Any, answer: Any, previous: Any) -> None:
         if type(step).__name__ == self._name:
             self.found.append(self._look(answer))
-
-    def nothing(self, *_: Any) -> None:
-        """Of no interest."""
-
-    booted = thread_created = thread_gone = fault_ended = cannot_sleep = event = nothing

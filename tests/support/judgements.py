@@ -6,11 +6,11 @@ from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement, Portfolio
 from kstack.report.comparison import Comparison
 from kstack.run.session import RunResult
+from kstack.sanitizer.findings import Finding
 from kstack.stacks.host.call import StepCounts
 from kstack.stacks.measure.costs import CostModel, cost_model
 from kstack.stacks.measure.levels import PoolUse
 from kstack.stacks.measure.usage import UsageSummary
-from kstack.stacks.oracle import Finding
 
 PASSED = 0x10
 

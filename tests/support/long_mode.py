@@ -23,7 +23,8 @@ from typing import Final
 from kstack.guest.asm import assemble
 from kstack.hw.apic.registers import Reg, Svr
 from kstack.hw.cpu.cpu import CpuState, SliceEnd
-from kstack.hw.cpu.events import Event, Outcome
+from kstack.hw.cpu.events import Event
+from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.engine import Flags, Gpr, Seg, Segment
 from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
 from kstack.hw.mmu.walk import FRAME_MASK, PS, RW, US, A, D, P
@@ -82,6 +83,7 @@ class LongModeGuest:
         self._next_code = KERNEL_CODE
         self._next_user_code = USER_CODE_FRAME
         self.begun: list[Event] = []
+        self.machine.instruments.add(self)
         self._descriptors()
         self.root = self.space()
         for index in range(cpus):
@@ -103,7 +105,6 @@ class LongModeGuest:
 
     def _enter_long_mode(self, index: int, cr0: int, cr4: int) -> None:
         cpu = self.machine.cpus[index]
-        cpu.observers.append(self)
         cpu.state = CpuState.RUNNING
         registers = cpu.registers
         registers.cr[0] = Cr0.PG | Cr0.PE | Cr0.WP | Cr0.ET | cr0
@@ -273,9 +274,9 @@ class LongModeGuest:
 
     # --- what became of it
 
-    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
-        """CpuObserver: keeps the events that were begun since `start`."""
-        self.begun.extend(events)
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Keeps the events that were begun since `start`."""
+        self.begun.extend(delivery.events)
 
     def gpr(self, which: Gpr, cpu: int = 0) -> int:
         """A general-purpose register."""

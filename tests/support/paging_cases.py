@@ -27,7 +27,8 @@ from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc, UcEr
 from unicorn import x86_const as x86
 
 from kstack.hw.cpu.cpu import CpuState
-from kstack.hw.cpu.events import Event, Outcome
+from kstack.hw.cpu.events import Event
+from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.engine import Flags, Gpr, Registers, Seg, Segment, layout
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.mmu import Cr0, Cr4, Efer
@@ -329,12 +330,11 @@ class WholeMachine:
 
     def __post_init__(self) -> None:
         self.machine.memory.write(0, PRISTINE)
-        self.machine.cpus[0].observers.append(self)
+        self.machine.instruments.add(self)
         self.machine.cpus[0].registers.set_segment(Seg.IDTR, Segment(0, 0, 0, 0))
 
-    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
-        """CpuObserver."""
-        self.begun.extend(events)
+    def on_delivery(self, delivery: Delivery) -> None:
+        self.begun.extend(delivery.events)
 
     def access(self, case: Case) -> Result:
         """Carry out one case."""

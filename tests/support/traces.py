@@ -11,9 +11,10 @@ from kstack.hw.modes import Modes
 from kstack.load import Symbols
 from kstack.machine import Machine
 from kstack.recording import Recording
-from kstack.run.session import RunOptions
+from kstack.run.session import RunHooks, RunOptions
 from kstack.run.spec import Setup
 from kstack.schedule import Scheduler
+from kstack.stacks.host.call import StackHooks
 from kstack.trace.store import Trace
 from kstack.trace.tracer import Part, Tracer
 
@@ -33,6 +34,8 @@ def table(trace: Trace, name: str) -> dict[str, Any]:
 def follow(machine: Machine) -> tuple[Tracer, list[Part]]:
     """A bare machine's tracer, and what it hands on."""
     parts: list[Part] = []
-    runtime = SimpleNamespace(observers=[], hook_observers=[], calls=[[] for _ in machine.cpus])
+    runtime = SimpleNamespace(calls=[[] for _ in machine.cpus])
+    machine.instruments.offer(StackHooks())
+    machine.instruments.offer(RunHooks())
     session: Any = SimpleNamespace(machine=machine, runtime=runtime, oracle=None, writer=None, symbols=Symbols([]))
     return Tracer(session, parts.append), parts

@@ -15,7 +15,8 @@ import pytest
 from kstack.hw.engine import Access, Flags, Gpr
 from kstack.hw.mmu import tracking
 from kstack.hw.mmu.mmu import Cr0, Cr4
-from kstack.hw.mmu.walk import NX, RW, A, D, G, Translation
+from kstack.hw.mmu.moments import Use
+from kstack.hw.mmu.walk import NX, RW, A, D, G
 from kstack.hw.modes import Modes
 from tests.support.long_mode import AREA, PLAIN, USER, LongModeGuest
 
@@ -43,17 +44,9 @@ class Watcher:
     def __init__(self) -> None:
         self.stale: list[tuple[int, int, Access]] = []
 
-    def filled(self, cpu: int, address: int, translation: Translation) -> None:
-        pass
-
-    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
-        """No test here speculates."""
-
-    def stale_use(
-        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
-    ) -> None:
-        if access is not Access.FETCH:
-            self.stale.append((cpu, address, access))
+    def on_use(self, moment: Use) -> None:
+        if moment.access is not Access.FETCH:
+            self.stale.append((moment.cpu, moment.address, moment.access))
 
 
 class Bench:
@@ -64,8 +57,7 @@ class Bench:
         self.flush = flush
         self.watcher = Watcher()
         if watch:
-            for cpu in guest.machine.cpus:
-                cpu.mmu.observer = self.watcher
+            guest.machine.instruments.add(self.watcher)
         self.roots = (guest.root, guest.space())
         self.leaves = [guest.entry(page, root=root) for page in PAGES for root in self.roots]
         self.directories = [guest.entry(AREA, 21, root) for root in self.roots]
@@ -175,8 +167,7 @@ def test_a_table_that_is_cleared_is_one_no_more_until_a_walk_reads_it(monkeypatc
     """Five hundred stores do not come back one by one; what a store to it then changes is seen all the same."""
     guest = LongModeGuest(cpus=2)
     watcher = Watcher()
-    for cpu in guest.machine.cpus:
-        cpu.mmu.observer = watcher
+    guest.machine.instruments.add(watcher)
     leaf = guest.entry(AREA)
     table, window = leaf & ~0xFFF, AREA + (1 << 21)  # of another table
     guest.memory.write64(guest.entry(window), table | PLAIN)

@@ -11,6 +11,7 @@ import pytest
 
 from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.engine import Gpr
+from kstack.hw.mmu.moments import Use
 from kstack.hw.mmu.tlb import Tlb
 from kstack.hw.mmu.walk import NX, PS, RW, Translation
 from kstack.hw.modes import Modes
@@ -177,7 +178,7 @@ def test_a_cpu_that_a_restore_leaves_alone_forgets_what_rests_on_a_changed_table
     guest = LongModeGuest(cpus=2)
     machine, leaf, other = guest.machine, guest.map(page(0), guest.frame(OLD)), guest.frame(NEW)
     stale: list[int] = []
-    machine.cpus[1].mmu.observer = Stale(stale)
+    machine.instruments.add(Stale(stale))
     assert guest.load(page(0), 1) == OLD
     machine.memory.patch(leaf, (other | PLAIN).to_bytes(8, "little"))  # as a restore replaces frames: no store event
     assert guest.load(page(0), 1) == OLD
@@ -193,14 +194,9 @@ class Stale:
     def __init__(self, found: list[int]) -> None:
         self.found = found
 
-    def filled(self, cpu: int, address: int, translation: object) -> None:
-        """No matter."""
-
-    speculated = filled
-
-    def stale_use(self, cpu: int, address: int, *rest: object) -> None:
+    def on_use(self, moment: Use) -> None:
         """Note it."""
-        self.found.append(address)
+        self.found.append(moment.address)
 
 
 def test_structure_caches_are_restored() -> None:

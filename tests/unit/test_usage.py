@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
+from kstack.hw.cpu.hooks import Delivery
 from kstack.kernels.kstack.hypercall import Function
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import RunOptions, RunResult
@@ -50,22 +51,22 @@ class Bench:
         self.level = 8
         runtime: Any = SimpleNamespace(pools=SimpleNamespace(level=lambda cpu: self.level))
         self.usage = Usage(machine, runtime)
-        self.usage.booted([])
+        self.usage.on_boot([])
 
     def hook(self, function: Function, thread: Thread, *arguments: int) -> HookCall:
         """Begin a hook."""
         call = HookCall(function, arguments or (thread.id,), (0, 0), thread.id, iter(()))  # type: ignore[arg-type]
-        self.usage.hook_begun(0, call)
+        self.usage.on_call(0, call)
         return call
 
     def store(self, call: HookCall, page: Any, old: Pte, new: Pte) -> None:
         """One plain store to an entry."""
-        self.usage.stepped(0, call, WritePte(page, new), None, old)
+        self.usage.on_step(0, call, WritePte(page, new), None, old)
 
     def thread(self, pages: int, number: int = 1) -> Thread:
         """A user thread created with so many pages, at one moment."""
         thread = Thread(number, TOP - 16384, 16384)
-        self.usage.thread_created(thread)
+        self.usage.on_thread(thread)
         call = self.hook(Function.CREATE_THREAD, thread)
         for page in thread.pages[:pages]:
             self.store(call, page, EMPTY, Pte.of(0x1000))
@@ -103,7 +104,7 @@ def test_only_the_time_between_switch_out_and_switch_in_counts_as_sleep() -> Non
 def test_creation_and_exit_do_not_count() -> None:
     bench = Bench()
     thread = Thread(1, TOP - 16384, 16384)
-    bench.usage.thread_created(thread)
+    bench.usage.on_thread(thread)
     call = bench.hook(Function.CREATE_THREAD, thread)
     for number, page in enumerate(thread.pages):
         bench.time = 1000 * (number + 1)
@@ -113,7 +114,7 @@ def test_creation_and_exit_do_not_count() -> None:
     for page in thread.pages:
         bench.time += 1000
         bench.store(call, page, Pte.of(0x1000), EMPTY)
-    bench.usage.thread_gone(thread)
+    bench.usage.on_thread_end(thread)
     found = bench.usage.summary()
     assert (found.kib_asleep, found.kib_mean) == (16, 16)
 
@@ -179,7 +180,7 @@ def test_the_address_of_a_fault_is_a_depth() -> None:
 def test_memory_by_depth_is_of_sleeping_user_threads() -> None:
     bench = Bench()
     kernel = Thread(9, TOP - 16384, 16384, is_user=False)
-    bench.usage.thread_created(kernel)
+    bench.usage.on_thread(kernel)
     bench.thread(2)
     bench.time = 50
     assert bench.usage.summary().kib_by_depth == (8, None, None, None, None)
@@ -194,7 +195,7 @@ def test_a_fault_is_counted_once_by_how_it_was_taken(
 ) -> None:
     bench = Bench()
     bench.cpu.registers.cr[4] = fred << 32
-    bench.usage.delivered(0, [Event(vector, EventKind.EXCEPTION) for vector in vectors], Outcome.DELIVERED)
+    bench.usage.on_delivery(Delivery(0, [Event(vector, EventKind.EXCEPTION) for vector in vectors], Outcome.DELIVERED))
     found = bench.usage.summary()
     assert (found.page_faults, found.double_faults, found.fred_faults) == counted
     assert sum(found.faults.values()) == len(vectors)
@@ -213,8 +214,8 @@ def test_operations_are_told_apart_by_hook_and_requests_to_other_cpus_are_their_
     bench = Bench()
     thread = bench.thread(1)
     call = bench.hook(Function.SWITCH_OUT, thread)
-    bench.usage.stepped(0, call, ReadPte(thread.top), Pte.of(0x1000), None)
-    bench.usage.stepped(0, call, PostFlush(1, TOP - 16384, 3), None, None)
+    bench.usage.on_step(0, call, ReadPte(thread.top), Pte.of(0x1000), None)
+    bench.usage.on_step(0, call, PostFlush(1, TOP - 16384, 3), None, None)
     found = bench.usage.summary()
     assert found.hook_operations == {"create_thread": {"pte_write": 1}, "switch_out": {"invlpg": 3, "pte_read": 1}}
     assert found.hook_calls == {"create_thread": 1, "switch_out": 1}
@@ -226,7 +227,7 @@ def test_pool_levels_are_followed_with_their_peak_draw() -> None:
     call = bench.hook(Function.EXIT_THREAD, thread)
     bench.level = 9
     bench.time = 40
-    bench.usage.stepped(0, call, GiveBack(0x1000), None, None)
+    bench.usage.on_step(0, call, GiveBack(0x1000), None, None)
     pools = bench.usage.summary().pools
     assert pools is not None
     assert (pools.start, pools.samples, pools.end) == ((8,), ((40, 0, 9),), (9,))

@@ -32,10 +32,10 @@ from kstack.hw.lazy import How
 from kstack.hw.mmu.walk import FRAME_MASK, P
 from kstack.kernels.kstack import hypercall
 from kstack.kernels.kstack.hypercall import Function
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import steps
-from kstack.stacks.area import Pte
+from kstack.stacks.area import Pte, Thread
 from kstack.stacks.host.call import HookCall
-from kstack.stacks.oracle import Finding
 
 Thing = tuple[Any, ...]
 PAGE: Final = 4096
@@ -99,8 +99,7 @@ class Recorder:
         self._writes: set[Thing] = set()
         self._everything = False
         self._was_empty = False
-        world.runtime.observers.append(self)
-        world.runtime.hook_observers.append(self)
+        world.machine.instruments.add(self)
         for cpu in world.machine.cpus:
             cpu.mmu.gate = _NotingGate(world, cpu.index, self._noted)
 
@@ -257,14 +256,14 @@ class Recorder:
             for other in range(len(self._world.machine.cpus)):
                 self._invalidates(other, page)
 
-    def hook_begun(self, cpu: int, call: HookCall) -> None:
+    def on_call(self, cpu: int, call: HookCall) -> None:
         """A policy looks at its thread, or a switch changes what it sees there."""
         switches = call.function in (Function.SWITCH_IN, Function.SWITCH_OUT)
         lives = call.function in (Function.CREATE_THREAD, Function.EXIT_THREAD)
         (self._writes if switches else self._reads).add(("thread", call.thread))
         (self._writes if lives else self._reads).add(("threads",))
 
-    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
         """A micro-step was made."""
         reads, writes = self._reads, self._writes
         reads |= {("thread", call.thread), ("threads",)}
@@ -336,13 +335,8 @@ class Recorder:
         found = [mmu.resolve(start + cpu * stride + word) for word in words]
         return [("word", physical // _WORD) for physical in found if physical is not None]
 
-    def thread_created(self, *_: Any) -> None:
+    def on_thread(self, _: Thread) -> None:
         """The set of threads changes."""
         self._writes.add(("threads",))
 
-    thread_gone = thread_created
-
-    def booted(self, *_: Any) -> None:
-        """Nothing that others could tell."""
-
-    fault_ended = cannot_sleep = event = booted
+    on_thread_end = on_thread

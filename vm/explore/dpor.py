@@ -29,8 +29,8 @@ from kstack.explore.world import FoundBefore, Grown, Move, NotReady, State, Worl
 from kstack.hw.engine import Gpr
 from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy
-from kstack.stacks.oracle import Finding
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
 NOTHING: Final = Footprint()

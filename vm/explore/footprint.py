@@ -222,21 +222,16 @@ class _Hooks:
         self._touched = touched
         self._runtime = runtime
 
-    def hook_begun(self, cpu: int, call: HookCall) -> None:
+    def on_call(self, cpu: int, call: HookCall) -> None:
         """A hook has been called."""
         self._touched.thread(call.thread)
 
-    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
         """A micro-step was carried out."""
         if isinstance(step, Sleepers):
             self._touched.all_threads(self._runtime.threads)
         elif isinstance(step, ThreadAt) and answer is not None:
             self._touched.part("asleep", answer.id)
-
-    def booted(self, *_: Any) -> None:
-        """Nothing of a thread."""
-
-    thread_created = thread_gone = fault_ended = cannot_sleep = event = booted
 
 
 @contextmanager
@@ -252,8 +247,7 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
     for call in runtime.calls[cpu]:
         touched.thread(call.thread)
     hooks = _Hooks(touched, runtime)
-    runtime.hook_observers.append(hooks)
-    runtime.observers.append(hooks)
+    world.machine.instruments.add(hooks)
     own = [(cpu, page) for page in sorted(world.managed)]  # a flush looks for its own CPU's
     lazy.may = _Watched(lazy.may, lambda key: touched.part("may", *key), own)
     lazy.ever = _Watched(lazy.ever, lambda key: touched.part("ever", *key))
@@ -273,6 +267,5 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
         executor.variables, executor.locks = dict(executor.variables.items()), dict(executor.locks.items())
         executor.dry, executor.pools = dict(executor.dry.items()), pools
         executor.areas, oracle.areas = areas, seen
-        runtime.hook_observers.remove(hooks)
-        runtime.observers.remove(hooks)
+        world.machine.instruments.remove(hooks)
         memory.on_touch = core.gate.on_enter = None

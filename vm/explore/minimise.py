@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from kstack.explore.transitions import Memo
 from kstack.explore.world import Move
-from kstack.stacks.oracle import Kind
+from kstack.sanitizer.findings import Kind
 
 
 def minimised(memo: Memo, path: Sequence[Move], kind: Kind) -> tuple[Move, ...]:

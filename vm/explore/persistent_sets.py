@@ -22,7 +22,7 @@ from kstack.explore.components import Node
 from kstack.explore.may_access import Bits, Edge, Locality, News, Reliances
 from kstack.explore.transitions import Deed, Memo, Outcome, Ways
 from kstack.explore.world import Move
-from kstack.stacks.oracle import Finding
+from kstack.sanitizer.findings import Finding
 
 LONGEST: Final = 10_000  # moves that a CPU makes at once
 WALKS: Final = 24  # random walks before a search, at the most

@@ -10,9 +10,9 @@ from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World, boot
 from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
 from kstack.run.session import BootedScenario
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import Finding
 
 REFERENCE: Final = "fixed-16k"
 """The policy under which every scenario's programs get ready, if they ever do."""

@@ -15,8 +15,8 @@ from kstack.explore.transitions import Memo
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World
 from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy
-from kstack.stacks.oracle import Finding
 
 _CLOCK = time.monotonic  # for the budget alone
 LONGEST = 5_000  # moves of one execution

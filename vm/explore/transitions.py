@@ -18,7 +18,7 @@ from kstack.explore.footprint import THREADS, WHOLE, WORD, Touched, thread_names
 from kstack.explore.may_access import READ, READ_IN, WRITE, WRITE_IN, Touch
 from kstack.explore.world import Grown, Move, State, World
 from kstack.hw.memory import PAGE
-from kstack.stacks.oracle import Finding
+from kstack.sanitizer.findings import Finding
 
 _WORDS: Final = range(0, PAGE, WORD)
 Words = tuple[tuple[int, bytes], ...]

@@ -11,9 +11,9 @@ from kstack.explore.world import Grown, Move, World
 from kstack.hw.gate import Held, Visible
 from kstack.hw.lazy import How
 from kstack.hw.modes import Modes
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy, PteStore
 from kstack.stacks.host.execute import Pending
-from kstack.stacks.oracle import Finding
 
 REPLAYS = 10
 

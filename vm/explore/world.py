@@ -35,11 +35,13 @@ from kstack.machine import End, Machine, MachineSnapshot
 from kstack.run.expected import ignored_kinds
 from kstack.run.session import GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, Session
 from kstack.run.spec import boot
+from kstack.sanitizer.findings import Finding
+from kstack.sanitizer.frames import Frame
 from kstack.schedule import RoundRobin
-from kstack.stacks import Invlpgb, Policy, Tlbsync
+from kstack.stacks import Invlpgb, Page, Policy, Tlbsync
 from kstack.stacks.host.execute import Pending
 from kstack.stacks.host.pool import PoolConfig
-from kstack.stacks.oracle import Finding, Frame, Oracle
+from kstack.stacks.oracle import Oracle
 
 FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
 _OUT_HYPERCALL: Final = bytes([0xE7, PORT])
@@ -96,7 +98,7 @@ class State(NamedTuple):
     rest: MachineSnapshot
     runtime: Any
     lazy: Any
-    frames: tuple[tuple[int, Frame], ...]
+    frames: tuple[tuple[int, Frame[Page]], ...]
     cpu_keys: tuple[bytes, ...]
     threads: tuple[int, ...]
     held: tuple[Held | None, ...]
@@ -419,7 +421,7 @@ class World:
         before = len(self.oracle.findings)
         self._forget(move)
         self.tables.stored.clear()
-        self.oracle.last_stale = None
+        self.oracle.sanitizer.last_stale = None
         if move.kind == "store":
             self._make_visible(cpu)
             self._tell(cpu)
@@ -688,7 +690,7 @@ class World:
         for thread in oracle.threads.values():
             oracle.areas.add(thread)
         oracle.findings.clear()
-        oracle.last_use = ()
+        oracle.sanitizer.last_use = ()
         oracle.double_faults = dict(state.double_faults)
         oracle.leaked.clear()  # what was reported, and counted, on other paths
         oracle.drift.clear()

@@ -11,7 +11,7 @@ from kstack.fault.actions import GARBAGE, act
 from kstack.fault.records import At, Fault, Flush, Moment, Send, Step, Where
 from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
 from kstack.hw.cpu.decode import decode
-from kstack.hw.cpu.events import Event, Outcome
+from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.engine import Gpr
 from kstack.machine import FOR_EVER, Ipi
 from kstack.run.session import Session
@@ -104,8 +104,8 @@ class Injector:
             session.runtime.interpose = self._step
         if self._sends:
             self._machine.on_send = self._send
+        self._machine.instruments.add(self)
         for cpu in self._machine.cpus:
-            cpu.observers.append(self)
             if self._flushes:
                 cpu.mmu.on_invlpg = self._flush_of(cpu.index)
 
@@ -300,8 +300,8 @@ class Injector:
         instruction = decode(processor.linear.code(place), processor.registers.bits)
         return instruction is not None and instruction.repeat
 
-    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
-        """CpuObserver: what was about to be executed was not."""
+    def on_delivery(self, delivery: Delivery) -> None:
+        """What was about to be executed was not."""
         self._delivered = True
 
     # --- IPIs

@@ -100,7 +100,7 @@ class _Counting:
         self._functions = frozenset(name for names in WINDOWS.values() for name in names)
         session.injector = self
         session.runtime.interpose = self._step
-        self._machine.observers.append(self)
+        self._machine.instruments.add(self)
         for cpu in self._machine.cpus:
             cpu.mmu.on_invlpg = self._flushed
 
@@ -137,8 +137,8 @@ class _Counting:
             self._names[rip] = name if name.partition("+")[0] in self._functions else None
         return self._names[rip]
 
-    def ipi_sent(self, ipi: Ipi) -> None:
-        """MachineObserver."""
+    def on_ipi(self, ipi: Ipi) -> None:
+        """An IPI has left its sender."""
         self.sends.append((ipi.vector, ipi.source))
 
     def _flushed(self, address: int) -> bool:

@@ -28,9 +28,9 @@ from kstack.run.session import (
     last_words,
 )
 from kstack.run.spec import Setup, boot, script_of
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RoundRobin, Scheduler, ScriptedSchedule
 from kstack.stacks.loading.registry import find_policy
-from kstack.stacks.oracle import Finding, Kind
 
 OUTCOMES: Final = ("masked", "detected", "wrong-data", "hang", "shutdown")
 NOT_FIRED: Final = "not fired"

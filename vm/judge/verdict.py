@@ -24,11 +24,11 @@ from kstack.run.expected import unexpected
 from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
 from kstack.run.spec import Setup, boot, script_of
 from kstack.run.statistics import detail_of, operations_of, totals_of, usage_of
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.measure.costs import CostModel, Cycles, cycles
-from kstack.stacks.oracle import Finding, Kind
 from kstack.stacks.policy import Policy
 
 QUANTA: Final = (10, 100, 1000)

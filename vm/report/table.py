@@ -18,7 +18,7 @@ from kstack.report.comparison import Comparison
 from kstack.report.fleet import FleetEstimate, Range
 from kstack.report.words import VERDICTS, modes_line
 from kstack.run.statistics import totals_of
-from kstack.stacks.oracle import Finding
+from kstack.sanitizer.findings import Finding
 
 NARROW: Final = 100  # columns of a terminal below which counts are left out
 WIDE: Final = 132  # and from which on a fleet's figures all have their ranges
@@ -158,8 +158,8 @@ def lanes(finding: Finding) -> Table:
         table.add_column(f"CPU {cpu}", overflow="fold")
     for moment in finding.history:
         wrong = moment.time == finding.time and moment.cpu == finding.cpu
-        style = "bold red" if wrong else "dim" if moment.what.startswith("guest:") else ""
-        table.add_row(str(moment.time), *(Text(moment.what if moment.cpu == cpu else "", style) for cpu in cpus))
+        style = "bold red" if wrong else "dim" if moment.text.startswith("guest:") else ""
+        table.add_row(str(moment.time), *(Text(moment.text if moment.cpu == cpu else "", style) for cpu in cpus))
     return table
 
 

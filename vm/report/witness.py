@@ -1,16 +1,29 @@
 """A finding's history as lanes: one a CPU, time downwards, with what it did to entries and to its TLB.
 
-Everything is parsed from the oracle's own words; a moment that is not understood is shown as text.
+An occurrence that has no place of its own in the drawing is shown as text.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
 from kstack.judge.verdict import Judgement
-from kstack.stacks.oracle import Finding, Moment
+from kstack.sanitizer.findings import Finding
+from kstack.sanitizer.history import (
+    AnyOccurrence,
+    Cleared,
+    Dropped,
+    Filled,
+    Freed,
+    Invalidated,
+    IpiSent,
+    IpiTaken,
+    Mapped,
+    Marked,
+    Occurrence,
+    Used,
+)
 
 HEAD: Final = 46  # pixels above the first row
 ROW: Final = 26
@@ -20,19 +33,19 @@ PTE, TLB = 0, 1
 BESIDE: Final = 4  # pixels between the bars of two pages
 SHOWN: Final = 34  # characters of a moment that fit into a lane
 
-_KINDS: Final = (
-    ("stray", re.compile(r"(read|wrote) .*through its TLB"), TLB),
-    ("fill", re.compile(r"(speculative )?TLB fill"), TLB),
-    ("drop", re.compile(r"INVLPG|INVPCID|invalidat|evict|TLBSYNC"), TLB),
-    ("map", re.compile(r"map "), PTE),
-    ("clear", re.compile(r"clear "), PTE),
-    ("free", re.compile(r"free "), PTE),
-    ("guest", re.compile(r"guest: "), PTE),
-)
-_IPI_SENT: Final = re.compile(r"(?:sends? )?IPI\b.*?\bto CPU (\d+)|IPI sent.*CPU (\d+)", re.IGNORECASE)
-_IPI_TAKEN: Final = re.compile(r"takes? (?:the )?(?:IPI|interrupt)|IPI (?:taken|delivered|arrives)", re.IGNORECASE)
-_FRAME: Final = re.compile(r"frame (0x[0-9a-f]+)")
-_PAGE: Final = re.compile(r"thread (\d+) page (\d+)")
+_KINDS: Final[dict[type[Occurrence], tuple[str, int]]] = {
+    Used: ("stray", TLB),
+    Filled: ("fill", TLB),
+    Dropped: ("drop", TLB),
+    Invalidated: ("drop", TLB),
+    Mapped: ("map", PTE),
+    Cleared: ("clear", PTE),
+    Freed: ("free", PTE),
+    Marked: ("guest", PTE),
+    IpiSent: ("ipi", TLB),
+    IpiTaken: ("ipi", TLB),
+}
+Place = tuple[int, int]  # CPU, page
 
 
 @dataclass(frozen=True)
@@ -109,18 +122,18 @@ def witness(judgement: Judgement, anchor: str, options: str = "") -> Witness:
 
 def lanes(finding: Finding) -> Lanes:
     """Draw what led to a finding."""
-    moments = finding.history
-    cpus = sorted({moment.cpu for moment in moments} | {finding.cpu})
-    cpus = sorted(set(cpus) | {target for moment in moments if (target := _target(moment)) is not None})
+    history = finding.history
+    targets = {one.target for one in history if isinstance(one, IpiSent)}
+    cpus = sorted({one.cpu for one in history} | {finding.cpu} | targets)
     left = {cpu: TIME + place * 2 * LANE for place, cpu in enumerate(cpus)}
-    marks = tuple(_mark(moment, row, left, finding) for row, moment in enumerate(moments))
+    marks = tuple(_mark(one, row, left, finding) for row, one in enumerate(history))
     return Lanes(
         width=TIME + len(cpus) * 2 * LANE,
-        height=HEAD + len(moments) * ROW + 12,
+        height=HEAD + len(history) * ROW + 12,
         cpus=tuple(left.items()),
         marks=marks,
-        bars=(*_tlb_bars(moments, left), *_pte_bars(moments, left)),
-        arrows=tuple(_arrows(moments, left)),
+        bars=(*_tlb_bars(history, left), *_pte_bars(history, left)),
+        arrows=tuple(_arrows(history, left)),
     )
 
 
@@ -128,117 +141,81 @@ def _y(row: int) -> int:
     return HEAD + row * ROW + ROW // 2
 
 
-def _mark(moment: Moment, row: int, left: dict[int, int], finding: Finding) -> Mark:
-    kind, lane = _kind(moment)
-    if kind == "stray" and (moment.time, moment.cpu) == (finding.time, finding.cpu):
+def _mark(one: Occurrence, row: int, left: dict[int, int], finding: Finding) -> Mark:
+    kind, lane = _KINDS.get(type(one), ("other", PTE))
+    if kind == "stray" and (one.time, one.cpu) == (finding.time, finding.cpu):
         kind = "wrong"
-    text = _shorten(moment.what)
-    return Mark(kind, left[moment.cpu] + lane * LANE + 12, _y(row), text, moment.what, moment.time)
-
-
-def _kind(moment: Moment) -> tuple[str, int]:
-    if _target(moment) is not None or _IPI_TAKEN.search(moment.what):
-        return "ipi", TLB
-    for kind, pattern, lane in _KINDS:
-        if pattern.match(moment.what):
-            return kind, lane
-    return "other", PTE
+    return Mark(kind, left[one.cpu] + lane * LANE + 12, _y(row), _shorten(one.text), one.text, one.time)
 
 
 def _shorten(what: str) -> str:
-    """A moment's words, without those that its place in the drawing says already."""
+    """An occurrence's words, without those that its place in the drawing says already."""
     text = what.removeprefix("guest: ").replace("thread ", "t").replace(" page ", ".p").replace("frame ", "")
     text = text.replace(" through its TLB:", " via TLB").replace(" -> ", " → ").replace("speculative TLB", "spec.")
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _target(moment: Moment) -> int | None:
-    found = _IPI_SENT.search(moment.what)
-    return int(found[1] or found[2]) if found else None
-
-
-def _page_of(what: str) -> tuple[str, str] | None:
-    found = _PAGE.search(what)
-    return (found[1], found[2]) if found else None
-
-
-def _frame_of(what: str) -> str:
-    found = _FRAME.search(what)
-    return found[1] if found else "?"
-
-
-def _tlb_bars(moments: tuple[Moment, ...], left: dict[int, int]) -> list[Bar]:
-    """While which CPU held a translation: from its fill (or before) to its INVLPG, its next fill, or the end."""
-    held: dict[tuple[int, tuple[str, str]], tuple[int, str]] = {}
+def _tlb_bars(history: tuple[AnyOccurrence, ...], left: dict[int, int]) -> list[Bar]:
+    """While which CPU held a translation: from its fill (or before) until it was dropped, filled anew, or the end."""
+    held: dict[Place, tuple[int, Filled | Used]] = {}
     bars: list[Bar] = []
 
-    def end(key: tuple[int, tuple[str, str]], row: int) -> None:
-        if key in held:
-            top, frame = held.pop(key)
-            title = f"CPU {key[0]} holds thread {key[1][0]} page {key[1][1]} → {frame}"
-            bars.append(Bar("tlb", left[key[0]] + LANE + 12, _y(top), _y(row), title))
+    def end(place: Place, row: int) -> None:
+        if place in held:
+            top, one = held.pop(place)
+            title = f"CPU {one.cpu} holds {one.owner} → {one.frame:#x}"
+            bars.append(Bar("tlb", left[one.cpu] + LANE + 12, _y(top), _y(row), title))
 
-    for row, moment in enumerate(moments):
-        kind, _ = _kind(moment)
-        page = _page_of(moment.what)
-        if page is None or kind not in ("fill", "drop", "stray"):
-            continue
-        key = (moment.cpu, page)
-        if kind == "stray":
-            held.setdefault(key, (0, _frame_of(moment.what)))
-            continue
-        end(key, row)
-        if kind == "fill":
-            held[key] = (row, _frame_of(moment.what))
-    for key in list(held):
-        end(key, len(moments) - 1)
+    for row, one in enumerate(history):
+        if isinstance(one, Used):
+            held.setdefault((one.cpu, one.address), (0, one))
+        elif isinstance(one, Filled | Dropped | Invalidated):
+            end((one.cpu, one.address), row)
+            if isinstance(one, Filled):
+                held[one.cpu, one.address] = row, one
+    for place in list(held):
+        end(place, len(history) - 1)
     return bars
 
 
-def _pte_bars(moments: tuple[Moment, ...], left: dict[int, int]) -> list[Bar]:
+def _pte_bars(history: tuple[AnyOccurrence, ...], left: dict[int, int]) -> list[Bar]:
     """While entries were present, in the lane of the CPU that stored them."""
-    mapped: dict[tuple[str, str], tuple[int, int, str]] = {}
-    order: dict[tuple[str, str], int] = {}  # a page's place among the bars, which lie side by side
+    mapped: dict[int, tuple[int, Mapped]] = {}  # by page
+    order: dict[int, int] = {}  # a page's place among the bars, which lie side by side
     bars: list[Bar] = []
 
-    def end(page: tuple[str, str], row: int) -> None:
+    def end(page: int, row: int) -> None:
         if page in mapped:
-            top, cpu, frame = mapped.pop(page)
-            title = f"thread {page[0]} page {page[1]} is mapped to {frame}"
+            top, one = mapped.pop(page)
             aside = BESIDE * min(2, order.setdefault(page, len(order)))
-            bars.append(Bar("pte", left[cpu] + 12 - aside, _y(top), _y(row), title))
+            title = f"{one.owner} is mapped to {one.frame:#x}"
+            bars.append(Bar("pte", left[one.cpu] + 12 - aside, _y(top), _y(row), title))
 
-    for row, moment in enumerate(moments):
-        kind, _ = _kind(moment)
-        page = _page_of(moment.what)
-        if page is None or kind not in ("map", "clear"):
-            continue
-        end(page, row)
-        if kind == "map":
-            mapped[page] = (row, moment.cpu, _frame_of(moment.what))
+    for row, one in enumerate(history):
+        if isinstance(one, Mapped | Cleared):
+            end(one.address, row)
+            if isinstance(one, Mapped):
+                mapped[one.address] = row, one
     for page in list(mapped):
-        end(page, len(moments) - 1)
+        end(page, len(history) - 1)
     return bars
 
 
-def _arrows(moments: tuple[Moment, ...], left: dict[int, int]) -> list[Arrow]:
+def _arrows(history: tuple[AnyOccurrence, ...], left: dict[int, int]) -> list[Arrow]:
     """From each IPI sent to where its target takes it, or straight across if the history does not have that."""
     found: list[Arrow] = []
-    taken: set[int] = set()
-    for row, moment in enumerate(moments):
-        target = _target(moment)
-        if target is None:
+    taken: set[int] = set()  # rows; asked for membership only
+    for row, sent in enumerate(history):
+        if not isinstance(sent, IpiSent):
             continue
-        arrival = next(
-            (
-                later
-                for later in range(row + 1, len(moments))
-                if later not in taken and moments[later].cpu == target and _IPI_TAKEN.search(moments[later].what)
-            ),
-            None,
+        arrivals = (
+            later
+            for later in range(row + 1, len(history))
+            if later not in taken and history[later].cpu == sent.target and isinstance(history[later], IpiTaken)
         )
+        arrival = next(arrivals, None)
         if arrival is not None:
             taken.add(arrival)
-        from_x, to_x = left[moment.cpu] + LANE + 12, left[target] + LANE + 12
+        from_x, to_x = left[sent.cpu] + LANE + 12, left[sent.target] + LANE + 12
         found.append(Arrow(from_x, _y(row), to_x, _y(row if arrival is None else arrival), arrival is not None))
     return found

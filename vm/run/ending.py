@@ -18,6 +18,7 @@ from typing import Final
 
 from kstack.hw.cpu.cpu import Cpu, CpuState
 from kstack.hw.cpu.events import MNEMONICS, Event, EventKind, Outcome
+from kstack.hw.cpu.hooks import Delivery
 from kstack.machine import Machine
 
 ENDS: Final = ("exit", "shutdown", "asleep", "deadlock", "bound", "bound of host work", "finding", "unfinished")
@@ -28,7 +29,7 @@ PANIC: Final = "PANIC "  # how the line begins by which our kernel says why
 
 
 class Ending:
-    """Remembers what the end of a run cannot be asked any more: of what each CPU shut down. A CpuObserver.
+    """Remembers what the end of a run cannot be asked any more: of what each CPU shut down.
 
     Args:
         machine: that runs.
@@ -37,11 +38,11 @@ class Ending:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._shut_down: dict[int, str] = {}
-        for cpu in machine.cpus:
-            cpu.observers.append(self)
+        machine.instruments.add(self)
 
-    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
+    def on_delivery(self, delivery: Delivery) -> None:
         """A CPU has taken events, or shut down of them."""
+        cpu, events, outcome = delivery
         if outcome is Outcome.SHUTDOWN:
             at = self._machine.cpus[cpu].linear_rip()
             names = ", then ".join(event_name(event) for event in events)

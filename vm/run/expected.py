@@ -13,7 +13,7 @@ from typing import Final
 from kstack.base.errors import ScenarioError
 from kstack.guest.scenario import Scenario
 from kstack.run.session import GUEST_FAILED, GUEST_PANICKED, RunResult
-from kstack.stacks.oracle import Finding, Kind
+from kstack.sanitizer.findings import Finding, Kind
 
 ONLY_WHERE_CONCERNED: Final = frozenset({Kind.IMBALANCE.value})  # no crash: a scenario must ask
 KINDS: Final = tuple(kind.value for kind in Kind)

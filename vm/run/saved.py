@@ -108,7 +108,8 @@ class SessionState(NamedTuple):
         """Bytes that it takes beside the frames of RAM, about."""
         entries = len(self.memory) + len(self.runtime.executor.areas.owners) + len(self.runtime.executor.variables)
         if self.oracle is not None:
-            entries += len(self.oracle.frames) + len(self.oracle.moments) + len(self.oracle.seen)
+            sanitizer = self.oracle.sanitizer
+            entries += len(self.oracle.frames) + len(sanitizer.occurrences) + len(sanitizer.seen)
         return _ENTRY * entries + PAGE
 
 

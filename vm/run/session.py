@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from kstack.base.errors import ConfigError, ScenarioError
 from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.instruments import Hook, Hooks
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack import hypercall
 from kstack.load import Symbols, load
@@ -19,12 +20,13 @@ from kstack.machine import FOR_EVER, End, Machine, MachineConfig, MachineSnapsho
 from kstack.run.adversary import Adversary
 from kstack.run.ending import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, PANIC, Ending, last_words
 from kstack.run.saved import MachineState, Prefix, Saves, SessionState, attributes_of, can_save, set_attributes
+from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import Choice, Exhausted, RoundRobin, Scheduler, View
 from kstack.stacks.host.call import HookCall, StepCounts
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.stacks.measure.usage import Usage, UsageSummary
-from kstack.stacks.oracle import Finding, Kind, Oracle
+from kstack.stacks.oracle import Oracle
 from kstack.stacks.policy import Policy
 
 BOOT_QUANTUM: Final = 1000
@@ -173,6 +175,17 @@ class Writer(Protocol):
         ...
 
 
+class RunHooks(Hooks):
+    """What a run tells beside its machine and its policy.
+
+    Attributes:
+        write: its writer has changed a register or memory (kstack.run.writes.Change).
+    """
+
+    def __init__(self) -> None:
+        self.write: Hook[[object]] = Hook()
+
+
 class Session:
     """One run of what is loaded in a machine.
 
@@ -202,6 +215,8 @@ class Session:
         machine.told.clear()
         machine.release_port(hypercall.PORT)
         self.runtime = StackRuntime(machine, policy, options.pool)
+        self.hooks = RunHooks()
+        machine.instruments.offer(self.hooks)
         self.oracle: Oracle | None = None
         self.usage: Usage | None = None
         self._marked: list[tuple[int, str]] = []
@@ -225,28 +240,21 @@ class Session:
         self._own = attributes_of(policy)
         if policy is not None:
             self._attach()
-        self.runtime.observers.append(_EventLog(self))
+        machine.instruments.add(_EventLog(self))
         if booted is not None:
             self.runtime.boot_again(booted)
 
     def _detach(self) -> None:
-        self.machine.observers.clear()
+        self.machine.instruments.clear()
         self.machine.work_limit = FOR_EVER
         for cpu in self.machine.cpus:
-            cpu.observers.clear()
-            cpu.instructions = None
-            cpu.mmu.observer = cpu.mmu.on_enter = cpu.mmu.on_invlpg = None
-            cpu.linear.on_access = None
+            cpu.mmu.on_invlpg = None
 
     def _attach(self) -> None:
         self.oracle = oracle = Oracle(self.machine, self.symbols)
         self.usage = usage = Usage(self.machine, self.runtime)
-        self.runtime.observers += [oracle, usage]
-        self.runtime.hook_observers.append(usage)
-        self.machine.observers.append(oracle)
-        for cpu in self.machine.cpus:
-            cpu.observers += [oracle, usage]
-            cpu.mmu.observer = oracle
+        self.machine.instruments.add(oracle)
+        self.machine.instruments.add(usage)
 
     def mark(self, cpu: int, name: str) -> None:
         """The guest marked an event; the schedule hears of it when the slice has ended."""
@@ -510,8 +518,8 @@ class Session:
             time=machine.time,
             serial=machine.uart.sent.decode("utf-8", "replace").replace("\r", ""),
             findings=tuple(oracle.findings) if oracle else (),
-            exercised=oracle.exercised if oracle else 0,
-            stack_walks=oracle.stack_walks if oracle else 0,
+            exercised=oracle.sanitizer.exercised if oracle else 0,
+            stack_walks=oracle.sanitizer.walks if oracle else 0,
             unmaps=self.runtime.counts.unmaps,
             state_hash=machine.state_hash() if self.options.hashed else "",
             counts=self.runtime.counts,
@@ -536,23 +544,18 @@ class Session:
 
 
 class _EventLog:
-    """Passes guest events on to the session; everything else makes no difference to it."""
+    """Passes guest events on to the session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def event(self, cpu: int, name: str) -> None:
+    def on_mark(self, cpu: int, name: str) -> None:
         """Pass it on."""
         self._session.mark(cpu, name)
 
-    def booted(self, frames: list[int]) -> None:
+    def on_boot(self, frames: list[int]) -> None:
         """The pools have been filled, as far as there are frames."""
         self._session.check_pools(len(frames))
-
-    def thread_created(self, *_: Any) -> None:
-        """Nothing."""
-
-    thread_gone = stepped = fault_ended = cannot_sleep = thread_created
 
 
 class _Detached(Policy):

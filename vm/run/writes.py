@@ -142,7 +142,6 @@ class Writes:
     def __init__(self, session: Session, writes: Iterable[Write] = ()) -> None:
         self.writes = list(writes)
         self.made = 0
-        self.observers: list[Observer] = []
         self._session, self._machine = session, session.machine
         before = 0, 0
         for write in self.writes:
@@ -185,8 +184,7 @@ class Writes:
                 write.change.apply(self._machine)
             except ConfigError as error:
                 raise RecordingError(f"replay diverges at time {self._machine.time}: {error}") from error
-            for observer in self.observers:
-                observer.written(write.change)
+            self._session.hooks.write(write.change)
         return self.made > made
 
     def save(self) -> int:

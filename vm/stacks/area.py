@@ -66,6 +66,11 @@ class Page(NamedTuple):
     index: int  # type: ignore[assignment] # hides tuple.index, which nobody calls on a page
     address: int
 
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"thread {self.thread} page {self.index}"
+
 
 @dataclass
 class Thread:

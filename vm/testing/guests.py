@@ -23,9 +23,9 @@ from kstack.recording import Recording, pack
 from kstack.run.expected import unexpected
 from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult, Session
 from kstack.run.spec import Setup, check_format, script_of
+from kstack.sanitizer.findings import Finding
 from kstack.schedule import Choice, Scheduler, ScriptedSchedule, parse
 from kstack.stacks.loading.registry import policies
-from kstack.stacks.oracle import Finding
 from kstack.stacks.policy import Policy
 
 FAILED: Final = ("FAIL", "XPASS")

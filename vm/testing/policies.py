@@ -22,11 +22,11 @@ from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
 from kstack.run.spec import boot
+from kstack.sanitizer.findings import Kind
 from kstack.schedule import Choice, RandomSchedule, ReplaySchedule, RoundRobin, Scheduler, View
 from kstack.stacks import Policy
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.pool import PoolConfig
-from kstack.stacks.oracle import Kind
 from kstack.testing.hooks import Asked, Watched, differences_elsewhere, differences_in
 from kstack.testing.worlds import ElsewhereError, elsewhere, world
 
@@ -224,7 +224,7 @@ class PolicyConformance:
     def _done(self, session: Session) -> Done:
         """Run a session to its end."""
         steps = _Steps()
-        session.runtime.observers.append(steps)
+        session.machine.instruments.add(steps)
         result = session.run()
         findings = tuple(f"{found.kind.value} at {found.time}: {found.text}" for found in result.findings)
         return Done(tuple(steps.made), findings, result.ended, result.state_hash)
@@ -277,7 +277,7 @@ class PolicyConformance:
                 saved[slice_] = session.machine.snapshot(), session.runtime.snapshot(), len(steps.made)
 
         between.act = save
-        session.runtime.observers.append(steps)
+        session.machine.instruments.add(steps)
         result, choices = session.run(), list(session.choices)
 
         def again(at: int, whom: str) -> Done:
@@ -333,12 +333,7 @@ def _evenly(items: list[int], most: int) -> list[int]:
 def _unwatch(session: Session) -> None:
     """Nobody looks any more: who has seen the end of a run would wonder at going back."""
     session.oracle = session.usage = None
-    session.machine.observers.clear()
-    session.runtime.observers.clear()
-    session.runtime.hook_observers.clear()
-    for cpu in session.machine.cpus:
-        cpu.observers.clear()
-        cpu.mmu.observer = None
+    session.machine.instruments.clear()
 
 
 def _difference(first: Done, again: Callable[[], Done]) -> str:

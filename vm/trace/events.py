@@ -8,17 +8,15 @@ from typing import Any, Final, NamedTuple
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.cpu.decode import Instruction
 from kstack.hw.cpu.events import MNEMONICS, EventKind, Outcome
-from kstack.hw.cpu.events import Event as Delivery
-from kstack.hw.engine import Access
-from kstack.hw.mmu.mmu import MmuObserver
-from kstack.hw.mmu.walk import Translation
+from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.mmu.moments import Fill, Use
 from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Ipi
 from kstack.run.session import Session
-from kstack.run.writes import Change, RegisterChange, Writes
+from kstack.run.writes import Change, RegisterChange
+from kstack.sanitizer.findings import Finding
 from kstack.stacks import Pte, Thread, steps
 from kstack.stacks.host.call import HookCall
-from kstack.stacks.oracle import Finding
 
 FLUSHES: Final = frozenset({"invlpg", "invpcid", "invlpgb", "tlbsync"})
 
@@ -68,14 +66,7 @@ class Events:
         self._found: list[Event] = []
         self._findings = 0
         self._hooks: list[list[HookCall]] = [[] for _ in session.machine.cpus]
-        session.runtime.observers.append(self)
-        session.runtime.hook_observers.append(self)
-        session.machine.observers.append(self)
-        for cpu in session.machine.cpus:
-            cpu.observers.append(self)
-            cpu.mmu.observer = _Translations(self, cpu.mmu.observer)
-        if isinstance(session.writer, Writes):
-            session.writer.observers.append(self)
+        session.machine.instruments.add(self)
 
     def take(self) -> list[Event]:
         """All events since the last time, by virtual time."""
@@ -113,8 +104,9 @@ class Events:
                 call = self._hooks[cpu].pop()
                 self.add(cpu, "hook-end", call.function.name.lower(), thread=call.thread)
 
-    def delivered(self, cpu: int, events: list[Delivery], outcome: Outcome) -> None:
-        """CpuObserver: exceptions, interrupts, NMIs."""
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Exceptions, interrupts, NMIs."""
+        cpu, events, outcome = delivery
         for event in events:
             text = "" if outcome is Outcome.DELIVERED else outcome.value
             if event.kind is EventKind.EXCEPTION:
@@ -124,41 +116,51 @@ class Events:
                 kind = {EventKind.INTERRUPT: "interrupt", EventKind.NMI: "nmi"}.get(event.kind, "software")
                 self.add(cpu, kind, f"{event.vector:#x}", value=event.vector, text=text)
 
-    def ipi_sent(self, ipi: Ipi) -> None:
-        """MachineObserver."""
+    def on_ipi(self, ipi: Ipi) -> None:
+        """An IPI has left its sender."""
         name = f"{ipi.vector:#x}" if ipi.mode is DeliveryMode.FIXED else ipi.mode.name.lower()
         self.add(ipi.source, "ipi", name, value=ipi.target)
 
-    def written(self, change: Change) -> None:
+    def on_write(self, change: Change) -> None:
         """A debugger has written a register, or memory."""
         if isinstance(change, RegisterChange):
             self.add(change.cpu, WRITTEN, change.register, value=change.value)
         else:
             self.add(0, WRITTEN, "memory", frame=change.address, text=f"{len(change.data) // 2} bytes")
 
+    # --- translations
+
+    def on_fill(self, moment: Fill) -> None:
+        """A walk has cached a translation, asked for or not."""
+        kind = "tlb-speculated" if moment.speculative else "tlb-fill"
+        self.add(moment.cpu, kind, "walk", address=moment.address, frame=moment.translation.frame)
+
+    def on_use(self, moment: Use) -> None:
+        """An access goes through what the tables no longer give."""
+        now = None if moment.current is None else moment.current.frame
+        name = moment.access.name.lower()
+        self.add(moment.cpu, "tlb-stale", name, address=moment.address, frame=moment.found.frame, value=now)
+
     # --- the policy
 
-    def booted(self, frames: list[int]) -> None:
-        """StackObserver: nothing."""
-
-    def thread_created(self, thread: Thread) -> None:
-        """StackObserver."""
+    def on_thread(self, thread: Thread) -> None:
+        """Of the policy's host."""
         self.add(0, "thread", f"{thread.id}", thread=thread.id, address=thread.bottom, value=thread.size)
 
-    def thread_gone(self, thread: Thread) -> None:
-        """StackObserver."""
+    def on_thread_end(self, thread: Thread) -> None:
+        """Of the policy's host."""
         self.add(0, "thread-gone", f"{thread.id}", thread=thread.id)
 
-    def hook_begun(self, cpu: int, call: HookCall) -> None:
-        """HookObserver."""
+    def on_call(self, cpu: int, call: HookCall) -> None:
+        """A hook has been called."""
         self._hooks[cpu].append(call)
         self.add(cpu, "hook", call.function.name.lower(), thread=call.thread)
         if call.function is Function.SWITCH_IN:
             self.add(cpu, "switch", f"{call.thread}", thread=call.thread)
             self._switched(cpu, self._machine.now(), call.thread)
 
-    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
-        """StackObserver: one of its steps, and what that does to a stack."""
+    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+        """One of its steps, and what that does to a stack."""
         page = getattr(step, "page", None)
         address = getattr(page, "address", None)
         told = f"{answer.value:#x}" if isinstance(answer, Pte) else answer
@@ -180,44 +182,13 @@ class Events:
         elif isinstance(step, (steps.Invlpg, steps.Invlpgb)):
             self.add(cpu, "flush", type(step).__name__, thread=call.thread, address=address)
 
-    def fault_ended(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
-        """StackObserver: nothing more than its hook's end."""
-
-    def cannot_sleep(self, cpu: int, call: HookCall) -> None:
-        """StackObserver."""
+    def on_cannot_sleep(self, cpu: int, call: HookCall) -> None:
+        """Of the policy's host."""
         self.add(cpu, "step", "cannot sleep", thread=call.thread)
 
-    def event(self, cpu: int, name: str) -> None:
-        """StackObserver: the guest marks something."""
+    def on_mark(self, cpu: int, name: str) -> None:
+        """The guest marks something."""
         self.add(cpu, "mark", name)
-
-
-class _Translations:
-    """An MmuObserver that passes everything on as well."""
-
-    def __init__(self, events: Events, following: MmuObserver | None) -> None:
-        self._events, self._following = events, following
-
-    def filled(self, cpu: int, address: int, translation: Translation) -> None:
-        """A walk has cached a translation."""
-        self._events.add(cpu, "tlb-fill", "walk", address=address, frame=translation.frame)
-        if self._following is not None:
-            self._following.filled(cpu, address, translation)
-
-    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
-        """A speculative walk has."""
-        self._events.add(cpu, "tlb-speculated", "walk", address=address, frame=translation.frame)
-        if self._following is not None:
-            self._following.speculated(cpu, address, translation)
-
-    def stale_use(
-        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
-    ) -> None:
-        """An access goes through what the tables no longer give."""
-        now = None if current is None else current.frame
-        self._events.add(cpu, "tlb-stale", access.name.lower(), address=address, frame=translation.frame, value=now)
-        if self._following is not None:
-            self._following.stale_use(cpu, address, access, translation, current)
 
 
 def _of(finding: Finding) -> Event:

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from kstack.hw.cpu.cpu import Before
 from kstack.hw.cpu.decode import Instruction
+from kstack.hw.cpu.hooks import Before
 from kstack.hw.engine import Stop
 from kstack.run.session import Session
 from kstack.trace.code import Codes, Row, Translated
@@ -105,37 +105,35 @@ class Tracer:
         self._codes = Codes()
         self._wakes = Wakes(session.symbols, session.machine.memory.read)
         self.events = Events(session, self._switched)
+        session.machine.instruments.add(self)
         for one in self._cpus:
-            one.cpu.instructions = self
-            one.cpu.mmu.on_enter = one.entered
-            one.cpu.linear.on_access = self._accessed(one)
             one.cpu.engine.flush()  # so that each page comes back, and is known
 
     # --- what CPUs tell
 
-    def ran(self, cpu: int, time: int, stop: Stop) -> None:
-        """InstructionObserver: the engine's records of one run are complete."""
+    def on_run(self, cpu: int, time: int, stop: Stop) -> None:
+        """The engine's records of one run are complete."""
         one = self._cpus[cpu]
         recorder = one.recorder
         one.runs.append(Ran(time, stop.instructions, recorder.instructions))
         if recorder.instructions >= PART_RECORDS or recorder.accesses >= PART_RECORDS:
             self.hand_on()
 
-    def emulated(self, cpu: int, time: int, instruction: Instruction, before: Before) -> None:
-        """InstructionObserver: Python has carried out an instruction."""
+    def on_emulation(self, cpu: int, time: int, instruction: Instruction, before: Before) -> None:
+        """Python has carried out an instruction."""
         self._cpus[cpu].emulated.append((time, before))
         self.events.carried_out(cpu, time, instruction)
 
-    def _accessed(self, one: _Cpu) -> Callable[[int, int, int, int, bool], None]:
-        def accessed(address: int, physical: int, size: int, value: int, store: bool) -> None:
-            low = value & _U64
-            one.accesses.append((self._machine.now(), store, min(size, 8), address, physical, low))
-            if size > 8:
-                one.accesses.append(
-                    (self._machine.now(), store, size - 8, address + 8 & _U64, physical + 8, value >> 64 & _U64)
-                )
+    def on_enter(self, cpu: int, page: int, physical: int) -> None:
+        """An engine gets a page."""
+        self._cpus[cpu].entered(page, physical)
 
-        return accessed
+    def on_access(self, cpu: int, address: int, physical: int, size: int, value: int, store: bool) -> None:
+        """A CPU reaches memory by itself."""
+        accesses, time = self._cpus[cpu].accesses, self._machine.now()
+        accesses.append((time, store, min(size, 8), address, physical, value & _U64))
+        if size > 8:
+            accesses.append((time, store, size - 8, address + 8 & _U64, physical + 8, value >> 64 & _U64))
 
     def _switched(self, cpu: int, time: int, thread: int) -> None:
         self._cpus[cpu].switches.append((time, thread))

@@ -40,6 +40,7 @@ from kstack.hw.cpu.events import (
     exception,
 )
 from kstack.hw.cpu.fred import Fred
+from kstack.hw.cpu.hooks import Before, CpuHooks, Delivery
 from kstack.hw.cpu.instructions import Result, handler_of
 from kstack.hw.cpu.linear import GuestFault, LinearMemory, NotCanonical
 from kstack.hw.cpu.msr import Msrs
@@ -63,6 +64,7 @@ from kstack.hw.gate import Gate
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.broadcast import Broadcast
 from kstack.hw.mmu.mmu import Cr0, Cr4, Mmu
+from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.mmu.walk import is_canonical
 from kstack.hw.modes import Modes
@@ -115,36 +117,6 @@ class Counts:
     cr3_loads: int = 0
 
 
-class CpuObserver(Protocol):
-    """Who wants to know what a CPU does beyond instructions."""
-
-    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
-        """Events were delivered (or ended in shutdown)."""
-        ...
-
-
-class Before(NamedTuple):
-    """A CPU before an instruction: its linear address, RSP, CPL, its bytes, and the width of the code."""
-
-    rip: int
-    rsp: int
-    ring: int
-    code: bytes
-    bits: int
-
-
-class InstructionObserver(Protocol):
-    """Who wants to know of each instruction; nothing is paid when nobody does."""
-
-    def ran(self, cpu: int, time: int, stop: Stop) -> None:
-        """The engine has run from virtual `time` on, and stopped; its recorder has the records."""
-        ...
-
-    def emulated(self, cpu: int, time: int, instruction: Instruction, before: Before) -> None:
-        """An instruction that the engine does not execute was carried out."""
-        ...
-
-
 class Board(Protocol):
     """What a CPU needs of the machine it sits in."""
 
@@ -153,6 +125,8 @@ class Board(Protocol):
     broadcast: Broadcast
     modes: Modes
     rules: frozenset[Rule]
+    mmu_hooks: MmuHooks
+    cpu_hooks: CpuHooks
     cpu_count: int
     work: int
     work_limit: int
@@ -207,20 +181,19 @@ class Cpu:
         self.index = index
         self._board = board
         self.apic = apic
-        self.mmu = Mmu(index, board.memory, board.tracker, board.modes, board.rules)
+        self.mmu = Mmu(index, board.memory, board.tracker, board.modes, board.rules, board.mmu_hooks)
         self.engine = Engine(board.memory.address, board.memory.size, self, _TABLES)
         mask_engine(self.engine.env)
         self.registers: Registers = self.engine.registers
         self.mmu.attach(self.engine)
-        self.linear = LinearMemory(self.mmu, board.memory, self.mmio_read, self.mmio_write)
+        self.linear = LinearMemory(self.mmu, board.memory, self.mmio_read, self.mmio_write, board.cpu_hooks.access)
         self.msrs = Msrs(self.registers, apic, board.now, self.mmu.update)
         self.fred = Fred(self.registers, self.linear, self.msrs)
         self.events = EventDelivery(self.registers, self.linear, board.modes, board.rules, self.fred)
         self.cpuid = Cpuid(self.engine.env, index, board.cpu_count)
         self.broadcast = board.broadcast
         self.counts = Counts()
-        self.observers: list[CpuObserver] = []
-        self.instructions: InstructionObserver | None = None
+        self._hooks = board.cpu_hooks
         self.state = CpuState.RUNNING
         self.yielded = False
         self.nmi_pending = 0
@@ -461,8 +434,8 @@ class Cpu:
         registers.clear_resume()
         if instructions:
             self._resumed = None
-        if self.instructions is not None:
-            self.instructions.ran(self.index, board.now(), stop)
+        if self._hooks.run:
+            self._hooks.run(self.index, board.now(), stop)
         self._spend(instructions)
         if not registers.is_plain:
             self._tell_set_up()
@@ -594,8 +567,8 @@ class Cpu:
         if event.vector == DB and self.registers.dr[7] & DR7_GD:
             self.registers.dr[7] &= ~DR7_GD  # the handler may use them (17.2.4)
         self.hits = 0
-        for observer in self.observers:
-            observer.delivered(self.index, begun, outcome)
+        if self._hooks.delivery:
+            self._hooks.delivery(Delivery(self.index, begun, outcome))
         self._spend(1)
 
     def _interrupted_delivery(self, vector: int) -> None:
@@ -744,8 +717,8 @@ class Cpu:
         stop = self.engine.run_checked()
         self._resumed = self.linear_rip() if self.engine.resumes() else None
         self.registers.clear_resume()
-        if self.instructions is not None:
-            self.instructions.ran(self.index, self._board.now(), stop)
+        if self._hooks.run:
+            self._hooks.run(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
         if not self.registers.is_plain:
             self._tell_set_up()
@@ -818,7 +791,7 @@ class Cpu:
             self._stop_here_again()
             return 0
         self.hits = 0
-        before = self._before(instruction) if self.instructions is not None else None
+        before = self._before(instruction) if self._hooks.emulation else None
         try:
             result = handler(self, instruction)
         except GuestFault as fault:
@@ -830,8 +803,8 @@ class Cpu:
             self._stop_here_again()
             self._spend(1)
             return 1
-        if self.instructions is not None and before is not None:
-            self.instructions.emulated(self.index, self._board.now(), instruction, before)
+        if before is not None:
+            self._hooks.emulation(self.index, self._board.now(), instruction, before)
         stepping = registers.trap_flag
         registers.shadow = result is Result.SHADOWED
         if result is Result.DONE:

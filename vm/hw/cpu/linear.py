@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from kstack.hw.instruments import Hook
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.walk import Attempt
@@ -41,6 +42,7 @@ class LinearMemory:
         mmu: its MMU.
         memory: RAM.
         mmio: read and write of physical addresses that are not RAM.
+        told: hears each access (kstack.hw.cpu.hooks.CpuHooks.access).
     """
 
     def __init__(
@@ -49,13 +51,13 @@ class LinearMemory:
         memory: PhysicalMemory,
         mmio_read: Callable[[int, int], int],
         mmio_write: Callable[[int, int, int], None],
+        told: Hook[[int, int, int, int, int, bool]],
     ) -> None:
         self._mmu = mmu
         self._memory = memory
         self._mmio_read = mmio_read
         self._mmio_write = mmio_write
-        self.on_access: Callable[[int, int, int, int, bool], None] | None = None
-        """Told of each access: address, physical address, bytes, value, whether it stores."""
+        self._told = told
         self.on_watch: Callable[[int, int, bool], None] | None = None
         """Told of address, bytes and whether it stores, while a breakpoint watches data."""
 
@@ -145,8 +147,8 @@ class LinearMemory:
     def _tell(self, address: int, physical: int, size: int, value: int, store: bool) -> None:
         if self.on_watch is not None:
             self.on_watch(address & _MASK64, size, store)
-        if self.on_access is not None:
-            self.on_access(address & _MASK64, physical, size, value, store)
+        if self._told:
+            self._told(self._mmu.cpu, address & _MASK64, physical, size, value, store)
 
     def push(self, top: int, words: list[int]) -> None:
         """Store 64-bit words downwards from `top`, as an event's frame is pushed.
@@ -159,7 +161,7 @@ class LinearMemory:
         if low >> 12 == top - 1 >> 12:
             highest = self._physical(top - 8, Attempt(True, False, False, self._mmu.smap))
             if self._memory.is_ram(highest):
-                for number, word in enumerate(words if self.on_access is not None else ()):
+                for number, word in enumerate(words if self._told else ()):
                     self._tell(top - 8 - 8 * number & _MASK64, highest - 8 * number, 8, word, True)
                 self._memory.write(highest + 8 - size, b"".join(word.to_bytes(8, "little") for word in reversed(words)))
                 return

@@ -12,6 +12,7 @@ import enum
 from typing import Any
 
 from kstack.hw.mmu.mmu import Mmu
+from kstack.hw.mmu.moments import Cause
 from kstack.hw.rules import ALL, Rule
 
 
@@ -73,9 +74,9 @@ class Broadcast:
         only = pcid if rax & Invlpgb.PCID_VALID else None
         if not rax & Invlpgb.VA_VALID:
             if only is None:
-                mmu.drop_all(include_global)
+                mmu.drop_all(include_global, Cause.BROADCAST)
             else:
-                mmu.drop_pcid(only)
+                mmu.drop_pcid(only, Cause.BROADCAST)
             return
         for page in range(pages + 1):
             mmu.drop_address((rax & ~0xFFF) + page * 4096, only, include_global)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from kstack.hw.engine import Access, Engine, MmuIndex
 from kstack.hw.gate import Gate
 from kstack.hw.lazy import How, Option
 from kstack.hw.memory import PhysicalMemory
+from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks, Use
 from kstack.hw.mmu.tlb import StructureCaches, Tlb
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.mmu.walk import (
@@ -108,24 +109,6 @@ class Fault(NamedTuple):
     address: int
 
 
-class MmuObserver(Protocol):
-    """Who wants to know what translations are used; nothing is paid when nobody does."""
-
-    def filled(self, cpu: int, address: int, translation: Translation) -> None:
-        """A walk has cached `translation` for the page of linear `address`."""
-        ...
-
-    def speculated(self, cpu: int, address: int, translation: Translation) -> None:
-        """A fill that no instruction asked for has cached `translation`."""
-        ...
-
-    def stale_use(
-        self, cpu: int, address: int, access: Access, translation: Translation, current: Translation | None
-    ) -> None:
-        """An access goes through a cached `translation` that the tables (`current`) no longer give."""
-        ...
-
-
 class Mmu:
     """The MMU of one CPU.
 
@@ -135,6 +118,7 @@ class Mmu:
         tracker: the machine's code and table frames.
         modes: architecture modes.
         rules: the rules it obeys; tests take rules away.
+        hooks: hear what it does.
     """
 
     def __init__(
@@ -144,8 +128,10 @@ class Mmu:
         tracker: FrameTracker,
         modes: Modes,
         rules: frozenset[Rule] = ALL,
+        hooks: MmuHooks | None = None,
     ) -> None:
         self.cpu = cpu
+        self._hooks = hooks or MmuHooks()
         self._memory = memory
         self._tracker = tracker
         self.modes = modes
@@ -160,9 +146,7 @@ class Mmu:
         self.code = Tlb(modes.capacity)
         self.structures = StructureCaches()
         self._missing: set[int] = set()  # pages cached as not present: only a broken model has any
-        self.observer: MmuObserver | None = None
         self.on_invlpg: Callable[[int], bool] | None = None  # asked whether an INVLPG is carried out
-        self.on_enter: Callable[[int, int], None] | None = None  # told of each page and frame the engine gets
         self.fault: Fault | None = None
         self.walks = 0
         self._in_vain = 0  # walks of the last access that the engine was refused
@@ -238,7 +222,7 @@ class Mmu:
             self._in_vain = self.walks - walks
             return False
         stale = False
-        if cached and self.observer is not None:
+        if cached and self._hooks.use:
             stale = self._report_if_stale(address, access, found)
         if gate is not None:
             physical = found.frame + (address & (1 << found.shift) - 1)
@@ -311,8 +295,8 @@ class Mmu:
             return None
         gate.lazy.entry_is(page, entry)
         gate.lazy.took(self.cpu, page, Option(How.WALK), entry)
-        if result.translation is not None and self.observer is not None:
-            self.observer.filled(self.cpu, address, result.translation)
+        if result.translation is not None:
+            self._tell_fill(address, result.translation)
         return result.translation
 
     def _translate_by(self, gate: Gate, address: int, attempt: Attempt, option: Option) -> Translation:
@@ -328,9 +312,9 @@ class Mmu:
             self._set_accessed(found)
             gate.lazy.entry_is(page, self._memory.read64(leaf))
         gate.lazy.took(self.cpu, page, option, self._memory.read64(leaf))
-        if self.observer is not None and not found.same_target(current):
+        if self._hooks.use and not found.same_target(current):
             access = Access.STORE if attempt.write else Access.LOAD
-            self.observer.stale_use(self.cpu, address, access, found, current)
+            self._hooks.use(Use(self.cpu, address, access, found, current))
         return found
 
     def _entry_of(self, address: int) -> int:
@@ -397,8 +381,11 @@ class Mmu:
 
     def _insert(self, tlb: Tlb, address: int, found: Translation) -> None:
         self._cache(tlb, found)
-        if self.observer is not None:
-            self.observer.filled(self.cpu, address, found)
+        self._tell_fill(address, found)
+
+    def _tell_fill(self, address: int, found: Translation, speculative: bool = False) -> None:
+        if self._hooks.fill:
+            self._hooks.fill(Fill(self.cpu, address, found, speculative))
 
     def _cache(self, tlb: Tlb, found: Translation) -> None:
         as_global = (
@@ -406,7 +393,7 @@ class Mmu:
             and bool(self.engine.registers.cr[4] & Cr4.PGE)
             and Rule.GLOBAL_SERVES_ANY_PCID in self.rules
         )
-        self._forget(tlb.insert(found, self.pcid, as_global))
+        self._forget(tlb.insert(found, self.pcid, as_global), Cause.REPLACED)
 
     def _report_if_stale(self, address: int, access: Access, found: Translation) -> bool:
         generation = self._tracker.generation
@@ -420,8 +407,7 @@ class Mmu:
             if current is not None and current.leaf == found.leaf:
                 found.checked = generation
             return False
-        assert self.observer is not None
-        self.observer.stale_use(self.cpu, address, access, found, current)
+        self._hooks.use(Use(self.cpu, address, access, found, current))
         return True
 
     def peek(self, address: int) -> Translation | None:
@@ -465,7 +451,7 @@ class Mmu:
         found, cached = self._translate(address, attempt)
         if found is None:
             return None
-        if cached and self.observer is not None:
+        if cached and self._hooks.use:
             self._report_if_stale(address, Access.STORE if attempt.write else Access.LOAD, found)
         return found.frame + (address & (1 << found.shift) - 1)
 
@@ -482,13 +468,12 @@ class Mmu:
             return False
         found.accessed = bool(self._memory.read64(found.leaf) & A)
         self._cache(self.data, found)
-        if self.observer is not None:
-            self.observer.speculated(self.cpu, address, found)
+        self._tell_fill(address, found, speculative=True)
         return True
 
     def evict(self, address: int) -> None:
         """Drop one page from the data TLB, as a CPU may at any time (SDM 4.10.2.2)."""
-        self._forget(self.data.drop_page(address, self.pcid, True))
+        self._forget(self.data.drop_page(address, self.pcid, True), Cause.EVICTION)
 
     # --- entering the softmmu
 
@@ -513,8 +498,8 @@ class Mmu:
             if access == Access.FETCH:
                 self.fault = Fault(6, 0, address)  # a bus without an answer reads as 0xff 0xff: #UD
                 return False
-            if self.on_enter is not None:
-                self.on_enter(page, physical)
+            if self._hooks.enter:
+                self._hooks.enter(self.cpu, page, physical)
             self.engine.enter(page, physical, READ | WRITE, mmu, 1)
             return True
         frame = physical >> 12
@@ -530,8 +515,8 @@ class Mmu:
         size = 1 if (stale and access != Access.FETCH) or page in self._watched else 4096
         if self.gate is not None and self.gate.on_enter is not None:
             self.gate.on_enter(physical | address & 0xFFF, size == 1)
-        if self.on_enter is not None:
-            self.on_enter(page, physical)
+        if self._hooks.enter:
+            self._hooks.enter(self.cpu, page, physical)
         self.engine.enter(page, physical, protection, mmu, size)
         self._entered.setdefault(found.leaf, set()).add(page)
         return True
@@ -609,7 +594,16 @@ class Mmu:
             frames = {(start & ~0xFFF, 4096) for start, _ in self.stored_code}
             self.stored_code = {*frames, (address & ~0xFFF, 4096)}
 
-    def _forget(self, dropped: list[Translation]) -> None:
+    def _forget(self, dropped: list[Translation], cause: Cause) -> None:
+        self._tell_drops(dropped, cause)
+        self._leave(dropped)
+
+    def _tell_drops(self, dropped: list[Translation], cause: Cause) -> None:
+        for entry in dropped if self._hooks.drop else ():
+            self._hooks.drop(Drop(self.cpu, entry.page << entry.shift & _MASK64, entry.frame, cause))
+
+    def _leave(self, dropped: list[Translation]) -> None:
+        """These have left the model, so they leave the softmmu."""
         for entry in dropped:
             if entry.shift == 12:
                 self._flush_page(entry.leaf, entry.page << 12 & _MASK64)
@@ -630,10 +624,10 @@ class Mmu:
             return [self]
         return [mmu for mmu in self._tracker.mmus if isinstance(mmu, Mmu)]
 
-    def _lose(self, dropped: list[Translation]) -> None:
+    def _lose(self, dropped: list[Translation], cause: Cause) -> None:
         """Entries that were invalidated, not replaced or evicted."""
         self.lost += len(dropped)
-        self._forget(dropped)
+        self._forget(dropped, cause)
 
     def _page_fault(self, address: int, error: int) -> None:
         self.fault = Fault(PAGE_FAULT, error, address)
@@ -643,7 +637,7 @@ class Mmu:
         fault, self.fault = self.fault, None
         if fault is not None and fault.vector == PAGE_FAULT and Rule.FAULT_DROPS_PAGE in self.rules:
             for tlb in (self.data, self.code):
-                self._lose(tlb.drop_page(fault.address, self.pcid, True))
+                self._lose(tlb.drop_page(fault.address, self.pcid, True), Cause.FAULT)
             self.structures.drop_path(fault.address, self.pcid)
         return fault
 
@@ -653,11 +647,11 @@ class Mmu:
         if self.on_invlpg is not None and not self.on_invlpg(address):
             return
         if self.gate is not None:
-            self._invalidate_lazily(self.gate, address)
+            self._invalidate_lazily(self.gate, address, Cause.INVLPG)
         for mmu in self._each():
             for tlb in (mmu.data, mmu.code):
                 pcid = mmu.pcid if Rule.INVLPG_PAGE in rules else None
-                mmu._lose(tlb.drop_page(address, pcid, Rule.INVLPG_GLOBAL in rules))
+                mmu._lose(tlb.drop_page(address, pcid, Rule.INVLPG_GLOBAL in rules), Cause.INVLPG)
             if Rule.INVLPG_STRUCTURE_CACHES in rules:
                 mmu.structures.drop_pcid(mmu.pcid)
             mmu._missing.discard(address >> 12)
@@ -667,59 +661,65 @@ class Mmu:
         rules = self.rules
         if kind == 0 and Rule.INVPCID_ADDRESS in rules:
             if self.gate is not None:
-                self._invalidate_lazily(self.gate, address, False)
+                self._invalidate_lazily(self.gate, address, Cause.INVPCID, False)
             for tlb in (self.data, self.code):
-                self._lose(tlb.drop_page(address, pcid, False))
+                self._lose(tlb.drop_page(address, pcid, False), Cause.INVPCID)
             self.structures.drop_pcid(pcid)
         elif kind == 1 and Rule.INVPCID_CONTEXT in rules:
-            self.drop_pcid(pcid)
+            self.drop_pcid(pcid, Cause.INVPCID)
         elif kind == 2 and Rule.INVPCID_ALL_GLOBAL in rules:
-            self.drop_all(True)
+            self.drop_all(True, Cause.INVPCID)
         elif kind == 3 and Rule.INVPCID_ALL in rules:
-            self.drop_all(False)
+            self.drop_all(False, Cause.INVPCID)
 
     def drop_address(self, address: int, pcid: int | None, globals_too: bool) -> None:
         """Drop one page of one PCID (None: of all), as a broadcast invalidation does."""
         if self.gate is not None:
-            self._invalidate_lazily(self.gate, address, globals_too)
+            self._invalidate_lazily(self.gate, address, Cause.BROADCAST, globals_too)
         for tlb in (self.data, self.code):
             for which in sorted(tlb.own) if pcid is None else [pcid]:
-                self._lose(tlb.drop_page(address, which, False))
-            self._lose(tlb.drop_page(address, None, globals_too))
+                self._lose(tlb.drop_page(address, which, False), Cause.BROADCAST)
+            self._lose(tlb.drop_page(address, None, globals_too), Cause.BROADCAST)
         self.structures.drop_all()
 
-    def _invalidate_lazily(self, gate: Gate, address: int, globals_too: bool = True) -> None:
+    def _invalidate_lazily(self, gate: Gate, address: int, cause: Cause, globals_too: bool = True) -> None:
         """An invalidation of a managed page on this CPU."""
-        if gate.lazy.manages(address):
-            invalidate = gate.lazy.invalidate if globals_too else gate.lazy.invalidate_own
-            invalidate(self.cpu, address >> 12, self._entry_of(address))
+        lazy = gate.lazy
+        if lazy.manages(address):
+            page = address >> 12
+            for value in sorted(lazy.may.get((self.cpu, page), ())) if self._hooks.drop else ():
+                if globals_too or not value & G:
+                    self._hooks.drop(Drop(self.cpu, page << 12, value & FRAME_MASK, cause))
+            invalidate = lazy.invalidate if globals_too else lazy.invalidate_own
+            invalidate(self.cpu, page, self._entry_of(address))
 
-    def _flush_lazily(self, gate: Gate, globals_too: bool) -> None:
+    def _flush_lazily(self, gate: Gate, cause: Cause, globals_too: bool) -> None:
         """An invalidation of all managed pages on this CPU, as long as there are no PCIDs to tell them apart by."""
         if not globals_too and self.engine.registers.cr[4] & Cr4.PCIDE:
             gate.refuse("flushes by PCID")
         for cpu, page in sorted(gate.lazy.may):
             if cpu == self.cpu:
-                self._invalidate_lazily(gate, page << 12, globals_too)
+                self._invalidate_lazily(gate, page << 12, cause, globals_too)
 
-    def drop_pcid(self, pcid: int) -> None:
+    def drop_pcid(self, pcid: int, cause: Cause) -> None:
         """Drop all that is not global of one PCID."""
         if self.gate is not None:
-            self._flush_lazily(self.gate, False)
+            self._flush_lazily(self.gate, cause, False)
         for tlb in (self.data, self.code):
-            self._lose(tlb.drop_pcid(pcid))
+            self._lose(tlb.drop_pcid(pcid), cause)
         if Rule.STRUCTURE_CACHES_NOT_GLOBAL in self.rules:
             self.structures.drop_pcid(pcid)
         self._missing.clear()
 
-    def drop_all(self, globals_too: bool) -> None:
+    def drop_all(self, globals_too: bool, cause: Cause = Cause.RESET) -> None:
         """Drop everything, or everything that is not global."""
         if self.gate is not None:
-            self._flush_lazily(self.gate, globals_too)
+            self._flush_lazily(self.gate, cause, globals_too)
         dropped = self.data.drop_all(globals_too) + self.code.drop_all(globals_too)
         self.lost += len(dropped)
+        self._tell_drops(dropped, cause)
         if not globals_too and len(dropped) <= SINGLE_FLUSHES:
-            self._forget(dropped)
+            self._leave(dropped)
         else:
             self.flush_softmmu()
         if Rule.STRUCTURE_CACHES_NOT_GLOBAL in self.rules or globals_too:
@@ -736,13 +736,13 @@ class Mmu:
         self.update()
         if keep:
             if Rule.CR3_NOFLUSH not in rules:
-                self.drop_pcid(self.pcid)
+                self.drop_pcid(self.pcid, Cause.CR3)
         elif with_pcid:
             if Rule.CR3_FLUSH_PCID in rules:
-                self.drop_pcid(self.pcid)
+                self.drop_pcid(self.pcid, Cause.CR3)
         elif Rule.CR3_FLUSH in rules:
-            self.drop_all(False)
-        watched = self.observer is not None and old_root != self._root  # what is kept may have become stale
+            self.drop_all(False, Cause.CR3)
+        watched = bool(self._hooks.use) and old_root != self._root  # what is kept may have become stale
         if old != self.pcid or watched:
             self.flush_softmmu()
 
@@ -757,7 +757,7 @@ class Mmu:
             self.flush_softmmu()
             self.engine.flush()
         if changed & Cr0.PG and not value & Cr0.PG and Rule.CR0_PG_FLUSH in self.rules:
-            self.drop_all(True)
+            self.drop_all(True, Cause.CONTROL)
 
     def load_cr4(self, value: int) -> None:
         """The translation half of MOV to CR4."""
@@ -770,9 +770,9 @@ class Mmu:
         if (changed & Cr4.PGE and Rule.CR4_PGE_FLUSH in rules) or (
             cleared & Cr4.PCIDE and Rule.CR4_PCIDE_FLUSH in rules
         ):
-            self.drop_all(True)
+            self.drop_all(True, Cause.CONTROL)
         elif turned_on & Cr4.SMEP and Rule.CR4_SMEP_FLUSH in rules:
-            self.drop_pcid(self.pcid)
+            self.drop_pcid(self.pcid, Cause.CONTROL)
         if changed & (Cr4.SMEP | Cr4.SMAP | Cr4.PGE | Cr4.PCIDE):
             self.flush_softmmu()
 

@@ -1,11 +1,12 @@
-"""A hook in flight, what a policy's steps are counted as, and who watches them."""
+"""A hook in flight, what a policy's steps are counted as, and what is told of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
+from kstack.hw.instruments import Hook, Hooks
 from kstack.kernels.kstack.hypercall import Function
 from kstack.stacks.area import Pte, Thread
 from kstack.stacks.host.watch import MadeStep
@@ -85,41 +86,27 @@ class Interposed(NamedTuple):
     behind: Callable[[Any], None] | None = None
 
 
-class HookObserver(Protocol):
-    """Who wants to know of each hook, also of those that make no step."""
+class StackHooks(Hooks):
+    """What a policy's host tells.
 
-    def hook_begun(self, cpu: int, call: HookCall) -> None:
-        """A hook has been called and has made no step yet."""
-        ...
+    Attributes:
+        boot: the guest has given the policy these frames (bytes).
+        thread: a thread's stack area exists, with empty leaf entries.
+        thread_end: a thread's exit hook has ended.
+        call: a hook has been called on a CPU and has made no step yet.
+        step: a micro-step was carried out: the CPU, its hook, the step, its answer, and the entry that a store replaced (else None).
+        fault_end: the policy has looked at a fault: the CPU, the thread, the address, whether it is handled, and whether there was
+            no page when the thread wanted one last.
+        cannot_sleep: a hook on a CPU would have to wait for memory where nobody can run the thread again.
+        mark: the guest on a CPU marked an event, by its name.
+    """
 
-
-class StackObserver(Protocol):
-    """Who wants to know what a policy does (the oracle, the trace)."""
-
-    def booted(self, frames: list[int]) -> None:
-        """The guest has given the policy these frames."""
-        ...
-
-    def thread_created(self, thread: Thread) -> None:
-        """A thread's stack area exists, with empty leaf entries."""
-        ...
-
-    def thread_gone(self, thread: Thread) -> None:
-        """A thread's exit hook has ended."""
-        ...
-
-    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
-        """A micro-step was carried out; `previous` is the entry that a store replaced, None if it stored none."""
-        ...
-
-    def fault_ended(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
-        """The policy has looked at a fault on a stack; `dry` if there was no page when the thread wanted one last."""
-        ...
-
-    def cannot_sleep(self, cpu: int, call: HookCall) -> None:
-        """A hook would have to wait for memory where nobody can run the thread again."""
-        ...
-
-    def event(self, cpu: int, name: str) -> None:
-        """The guest marked an event."""
-        ...
+    def __init__(self) -> None:
+        self.boot: Hook[[list[int]]] = Hook()
+        self.thread: Hook[[Thread]] = Hook()
+        self.thread_end: Hook[[Thread]] = Hook()
+        self.call: Hook[[int, HookCall]] = Hook()
+        self.step: Hook[[int, HookCall, Any, Any, Pte | None]] = Hook()
+        self.fault_end: Hook[[int, Thread, int, bool, bool]] = Hook()
+        self.cannot_sleep: Hook[[int, HookCall]] = Hook()
+        self.mark: Hook[[int, str]] = Hook()

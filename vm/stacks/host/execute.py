@@ -19,7 +19,7 @@ from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.area import PAGE, Areas, AreasState, Page, Pte, Thread
-from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackObserver, StepCounts
+from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackHooks, StepCounts
 from kstack.stacks.host.checks import Checks, said, shown
 from kstack.stacks.host.pool import PoolConfig, Pools
 
@@ -70,18 +70,16 @@ class Executor:
         machine: the machine.
         pool: how page pools behave.
         threads: the runtime's, by id.
-        observers: the runtime's.
+        hooks: the runtime's.
     """
 
-    def __init__(
-        self, machine: Machine, pool: PoolConfig, threads: dict[int, Thread], observers: list[StackObserver]
-    ) -> None:
+    def __init__(self, machine: Machine, pool: PoolConfig, threads: dict[int, Thread], hooks: StackHooks) -> None:
         self._machine = machine
         self._pool_config = pool
         self._threads = threads
         self.areas = Areas()
         self.checks = Checks(self.areas, len(machine.cpus))
-        self._observers = observers
+        self._hooks = hooks
         self.counts = StepCounts()
         self.pools: Pools | None = None
         self.online: list[int] = []
@@ -301,8 +299,7 @@ class Executor:
         self.counts.pages_allocated += frame is not None
         atomic = call.function not in MAY_SLEEP or not self._machine.cpus[cpu].registers.rflags & _IF
         if frame is None and step.sleep and atomic:
-            for observer in self._observers:
-                observer.cannot_sleep(cpu, call)
+            self._hooks.cannot_sleep(cpu, call)
         return frame
 
     def _level(self, cpu: int, call: HookCall, step: steps.PoolLevel) -> int:

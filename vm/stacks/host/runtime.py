@@ -23,7 +23,7 @@ from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.area import PAGE, Thread
-from kstack.stacks.host.call import GuestMisuse, HookCall, HookObserver, Interposed, StackObserver, StepCounts
+from kstack.stacks.host.call import GuestMisuse, HookCall, Interposed, StackHooks, StepCounts
 from kstack.stacks.host.checks import raised_at, said, shown, stands_at
 from kstack.stacks.host.execute import WAITING, Executor, ExecutorState
 from kstack.stacks.host.pool import PoolConfig, Pools
@@ -82,12 +82,12 @@ class StackRuntime:
         self._watch = Watch(type(policy)) if policy is not None and check_contract(type(policy)) else None
         self.threads: dict[int, Thread] = {}
         self.calls: list[list[HookCall]] = [[] for _ in machine.cpus]
-        self.observers: list[StackObserver] = []
-        self.hook_observers: list[HookObserver] = []
+        self.hooks = StackHooks()
+        machine.instruments.offer(self.hooks)
         self.interpose: Callable[[int, HookCall], Interposed | None] | None = None  # asked before each step
         self.blocked: list[bool] = [False] * len(machine.cpus)
         config = (pool or PoolConfig()).resolved(policy.pool_pages if policy is not None else None)
-        self._execute = Executor(machine, config, self.threads, self.observers)
+        self._execute = Executor(machine, config, self.threads, self.hooks)
         machine.claim_port(hypercall.PORT, self)
 
     @property
@@ -158,8 +158,7 @@ class StackRuntime:
         if function is Function.EVENT:
             name = self._event_name(cpu, arguments[0])
             self._machine.cpus[cpu].yielded = True
-            for observer in self.observers:
-                observer.event(cpu, name)
+            self.hooks.mark(cpu, name)
             return True
         if self.policy is None:
             return True
@@ -179,8 +178,7 @@ class StackRuntime:
         self.calls[cpu].append(call)
         self.counts.hooks += 1
         self._count_moment(function)
-        for watcher in self.hook_observers:
-            watcher.hook_begun(cpu, call)
+        self.hooks.call(cpu, call)
         return self._advance(cpu, call, None, first=True)
 
     def _count_moment(self, function: Function) -> None:
@@ -207,8 +205,7 @@ class StackRuntime:
             return False
         self.counts.steps += 1
         call.answers.append(_own(answer))
-        for observer in self.observers:
-            observer.stepped(cpu, call, call.step, answer, previous)
+        self.hooks.step(cpu, call, call.step, answer, previous)
         return self._advance(cpu, call, answer)
 
     def _advance(self, cpu: int, call: HookCall, answer: Any, first: bool = False) -> bool:
@@ -267,12 +264,10 @@ class StackRuntime:
         if call.function is Function.EXIT_THREAD and thread is not None:
             del self.threads[thread.id]
             self._execute.forget(thread)
-            for observer in self.observers:
-                observer.thread_gone(thread)
+            self.hooks.thread_end(thread)
         elif call.function is Function.STACK_FAULT and thread is not None:
             dry = self._execute.dry.get(thread.id, False)
-            for observer in self.observers:
-                observer.fault_ended(cpu, thread, call.arguments[0], yes, dry)
+            self.hooks.fault_end(cpu, thread, call.arguments[0], yes, dry)
 
     def gone(self, cpu: int) -> None:
         """A CPU has gone offline without a word."""
@@ -299,8 +294,7 @@ class StackRuntime:
         answer = hypercall.boot_answer(modes.stack_fault_delivery, modes.kernel_pages)
         self._machine.cpus[cpu].registers.gpr[Gpr.RAX] = answer
         self._machine.cpus[cpu].yielded = True
-        for observer in self.observers:
-            observer.booted(self.frames)
+        self.hooks.boot(self.frames)
 
     def _thread_of(self, function: Function, arguments: tuple[int, ...]) -> Thread | None:
         if self.pools is None:
@@ -328,8 +322,7 @@ class StackRuntime:
             raise GuestMisuse(f"more than {MAX_THREADS} threads at once")
         thread = self.threads[identity] = Thread(identity, bottom, size, bool(user))
         self._execute.areas.add(thread)
-        for observer in self.observers:
-            observer.thread_created(thread)
+        self.hooks.thread(thread)
         return thread
 
     def _call(self, cpu: int, call: HookCall, thread: Thread | None) -> None:
@@ -367,8 +360,7 @@ class StackRuntime:
         """Start where `booted` stood right after the guest's BOOT, with pools of this one's own configuration."""
         self._execute.online = list(booted.online)
         self._execute.boot(booted._execute.mailboxes, booted.frames)
-        for observer in self.observers:
-            observer.booted(self.frames)
+        self.hooks.boot(self.frames)
 
     def snapshot(self, known: Sequence[Any] = ()) -> Any:
         """The policy's side of the machine's state, immutable; hooks as the answers they have had.

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
+from kstack.hw.cpu.hooks import Delivery
 from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Machine
 from kstack.stacks.area import PAGE, Page, Pte, Thread
@@ -195,19 +196,19 @@ class Usage:
             sum(cpu.counts.interrupts for cpu in cpus),
         )
 
-    # --- StackObserver
+    # --- what the policy does
 
-    def booted(self, frames: list[int]) -> None:
+    def on_boot(self, frames: list[int]) -> None:
         """The pools are full."""
         pools = self._runtime.pools
         if pools is not None:
             self._levels.begin(self._machine.now(), [pools.level(cpu) for cpu in range(len(self._machine.cpus))])
 
-    def thread_created(self, thread: Thread) -> None:
+    def on_thread(self, thread: Thread) -> None:
         """A thread begins to live."""
         self._lives[thread.id] = _Life(thread, self._machine.now())
 
-    def thread_gone(self, thread: Thread) -> None:
+    def on_thread_end(self, thread: Thread) -> None:
         """A thread has exited."""
         life = self._lives.pop(thread.id, None)
         if life is not None:
@@ -215,7 +216,7 @@ class Usage:
             self._pages -= life.pages
             self._gone.append(life)
 
-    def hook_begun(self, cpu: int, call: HookCall) -> None:
+    def on_call(self, cpu: int, call: HookCall) -> None:
         """Depth at a context switch, and of a fault; who is awake."""
         name = call.function.name.lower()
         self._calls[name] = self._calls.get(name, 0) + 1
@@ -247,7 +248,7 @@ class Usage:
         life.deepest = max(life.deepest, depth)
         return depth
 
-    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
         """Count pages as their entries appear and vanish, frames as they leave pools, operations by hook."""
         self._count(call, step, answer)
         if isinstance(step, PteStore):
@@ -297,19 +298,11 @@ class Usage:
         assert pools is not None
         self._levels.changed(self._machine.now(), cpu, pools.level(cpu), drawn)
 
-    def fault_ended(self, cpu: int, thread: Thread, address: int, handled: bool, dry: bool) -> None:
-        """Makes no difference."""
+    # --- what CPUs do
 
-    def cannot_sleep(self, cpu: int, call: HookCall) -> None:
-        """Makes no difference."""
-
-    def event(self, cpu: int, name: str) -> None:
-        """Makes no difference."""
-
-    # --- CpuObserver
-
-    def delivered(self, cpu: int, events: list[Event], outcome: Outcome) -> None:
+    def on_delivery(self, delivery: Delivery) -> None:
         """Count faults by how they were taken."""
+        cpu, events, outcome = delivery
         fred = bool(self._machine.cpus[cpu].registers.cr[4] & _CR4_FRED)
         self._faults.count(events, outcome, fred)
 
