@@ -64,10 +64,8 @@ def run_out(session: Session, rng: random.Random) -> Any:
 def saves_of(session: Session, rng: random.Random, count: int) -> list[tuple[SessionState, Any]]:
     """Run to the end, and save the session between slices now and then: about so many states, and all that it was there."""
     found: list[tuple[SessionState, Any]] = []
-    steps = 0
     for over in ways_on(session, rng):
         busy = any(session.runtime.calls)
-        steps += 1
         if over and rng.random() < (0.2 if busy else 0.02) and len(found) < 4 * count:
             state = session.save()
             if state is not None:

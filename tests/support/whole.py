@@ -81,7 +81,7 @@ class _Plain:
             return self._machine(value)
         found = {name: part for name, part in vars(value).items() if name not in _LEFT_OUT}
         if isinstance(value, Oracle):
-            found["holders"] = {frame: call for frame, call in value.holders.items() if self._counts(call)}
+            found["holders"] = {frame: call for frame, call in sorted(value.holders.items()) if self._counts(call)}
         if isinstance(value, Injector):
             places = [place for place, (call, _) in value._tried.items() if self._counts(call)]
             found |= {"_tried": {place: value._tried[place] for place in places}}
@@ -109,6 +109,13 @@ class _Plain:
         snapshot = machine.snapshot()
         cpus = [(Registers.canonical_of(cpu[0]), self.of(cpu[1:-1])) for cpu in snapshot.cpus]  # without the last stops
         rest = self.of(snapshot[2:])
-        kept = [machine.memory.digest(), machine.stalls, machine.told, machine.strict, machine.hold_ipis, machine.on_send]
+        kept = [
+            machine.memory.digest(),
+            machine.stalls,
+            machine.told,
+            machine.strict,
+            machine.hold_ipis,
+            machine.on_send,
+        ]
         asked = [(cpu.mmu.on_invlpg, cpu.on_return) for cpu in machine.cpus]
         return cpus, rest, self.of(kept), self.of(asked), machine.state_hash()

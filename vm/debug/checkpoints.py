@@ -111,7 +111,7 @@ class Checkpoints:
         self._count(place)
         self._count(place + 1)
         while len(self._kept) > 1 and (len(self._kept) > self._most or self.size > self._budget):
-            self._drop(self._least(new.mark.time))
+            self._drop(self._least(new))
 
     def _count(self, place: int) -> None:
         """Count the frames that one has, and the one before it has not."""
@@ -120,16 +120,17 @@ class Checkpoints:
             own = self._kept[place].session.memory
             self._frames[place] = sum(before.get(frame) is not data for frame, data in own.items())
 
-    def _least(self, present: int) -> int:
-        """The one that is missed least: the gap that it would leave is the smallest for its distance from the present."""
-        marks = [kept.mark.time for kept in self._kept]
+    def _least(self, new: Checkpoint) -> int:
+        """The old one that is missed least: the gap that it would leave is the smallest for its distance from the present."""
+        marks, present = [kept.mark.time for kept in self._kept], new.mark.time
 
         def missed(place: int) -> float:
             before = marks[place - 1] if place else marks[0] - (marks[-1] - marks[0])  # the beginning is far
             after = marks[place + 1] if place + 1 < len(marks) else present
             return (max(after, marks[place]) - before) / (abs(present - marks[place]) + NEAR)
 
-        return min(range(len(marks)), key=lambda place: (missed(place), place))
+        old = [place for place, kept in enumerate(self._kept) if kept is not new]
+        return min(old, key=lambda place: (missed(place), place))
 
     def _drop(self, place: int) -> None:
         """Drop one; what it shares with the next one stays, and is counted there."""
