@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Final
 
-from bench import counter, events, shootdown, slices, speed, start, states, tracing, witnesses
+from bench import backwards, counter, events, shootdown, slices, speed, start, states, tracing, witnesses
 from bench.harness import Benchmark, Row, as_json, show
 
 BENCHMARKS: Final = (
@@ -18,6 +18,7 @@ BENCHMARKS: Final = (
     Benchmark("counter", counter.run),
     Benchmark("witnesses", witnesses.run),
     Benchmark("tracing", tracing.run),
+    Benchmark("backwards", backwards.run),
     Benchmark("start", start.run),
 )
 

@@ -348,6 +348,10 @@ class Machine:
             raise ConfigError(f"port {port:#x} is claimed twice")
         self._claims[port] = claim
 
+    def claims(self, port: int, claim: PortClaim) -> bool:
+        """Whether a port was given to this interface, and not to another one since."""
+        return self._claims.get(port) is claim
+
     def release_port(self, port: int) -> None:
         """Take a claimed port back."""
         self._claims.pop(port, None)

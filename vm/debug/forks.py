@@ -36,6 +36,7 @@ def recording_of(timeline: Timeline) -> Recording:
         choices=pack(timeline.made()),
         writes=[msgspec.to_builtins(write) for write in timeline.written()],
         max_time=UNBOUNDED,
+        max_work=None,
         stop_at_finding=False,
         ended=UNFINISHED,
         time=timeline.time,

@@ -1,7 +1,7 @@
 """Where a debugged run begins, so that it can begin there again any number of times.
 
 The machine is made, and a scenario's guest booted, once; every further run starts from a snapshot
-of that moment with a new policy, oracle and schedule. So nothing of a policy is ever copied.
+of that moment with a new policy, oracle and schedule.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Final
 
 from kstack.fault import Fault, Injector
+from kstack.hw.memory import MemorySnapshot
 from kstack.load import Symbols
-from kstack.machine import Machine
+from kstack.machine import FOR_EVER, Machine
 from kstack.recording import Recording
-from kstack.run.session import WORK, Session
+from kstack.run.session import BOUND, WORK, Session
 from kstack.run.spec import Setup, faults_of, replay_session, writes_of
 from kstack.run.writes import Write
 from kstack.schedule import Choice, RoundRobin, Scheduler
@@ -35,6 +36,10 @@ class Origin:
         faults: what goes wrong.
         writes: what an earlier debugger has written.
         head: a recording of the same beginning; None if there can be none.
+
+    Attributes:
+        limit: virtual time at which a recorded run ends, if it has not before.
+        why_limited: as `Session` names that end.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Origin:
         self._snapshot = template.machine.snapshot()
         self.choices = choices
         self.limit = template.machine.time + template.options.max_time
+        self.why_limited = BOUND
 
     @classmethod
     def of_setup(cls, setup: Setup) -> Origin:
@@ -83,8 +89,8 @@ class Origin:
         choices, template = list(recording.schedule()), replay_session(recording, anyway)
         faults, writes = faults_of(recording), writes_of(recording)
         found = cls(template, recording.policy, choices, recording.booted, faults, writes, recording)
-        if recording.ended == WORK:  # in the middle of a slice, and who runs it in pieces makes more work of it
-            found.limit = recording.time
+        if recording.ended == WORK:
+            found.limit, found.why_limited = recording.time, WORK
         return found
 
     @property
@@ -93,16 +99,26 @@ class Origin:
         return self._template.machine
 
     @property
+    def memory(self) -> MemorySnapshot:
+        """RAM at the beginning."""
+        return self._snapshot.memory
+
+    @property
     def symbols(self) -> Symbols:
         """Of the image."""
         return self._template.symbols
 
     def session(self, scheduler: Scheduler) -> Session:
-        """A new run; it ends the one before."""
+        """A new run; it ends the one before.
+
+        No bound of the host's work ends it: who runs it in pieces, looks at it or goes back makes other work of it. A recording
+        that has ended by one says where.
+        """
         template = self._template
         template.machine.restore(self._snapshot)
         runtime = template.runtime if self._booted else None
         session = Session(template.machine, template.symbols, scheduler, self._new_policy(), template.options, runtime)
+        template.machine.work_limit = FOR_EVER
         if self._faults:
             Injector(session, self._faults, recorded=True)
         return session

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
+from kstack.debug.checkpoints import NEAR, Mark
 from kstack.debug.forks import Keeper
 from kstack.debug.origin import Origin
 from kstack.debug.packets import ProtocolError
@@ -48,6 +49,13 @@ class Stop(NamedTuple):
     cpu: int
     reason: str = ""
     value: str = ""
+
+
+class _Found(NamedTuple):
+    """A stop, and the virtual time of the moment before what caused it."""
+
+    stop: Stop
+    time: int
 
 
 class Exited(NamedTuple):
@@ -204,29 +212,43 @@ class Target:
 
         An interruption leaves the machine where it was looking then.
         """
-        timeline, points, self._told = self.timeline, self.points, None
-        present = timeline.time
-        last: Stop | None = None
-        where = 0
-        timeline.restart()
-        while points and timeline.time < present and timeline.prepare() and timeline.time < present:
+        timeline, self._told = self.timeline, None
+        if not self.points:
+            return self._beginning()
+        end = Mark(timeline.time, 0, False)  # the moments at the present time are none that lie back
+        timeline.goto(timeline.time - NEAR)
+        while True:
+            begin = timeline.mark
+            last = self._last_stop(end)
+            if last is not None:
+                break
+            if begin <= timeline.beginning:
+                return self._beginning()
+            end = min(begin, end)
+            timeline.back_before(end)
+        if last.stop.signal == SIGTRAP:
+            self._goto_turn(last.time, last.stop.cpu)
+            self._told = (last.time, last.stop.cpu) if last.stop.reason.endswith("break") else None
+        return self._stopped(last.stop)
+
+    def _last_stop(self, end: Mark) -> _Found | None:
+        """Run from here to a moment: the last stop on the way; that the user wants to stop, where the machine stands then."""
+        timeline, points = self.timeline, self.points
+        last: _Found | None = None
+        while timeline.mark < end and timeline.prepare() and timeline.mark < end:
             number, time = self._chosen(), timeline.time
             cpu = self.cpus[number]
             kind = points.breakpoint(cpu, timeline.session.runtime)
             if kind is not None:
-                last, where = Stop(SIGTRAP, number, _reason(kind)), time
+                last = _Found(Stop(SIGTRAP, number, _reason(kind)), time)
             armed = points.arm(cpu) if points.watching else None
             elapsed = timeline.advance(1)
             point: Point | None = None if armed is None else points.triggered(cpu, armed)
             if point is not None:
-                last, where = Stop(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"), time
+                last = _Found(Stop(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"), time)
             if self._wanted(elapsed):
-                return self._stopped(Stop(SIGINT, number))
-        if last is None:
-            return self._beginning()
-        self._goto_turn(where, last.cpu)
-        self._told = (where, last.cpu) if last.reason.endswith("break") else None
-        return self._stopped(last)
+                return _Found(Stop(SIGINT, number), timeline.time)
+        return last
 
     def _beginning(self) -> Stop:
         self.timeline.restart()

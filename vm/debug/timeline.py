@@ -1,7 +1,8 @@
 """One run as a line on which one can stand anywhere: forwards by running, backwards by running again.
 
 A place is virtual time (units since reset, `Machine.time`) and whether the next slice has been
-chosen there. Everything is deterministic, so a place is reached again by a new run up to it. What the user
+chosen there. Everything is deterministic, so a place is reached again by a run up to it, which goes on from the
+nearest moment before it that is kept (`checkpoints.py`), or else starts at the beginning. What the user
 writes belongs to its place: it drops the recorded future (round robin goes on from there) and is
 written again whenever the line is run over it.
 """
@@ -9,28 +10,24 @@ written again whenever the line is run over it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
-from kstack.base.errors import KstackError, RecordingError
+from kstack.base.errors import KstackError, PolicyError, RecordingError
+from kstack.debug.checkpoints import MOST, NEAR, Checkpoint, Checkpoints, Lane, Mark
 from kstack.debug.origin import UNBOUNDED, Origin
 from kstack.hw.cpu.cpu import SliceEnd
 from kstack.machine import Machine
 from kstack.run.ending import ENDS
+from kstack.run.saved import Prefix
 from kstack.run.session import BOUND, WORK
 from kstack.run.writes import Change, Write, Writes
 from kstack.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
 
 PIECE: Final = 1 << 14  # units between two questions whether to stop
+APART: Final = 1 << 11  # units between two moments that are kept where one only goes forwards, at least
+SHARE: Final = 5  # log2 of the part of the way from the beginning by which they are apart
 END_OF_RECORDING: Final = "the recording ends here"
 _MAY_GO_ON: Final = (END_OF_RECORDING, BOUND, WORK, "finding", "asleep", "deadlock")  # if something is written
-
-
-class Lane(NamedTuple):
-    """CPU `cpu` ran from `start` to `end` (virtual time)."""
-
-    cpu: int
-    start: int
-    end: int
 
 
 class Kept:
@@ -73,9 +70,35 @@ class Kept:
     def event(self, cpu: int, name: str) -> None:
         """Makes no difference."""
 
+    def save(self) -> int:
+        """How far it is beyond the choices that it repeats."""
+        return self._rest.save()
+
+    def stand(self, choices: list[Choice], goes_on: bool, made: int, turn: int) -> None:
+        """Go on where so many choices have been made.
+
+        Args:
+            choices: to repeat, those that have been made among them.
+            goes_on: there is more after them.
+            made: how many.
+            turn: what `save` said there.
+        """
+        self.choices, self.goes_on, self.at = choices, goes_on, min(made, len(choices))
+        self._rest = RoundRobin(DEFAULT_QUANTUM)
+        if made > len(choices):
+            self._rest.load(turn)
+
     def fork(self, made: list[Choice]) -> None:
         """Forget what would have come after the choices `made` so far."""
         self.choices, self.at, self.goes_on, self._rest = made, len(made), True, RoundRobin(DEFAULT_QUANTUM)
+
+
+def _towards(units: int) -> int:
+    """How many units to run at once to a place that is so many away: moments twice as near each time are worth keeping."""
+    near = NEAR
+    while 2 * near < units:
+        near *= 2
+    return units - near if units > near else units
 
 
 class Timeline:
@@ -83,17 +106,23 @@ class Timeline:
 
     Args:
         origin: where it begins.
+        most: how many moments are kept at once; with 0 it starts at the beginning each time.
     """
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, most: int = MOST) -> None:
         self.origin = origin
+        self.checkpoints = Checkpoints(origin.memory, most)
         self.recorded = origin.choices is not None
         self.forked = False
+        self._keeps = True  # as long as what is kept comes out the same
         self.kept = False  # there is a recording with all that has been written
         self.reached = 0  # the last virtual time that this line was ever at, since it was written to
         self._writes = list(origin.writes)
         self._choices = origin.choices or []
+        self._start = 0
         self.restart()
+        self._start = self.time
+        self.beginning = self.mark
 
     @property
     def machine(self) -> Machine:
@@ -104,6 +133,11 @@ class Timeline:
     def time(self) -> int:
         """Virtual time here."""
         return self.machine.time
+
+    @property
+    def mark(self) -> Mark:
+        """This moment."""
+        return Mark(self.time, len(self.session.choices), self.begun is None)
 
     @property
     def writes(self) -> list[Write]:
@@ -137,6 +171,7 @@ class Timeline:
         self.left = 0  # units of it
         self.ended: str | None = None  # why the run goes no further
         self.lanes: list[Lane] = []
+        self._plan()
         self._guarded(self._writer.due)
 
     # --- forwards
@@ -158,6 +193,8 @@ class Timeline:
         self._guarded(self._writer.due)
         if self.time > self.reached:
             self.reached, self.kept = self.time, False
+        if self.time >= self._next:
+            self._keep_now_and_then()
         return self.time - before
 
     def _guarded(self, action: Callable[[], object]) -> None:
@@ -169,10 +206,8 @@ class Timeline:
 
     def _begin(self) -> None:
         machine, limit = self.machine, UNBOUNDED if self.goes_on else self.origin.limit
-        if machine.work >= machine.work_limit and machine.end() is None and not self.goes_on:
-            self.ended = WORK
-        elif self.time >= limit:
-            self.ended = BOUND
+        if self.time >= limit:
+            self.ended = self.origin.why_limited
         elif self.schedule.exhausted and machine.end() is None and machine.runnable():
             self.ended = END_OF_RECORDING
         else:
@@ -214,12 +249,81 @@ class Timeline:
             chosen: the slice that comes next has been chosen.
         """
         untouched = self.begun is not None and self.left == self.begun.quantum
+        first = Mark(time, 0, False)  # of all moments at that time
         if time < self.time or (time == self.time and untouched and not chosen):
-            self.restart()
+            self.back_before(first)
+        else:
+            self._skip_to(first)
         while self.time < time and self.prepare():
-            self.advance(time - self.time)
+            self.advance(_towards(time - self.time))
+            self._keep_before(time)
         if chosen:
             self.prepare()
+
+    def back_before(self, mark: Mark) -> None:
+        """Stand at the last kept moment before another one, or at the beginning."""
+        kept = self.checkpoints.before(mark)
+        if kept is None or not self._load(kept):
+            self.restart()
+
+    def _skip_to(self, mark: Mark) -> None:
+        """Go to the last kept moment before another one, if that is much farther than here."""
+        kept = self.checkpoints.before(mark)
+        if kept is not None and kept.mark.time > self.time + NEAR and not self._load(kept):
+            self.restart()
+
+    # --- what is kept on the way
+
+    def _plan(self) -> None:
+        """Say when to keep a moment next if one only goes forwards: the farther from the beginning, the later."""
+        self._next = self.time + max(APART, self.time - self._start >> SHARE)
+
+    def _keep_now_and_then(self) -> None:
+        """Keep this moment, if no other one is near."""
+        mark = self.mark
+        apart = max(APART, self.time - self._start >> SHARE) // 2
+        before, after = self.checkpoints.before(mark), self.checkpoints.after(mark)
+        since = self._start if before is None else before.mark.time
+        if self.time - since >= apart and (after is None or after.mark.time - self.time >= apart):
+            self._keep()
+        self._plan()
+
+    def _keep_before(self, time: int) -> None:
+        """On the way to a virtual time, keep this moment if it brings those that come back there much nearer."""
+        if time - self.time < NEAR:
+            return
+        before = self.checkpoints.before(self.mark)
+        since = self._start if before is None else before.mark.time
+        if 2 * (self.time - since) >= time - self.time:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Keep this moment, if it can be."""
+        state = self.session.save() if self._keeps and self.ended is None else None
+        if state is not None:
+            last = self.lanes[-1] if self.lanes else None
+            lanes = Prefix(self.lanes, max(0, len(self.lanes) - 1))
+            turn = self.schedule.save()
+            self.checkpoints.add(Checkpoint(self.mark, state, turn, self.begun, self.left, lanes, last))
+
+    def _load(self, kept: Checkpoint) -> bool:
+        """Go to a kept moment; False where a policy does not do again what it has done: then nothing is kept any more."""
+        if not self.session.is_current:
+            self.restart()
+        try:
+            self.session.load(kept.session)
+        except PolicyError:
+            self._keeps = False
+            self.checkpoints.clear()
+            return False
+        self.schedule.stand(self._choices, self.goes_on, kept.mark.slices, kept.turn)
+        self.begun, self.left, self.ended = kept.begun, kept.left, None
+        self.lanes = kept.lanes.list() + ([] if kept.last is None else [kept.last])
+        self._plan()
+        self._guarded(self._writer.due)
+        return True
+
+    # --- who ran, and when
 
     def last_run(self, cpu: int) -> Lane | None:
         """The last stretch before here in which `cpu` ran."""
@@ -250,6 +354,7 @@ class Timeline:
         self._writes = self._writer.writes
         self._choices = list(self.session.choices)
         self.schedule.fork(self._choices)
+        self.checkpoints.drop_after(self.mark)
         self.forked, self.kept, self.reached = True, False, self.time
         if self.ended in _MAY_GO_ON:
             self.ended = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from kstack.fault import places
 from kstack.fault.actions import GARBAGE, act
@@ -44,6 +44,19 @@ class _Armed:
         self.place = 0
         self.inside: str | None = None
         self.came = False
+
+
+class _Saved(NamedTuple):
+    """What `Injector.save` gives: faults by number, each with how it stands with it."""
+
+    armed: tuple[tuple[int, str | None, bool], ...]  # seen, inside, came
+    fired: tuple[int | None, ...]
+    waiting: tuple[tuple[int, ...], ...]
+    later: tuple[tuple[int, Ipi], ...]
+    behind: tuple[Ipi, ...]
+    tried: dict[tuple[int, int], tuple[int, int | None]]  # answers, and what happens there, of hooks in flight
+    begun: dict[int, tuple[tuple[int, int], ...]]
+    delivered: bool
 
 
 class Injector:
@@ -95,6 +108,40 @@ class Injector:
         for cpu in self._machine.cpus:
             if self._flushes:
                 cpu.mmu.on_invlpg = self._flush_of(cpu.index)
+
+    # --- the whole
+
+    def save(self) -> _Saved:
+        """What decides what still happens, and what has been seen of it; nobody changes it."""
+        lists = self._by_time, self._at, self._steps, self._sends, self._flushes
+        calls, tried = self._session.runtime.calls, {}
+        for (cpu, depth), (call, answers) in self._tried.items():
+            if len(calls[cpu]) >= depth and calls[cpu][depth - 1] is call:  # to one that has ended nobody comes back
+                hit = self._hit[cpu, depth]
+                tried[cpu, depth] = answers, None if hit is None else hit.number
+        return _Saved(
+            tuple((one.seen, one.inside, one.came) for one in self._all),
+            tuple(self.fired),
+            tuple(tuple(one.number for one in waiting) for waiting in lists),
+            tuple(self._later),
+            tuple(self._behind),
+            tried,
+            {cpu: tuple(begun) for cpu, begun in self._begun.items()},
+            self._delivered,
+        )
+
+    def load(self, state: _Saved) -> None:
+        """Become what `save` returned, of this session or of another one with the same faults, whose hooks are made again."""
+        for one, (seen, inside, came) in zip(self._all, state.armed, strict=True):
+            one.seen, one.inside, one.came = seen, inside, came
+        self.fired = list(state.fired)
+        waiting = ([self._all[number] for number in numbers] for numbers in state.waiting)
+        self._by_time, self._at, self._steps, self._sends, self._flushes = waiting
+        self._later, self._behind, self._delivered = list(state.later), list(state.behind), state.delivered
+        calls = self._session.runtime.calls
+        self._tried = {(cpu, n): (calls[cpu][n - 1], answers) for (cpu, n), (answers, _) in state.tried.items()}
+        self._hit = {place: None if hit is None else self._all[hit] for place, (_, hit) in state.tried.items()}
+        self._begun = {cpu: list(begun) for cpu, begun in state.begun.items()}
 
     # --- what has not happened
 

@@ -24,6 +24,11 @@ class Kernel(Protocol):
 
     shootdown_vector: int
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether the machine's guest still tells it, and not one that was made later."""
+        ...
+
     def asks(self, cpu: int) -> HookKind | None:
         """The hook that a CPU begins, or goes on with, by the instruction at which it stands; None if that is no hook's."""
         ...

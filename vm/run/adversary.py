@@ -10,7 +10,7 @@ they are (a CPU that fills everything soon leaves no page with Accessed clear to
 from __future__ import annotations
 
 import random
-from typing import Final
+from typing import Any, Final
 
 from kstack.machine import Machine
 from kstack.schedule.randomised import below
@@ -32,8 +32,17 @@ class Adversary:
     def __init__(self, machine: Machine, runtime: StackRuntime, seed: int) -> None:
         self._machine = machine
         self._runtime = runtime
-        self._draw = random.Random(seed).getrandbits
+        self._random = random.Random(seed)
+        self._draw = self._random.getrandbits
         self._odds, self._at_steps = STYLES[seed % len(STYLES)]
+
+    def save(self) -> Any:
+        """What decides how it goes on, immutable."""
+        return self._random.getstate()
+
+    def load(self, state: Any) -> None:
+        """Become what `save` returned."""
+        self._random.setstate(state)
 
     def act(self) -> None:
         """Perhaps do something."""

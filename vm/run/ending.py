@@ -51,6 +51,14 @@ class Ending:
                 f"CPU {cpu} shut down (triple fault) at {at:#x}: {names}, whose delivery faulted, too"
             )
 
+    def save(self) -> dict[int, str]:
+        """What it remembers; nobody changes it."""
+        return dict(self._shut_down)
+
+    def load(self, state: dict[int, str]) -> None:
+        """Become what `save` returned."""
+        self._shut_down = dict(state)
+
     def reason(self, ended: str, most: int, idle: int, found: str) -> str:
         """Why it has ended, as its session names that.
 

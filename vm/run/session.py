@@ -19,9 +19,10 @@ from kstack.load import Symbols, load
 from kstack.machine import FOR_EVER, End, Machine, MachineConfig, MachineSnapshot, Slice
 from kstack.run.adversary import Adversary
 from kstack.run.ending import GUEST_FAILED, GUEST_PANICKED, GUEST_PASSED, PANIC, Ending, last_words
+from kstack.run.saved import MachineState, Prefix, Saves, SessionState, attributes_of, can_save, set_attributes
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import Choice, Exhausted, RoundRobin, Scheduler, View
-from kstack.stacks.host.call import StepCounts
+from kstack.stacks.host.call import HookCall, StepCounts
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.stacks.measure.usage import Usage, UsageSummary
@@ -165,6 +166,14 @@ class Writer(Protocol):
         """How many have not been made."""
         ...
 
+    def save(self) -> Any:
+        """How far it is."""
+        ...
+
+    def load(self, state: Any) -> None:
+        """Be as far as at `save`; what is due then has to be asked for."""
+        ...
+
 
 class RunHooks(Hooks):
     """What a run tells beside its machine and its policy.
@@ -229,6 +238,7 @@ class Session:
         if options.max_work is not None:
             machine.work_limit = machine.work + options.max_work
         self._ending = Ending(machine)
+        self._own = attributes_of(policy)
         if policy is not None:
             self._attach()
         machine.instruments.add(_EventLog(self))
@@ -411,6 +421,73 @@ class Session:
         self._idle = 0
         self._waiting.clear()
 
+    # --- the whole
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the machine still runs this session: the next one that is made ends it."""
+        return self.runtime.kernel.is_attached
+
+    def save(self) -> SessionState | None:
+        """All that decides how the run goes on and what it reports, but for its scheduler, which is its owner's.
+
+        It may be asked for between slices, and where a slice has been run in part. None where the state cannot be had: a
+        hook in flight that was made to fail, a policy that keeps in its object what changes, an injector that cannot be saved,
+        a machine that breaks a rule.
+        """
+        injector, policy = self.injector, self.runtime.policy
+        plain = self._own is not None and attributes_of(policy) == self._own
+        runtime = self.runtime.save() if plain and can_save(self.machine) else None
+        if runtime is None or not (injector is None or isinstance(injector, Saves)):
+            return None
+        return SessionState(
+            MachineState.of(self.machine),
+            runtime,
+            None if self.oracle is None else self.oracle.save(self._in_flight()),
+            None if self.usage is None else self.usage.save(),
+            None if injector is None else injector.save(),
+            None if self.writer is None else self.writer.save(),
+            None if self._adversary is None else self._adversary.save(),
+            self._ending.save(),
+            tuple(self._marked),
+            Prefix.of(self.events),
+            Prefix.of(self.choices),
+            self._looked,
+            self._idle,
+            frozenset(self._waiting),
+            self._slice,
+        )
+
+    def load(self, state: SessionState) -> None:
+        """Become what `save` returned, of this session or of another one that was set up in the same way.
+
+        Raises:
+            PolicyError: a hook in flight does not do again what it has done; the session is of no more use.
+        """
+        own, policy = self._own or {}, self.runtime.policy
+        set_attributes(policy, own)  # as they were at `save`, and at the beginning
+        state.machine.load(self.machine)
+        self.runtime.load(state.runtime)
+        set_attributes(policy, own)
+        threads = self.runtime.threads
+        if self.oracle is not None and state.oracle is not None:
+            self.oracle.load(state.oracle, self._in_flight(), threads)
+        if self.usage is not None and state.usage is not None:
+            self.usage.load(state.usage, threads)
+        if isinstance(self.injector, Saves):
+            self.injector.load(state.injector)
+        if self.writer is not None and state.writer is not None:
+            self.writer.load(state.writer)
+        if self._adversary is not None:
+            self._adversary.load(state.adversary)
+        self._ending.load(state.ending)
+        self._marked, self.events, self.choices = list(state.marked), state.events.list(), state.choices.list()
+        self._looked, self._idle, self._waiting = state.looked, state.idle, set(state.waiting)
+        self._slice = state.slice
+
+    def _in_flight(self) -> list[HookCall]:
+        return [call for calls in self.runtime.calls for call in calls]
+
     def _progress(self, cpu: int) -> tuple[int, int, int]:
         """Changes whenever a CPU does more than to try again: it may have taken an interrupt and wait again."""
         counts = self.machine.cpus[cpu].counts
@@ -433,7 +510,7 @@ class Session:
             if machine.exit_port.code == GUEST_PANICKED:
                 oracle.panicked(last_words(machine.uart.sent.decode("utf-8", "replace")))
             else:
-                oracle.finish([call for calls in self.runtime.calls for call in calls], self.runtime.variables)
+                oracle.finish(self._in_flight(), self.runtime.variables)
         scheduler = self.scheduler
         usage = self.usage.summary() if self.usage else None
         return RunResult(

@@ -188,6 +188,14 @@ class Writes:
             self._session.hooks.write(write.change)
         return self.made > made
 
+    def save(self) -> int:
+        """How far it is."""
+        return self.made
+
+    def load(self, state: int) -> None:
+        """Be as far as at `save`; what is due then has to be asked for."""
+        self.made = state
+
     @property
     def left(self) -> int:
         """How many have not been made."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kstack.hw.mmu.moments import Drop, Fill, Use
 from kstack.hw.mmu.walk import Translation
@@ -25,6 +26,19 @@ KEPT = 32  # occurrences remembered of each page and frame
 _WORD = 8
 _RIGHTS = RW | US | NX
 Candidate = tuple[int, int]  # frame, rights
+
+
+class SanitizerState(NamedTuple):
+    """A `Sanitizer`'s whole state; nobody changes what is in it, and states share what has not changed between them."""
+
+    findings: tuple[Finding, ...]
+    exercised: int
+    walks: int
+    seen: dict[int, frozenset[Candidate]]
+    last_use: tuple[object, ...]
+    last_stale: str | None
+    occurrences: dict[int, tuple[AnyOccurrence, ...]]
+    events: tuple[AnyOccurrence, ...]
 
 
 @dataclass
@@ -48,6 +62,35 @@ class Sanitizer:
     last_stale: str | None = None  # the last stale use, whether it is a finding or not, until somebody clears it
     occurrences: dict[int, deque[AnyOccurrence]] = field(default_factory=dict)  # by page or frame address
     events: deque[AnyOccurrence] = field(default_factory=lambda: deque(maxlen=KEPT))  # of no page
+
+    saved: SanitizerState | None = field(default=None, init=False, repr=False, compare=False)  # or loaded, last
+
+    # --- the whole
+
+    def save(self) -> SanitizerState:
+        """The whole state."""
+        before = self.saved
+        occurrences, seen = (before.occurrences, before.seen) if before is not None else ({}, {})
+        self.saved = SanitizerState(
+            tuple(self.findings),
+            self.exercised,
+            self.walks,
+            {page: _grown(candidates, seen.get(page)) for page, candidates in self.seen.items()},
+            self.last_use,
+            self.last_stale,
+            {address: _gone_on(known, occurrences.get(address)) for address, known in self.occurrences.items()},
+            tuple(self.events),
+        )
+        return self.saved
+
+    def load(self, state: SanitizerState) -> None:
+        """Become what `save` returned."""
+        self.findings, self.exercised, self.walks = list(state.findings), state.exercised, state.walks
+        self.seen = {page: set(candidates) for page, candidates in state.seen.items()}
+        self.last_use, self.last_stale = state.last_use, state.last_stale
+        self.occurrences = {address: deque(known, maxlen=KEPT) for address, known in state.occurrences.items()}
+        self.events = deque(state.events, maxlen=KEPT)
+        self.saved = state
 
     # --- reporting
 
@@ -174,3 +217,13 @@ class Sanitizer:
         else:
             return
         self.report(Kind.WRONG_DATA, cpu, address, text, translation.frame)
+
+
+def _grown(candidates: set[Candidate], before: frozenset[Candidate] | None) -> frozenset[Candidate]:
+    """A set that only grows as it is, and the same object as before where it has not grown."""
+    return before if before is not None and len(before) == len(candidates) else frozenset(candidates)
+
+
+def _gone_on(known: deque[AnyOccurrence], before: tuple[AnyOccurrence, ...] | None) -> tuple[AnyOccurrence, ...]:
+    """Occurrences, of which each is an object of its own, and the same tuple as before where none has come."""
+    return before if before and before[-1] is known[-1] else tuple(known)

@@ -23,5 +23,13 @@ class RoundRobin:
         self._last = later[0] if later else view.runnable[0]
         return Choice(self._last, self._quantum)
 
+    def save(self) -> int:
+        """The CPU that ran last, -1 before any."""
+        return self._last
+
+    def load(self, state: int) -> None:
+        """Go on behind that CPU."""
+        self._last = state
+
     def event(self, cpu: int, name: str) -> None:
         """Makes no difference."""

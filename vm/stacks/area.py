@@ -125,21 +125,43 @@ class Thread:
         return self.pages[(self.bottom + self.size - 1 - address) // PAGE]
 
 
+class AreasState(NamedTuple):
+    """What `Areas.save` gives; nobody changes it."""
+
+    owners: dict[int, int]
+    lowest: int
+    end: int
+
+
 class Areas:
     """Finds the thread in whose stack an address lies, where there may be ten thousand."""
 
     def __init__(self) -> None:
         self._owners: dict[int, int] = {}  # by page number: id of the thread that had it last
         self._lowest = self._end = 0
+        self._saved: AreasState | None = None  # what `save` gave, until a thread is added
 
     def add(self, thread: Thread) -> None:
         """Know a thread's stack. Nothing need be said when it goes."""
         if self._owners.get(thread.bottom // PAGE) == thread.id:
             return
+        self._saved = None
         for page in range(thread.bottom, thread.bottom + thread.size, PAGE):
             self._owners[page // PAGE] = thread.id
         self._lowest = min(self._lowest or thread.bottom, thread.bottom)
         self._end = max(self._end, thread.bottom + thread.size)
+
+    def save(self) -> AreasState:
+        """All that is known; the same object while nothing is added."""
+        if self._saved is None:
+            self._saved = AreasState(dict(self._owners), self._lowest, self._end)
+        return self._saved
+
+    def load(self, state: AreasState) -> None:
+        """Know what was known at `save`, and no more: a step that names a page of a later thread is refused again."""
+        if state is not self._saved:
+            self._owners, self._lowest, self._end = dict(state.owners), state.lowest, state.end
+            self._saved = state
 
     def has(self, address: int) -> bool:
         """Whether a linear address (bytes) is in the stack area of a thread that there is or was."""

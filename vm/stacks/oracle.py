@@ -7,9 +7,9 @@ watches the machine and the policy's steps and never acts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
@@ -29,9 +29,9 @@ from kstack.sanitizer.history import (
     Marked,
     Stored,
 )
-from kstack.sanitizer.sanitizer import Sanitizer
+from kstack.sanitizer.sanitizer import Sanitizer, SanitizerState
 from kstack.stacks import Page, Pte, Thread, steps
-from kstack.stacks.area import Areas
+from kstack.stacks.area import Areas, AreasState
 from kstack.stacks.host.call import HookCall
 from kstack.x86.addresses import PAGE
 from kstack.x86.entries import FRAME_MASK
@@ -42,6 +42,19 @@ from kstack.x86.vectors import DF, PF
 MAX_DRIFT = 32  # pages that a CPU's pool may have gained from others before it is called out of balance
 _EMPTY_PAGE = bytes(PAGE)
 _WORD = 8
+
+
+class OracleState(NamedTuple):
+    """An `Oracle`'s whole state; nobody changes what is in it."""
+
+    sanitizer: SanitizerState
+    frames: dict[int, Frame[Page]]
+    holders: dict[int, int]  # by frame: which of the hooks in flight
+    threads: tuple[int, ...]
+    areas: AreasState
+    double_faults: dict[int, tuple[int, bool]]
+    drift: dict[int, int]
+    leaked: frozenset[int]
 
 
 def _numbers(values: Iterable[Any]) -> Iterator[int]:
@@ -84,6 +97,42 @@ class Oracle:
 
     def _report(self, kind: Kind, cpu: int, address: int, text: str, frame: int | None = None) -> None:
         self.sanitizer.report(kind, cpu, address, text, frame)
+
+    # --- the whole
+
+    def save(self, in_flight: Sequence[HookCall]) -> OracleState:
+        """The whole state.
+
+        Args:
+            in_flight: all hooks that have not ended; of those that have it makes no difference which they were.
+        """
+        numbers = {id(call): number for number, call in enumerate(in_flight)}
+        return OracleState(
+            self.sanitizer.save(),
+            dict(self.frames),
+            {frame: numbers[id(call)] for frame, call in self.holders.items() if id(call) in numbers},
+            tuple(self.threads),
+            self.areas.save(),
+            dict(self.double_faults),
+            dict(self.drift),
+            frozenset(self.leaked),
+        )
+
+    def load(self, state: OracleState, in_flight: Sequence[HookCall], threads: Mapping[int, Thread]) -> None:
+        """Become what `save` returned.
+
+        Args:
+            state: what it returned.
+            in_flight: the hooks that have not ended, made again in the same order.
+            threads: those that there are, by id.
+        """
+        self.sanitizer.load(state.sanitizer)
+        self.frames = dict(state.frames)
+        self.holders = {frame: in_flight[number] for frame, number in state.holders.items()}
+        self.threads = {thread: threads[thread] for thread in state.threads}
+        self.areas.load(state.areas)
+        self.double_faults, self.drift = dict(state.double_faults), dict(state.drift)
+        self.leaked = set(state.leaked)
 
     # --- FrameSource
 

@@ -122,6 +122,11 @@ class KstackKernel:
 
     # --- Kernel
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether the hypercall port is still this one's."""
+        return self._machine.claims(hypercall.PORT, self)
+
     def asks(self, cpu: int) -> HookKind | None:
         """The hook of the OUT at which a CPU stands."""
         processor = self._machine.cpus[cpu]

@@ -25,7 +25,8 @@ class HookCall:
 
     `key` is the guest's (RIP, RSP) where it waits for the hook; `answers` are what its steps have answered so far,
     from which the generator can be made again (a snapshot cannot copy it). `made` are the steps that it
-    has made and not yielded yet; None once it was made to fail, when it may leave them.
+    has made and not yielded yet; None once it was made to fail, when it may leave them. `given` is the thread
+    as it was when the hook was called, which is what the hook goes by to its end.
     """
 
     hook: HookKind
@@ -37,6 +38,7 @@ class HookCall:
     answers: list[Any] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     made: list[MadeStep] | None = field(default_factory=list)
+    given: Thread | None = None
 
 
 @dataclass

@@ -15,7 +15,7 @@ from kstack.hw.lazy import LazyTlb
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
-from kstack.stacks.area import Areas, Page, Pte, Thread
+from kstack.stacks.area import Areas, AreasState, Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackHooks, StepCounts
 from kstack.stacks.host.checks import Checks, said, shown
@@ -46,6 +46,21 @@ class Pending(NamedTuple):
     kind: str
     where: Any
     value: Any
+
+
+class ExecutorState(NamedTuple):
+    """An `Executor`'s whole state; nobody changes what is in it."""
+
+    counts: StepCounts
+    pools: Any
+    online: tuple[int, ...]
+    kernel: Any
+    frames: list[int]
+    variables: dict[tuple[str, steps.Key], steps.Value]
+    dry: dict[int, bool]
+    locks: dict[str, int]
+    leaves: dict[Page, int]
+    areas: AreasState
 
 
 class Executor:
@@ -404,13 +419,44 @@ class Executor:
         self.online = list(online)
         self._kernel.restore(kernel)
         self._give_frames(frames)
-        if pools is None:
+        self._restore_pools(pools)
+        self.variables, self.locks, self.dry = dict(variables), dict(locks), dict(dry)
+        self._leaves.clear()
+
+    def save(self) -> ExecutorState:
+        """What `snapshot` has, and what decides beside it: the order of variables, entries found, areas that there were."""
+        return ExecutorState(
+            replace(self.counts),
+            None if self.pools is None else self.pools.snapshot(),
+            tuple(self.online),
+            self._kernel.snapshot(),
+            self.frames,  # replaced where the guest gives frames, and never changed
+            dict(self.variables),
+            dict(self.dry),
+            dict(self.locks),
+            dict(self._leaves),
+            self.areas.save(),
+        )
+
+    def load(self, state: ExecutorState) -> None:
+        """Become what `save` returned."""
+        self.counts = replace(state.counts)
+        self.online = list(state.online)
+        self._kernel.restore(state.kernel)
+        if self.frames is not state.frames:
+            self.frames = state.frames
+            self._given = self.checks.given = frozenset(state.frames)
+        self._restore_pools(state.pools)
+        self.variables, self.dry, self.locks = dict(state.variables), dict(state.dry), dict(state.locks)
+        self._leaves = dict(state.leaves)
+        self.areas.load(state.areas)
+
+    def _restore_pools(self, state: Any) -> None:
+        if state is None:
             self.pools = None
         else:
             self.pools = self.pools or Pools(self._pool_config, len(self._machine.cpus), [])
-            self.pools.restore(pools)
-        self.variables, self.locks, self.dry = dict(variables), dict(locks), dict(dry)
-        self._leaves.clear()
+            self.pools.restore(state)
 
 
 _HANDLERS: dict[type[steps.Step], Any] = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from kstack.base.errors import PolicyError
 from kstack.kernels.kernel import Kernel
@@ -26,7 +26,7 @@ from kstack.stacks.host.call import (
     StepCounts,
 )
 from kstack.stacks.host.checks import raised_at, said, shown, stands_at
-from kstack.stacks.host.execute import WAITING, Executor
+from kstack.stacks.host.execute import WAITING, Executor, ExecutorState
 from kstack.stacks.host.pool import PoolConfig, Pools
 from kstack.stacks.host.watch import Watch
 from kstack.stacks.loading.contract import check_contract
@@ -42,6 +42,28 @@ _RAISED = (Exception, SystemExit, GeneratorExit)
 """What a policy may raise; KeyboardInterrupt is the user's."""
 _DECISIONS = frozenset({HookKind.CREATE_THREAD, HookKind.STACK_FAULT, HookKind.REQUEST})
 _NO_THREAD = frozenset({HookKind.MEMORY_PRESSURE, HookKind.TICK})
+
+
+class CallState(NamedTuple):
+    """A hook in flight: what it was called with, what its steps have answered, and the step that comes next."""
+
+    hook: HookKind
+    arguments: tuple[int, ...]
+    key: tuple[int, int]
+    thread: int
+    given: Thread | None
+    answers: tuple[Any, ...]
+    held: tuple[str, ...]
+    step: Any
+
+
+class RuntimeState(NamedTuple):
+    """A `StackRuntime`'s whole state; nobody changes what is in it."""
+
+    calls: tuple[tuple[CallState, ...], ...]
+    threads: tuple[Thread, ...]
+    blocked: tuple[bool, ...]
+    executor: ExecutorState
 
 
 class StackRuntime:
@@ -144,7 +166,8 @@ class StackRuntime:
             PolicyError: the policy did what no policy may.
         """
         thread = self._thread_of(hook, arguments)
-        call = HookCall(hook, arguments, key, thread.id if thread else 0, _NOTHING)
+        given = None if thread is None else replace(thread)
+        call = HookCall(hook, arguments, key, thread.id if thread else 0, _NOTHING, given=given)
         try:
             self._call(cpu, call, thread)
         except _RAISED as error:
@@ -186,7 +209,7 @@ class StackRuntime:
             self.counts.waits += 1
             return False
         self.counts.steps += 1
-        call.answers.append(answer)
+        call.answers.append(_own(answer))
         self.hooks.step(cpu, call, call.step, answer, previous)
         return self._advance(cpu, call, answer)
 
@@ -365,17 +388,69 @@ class StackRuntime:
     def _remake(self, cpu: int, saved: Any) -> HookCall:
         hook, arguments, key, thread, answers, held = saved
         call = HookCall(hook, arguments, key, thread, _NOTHING, answers=list(answers), held=list(held))
-        try:
-            self._call(cpu, call, self.threads.get(thread))
-            call.step = self._watched(call, lambda: next(call.generator))
-            for answer in answers:
-                call.step = self._watched(call, partial(call.generator.send, answer))
-        except _RAISED as error:
-            raise PolicyError(
-                f"{self._name(call)} does not do again what it has done ({said(error)}): "
-                "a hook may depend on its arguments and its answers alone"
-            ) from error
+        self._feed(cpu, call, self.threads.get(thread))
         return call
+
+    def _feed(self, cpu: int, call: HookCall, thread: Thread | None) -> None:
+        """Bring a hook to where it stood, by the answers that it has had."""
+        try:
+            self._call(cpu, call, thread)
+            call.step = self._watched(call, lambda: next(call.generator))
+            for answer in call.answers:
+                call.step = self._watched(call, partial(call.generator.send, _own(answer)))
+        except _RAISED as error:
+            raise self._not_again(call, said(error)) from error
+
+    def _not_again(self, call: HookCall, how: str) -> PolicyError:
+        return PolicyError(
+            f"{self._name(call)} does not do again what it has done ({how}): "
+            "a hook may depend on its arguments and its answers alone"
+        )
+
+    # --- the whole
+
+    def save(self) -> RuntimeState | None:
+        """The whole state, counts and caches included; None where a hook is in flight that its answers do not tell."""
+        if any(call.made is None for calls in self.calls for call in calls):
+            return None  # an error was thrown into it
+        calls = tuple(
+            tuple(
+                CallState(c.hook, c.arguments, c.key, c.thread, c.given, tuple(c.answers), tuple(c.held), c.step)
+                for c in stack
+            )
+            for stack in self.calls
+        )
+        threads = tuple(replace(thread) for thread in self.threads.values())
+        return RuntimeState(calls, threads, tuple(self.blocked), self._execute.save())
+
+    def load(self, state: RuntimeState) -> None:
+        """Become what `save` returned: hooks in flight are fed their answers again.
+
+        Raises:
+            PolicyError: one comes to another step than before.
+        """
+        self.blocked = list(state.blocked)
+        self.threads.clear()
+        self.threads.update({thread.id: replace(thread) for thread in state.threads})
+        self._execute.load(state.executor)
+        self.calls = [[self._made_again(cpu, saved) for saved in stack] for cpu, stack in enumerate(state.calls)]
+
+    def _made_again(self, cpu: int, saved: CallState) -> HookCall:
+        call = HookCall(saved.hook, saved.arguments, saved.key, saved.thread, _NOTHING, given=saved.given)
+        call.answers, call.held = list(saved.answers), list(saved.held)
+        self._feed(cpu, call, saved.given)
+        if shown(call.step) != shown(saved.step):
+            raise self._not_again(call, f"{shown(call.step)} instead of {shown(saved.step)}")
+        return call
+
+
+def _own(answer: Any) -> Any:
+    """An answer that nobody else has: threads in it can be changed, and a policy may do so."""
+    if type(answer) is Thread:
+        return replace(answer)
+    if type(answer) is tuple and answer and type(answer[0]) is Thread:
+        return tuple(replace(thread) for thread in answer)
+    return answer
 
 
 def _nothing() -> Generator[Any, Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_SAMPLES: Final = 512
 
@@ -29,6 +29,20 @@ class PoolUse:
     peak_draw: int
     imbalance: int
     end: tuple[int, ...]
+
+
+class LevelsState(NamedTuple):
+    """What `Levels.save` gives."""
+
+    since: int
+    start: tuple[int, ...] | None
+    now: tuple[int, ...]
+    samples: tuple[tuple[int, int, int], ...]
+    every: int
+    changes: int
+    out: int
+    peak: int
+    imbalance: int
 
 
 class Levels:
@@ -68,6 +82,19 @@ class Levels:
         if len(self._samples) > MAX_SAMPLES:
             self._samples = self._samples[::2]
             self._every *= 2
+
+    def save(self) -> LevelsState:
+        """All that has been seen."""
+        start = None if self._start is None else tuple(self._start)
+        counted = self._every, self._changes, self._out, self._peak, self._imbalance
+        return LevelsState(self._since, start, tuple(self._now), tuple(self._samples), *counted)
+
+    def load(self, state: LevelsState) -> None:
+        """Become what `save` returned."""
+        self._since, self._start = state.since, None if state.start is None else list(state.start)
+        self._now, self._samples = list(state.now), list(state.samples)
+        self._every, self._changes, self._out = state.every, state.changes, state.out
+        self._peak, self._imbalance = state.peak, state.imbalance
 
     def summary(self) -> PoolUse | None:
         """What has been seen; None if there never were pools."""

@@ -16,8 +16,9 @@ Everything is exact and depends on nothing but the run. What is measured:
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
@@ -27,7 +28,7 @@ from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.stacks.measure.costs import STEP_OPERATIONS
-from kstack.stacks.measure.levels import Levels, PoolUse
+from kstack.stacks.measure.levels import Levels, LevelsState, PoolUse
 from kstack.stacks.steps import AllocPage, GiveBack, PostFlush, PteStore, TakePage
 from kstack.x86.addresses import PAGE
 from kstack.x86.control import Cr4
@@ -147,6 +148,21 @@ class _Faults:
             self.double += 1
         else:
             self.page += 1
+
+
+class UsageState(NamedTuple):
+    """What `Usage.save` gives; nobody changes what is in it."""
+
+    lives: tuple[_Life, ...]
+    gone: tuple[_Life, ...]
+    pages: int
+    kib_peak: float
+    peak_pages: int
+    at_switch: tuple[int, ...]
+    faults: _Faults
+    calls: dict[str, int]
+    operations: dict[str, dict[str, int]]
+    levels: LevelsState
 
 
 class Usage:
@@ -292,6 +308,39 @@ class Usage:
         cpu, events, outcome = delivery
         fred = bool(self._machine.cpus[cpu].registers.cr[4] & _FRED)
         self._faults.count(events, outcome, fred)
+
+    # --- the whole
+
+    def save(self) -> UsageState:
+        """All that has been seen."""
+        return UsageState(
+            tuple(replace(life) for life in self._lives.values()),
+            tuple(self._gone),
+            self._pages,
+            self._kib_peak,
+            self._peak_pages,
+            tuple(self._at_switch),
+            replace(self._faults, begun=dict(self._faults.begun)),
+            dict(self._calls),
+            {hook: dict(counts) for hook, counts in self._operations.items()},
+            self._levels.save(),
+        )
+
+    def load(self, state: UsageState, threads: Mapping[int, Thread]) -> None:
+        """Become what `save` returned.
+
+        Args:
+            state: what it returned.
+            threads: those that there are, by id.
+        """
+        self._lives = {life.thread.id: replace(life, thread=threads[life.thread.id]) for life in state.lives}
+        self._gone = list(state.gone)
+        self._pages, self._kib_peak, self._peak_pages = state.pages, state.kib_peak, state.peak_pages
+        self._at_switch = list(state.at_switch)
+        self._faults = replace(state.faults, begun=dict(state.faults.begun))
+        self._calls = dict(state.calls)
+        self._operations = {hook: dict(counts) for hook, counts in state.operations.items()}
+        self._levels.load(state.levels)
 
     # --- the end
 
