@@ -25,7 +25,7 @@ from kstack.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
 
 PIECE: Final = 1 << 14  # units between two questions whether to stop
 APART: Final = 1 << 11  # units between two moments that are kept where one only goes forwards, at least
-SHARE: Final = 5  # log2 of the part of the way from the beginning by which they are apart
+SHARE: Final = 4  # log2 of the part of the way from the beginning by which they are apart
 END_OF_RECORDING: Final = "the recording ends here"
 _MAY_GO_ON: Final = (END_OF_RECORDING, BOUND, WORK, "finding", "asleep", "deadlock")  # if something is written
 
@@ -114,7 +114,7 @@ class Timeline:
         self.checkpoints = Checkpoints(origin.memory, most)
         self.recorded = origin.choices is not None
         self.forked = False
-        self._keeps = True  # as long as what is kept comes out the same
+        self._keeps = most > 0  # and as long as what is kept comes out the same
         self.kept = False  # there is a recording with all that has been written
         self.reached = 0  # the last virtual time that this line was ever at, since it was written to
         self._writes = list(origin.writes)

@@ -61,7 +61,7 @@ class RuntimeState(NamedTuple):
     """A `StackRuntime`'s whole state; nobody changes what is in it."""
 
     calls: tuple[tuple[CallState, ...], ...]
-    threads: tuple[Thread, ...]
+    threads: tuple[tuple[int, int, int, bool, int, int], ...]  # each as it is made again
     blocked: tuple[bool, ...]
     executor: ExecutorState
 
@@ -420,7 +420,7 @@ class StackRuntime:
             )
             for stack in self.calls
         )
-        threads = tuple(replace(thread) for thread in self.threads.values())
+        threads = tuple((t.id, t.bottom, t.size, t.is_user, t.saved_rsp, t.since) for t in self.threads.values())
         return RuntimeState(calls, threads, tuple(self.blocked), self._execute.save())
 
     def load(self, state: RuntimeState) -> None:
@@ -431,7 +431,7 @@ class StackRuntime:
         """
         self.blocked = list(state.blocked)
         self.threads.clear()
-        self.threads.update({thread.id: replace(thread) for thread in state.threads})
+        self.threads.update({thread[0]: Thread(*thread) for thread in state.threads})
         self._execute.load(state.executor)
         self.calls = [[self._made_again(cpu, saved) for saved in stack] for cpu, stack in enumerate(state.calls)]
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
@@ -117,6 +118,9 @@ class _Life:
             self.sleep_page_time += elapsed * self.pages
 
 
+_get_life = attrgetter(*(field.name for field in fields(_Life) if field.name != "thread"))
+
+
 def bucket(depth: int) -> int:
     """The bucket of a depth in bytes."""
     return min(bisect_left(BUCKETS, depth), len(BUCKETS) - 1)
@@ -153,7 +157,8 @@ class _Faults:
 class UsageState(NamedTuple):
     """What `Usage.save` gives; nobody changes what is in it."""
 
-    lives: tuple[_Life, ...]
+    lives: tuple[tuple[Any, ...], ...]  # each as it is made again, but for its thread
+    threads: tuple[int, ...]
     gone: tuple[_Life, ...]
     pages: int
     kib_peak: float
@@ -314,7 +319,8 @@ class Usage:
     def save(self) -> UsageState:
         """All that has been seen."""
         return UsageState(
-            tuple(replace(life) for life in self._lives.values()),
+            tuple(_get_life(life) for life in self._lives.values()),
+            tuple(self._lives),
             tuple(self._gone),
             self._pages,
             self._kib_peak,
@@ -333,7 +339,8 @@ class Usage:
             state: what it returned.
             threads: those that there are, by id.
         """
-        self._lives = {life.thread.id: replace(life, thread=threads[life.thread.id]) for life in state.lives}
+        lives = zip(state.threads, state.lives, strict=True)
+        self._lives = {thread: _Life(threads[thread], *life) for thread, life in lives}
         self._gone = list(state.gone)
         self._pages, self._kib_peak, self._peak_pages = state.pages, state.kib_peak, state.peak_pages
         self._at_switch = list(state.at_switch)
