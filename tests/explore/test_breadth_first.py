@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from kstack.base.errors import ConfigError, ScenarioError
-from kstack.explore import batches
-from kstack.explore import breadth_first as stateful
+from kstack.explore import batches, breadth_first
 from kstack.explore.breadth_first import Bounds, Problem, search
 from kstack.explore.sample import sample
 from kstack.explore.witness import witness
@@ -78,7 +77,7 @@ def test_the_outcome_does_not_depend_on_how_many_processes_expand_states(
     policy: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = search(problem(policy))
-    monkeypatch.setattr(stateful, "BATCH", 4)
+    monkeypatch.setattr(breadth_first, "BATCH", 4)
     with ProcessPoolExecutor(workers) as executor:
         together = search(problem(policy), executor=executor)
     assert essence(together) == essence(alone)
@@ -88,7 +87,7 @@ def test_a_search_goes_on_from_a_checkpoint_to_the_same_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = search(problem("switch-sp-ipi"))
-    monkeypatch.setattr(stateful, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(breadth_first, "SAVE_SECONDS", 0.0)
     place = tmp_path / "search"
     cut = search(problem("switch-sp-ipi"), Bounds(states=200), checkpoint=place)
     assert (cut.verdict, cut.complete) == ("undecided", False)
@@ -99,9 +98,9 @@ def test_a_search_that_is_killed_ten_times_goes_on(tmp_path: Path) -> None:
     """At moments drawn by a seed, each after it has got on by at least a layer."""
     place, rng = tmp_path / "search", random.Random(4)
     code = (
-        "from pathlib import Path; from kstack.explore import stateful; stateful.SAVE_SECONDS = 0.0; "
+        "from pathlib import Path; from kstack.explore import breadth_first; breadth_first.SAVE_SECONDS = 0.0; "
         "from kstack.hw.modes import Modes; "
-        f"stateful.search(stateful.Problem({LAIGHT!r}, 'switch-sp-ipi', Modes()), checkpoint=Path({str(place)!r}))"
+        f"breadth_first.search(breadth_first.Problem({LAIGHT!r}, 'switch-sp-ipi', Modes()), checkpoint=Path({str(place)!r}))"
     )
     kills = 0
     for _ in range(10):
@@ -236,7 +235,7 @@ def test_a_search_that_goes_on_knows_who_has_touched_which_page(states: int, eve
 def test_workers_that_outlive_a_search_do_not_answer_for_another_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stateful, "BATCH", 1)
+    monkeypatch.setattr(breadth_first, "BATCH", 1)
     file = tmp_path / "mine.py"
     mine = Problem(LAIGHT, str(file), Modes())
     with ProcessPoolExecutor(1) as executor:
@@ -247,7 +246,7 @@ def test_workers_that_outlive_a_search_do_not_answer_for_another_policy(
 
 
 def test_workers_may_be_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stateful, "BATCH", 4)
+    monkeypatch.setattr(breadth_first, "BATCH", 4)
     with ThreadPoolExecutor(4) as executor:
         together = search(problem("switch-sp-ipi"), executor=executor)
     assert essence(together) == essence(search(problem("switch-sp-ipi")))

@@ -1,7 +1,10 @@
-"""What a document or a comment names of this repository is there."""
+"""What a document, a comment or a text that is executed names of this repository is there."""
 
 from __future__ import annotations
 
+import ast
+import importlib
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from tests.support.command import ROOT
 
 PATH: Final = re.compile(r"\b(?:tests|vm|guest|policies|bench|docs)/[\w./*-]+\.(?:py|md|s|toml)\b")
+IMPORT: Final = re.compile(r"from (kstack[\w.]*) import ([\w, ]+)")
 TEST: Final = re.compile(r"`(test_\w+\.py)`")
 
 
@@ -35,3 +39,32 @@ def test_every_file_that_is_named_is_there() -> None:
 def test_a_file_that_is_not_there_is_seen(name: str) -> None:
     text = f"See {name}, and {Path('vm') / 'machine.py'}."
     assert list(missing(text)) == [name.strip("`")]
+
+
+def texts(path: Path) -> list[str]:
+    """A page, or the strings of a program."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        return [text]
+    found = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
+    return [one for one in found if isinstance(one, str)]
+
+
+def not_there(text: str) -> Iterator[str]:
+    """What a text imports from kstack that is not there."""
+    for name, wanted in IMPORT.findall(text):
+        module = importlib.import_module(name)
+        for one in (part.split(" as ")[0].strip() for part in wanted.split(",")):
+            if one and not hasattr(module, one) and importlib.util.find_spec(f"{name}.{one}") is None:
+                yield f"{name}.{one}"
+
+
+def test_every_name_that_a_text_imports_is_there() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {one}" for path in documents() for text in texts(path) for one in not_there(text)
+    ]
+    assert found == []
+
+
+def test_a_name_that_is_not_there_is_seen() -> None:
+    assert list(not_there("from kstack.explore import world, stateful as one\n")) == ["kstack.explore.stateful"]
