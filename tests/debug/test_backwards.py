@@ -17,10 +17,10 @@ from kstack.debug.origin import Origin
 from kstack.debug.points import Kind, Point
 from kstack.debug.target import Stop
 from kstack.debug.timeline import Timeline
-from kstack.kernels.kstack.hypercall import Function
 from kstack.run.spec import Setup
 from kstack.run.writes import Change
 from kstack.schedule import RoundRobin
+from kstack.stacks.hooks import HookKind
 from tests.support.debugger import Client, beginning
 from tests.support.lines import LINES, UNITS, Line, hiding, recording_of
 from tests.support.long_mode import FRAMES, LongModeGuest
@@ -353,7 +353,7 @@ def test_a_policy_that_does_not_do_again_what_it_has_done_is_run_from_the_beginn
         "        yield from map_pages(thread.pages)\n"
     )
     timeline = Timeline(Origin.of_setup(Setup("laight", 2, policy=str(path))))
-    while not any(call.function is Function.SWITCH_IN for calls in timeline.session.runtime.calls for call in calls):
+    while not any(call.hook is HookKind.SWITCH_IN for calls in timeline.session.runtime.calls for call in calls):
         timeline.goto(timeline.time + 1)
     timeline._keep()
     there = timeline.time
