@@ -24,7 +24,7 @@ from kstack.stacks.hooks import HookKind
 from tests.support.debugger import Client, beginning
 from tests.support.lines import LINES, UNITS, Line, hiding, recording_of
 from tests.support.long_mode import FRAMES, LongModeGuest
-from tests.support.whole import everything
+from tests.support.whole import differences, everything
 
 FREE = 0x300000  # physical, where the guests have nothing
 MOVES = 12
@@ -157,7 +157,7 @@ class Walk:
         assert straight.lanes == timeline.lanes
         assert straight.session.choices == timeline.session.choices
         assert straight.made() == timeline.made() and straight.written() == timeline.written()
-        assert everything(straight.session) == everything(timeline.session)
+        assert differences(everything(straight.session), everything(timeline.session)) == []
         assert seen(other) == seen(self.client)
 
 
