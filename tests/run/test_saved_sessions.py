@@ -124,6 +124,19 @@ def test_most_hooks_in_flight_can_be_saved() -> None:
     assert len(busy) > 50 and all(busy)
 
 
+def test_a_hook_goes_by_the_thread_as_it_was_when_the_hook_was_called() -> None:
+    session = repeated(LINES["two CPUs"], list(recording_of("two CPUs").schedule()))
+    for _ in ways_on(session, random.Random(12)):
+        busy = [call for calls in session.runtime.calls for call in calls if call.thread in session.runtime.threads]
+        if busy and busy[0].answers:
+            break
+    session.runtime.threads[busy[0].thread].saved_rsp += 4096  # switched out since, on the way to another hook
+    state, then = session.save(), everything(session)
+    assert state is not None
+    session.load(state)
+    assert differences(everything(session), then) == []
+
+
 def test_a_state_is_not_changed_by_what_comes_after_it() -> None:
     session = repeated(LINES["stall"], list(recording_of("stall").schedule()))
     way = ways_on(session, random.Random(4))
