@@ -173,6 +173,19 @@ def test_frames_and_histories_that_have_not_changed_are_shared() -> None:
     assert one.runtime.executor.frames is other.runtime.executor.frames
 
 
+def test_what_is_shared_is_that_of_the_same_way_and_not_of_another_one() -> None:
+    session = LINES["two CPUs"].session()
+    assert session.oracle is not None
+    sanitizer = session.oracle.sanitizer
+    sanitizer.may_map(5, 0x1000, 0)
+    early = session.save()
+    sanitizer.may_map(5, 0x2000, 0)
+    assert early is not None and session.save() is not None
+    session.load(early)
+    sanitizer.may_map(5, 0x3000, 0)
+    assert sanitizer.save().seen[5] == {(0x1000, 0), (0x3000, 0)}
+
+
 def test_what_the_machine_was_told_and_who_stands_still_is_saved() -> None:
     machine = Machine(MachineConfig(2, 1 << 20))
     session = Session(machine, Symbols([]), RoundRobin(1))

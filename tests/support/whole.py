@@ -52,7 +52,9 @@ class _Plain:
             return value
         if isinstance(value, enum.Enum):
             return str(value)
-        if isinstance(value, tuple | list | deque):
+        if isinstance(value, deque):
+            return [value.maxlen, *(self.of(part) for part in value)]
+        if isinstance(value, tuple | list):
             return [self.of(part) for part in value]
         if isinstance(value, set | frozenset):
             return sorted(repr(self.of(part)) for part in value)
