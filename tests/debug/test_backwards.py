@@ -191,6 +191,23 @@ def test_a_live_run_is_the_same_wherever_one_has_come_from(seed: int) -> None:
     walk.compare()
 
 
+def test_in_a_live_run_the_turn_goes_on_behind_the_cpu_that_had_it() -> None:
+    guest = LongModeGuest(cpus=3)
+    loop = guest.kernel_code("again: inc rcx\njmp again")
+    for cpu in range(3):
+        guest.start(loop, cpu)
+    timeline = Timeline(beginning(guest))
+    timeline.goto(30_000)
+    choices, there = list(timeline.session.choices), everything(timeline.session)
+    session = timeline.session
+    for time in (10_600, 21_700, 29_800):
+        timeline.goto(time)
+        timeline.goto(30_000)
+        assert timeline.session is session, "not from the beginning"
+        assert timeline.session.choices == choices
+        assert differences(everything(timeline.session), there) == []
+
+
 # --- the last stop before the present
 
 

@@ -24,7 +24,7 @@ from kstack.run.writes import Change, Write, Writes
 from kstack.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
 
 PIECE: Final = 1 << 14  # units between two questions whether to stop
-APART: Final = 1 << 11  # units between two moments that are kept where one only goes forwards, at least
+APART: Final = 1 << 13  # units between two moments that are kept where one only goes forwards, at least
 SHARE: Final = 4  # log2 of the part of the way from the beginning by which they are apart
 END_OF_RECORDING: Final = "the recording ends here"
 _MAY_GO_ON: Final = (END_OF_RECORDING, BOUND, WORK, "finding", "asleep", "deadlock")  # if something is written
