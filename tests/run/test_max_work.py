@@ -8,14 +8,17 @@ from typing import Any, Final
 
 import pytest
 
+from kstack.debug.forks import recording_of
 from kstack.debug.origin import Origin
+from kstack.debug.timeline import Timeline
 from kstack.hw.cpu.cpu import SliceEnd
 from kstack.kernels.kstack.scenarios import USUAL_WORK, find_scenario, usual_work
 from kstack.load import load
 from kstack.machine import FOR_EVER, Machine, MachineConfig
 from kstack.recording import read_recording
 from kstack.run.session import WORK, RunOptions, Session
-from kstack.run.spec import boot
+from kstack.run.spec import boot, replay_session
+from kstack.run.writes import RegisterChange
 from kstack.schedule import RoundRobin
 from kstack.stacks.loading.registry import find_policy
 from tests.support.command import kstack, kstack_process
@@ -76,6 +79,26 @@ def test_a_debugger_goes_no_further_than_its_recording(storm: Path, tmp_path: Pa
     file = tmp_path / "storm.json"
     found = run_document(storm, "--max-work", 3000, "--schedule", "round-robin:100000", "--record", file)
     assert Origin.of_recording(read_recording(file)).limit == found["instructions"]
+
+
+def test_a_debugger_that_goes_to_and_fro_ends_where_it_does_and_goes_on_from_there_once_it_has_written(
+    storm: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "storm.json"
+    found = run_document(storm, "--max-work", 3000, "--schedule", "round-robin:100000", "--record", file)
+    timeline = Timeline(Origin.of_recording(read_recording(file)))
+    for units in (1, 7, 100_000):
+        while timeline.prepare():
+            timeline.advance(units)
+            timeline.machine.state_hash()  # which lets engines start empty: more work of the host's
+        assert (timeline.ended, timeline.time) == (WORK, found["instructions"])
+        assert timeline.machine.state_hash() == found["state_hash"]
+        timeline.goto(500)
+    timeline.write(RegisterChange(0, "rbx", 5))
+    timeline.goto(5_000)
+    assert timeline.time == 5_000, "the bound was the recording's"
+    fork = recording_of(timeline)
+    assert fork.max_work is None and replay_session(fork).run().state_hash == fork.state_hash
 
 
 def test_a_guest_that_ends_with_its_last_unit_has_ended_by_itself() -> None:

@@ -119,3 +119,18 @@ class _Plain:
         ]
         asked = [(cpu.mmu.on_invlpg, cpu.on_return) for cpu in machine.cpus]
         return cpus, rest, self.of(kept), self.of(asked), machine.state_hash()
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where two plain values differ: the path to each difference, with both."""
+    if one == other:
+        return []
+    both = isinstance(one, list | tuple) and isinstance(other, list | tuple)
+    if not both or len(one) != len(other):
+        return [f"{where}: {one!r:.100} and {other!r:.100}"]
+    name = one[0] if one and isinstance(one[0], str) else ""
+    return [
+        line
+        for number, (part, another) in enumerate(zip(one, other, strict=True))
+        for line in differences(part, another, f"{where}/{name if number and name else number}")
+    ]

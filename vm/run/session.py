@@ -464,11 +464,9 @@ class Session:
         Raises:
             PolicyError: a hook in flight does not do again what it has done; the session is of no more use.
         """
-        own, policy = self._own or {}, self.runtime.policy
-        set_attributes(policy, own)  # as they were at `save`, and at the beginning
+        set_attributes(self.runtime.policy, self._own or {})  # as they were at `save`, and at the beginning
         state.machine.load(self.machine)
         self.runtime.load(state.runtime)
-        set_attributes(policy, own)
         threads = self.runtime.threads
         if self.oracle is not None and state.oracle is not None:
             self.oracle.load(state.oracle, self._in_flight(), threads)
