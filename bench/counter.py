@@ -15,6 +15,7 @@ from typing import Final
 from bench.harness import Row, at_least
 from kstack.explore.breadth_first import Outcome
 from kstack.explore.dpor import dpor
+from kstack.explore.problem import Bounds, Problem
 from kstack.explore.sample import sample
 from kstack.hw.modes import Modes
 from kstack.stacks.loading.registry import find_policy
@@ -71,8 +72,8 @@ def run() -> list[Row]:
     with TemporaryDirectory() as place:
         toml = str(write_guest(Path(place)))
         explorers: dict[str, Callable[[], Outcome]] = {
-            "dpor": lambda: dpor(toml, policy, Modes()),
-            "random": lambda: sample(toml, policy, Modes(), WALKS),
+            "dpor": lambda: dpor(Problem(toml, policy, Modes())),
+            "random": lambda: sample(Problem(toml, policy, Modes()), Bounds(executions=WALKS)),
         }
         for strategy, explore in explorers.items():
             start = time.perf_counter()

@@ -47,11 +47,11 @@ def _stateful(policy: type[Policy], scenario: str = "litmus-laight") -> Outcome:
 
 
 def _dpor(policy: type[Policy], scenario: str = "litmus-laight") -> Outcome:
-    return dpor(scenario, policy, MODES, Bounds())
+    return dpor(Problem(scenario, policy, MODES))
 
 
 def _sample(policy: type[Policy], scenario: str = "litmus-laight") -> Outcome:
-    return sample(scenario, policy, MODES, 3)
+    return sample(Problem(scenario, policy, MODES), Bounds(executions=3))
 
 
 ENGINES = pytest.mark.parametrize("engine", [_stateful, _dpor, _sample])

@@ -141,9 +141,9 @@ def test_a_bound_that_cuts_leaves_it_undecided() -> None:
 
 
 def test_random_walks_find_it_too_and_prove_nothing() -> None:
-    outcome = sample(LAIGHT, find_policy("entry-exit"), Modes(), 200)
+    outcome = sample(Problem(LAIGHT, "entry-exit", Modes()), Bounds(executions=200))
     assert outcome.verdict == "unsafe"
-    clean = sample(LAIGHT, find_policy("switch-sp-ipi"), Modes(), 20)
+    clean = sample(Problem(LAIGHT, "switch-sp-ipi", Modes()), Bounds(executions=20))
     assert (clean.verdict, clean.complete) == ("undecided", False)
 
 

@@ -424,7 +424,7 @@ def reduced(program: str, policy: type[Policy], modes: Modes) -> tuple[Outcome, 
     watching = Watching()
     while True:
         try:
-            return dpor(program, policy, modes, Bounds(), watcher=watching), watching
+            return dpor(Problem(program, policy, modes), watcher=watching), watching
         except Grown:
             watching = Watching()
 
@@ -533,7 +533,7 @@ def test_work_that_does_not_depend_is_done_in_one_order() -> None:
 @pytest.mark.usefixtures("small")
 def test_what_waits_for_ever_is_stuck_and_the_way_there_is_told() -> None:
     for program, policy in (("never comes", Small), ("switches", Crossed)):
-        outcome = dpor(program, policy, Modes())
+        outcome = dpor(Problem(program, policy, Modes()))
         assert (outcome.verdict, outcome.finding) == ("unsafe", None)
         assert outcome.stuck > 0
         world = World(program, policy, Modes(), outcome.visible)
@@ -545,7 +545,7 @@ def test_what_waits_for_ever_is_stuck_and_the_way_there_is_told() -> None:
 @pytest.mark.parametrize("policy", ["fixed-16k", "entry-keep", "entry-exit", "switch-sp-local"])
 def test_laight_comes_out_as_by_breadth_first_search(policy: str) -> None:
     chosen = find_policy(policy)
-    plain, outcome = search(Problem(LAIGHT, policy, Modes())), dpor(LAIGHT, chosen, Modes())
+    plain, outcome = search(Problem(LAIGHT, policy, Modes())), dpor(Problem(LAIGHT, chosen, Modes()))
     assert (outcome.verdict, outcome.complete) == (plain.verdict, plain.complete)
     if outcome.path:
         shown = witness(LAIGHT, chosen, Modes(), outcome.visible, outcome.path)
@@ -555,15 +555,15 @@ def test_laight_comes_out_as_by_breadth_first_search(policy: str) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_bound_on_preemptions_finds_what_needs_no_more_and_proves_nothing() -> None:
-    found = dpor("write while there", Local, Modes(), preemptions=3)
+    found = dpor(Problem("write while there", Local, Modes()), Bounds(preemptions=3))
     assert found.verdict == "unsafe"
-    cut = dpor("store buffering", Small, Modes(), preemptions=0)
+    cut = dpor(Problem("store buffering", Small, Modes()), Bounds(preemptions=0))
     assert (cut.verdict, cut.complete, cut.cut) == ("undecided", False, "0 preemptions")
-    enough = dpor("store buffering", Small, Modes(), preemptions=4)
+    enough = dpor(Problem("store buffering", Small, Modes()), Bounds(preemptions=4))
     assert (enough.verdict, enough.complete) == ("safe", True)
 
 
 @pytest.mark.parametrize(("bounds", "reason"), [(Bounds(depth=9), "depth 9"), (Bounds(budget=0.01), "budget 0.01 s")])
 def test_a_bound_that_cuts_leaves_it_undecided(bounds: Bounds, reason: str) -> None:
-    outcome = dpor(LAIGHT, find_policy("switch-sp-ipi"), Modes(), bounds)
+    outcome = dpor(Problem(LAIGHT, "switch-sp-ipi", Modes()), bounds)
     assert (outcome.verdict, outcome.complete, outcome.cut) == ("undecided", False, reason)

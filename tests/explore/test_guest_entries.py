@@ -11,7 +11,6 @@ from kstack.base.errors import ConfigError, ScenarioError
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.explore.dpor import dpor
 from kstack.hw.modes import Modes
-from kstack.stacks.loading.registry import find_policy
 
 ORDERS: Final = ("sc", "tso", "tso-walks-memory")
 EVERY: Final = Bounds(every_move=True)
@@ -448,7 +447,7 @@ def test_pages_are_named_by_symbol_offset_address_and_number(tmp_path: Path) -> 
 @pytest.mark.parametrize(("store", "first"), [("add", ""), ("lock cmpxchg", "invlpg [rip+x]"), ("movsq", "")])
 def test_the_engines_agree(store: str, first: str, tmp_path: Path) -> None:
     toml = scenario(tmp_path, remapped(STORES[store], first))
-    by_executions = dpor(toml, find_policy("fixed-16k"), Modes())
+    by_executions = dpor(Problem(toml, "fixed-16k", Modes()))
     assert by_executions.verdict == explored(toml, EVERY).verdict == explored(toml).verdict
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.markup import escape
@@ -18,11 +18,11 @@ from kstack.base.errors import ConfigError
 from kstack.cli.options import Json, ModeList, modes_of
 from kstack.cli.outcomes import print_outcomes
 from kstack.cli.output import console, print_json
-from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
-from kstack.explore.dpor import dpor
+from kstack.explore.explorer import Engine, check
+from kstack.explore.explorer import explore as search
 from kstack.explore.minimise import minimised
 from kstack.explore.path import write_path
-from kstack.explore.sample import sample
+from kstack.explore.problem import Bounds, Outcome, Problem
 from kstack.explore.transitions import Memo
 from kstack.explore.witness import Line, Witness, witness
 from kstack.explore.workers import executor_of
@@ -32,7 +32,6 @@ from kstack.report.table import before_line, path_lanes
 from kstack.report.words import modes_line
 from kstack.stacks.loading.registry import find_policy
 
-Engine = Literal["stateful", "dpor", "sample"]
 CODES = {"safe": 0, "unsafe": 1, "undecided": 4}
 ASKED_NOTHING = 4
 LAYERS = 5  # by which it is judged how many states are left
@@ -74,7 +73,14 @@ class Limits:
     @property
     def bounds(self) -> Bounds:
         """What the engines take."""
-        return Bounds(self.depth, self.states, self.budget, self.every_move)
+        return Bounds(
+            self.depth,
+            self.states,
+            self.budget,
+            self.every_move,
+            preemptions=self.preemptions,
+            executions=self.executions,
+        )
 
 
 @Parameter(name="*")
@@ -133,22 +139,17 @@ def explore(
     if policy is None:
         raise ConfigError("give --policy, or --outcomes to list final values")
     chosen, modes = find_policy(policy), modes_of(mode, Modes())
-    _check(engine, limits, workers, modes)
-    if engine == "stateful":
-        with executor_of(workers.jobs, workers.dask) as executor:
-            problem = Problem(scenario, policy, modes)
-            outcome = search(problem, limits.bounds, progress, executor, workers.checkpoint)
-    elif engine == "dpor":
-        outcome = dpor(scenario, chosen, modes, limits.bounds, limits.preemptions, progress)
-    else:
-        outcome = sample(scenario, chosen, modes, limits.executions, limits.bounds, progress)
+    _check(engine, limits, workers, Problem(scenario, policy, modes))
+    problem = Problem(scenario, policy, modes)
+    with executor_of(workers.jobs, workers.dask) as executor:
+        outcome = search(problem, limits.bounds, engine, progress, executor, workers.checkpoint)
     seconds = time.monotonic() - started
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     path = outcome.path
     if engine != "stateful" and outcome.finding is not None and path:
-        problem = Problem(scenario, policy, modes, tuple(sorted(outcome.visible.frames)))
-        path = minimised(Memo(problem.world()), path, outcome.finding.kind)
+        seen = replace(problem, visible=tuple(sorted(outcome.visible.frames)))
+        path = minimised(Memo(seen.world()), path, outcome.finding.kind)
     found = witness(scenario, chosen, modes, outcome.visible, path) if path else None
     if found is not None and found.finding is not None:
         outcome = replace(outcome, finding=found.finding)
@@ -166,7 +167,7 @@ def explore(
     return ASKED_NOTHING if outcome.asks_nothing else CODES[outcome.verdict]
 
 
-def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> None:
+def _check(engine: Engine, limits: Limits, workers: Workers, problem: Problem | None) -> None:
     """Find out what does not go together before anything is done.
 
     Raises:
@@ -176,14 +177,8 @@ def _check(engine: Engine, limits: Limits, workers: Workers, modes: Modes) -> No
     for name, value in positive.items():
         if value is not None and value <= 0:
             raise ConfigError(f"--{name} {value}: give more than 0")
-    if engine != "stateful" and (workers.jobs > 1 or workers.dask is not None or workers.checkpoint is not None):
-        raise ConfigError("--jobs, --dask and --checkpoint are for the engine stateful")
-    if engine != "stateful" and limits.every_move:
-        raise ConfigError("--every-move is for the engine stateful")
-    if engine != "dpor" and limits.preemptions is not None:
-        raise ConfigError("--preemptions is for the engine dpor")
-    if engine == "dpor" and modes.memory_order != "sc":
-        raise ConfigError("the engine dpor is for memory-order=sc; take stateful or sample")
+    elsewhere = workers.jobs > 1 or workers.dask is not None or workers.checkpoint is not None
+    check(engine, limits.bounds, problem, elsewhere)
 
 
 def _check_outcomes(engine: Engine, limits: Limits, workers: Workers, witness_file: Path | None) -> None:
@@ -196,7 +191,7 @@ def _check_outcomes(engine: Engine, limits: Limits, workers: Workers, witness_fi
         raise ConfigError(
             "--outcomes is for the engine stateful in one process; leave --jobs, --dask, --checkpoint and --witness out"
         )
-    _check(engine, limits, workers, Modes())
+    _check(engine, limits, workers, None)
 
 
 class _Progress:

@@ -23,13 +23,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from kstack.explore.dependence import EVERYTHING, Footprint, Recorder
-from kstack.explore.problem import Bounds, Outcome, Progress, at_once
+from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
 from kstack.explore.wait_loops import Look, Spin, local_of, look_of, looks_after, spins_after
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady, State, World
 from kstack.hw.gate import Visible
-from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding
-from kstack.stacks import Policy
 from kstack.x86.registers import Gpr
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
@@ -99,22 +97,16 @@ class _Node:
 
 
 def dpor(
-    scenario: str,
-    policy: type[Policy],
-    modes: Modes,
+    problem: Problem,
     bounds: Bounds = Bounds(),
-    preemptions: int | None = None,
     progress: Progress = lambda *_: None,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Make every execution of a litmus scenario under a policy, up to the order of what does not depend.
 
     Args:
-        scenario: its id.
-        policy: the policy's class.
-        modes: architecture modes.
-        bounds: `depth` and `budget` cut it; no states are kept.
-        preemptions: the largest bound on preemptions; None for no bound.
+        problem: the scenario, the policy, the modes.
+        bounds: `depth`, `budget` and `preemptions` cut it; no states are kept.
         progress: told after each execution: executions, 0, its moves.
         watcher: sees every execution; the search does not stop at findings then.
 
@@ -125,10 +117,10 @@ def dpor(
         ScenarioError: the scenario cannot be explored.
         PolicyError: the policy did what no policy may.
     """
-    visible = Visible()
+    visible, preemptions = Visible(problem.visible), bounds.preemptions
     while True:
         try:
-            world = World(scenario, policy, modes, visible)
+            world = World(problem.scenario, problem.chosen, problem.modes, visible)
             if visible.grown:  # on the way to the first visible operations
                 continue
             if preemptions is None:
@@ -137,7 +129,7 @@ def dpor(
         except Grown:
             continue
         except (FoundBefore, NotReady) as why:
-            return at_once(scenario, policy, modes, why)
+            return at_once(problem.scenario, problem.chosen, problem.modes, why)
 
 
 def _deepen(world: World, bounds: Bounds, most: int, progress: Progress, watcher: Watcher | None) -> Outcome:

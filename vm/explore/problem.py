@@ -51,15 +51,17 @@ class Problem:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where a search stops without an answer.
+    """Where a search stops without an answer; every bound of every engine.
 
     Attributes:
         depth: visible operations from the beginning; None for no bound.
-        states: how many are kept.
+        states: how many `stateful` keeps.
         budget: seconds; None for no bound.
-        every_move: make every move from every state, also where the others can wait; so it is where `depth` bounds
+        every_move: of `stateful`: make every move from every state, also where the others can wait; so it is where `depth` bounds
             the search.
         shorter: once something is found: how many states are kept to look for a shorter way to a finding.
+        preemptions: of `dpor`: the largest number of preemptions in an execution; None for no bound.
+        executions: of `sample`: how many walks are made.
     """
 
     depth: int | None = None
@@ -67,6 +69,8 @@ class Bounds:
     budget: float | None = None
     every_move: bool = False
     shorter: int = 200_000
+    preemptions: int | None = None
+    executions: int = 1000
 
     @property
     def reduces(self) -> bool:

@@ -10,7 +10,7 @@ import random
 import time
 from typing import NamedTuple
 
-from kstack.explore.problem import Bounds, Outcome, Progress, at_once
+from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
 from kstack.explore.transitions import Memo
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World
 from kstack.hw.gate import Visible
@@ -23,32 +23,23 @@ LONGEST = 5_000  # moves of one execution
 STAY = 0.9  # how likely a walk that prefers its CPU stays on it
 
 
-def sample(
-    scenario: str,
-    policy: type[Policy],
-    modes: Modes,
-    executions: int,
-    bounds: Bounds = Bounds(),
-    progress: Progress = lambda *_: None,
-) -> Outcome:
+def sample(problem: Problem, bounds: Bounds = Bounds(), progress: Progress = lambda *_: None) -> Outcome:
     """Walk at random, seeds 0, 1, 2, ...; stop at the first finding.
 
     Args:
-        scenario: its id.
-        policy: the policy's class.
-        modes: architecture modes.
-        executions: how many walks.
-        bounds: `budget` ends it early; `depth` cuts walks.
+        problem: the scenario, the policy, the modes.
+        bounds: how many walks; `budget` ends it early, `depth` cuts walks.
         progress: told after each walk.
     """
-    visible = Visible()
+    visible = Visible(problem.visible)
     while True:
         try:
-            return _walks(Memo(World(scenario, policy, modes, visible)), executions, bounds, progress)
+            world = World(problem.scenario, problem.chosen, problem.modes, visible)
+            return _walks(Memo(world), bounds.executions, bounds, progress)
         except Grown:
             continue
         except (FoundBefore, NotReady) as why:
-            return at_once(scenario, policy, modes, why)
+            return at_once(problem.scenario, problem.chosen, problem.modes, why)
 
 
 def hits(scenario: str, policy: type[Policy], modes: Modes, executions: int) -> int:

@@ -1,1 +1,40 @@
-"""One way to build a run, to repeat it and to say what it counted."""
+"""One way to build a run, to repeat it and to say what it counted. Names are imported when they are asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from kstack.hw.modes import Modes
+    from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+    from kstack.run.spec import Setup, boot, replay_session, script_of
+
+_PLACES: Final = {
+    "BootedScenario": "kstack.run.session",
+    "Modes": "kstack.hw.modes",
+    "RunOptions": "kstack.run.session",
+    "RunResult": "kstack.run.session",
+    "Session": "kstack.run.session",
+    "Setup": "kstack.run.spec",
+    "boot": "kstack.run.spec",
+    "replay_session": "kstack.run.spec",
+    "script_of": "kstack.run.spec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+__all__ = [
+    "BootedScenario",
+    "Modes",
+    "RunOptions",
+    "RunResult",
+    "Session",
+    "Setup",
+    "boot",
+    "replay_session",
+    "script_of",
+]
