@@ -275,6 +275,16 @@ def test_going_back_starts_near_and_not_at_the_beginning() -> None:
     assert min(behind) <= 1_024
 
 
+def test_a_run_that_has_ended_goes_on_where_one_goes_back() -> None:
+    walk = Walk(*(Origin.of_recording(recording_of("two CPUs, findings")) for _ in range(2)), seed=0)
+    walk._end()
+    assert walk.timeline.ended is not None
+    session, end = walk.timeline.session, walk.timeline.time
+    walk._goto(end - 100)
+    assert walk.timeline.session is session and (walk.timeline.ended, walk.timeline.time) == (None, end - 100)
+    walk.compare()
+
+
 def test_without_anything_kept_it_starts_at_the_beginning() -> None:
     timeline = Timeline(Origin.of_recording(recording_of("two CPUs, findings")), most=0)
     timeline.goto(timeline.time + 10_000)
