@@ -260,6 +260,21 @@ def test_reverse_continue_finds_what_looking_at_each_unit_finds(name: str, seed:
             assert timeline.cpu == wanted[0].cpu
 
 
+def test_what_is_written_at_a_kept_moment_is_there_when_one_comes_back_to_it() -> None:
+    target = Client(Origin.of_recording(recording_of("two CPUs"))).protocol.target
+    timeline = target.timeline
+    target.goto(timeline.time + 3_000)
+    while timeline.begun is None:
+        target.goto(timeline.time + 1)
+    timeline._keep()
+    target.write_memory([(FREE, b"x")])
+    target.goto(timeline.time + 700)
+    target.points.add(Point(Kind.WRITE, 0xFFFF888000000000 + FREE, 1))
+    present = timeline.time
+    stop = target.resume_back()
+    assert (stop, timeline.time) == last_stop(target, present)
+
+
 # --- what is kept
 
 
@@ -342,9 +357,27 @@ def test_a_timeline_whose_machine_runs_another_one_takes_it_back() -> None:
     walk = Walk(start, fresh, 0)
     walk._goto(walk._times[0] + 9_000)
     other = Timeline(start)
-    other.goto(other.time + 3_000)
-    walk._goto(walk._times[0] + 8_000)
+    other.goto(other.time + 6_000)
+    walk._goto(walk._times[0] + 5_000)
+    walk.timeline.checkpoints.clear()
+    walk._goto(walk._times[0] + 9_000)
     walk.compare()
+
+
+def test_a_kept_moment_that_is_not_the_first_of_its_time_is_not_where_one_goes() -> None:
+    timeline = Timeline(Origin.of_recording(recording_of("two CPUs")))
+    timeline.goto(timeline.time + 5_000)
+    while timeline.begun is not None:
+        timeline.goto(timeline.time + 1)
+    first = timeline.mark
+    timeline.prepare()
+    timeline._keep()
+    assert timeline.checkpoints.marks[-1] > first
+    timeline.goto(first.time + 100)
+    timeline.goto(first.time)
+    assert timeline.mark == first
+    timeline.goto(first.time, chosen=True)
+    assert timeline.begun is not None and timeline.time == first.time
 
 
 @pytest.mark.parametrize(
