@@ -275,6 +275,22 @@ def test_what_is_written_at_a_kept_moment_is_there_when_one_comes_back_to_it() -
     assert (stop, timeline.time) == last_stop(target, present)
 
 
+def test_a_stop_in_a_slice_that_took_no_time_is_found_before_a_moment_that_is_kept_behind_it() -> None:
+    target = Client(Origin.of_recording(recording_of("stall"))).protocol.target
+    timeline = target.timeline
+    target.goto(90_500)
+    assert (timeline.time, timeline.cpu) == (90_500, 0)
+    timeline.prepare()
+    place = target.cpus[0].linear_rip()
+    assert timeline.advance(1) == 0 and timeline.begun is None, "it is stalled before it does anything"
+    timeline._keep()
+    target.goto(timeline.time + 700)
+    present = timeline.time
+    target.points.add(Point(Kind.SOFTWARE, place, 1))
+    stop = target.resume_back()
+    assert (stop, timeline.time) == (Stop(5, 0, "swbreak"), 90_500) == last_stop(target, present)
+
+
 # --- what is kept
 
 

@@ -227,6 +227,7 @@ class Target:
             end = min(begin, end)
             timeline.back_before(end)
         if last.stop.signal == SIGTRAP:
+            timeline.back_before(Mark(last.time, 0, False))  # the search may stand at that time, and behind the stop
             self._goto_turn(last.time, last.stop.cpu)
             self._told = (last.time, last.stop.cpu) if last.stop.reason.endswith("break") else None
         return self._stopped(last.stop)
