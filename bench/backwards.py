@@ -16,7 +16,7 @@ from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
 
 STEPS: Final = 20
@@ -28,7 +28,7 @@ BOUND: Final = 0.25  # of what it takes from the beginning
 def recorded(scenario: str) -> Recording:
     """A run to its end."""
     found = find_scenario(scenario)
-    setup = Setup(scenario, found.cpus, size(found.ram), policy=POLICY, options=RunOptions(50_000_000))
+    setup = RunSpec(scenario, found.cpus, size(found.ram), policy=POLICY, options=RunOptions(50_000_000))
     session = setup.session(RoundRobin(1000))
     return setup.recording(session.choices, session.run())
 

@@ -13,7 +13,7 @@ from bench.image import image
 from bench.runners import RAM, bare_unicorn, ours
 from kstack.recording import Recording
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup, replay_session
+from kstack.run.spec import RunSpec, replay_session
 from kstack.schedule import RoundRobin
 from kstack.trace.make import make_trace
 from kstack.trace.query import QUERIES, Database, ask
@@ -21,7 +21,7 @@ from kstack.trace.store import Trace, read_trace
 
 LOOPS: Final = ("compute", "memory", "calls")
 FIRST: Final = 20_000
-PUMP: Final = Setup("pump-long", 2, 64 << 20, policy="entry-exit", options=RunOptions(20_000_000))
+PUMP: Final = RunSpec("pump-long", 2, 64 << 20, policy="entry-exit", options=RunOptions(20_000_000))
 QUANTUM: Final = 100_000
 INSTRUCTIONS: Final = 1_000_000  # of the trace that is asked
 
@@ -57,10 +57,10 @@ def _traced_loop(folder: Path, loop: str, count: int) -> float:
     """CPU seconds of a trace of a loop with the kernel around it."""
     guest = folder / f"{loop}.elf"
     guest.write_bytes(image((loop, "loop"), count))
-    return _traced(_recorded(Setup(str(guest), 1, RAM)), folder)
+    return _traced(_recorded(RunSpec(str(guest), 1, RAM)), folder)
 
 
-def _recorded(setup: Setup) -> Recording:
+def _recorded(setup: RunSpec) -> Recording:
     session = setup.session(RoundRobin(QUANTUM))
     result = session.run()
     if result.ended != "exit":

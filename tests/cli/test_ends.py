@@ -21,7 +21,7 @@ from kstack.inject.trial import judged
 from kstack.recording import UNFINISHED, read_recording, write_recording
 from kstack.run.ending import ENDS
 from kstack.run.session import GUEST_PASSED
-from kstack.run.spec import Setup, replay_session
+from kstack.run.spec import RunSpec, replay_session
 from tests.support.command import document, kstack
 from tests.support.debugger import Client
 from tests.support.images import signed
@@ -207,7 +207,7 @@ def test_gdb_is_told_why_a_recording_ends_and_why_a_live_run_does(made: Made) ->
     assert end.reason in client.monitor("schedule")
     if end.image or end.ended.startswith("bound"):
         return  # live it goes another way, or does not end
-    live = Client(Origin.of_setup(Setup(words[0])))
+    live = Client(Origin.of_setup(RunSpec(words[0])))
     reply = live.ask("c")
     assert end.reason in live.console
     status = None if end.value is None else 0 if end.value in GUEST_PASSED else end.value

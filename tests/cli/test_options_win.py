@@ -23,7 +23,7 @@ from kstack.hw.modes import VALUES, Modes
 from kstack.judge.verdict import Pair, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup, boot
+from kstack.run.spec import RunSpec, boot
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.stacks.loading.registry import find_policy, policies
 from kstack.stacks.policy import Policy
@@ -64,8 +64,8 @@ def pairs_of(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Pair]:
     return found
 
 
-def setup_of(monkeypatch: pytest.MonkeyPatch, image: str, **options: Any) -> tuple[Setup, Scheduler]:
-    seen = stopped(monkeypatch, Setup, "session", lambda: run.run(image, **options))
+def setup_of(monkeypatch: pytest.MonkeyPatch, image: str, **options: Any) -> tuple[RunSpec, Scheduler]:
+    seen = stopped(monkeypatch, RunSpec, "session", lambda: run.run(image, **options))
     return seen[0], seen[1]
 
 
@@ -181,7 +181,7 @@ def too_many_pages(patched: pytest.MonkeyPatch) -> None:
 
 def explore_limits(patched: pytest.MonkeyPatch) -> None:
     limits = explore.Limits(depth=12, states=13, budget=14.5, executions=15)
-    assert limits.bounds == Bounds(12, 13, 14.5, False)
+    assert limits.bounds == Bounds(12, 13, 14.5, False, executions=15)
 
 
 def inject_limit(patched: pytest.MonkeyPatch) -> None:

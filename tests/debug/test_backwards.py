@@ -17,7 +17,7 @@ from kstack.debug.origin import Origin
 from kstack.debug.points import Kind, Point
 from kstack.debug.target import Stop
 from kstack.debug.timeline import Timeline
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.run.writes import Change
 from kstack.schedule import RoundRobin
 from kstack.stacks.hooks import HookKind
@@ -183,7 +183,7 @@ def test_wherever_one_has_come_from_a_place_is_the_same(name: str, seed: int) ->
 
 @pytest.mark.parametrize("seed", [2, 3])
 def test_a_live_run_is_the_same_wherever_one_has_come_from(seed: int) -> None:
-    setup = Setup("crowd", 3, policy="switch-sp-ipi")
+    setup = RunSpec("crowd", 3, policy="switch-sp-ipi")
     walk = Walk(Origin.of_setup(setup), Origin.of_setup(setup), seed)
     for _ in range(MOVES):
         if walk.move() == "end":
@@ -428,7 +428,7 @@ def test_a_policy_that_does_not_do_again_what_it_has_done_is_run_from_the_beginn
         "            yield PoolLevel()\n"
         "        yield from map_pages(thread.pages)\n"
     )
-    timeline = Timeline(Origin.of_setup(Setup("laight", 2, policy=str(path))))
+    timeline = Timeline(Origin.of_setup(RunSpec("laight", 2, policy=str(path))))
     while not any(call.hook is HookKind.SWITCH_IN for calls in timeline.session.runtime.calls for call in calls):
         timeline.goto(timeline.time + 1)
     timeline._keep()

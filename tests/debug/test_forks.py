@@ -22,7 +22,7 @@ from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording, read_recording, write_recording
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup, replay_session
+from kstack.run.spec import RunSpec, replay_session
 from kstack.run.writes import Change, MemoryChange, RegisterChange
 from kstack.schedule import RandomSchedule, RoundRobin
 from kstack.trace.make import make_trace
@@ -75,7 +75,7 @@ def test_a_fork_is_repeated_wherever_it_was_written_to(seed: int) -> None:
 def test_a_fork_has_what_was_injected() -> None:
     faults = (Fault("drop-ipi", Send(2)), Fault("stall", Moment(92_000), cpu=0, units=300))
     found = find_scenario("laight")
-    setup = Setup("laight", 2, size(found.ram), policy="switch-sp-ipi", options=RunOptions(20_000), faults=faults)
+    setup = RunSpec("laight", 2, size(found.ram), policy="switch-sp-ipi", options=RunOptions(20_000), faults=faults)
     session = setup.session(RandomSchedule(4))
     timeline = Timeline(Origin.of_recording(setup.recording(session.choices, session.run())))
     timeline.goto(91_000)
@@ -125,7 +125,7 @@ def test_what_was_set_up_by_hand_cannot_be_recorded() -> None:
 
 def test_a_live_run_can_be_kept(tmp_path: Path) -> None:
     found = find_scenario("laight")
-    origin = Origin.of_setup(Setup("laight", 2, size(found.ram), policy="entry-exit"))
+    origin = Origin.of_setup(RunSpec("laight", 2, size(found.ram), policy="entry-exit"))
     client = Client(origin, lambda: tmp_path / "live.json")
     client.monitor("goto 95000")
     client.ask("P0=1122334455667788")
@@ -213,7 +213,7 @@ class Dead(ShootsWithInterruptsOff):
 
 def test_a_deadlock_from_which_a_write_leads_out_is_repeated(tmp_path: Path) -> None:
     (tmp_path / "dead.py").write_text(DEAD)
-    setup = Setup("laight", 2, 64 << 20, policy=str(tmp_path / "dead.py"), options=RunOptions(1_000_000))
+    setup = RunSpec("laight", 2, 64 << 20, policy=str(tmp_path / "dead.py"), options=RunOptions(1_000_000))
     session = setup.session(RandomSchedule(1))
     timeline = to_the_end(Timeline(Origin.of_recording(setup.recording(session.choices, session.run()))))
     assert timeline.ended == "deadlock"
@@ -296,7 +296,7 @@ class Raises(Policy):
 
 def test_a_fork_in_which_the_policy_fails_is_kept_up_to_there(tmp_path: Path) -> None:
     (tmp_path / "raises.py").write_text(RAISES)
-    setup = Setup("laight", 2, 64 << 20, policy=str(tmp_path / "raises.py"))
+    setup = RunSpec("laight", 2, 64 << 20, policy=str(tmp_path / "raises.py"))
     timeline = to_the_end(Timeline(Origin.of_setup(setup)))
     assert timeline.ended is not None and "raises" in timeline.ended
     found = recording_of(timeline)
@@ -378,7 +378,7 @@ def test_a_recording_with_writes_is_read_as_it_was_written(tmp_path: Path) -> No
 
 def test_round_robin_from_the_beginning_is_no_fork() -> None:
     """A live run that nobody writes to is repeated, too."""
-    setup = Setup("laight", 2, 64 << 20, policy="fixed-16k")
+    setup = RunSpec("laight", 2, 64 << 20, policy="fixed-16k")
     timeline = to_the_end(Timeline(Origin.of_setup(setup)))
     found = recording_of(timeline)
     assert found.writes == [] and found.ended == "exit"

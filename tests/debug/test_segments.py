@@ -12,7 +12,7 @@ from kstack.debug.registers import REGISTERS
 from kstack.guest.asm import assemble
 from kstack.hw.cpu.cpu import Cpu
 from kstack.machine import Machine, MachineConfig
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.x86.registers import Gpr, Seg
 from kstack.x86.segments import Segment, SegmentAttribute
 from tests.support.debugger import Client
@@ -26,7 +26,7 @@ FAR = BASE + 6  # where CS has its base
 
 @pytest.fixture
 def client(tmp_path: Path) -> Client:
-    return Client(Origin.of_setup(Setup(str(written(tmp_path)))))
+    return Client(Origin.of_setup(RunSpec(str(written(tmp_path)))))
 
 
 def test_a_breakpoint_in_a_segment_with_a_base_stops_where_it_is_set(client: Client) -> None:

@@ -10,7 +10,7 @@ from kstack.debug.origin import Origin
 from kstack.debug.points import Kind, Point
 from kstack.debug.registers import REGISTERS
 from kstack.debug.target import FORKED, Exited, Stop, Target
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.x86.entries import NX, RW, P
 from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr
@@ -492,7 +492,7 @@ def test_a_policy_that_does_what_none_may_ends_the_run_saying_so(tmp_path: Path)
         "    def exit_kernel(self, cpu, thread):\n"
         "        yield 'nonsense'\n"
     )
-    run = Debugged(Origin.of_setup(Setup("laight", 2, policy=str(broken))))
+    run = Debugged(Origin.of_setup(RunSpec("laight", 2, policy=str(broken))))
     assert run.target.resume() == Stop(5, 0, "replaylog", "end")
     assert "yielded 'nonsense', which is no micro-step" in run.said[-1]
     end = run.time

@@ -17,7 +17,7 @@ from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.recording import pack
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup, replay_session, script_of
+from kstack.run.spec import RunSpec, replay_session, script_of
 from kstack.run.writes import MemoryChange, RegisterChange
 from kstack.schedule import parse
 from kstack.x86.registers import Gpr
@@ -67,7 +67,7 @@ def test_one_unit_at_a_time_ends_in_the_recorded_state(
 )
 def test_what_was_injected_is_injected_again_at_its_moment(policy: str, fault: Fault) -> None:
     script = script_of(find_scenario("laight"))
-    setup = Setup("laight", 2, policy=policy, options=RunOptions(max_time=30_000), faults=(fault,))
+    setup = RunSpec("laight", 2, policy=policy, options=RunOptions(max_time=30_000), faults=(fault,))
     session = setup.session(parse("scripted", 0, script))
     recording = setup.recording(session.choices, session.run())
     timeline = Timeline(Origin.of_recording(recording))

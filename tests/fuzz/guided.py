@@ -35,7 +35,7 @@ def main(name: str, options: list[str]) -> None:
         return mutated(rng, data, seeds)[:limit]
 
     limit_addresses()
-    atheris.Setup([sys.argv[0], *options], lambda data: _one(name, data), custom_mutator=mutate)
+    atheris.RunSpec([sys.argv[0], *options], lambda data: _one(name, data), custom_mutator=mutate)
     atheris.Fuzz()
 
 

@@ -11,7 +11,7 @@ from kstack.guest.images import build_image
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
 from kstack.run.session import RunOptions, Session
-from kstack.run.spec import Setup, boot
+from kstack.run.spec import RunSpec, boot
 from kstack.schedule import parse
 from kstack.stacks.host.pool import PoolConfig
 from tests.support.consoles import selftest_console
@@ -24,7 +24,7 @@ USUAL = 8  # CPUs up to which a scenario's usual pool has been enough
 def session_on(scenario: str, cpus: int, policy: str = "switch-sp-ipi", pool: PoolConfig = PoolConfig()) -> Session:
     """A session as `kstack run` makes it."""
     options = RunOptions(max_time=find_scenario(scenario).max_instructions, pool=pool, exact_pools=True)
-    return Setup(scenario, cpus, policy=policy, options=options).session(parse("round-robin:100", 0, None))
+    return RunSpec(scenario, cpus, policy=policy, options=options).session(parse("round-robin:100", 0, None))
 
 
 @pytest.mark.slow

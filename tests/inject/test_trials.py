@@ -263,7 +263,7 @@ def test_a_schedule_under_which_it_goes_wrong_without_the_fault_too_is_no_exampl
     setup = trial.setup
     start = Start(setup.image, setup.cpus, setup.ram, setup.modes, EntryExit, setup.options, setup.faults)
     runs = (start.run(RandomSchedule(seed, 8)) for seed in range(40))
-    run_recording = next(start.recording(run) for run in runs if run.failure is not None)
+    run_recording = next(start.recording_of(run) for run in runs if run.failure is not None)
     short = start.run(schedule(find_scenario("laight")))
     assert short.outcome is not None
     found = judged("laight", short.outcome)

@@ -17,7 +17,7 @@ from kstack.recording import UNFINISHED, VERSION, pack, read_recording, unpack, 
 from kstack.recording import journal as journal_module
 from kstack.recording.journal import Journal
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.schedule import Choice, RoundRobin
 from tests.support.command import ROOT, kstack
 from tests.support.own_policy import OWN_POLICY
@@ -155,7 +155,7 @@ def test_what_a_killed_run_has_written_down_can_be_repeated(tmp_path: Path) -> N
 
 def journal(path: Path) -> list[str]:
     """The lines of a journal of a few slices."""
-    setup = Setup("litmus-laight", 2, 64 << 20, policy="fixed-16k", options=RunOptions(3000))
+    setup = RunSpec("litmus-laight", 2, 64 << 20, policy="fixed-16k", options=RunOptions(3000))
     scheduler = Journal(path, to_builtins(setup.head()), RoundRobin(1 << 20))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(journal_module, "SECONDS", -1.0)
@@ -209,7 +209,7 @@ def test_the_clock_is_looked_at_at_each_choice(tmp_path: Path, monkeypatch: pyte
     """A few long slices may take longer than many short ones."""
     now = iter(range(1000))
     monkeypatch.setattr(journal_module, "_CLOCK", lambda: float(next(now)))
-    setup = Setup("litmus-laight", 2, 64 << 20, policy="fixed-16k", options=RunOptions(3000))
+    setup = RunSpec("litmus-laight", 2, 64 << 20, policy="fixed-16k", options=RunOptions(3000))
     scheduler = Journal(tmp_path / "r.json", to_builtins(setup.head()), RoundRobin(500))
     result = setup.session(scheduler).run()
     scheduler.close()

@@ -10,7 +10,7 @@ from kstack.fault import Fault, Injector
 from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.modes import Modes
 from kstack.run.session import RunOptions, Session
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
 from tests.support.long_mode import LongModeGuest
 
@@ -37,7 +37,7 @@ def flip(when: Any, register: str = "r9", bit: int = 0) -> Fault:
 
 def session_with(policy: str, *faults: Fault, scenario: str = "laight", quantum: int = 200) -> Session:
     modes = Modes(df_restart="exact")
-    setup = Setup(scenario, 2, 64 << 20, modes, policy, RunOptions(400_000), faults)
+    setup = RunSpec(scenario, 2, 64 << 20, modes, policy, RunOptions(400_000), faults)
     return setup.session(RoundRobin(quantum))
 
 

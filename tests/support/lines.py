@@ -13,7 +13,7 @@ from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording
 from kstack.run.session import RunOptions, Session
-from kstack.run.spec import Setup, script_of
+from kstack.run.spec import RunSpec, script_of
 from kstack.schedule import parse
 from kstack.stacks.host.pool import PoolConfig
 
@@ -39,13 +39,13 @@ class Line(NamedTuple):
     order: str = "lifo"
 
     @property
-    def setup(self) -> Setup:
+    def setup(self) -> RunSpec:
         """All but the schedule."""
         found, modes = find_scenario(self.scenario), Modes()
         for mode in self.modes:
             modes = modes.with_option(mode)
         options = RunOptions(UNITS, pool=PoolConfig(self.order, seed=self.seed), adversary=self.seed)
-        return Setup(self.scenario, found.cpus, size(found.ram), modes, self.policy, options, self.faults)
+        return RunSpec(self.scenario, found.cpus, size(found.ram), modes, self.policy, options, self.faults)
 
     def session(self) -> Session:
         """It, from its beginning."""

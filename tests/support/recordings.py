@@ -9,7 +9,7 @@ from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup, replay_session, script_of
+from kstack.run.spec import RunSpec, replay_session, script_of
 from kstack.schedule import parse
 
 
@@ -34,7 +34,7 @@ def recorded(
     """
     found = find_scenario(scenario)
     options = RunOptions(max_time=units, adversary=seed)
-    setup = Setup(scenario, found.cpus, size(found.ram), modes, policy, options)
+    setup = RunSpec(scenario, found.cpus, size(found.ram), modes, policy, options)
     session = setup.session(parse(schedule, seed, script_of(found) if schedule == "scripted" else None))
     return setup.recording(session.choices, session.run())
 

@@ -18,15 +18,14 @@ from typing import Any, Final
 import pytest
 
 import kstack.testing
-from kstack.base.errors import ConfigError, KstackError, PolicyError
+from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Moment
 from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding, Kind
-from kstack.stacks import Policy
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing import outcomes
 from kstack.testing.bench import Bench
-from kstack.testing.guests import GuestRun, Schedule, name_of, reports
+from kstack.testing.guests import GuestRun, Schedule, reports
 from kstack.testing.language import Entry, parse
 from kstack.testing.litmus import Visit, write_scenario, write_visits
 from kstack.testing.pages import Litmus
@@ -80,13 +79,6 @@ def result_of_none() -> None:
     assert run.result
 
 
-def hidden() -> type[Policy]:
-    class Hidden(find_policy("fixed-16k")):  # type: ignore[misc] # as above
-        pass
-
-    return Hidden
-
-
 def generated(fixtures: list[str], count: int) -> None:
     definition = SimpleNamespace(nodeid="test", get_closest_marker=lambda _: pytest.mark.schedules(count).mark)
     pytest_generate_tests(SimpleNamespace(definition=definition, fixturenames=fixtures))  # type: ignore[arg-type] # so much of it is used
@@ -110,7 +102,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         r"fault nmi: place .* is inside an instruction",
     ),
     "no result": (lambda _: result_of_none(), PolicyError, "it failed"),
-    "nameless policy": (lambda _: name_of(hidden()), KstackError, "cannot be found again by a name"),
     "operation": (lambda _: parse("jump"), ConfigError, "no operation; write one of: "),
     "entry": (lambda _: Entry.of("q"), ConfigError, "entry 'q': write 0, or a location"),
     "location": (lambda _: parse("r q"), ConfigError, "location 'q' does not exist"),

@@ -106,7 +106,7 @@ def test_16_bit_code_that_is_no_boot_sector_runs_if_it_is_said_to_be_flat(guest:
         guest(path)
     run = guest(path, format="flat")
     assert run.passed and run.serial == "B"
-    assert run.start.recording(run).format == "flat"
+    assert run.start.recording_of(run).format == "flat"
     with pytest.raises(ConfigError, match="is a scenario"):
         guest("laight", format="flat")
 

@@ -10,7 +10,7 @@ import pytest
 
 from kstack.hw.modes import Modes
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
 from kstack.trace.tracer import Part, Tracer
 from tests.support.frame_guest import CASE_STACK, KDATA, MAIN_STACK, Case, cases, image
@@ -45,7 +45,7 @@ def chosen() -> list[Case]:
 
 def executed_here(path: Path) -> list[int]:
     """RIPs on the machine, in slices that end anywhere."""
-    setup = Setup(str(path), 1, 8 << 20, Modes(df_restart="exact"), None, RunOptions(5_000_000))
+    setup = RunSpec(str(path), 1, 8 << 20, Modes(df_restart="exact"), None, RunOptions(5_000_000))
     parts: list[Part] = []
     session = setup.session(RoundRobin(317))
     tracer = Tracer(session, parts.append)

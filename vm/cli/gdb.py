@@ -21,7 +21,7 @@ from kstack.debug.server import HOST, serve
 from kstack.explore.path import is_path
 from kstack.kernels.kstack.scenarios import find_image, find_scenario, is_scenario
 from kstack.machine import size
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 
 ELF_MAGIC: Final = b"\x7fELF"
 DEFAULT_RAM: Final = "64M"
@@ -93,13 +93,13 @@ def _is_document(path: Path) -> bool:
         return False  # no file, or none to be read: whoever reads the image says so
 
 
-def _setup(image: str, policy: str | None, cpus: int | None, mode: list[str] | None, format: ImageFormat) -> Setup:
+def _setup(image: str, policy: str | None, cpus: int | None, mode: list[str] | None, format: ImageFormat) -> RunSpec:
     scenario = find_scenario(image) if is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     if cpus is None:
         cpus = scenario.cpus if scenario else 1
-    return Setup(image, cpus, size(scenario.ram if scenario else DEFAULT_RAM), modes_of(mode), policy, format=format)
+    return RunSpec(image, cpus, size(scenario.ram if scenario else DEFAULT_RAM), modes_of(mode), policy, format=format)
 
 
 def _elf(name: str, file: IO[bytes]) -> Path | None:

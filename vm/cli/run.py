@@ -22,7 +22,7 @@ from kstack.recording import write_recording
 from kstack.recording.journal import Journal
 from kstack.run.expected import ignored_kinds, judged
 from kstack.run.session import RunOptions
-from kstack.run.spec import Setup, script_of
+from kstack.run.spec import RunSpec, script_of
 from kstack.schedule import ReplaySchedule, Scheduler, parse
 
 DEFAULT_MAX = 1_000_000_000
@@ -98,7 +98,7 @@ def run(
     memory = size(ram) if ram is not None else wanted or DEFAULT_RAM
     if memory < wanted:
         raise ScenarioError(f"scenario {image} needs {scenario.ram if scenario else 0} of RAM; give --ram that or more")
-    setup = Setup(image, cpus, memory, modes_of(mode), policy, options, format=format)
+    setup = RunSpec(image, cpus, memory, modes_of(mode), policy, options, format=format)
     scheduler = _scheduler(schedule, seed, scenario, anyway)
     journal = None if record is None else Journal(record, to_builtins(setup.head()), scheduler)
     with nullcontext() if journal is None else closing(journal):

@@ -16,7 +16,7 @@ from kstack.load import Symbols
 from kstack.machine import FOR_EVER, Machine
 from kstack.recording import Recording
 from kstack.run.session import BOUND, WORK, Session
-from kstack.run.spec import Setup, faults_of, replay_session, writes_of
+from kstack.run.spec import RunSpec, faults_of, replay_session, writes_of
 from kstack.run.writes import Write
 from kstack.schedule import Choice, RoundRobin, Scheduler
 from kstack.stacks.loading.registry import find_policy
@@ -64,7 +64,7 @@ class Origin:
         self.why_limited = BOUND
 
     @classmethod
-    def of_setup(cls, setup: Setup) -> Origin:
+    def of_setup(cls, setup: RunSpec) -> Origin:
         """A live run.
 
         Raises:
@@ -72,7 +72,7 @@ class Origin:
         """
         setup = replace(setup, options=replace(setup.options, max_time=UNBOUNDED))
         session = setup.session(RoundRobin(1))
-        return cls(session, setup.policy, None, setup.is_scenario, setup.faults, (), setup.head())
+        return cls(session, setup.named, None, setup.is_scenario, setup.faults, (), setup.head())
 
     @classmethod
     def of_recording(cls, recording: Recording, anyway: bool = False) -> Origin:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
@@ -13,6 +13,7 @@ from kstack.fault import Fault, Injector
 from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import size
 from kstack.recording import Recording, pack
 from kstack.run.expected import unexpected
 from kstack.run.session import (
@@ -21,16 +22,14 @@ from kstack.run.session import (
     GUEST_PANICKED,
     PANIC,
     WORK,
-    BootedScenario,
     RunOptions,
     RunResult,
     Session,
     last_words,
 )
-from kstack.run.spec import Setup, boot, script_of
+from kstack.run.spec import RunSpec, script_of
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RoundRobin, Scheduler, ScriptedSchedule
-from kstack.stacks.loading.registry import find_policy
 
 OUTCOMES: Final = ("masked", "detected", "wrong-data", "hang", "shutdown")
 NOT_FIRED: Final = "not fired"
@@ -52,32 +51,23 @@ class Pair(NamedTuple):
     modes: Modes = Modes()
 
     @property
-    def setup(self) -> Setup:
+    def setup(self) -> RunSpec:
         """A run of it without a fault."""
         scenario = find_scenario(self.scenario)
-        return Setup(self.scenario, scenario.cpus, _booted(self).machine.memory.size, self.modes, self.policy)
+        options = RunOptions(scenario.max_instructions)
+        return RunSpec(self.scenario, scenario.cpus, size(scenario.ram), self.modes, self.policy, options)
 
     def session(self, limit: int | None = None) -> Session:
         """A session of it, in the guest that this process has booted for it; it ends the session before it."""
-        scenario = find_scenario(self.scenario)
-        options = RunOptions(limit or scenario.max_instructions)
-        return _booted(self).session(find_policy(self.policy)(), schedule(scenario), options)
+        setup, scenario = self.setup, find_scenario(self.scenario)
+        if limit is not None:
+            setup = replace(setup, options=RunOptions(limit))
+        return setup.session(schedule(scenario), shared=True)
 
 
 def schedule(scenario: Scenario) -> Scheduler:
     """The scenario's script, else round robin."""
     return ScriptedSchedule(script_of(scenario)) if scenario.script else RoundRobin(QUANTUM)
-
-
-@lru_cache(maxsize=4)
-def _booted(pair: Pair) -> BootedScenario:
-    modes = pair.modes.resolved(find_policy(pair.policy).delivery)
-    return _guest(pair.scenario, modes)
-
-
-@lru_cache(maxsize=4)
-def _guest(scenario: str, modes: Modes) -> BootedScenario:
-    return boot(find_scenario(scenario), modes=modes)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -145,10 +135,10 @@ class Trial(NamedTuple):
         return self._run()[0]
 
     @property
-    def setup(self) -> Setup:
+    def setup(self) -> RunSpec:
         """Of its run."""
-        setup, options = self.pair.setup, RunOptions(max(LEAST, PATIENCE * self.usual.time))
-        return Setup(setup.image, setup.cpus, setup.ram, setup.modes, setup.policy, options, (self.fault,))
+        options = RunOptions(max(LEAST, PATIENCE * self.usual.time))
+        return replace(self.pair.setup, options=options, faults=(self.fault,))
 
     def recorded(self) -> tuple[Outcome, Recording]:
         """Try it; and what repeats it: without an end to compare with, where the policy failed."""

@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from importlib.metadata import version as installed
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
@@ -219,12 +220,11 @@ def judge_pairs(
     left = [index for index in range(len(pairs)) if index not in done]
     if not left:
         return
-    others = multiprocessing.active_children()
-    executor = ProcessPoolExecutor(min(jobs, len(left)), initializer=_begin_worker)
-    workers: list[BaseProcess] = []
+    context = _Workers()
+    executor = ProcessPoolExecutor(min(jobs, len(left)), context, _begin_worker)
+    workers = context.made
     try:
         futures: dict[Future[Judgement], int] = {executor.submit(pairs[index].judge): index for index in left}
-        workers += [one for one in multiprocessing.active_children() if one not in others]
         for future in as_completed(futures):
             index = futures.pop(future)
             judgement = future.result()
@@ -237,7 +237,20 @@ def judge_pairs(
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
-            worker.terminate()
+            if worker.pid is not None:
+                worker.terminate()
+
+
+class _Workers(ForkContext):
+    """Makes the workers of one executor, and knows them: nobody else's are ended, also of one that has died at once."""
+
+    def __init__(self) -> None:
+        self.made: list[BaseProcess] = []
+
+    def Process(self, *arguments: Any, **named: Any) -> BaseProcess:  # type: ignore[override] # noqa: N802 - a class there
+        """A worker that has not been started."""
+        self.made.append(super().Process(*arguments, **named))
+        return self.made[-1]
 
 
 def _end_of(workers: list[BaseProcess]) -> str:

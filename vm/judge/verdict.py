@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import ConfigError, PolicyError
@@ -19,10 +18,12 @@ from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.machine import size
 from kstack.recording import Recording
+from kstack.run.boots import booted
 from kstack.run.expected import unexpected
 from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
-from kstack.run.spec import Setup, boot, script_of
+from kstack.run.spec import RunSpec, script_of
 from kstack.run.statistics import detail_of, operations_of, totals_of, usage_of
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
@@ -161,16 +162,10 @@ class Judgement:
         }
 
 
-@lru_cache(maxsize=8)
-def _booted(scenario: str, modes: Modes) -> BootedScenario:
-    """A scenario by name, booted once in this process; each run starts from there anew."""
-    return boot(find_scenario(scenario), modes=modes)
-
-
 def judge(
     policy: type[Policy],
     scenario: Scenario,
-    booted: BootedScenario,
+    guest: BootedScenario,
     portfolio: Portfolio,
     modes: Modes,
     name: str | None = None,
@@ -180,9 +175,9 @@ def judge(
     Args:
         policy: the policy's class; each run gets an object of its own.
         scenario: what runs.
-        booted: its guest.
+        guest: its guest.
         portfolio: which runs.
-        modes: the modes `booted` was booted with.
+        modes: the modes `guest` was booted with.
         name: what finds the policy again when a witness is replayed; without it there is no witness.
 
     Raises:
@@ -193,17 +188,17 @@ def judge(
     witness: Recording | None = None
     for seed, scheduler in enumerate(portfolio.runs(scenario)):
         options = replace(options, adversary=seed)
-        session = booted.session(policy(), scheduler, options)
+        session = guest.session(policy(), scheduler, options)
         result = session.run()
         found = unexpected(scenario, result)
         results.append((scheduler, result, found))
         if found and witness is None and name is not None:
-            config = booted.machine.config
-            setup = Setup(scenario.id, config.cpus, config.ram, modes, name, options)
+            config = guest.machine.config
+            setup = RunSpec(scenario.id, config.cpus, config.ram, modes, name, options)
             witness = setup.recording(session.choices, replace(result, state_hash=session.machine.state_hash()))
         if sum(bool(one) for _, _, one in results) >= portfolio.enough:
             break
-    measured = booted.session(policy(), RoundRobin(MEASURED_QUANTUM), replace(options, undisturbed=True)).run()
+    measured = guest.session(policy(), RoundRobin(MEASURED_QUANTUM), replace(options, undisturbed=True)).run()
     hits = [(scheduler, found) for scheduler, _, found in results if found]
     said = _verdict(results, policy.reclaims)
     finding = hits[0][1][0] if hits else None
@@ -244,9 +239,9 @@ class Pair:
         policy = find_policy(self.policy)
         modes = self.modes.resolved(policy.delivery)
         sampled_modes = modes if self.portfolio.explore is None else replace(modes, memory_order="sc")
-        booted = _booted(self.scenario, sampled_modes)
+        guest = booted(scenario.id, scenario.cpus, size(scenario.ram), sampled_modes)
         try:
-            sampled = judge(policy, scenario, booted, self.portfolio, sampled_modes, self.policy)
+            sampled = judge(policy, scenario, guest, self.portfolio, sampled_modes, self.policy)
             if self.portfolio.explore is None or not scenario.litmus:
                 return sampled
             outcome = search(Problem(self.scenario, self.policy, modes), Bounds(budget=self.portfolio.explore))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from kstack.hw.modes import Modes
     from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
-    from kstack.run.spec import Setup, boot, replay_session, script_of
+    from kstack.run.spec import RunSpec, boot, replay_session, script_of
 
 _PLACES: Final = {
     "BootedScenario": "kstack.run.session",
@@ -14,7 +14,7 @@ _PLACES: Final = {
     "RunOptions": "kstack.run.session",
     "RunResult": "kstack.run.session",
     "Session": "kstack.run.session",
-    "Setup": "kstack.run.spec",
+    "RunSpec": "kstack.run.spec",
     "boot": "kstack.run.spec",
     "replay_session": "kstack.run.spec",
     "script_of": "kstack.run.spec",
@@ -32,8 +32,8 @@ __all__ = [
     "Modes",
     "RunOptions",
     "RunResult",
+    "RunSpec",
     "Session",
-    "Setup",
     "boot",
     "replay_session",
     "script_of",

@@ -1,13 +1,12 @@
 """What a run is made of, as plain values: how a session is set up anew, here, elsewhere or later.
 
-`kstack run`, a recording and a pair of `kstack compare` all say the same things of a run; `Setup`
-says them once.
+What is run, recorded, replayed, judged, debugged and tested says the same things of a run; `RunSpec` says them once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -16,21 +15,25 @@ from kstack.base.errors import ConfigError, RecordingError, ScenarioError
 from kstack.fault import Fault, Injector
 from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_image, is_scenario
+from kstack.kernels.kstack.scenarios import find_image, find_scenario, is_scenario
 from kstack.load import Format, load
 from kstack.machine import Machine, MachineConfig, size
 from kstack.recording import RULES_VERSION, UNFINISHED, VERSION, Recording, check_rules, image_hash, other_rules, pack
+from kstack.run.boots import booted
 from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
 from kstack.run.writes import Write, Writes
 from kstack.schedule import Choice, ReplaySchedule, Scheduler, Script, ScriptStep
 from kstack.stacks.host.pool import PoolConfig
-from kstack.stacks.loading.registry import find_policy, policy_hash
+from kstack.stacks.loading.registry import find_policy, name_of, policy_hash
+from kstack.stacks.policy import Policy
 
 Parts = TypeVar("Parts")
+STATIC: Final = "fixed-16k"
+"""The policy of a scenario's run where none is named."""
 
 
 @dataclass(frozen=True)
-class Setup:
+class RunSpec:
     """One run, but for its schedule.
 
     Attributes:
@@ -38,58 +41,97 @@ class Setup:
         cpus: CPUs of the machine.
         ram: bytes.
         modes: architecture modes.
-        policy: id or path of a Python file; None runs without a policy (images only).
+        policy: id or path of a Python file, or its class; None runs an image without a policy, and a scenario under fixed-16k.
         options: bounds and pools.
         faults: what goes wrong.
         format: what a file is taken for.
+        policy_name: by what a recording finds a policy again that is given as a class; empty for `name_of` it.
     """
 
     image: str
     cpus: int = 1
     ram: int = 64 << 20
     modes: Modes = field(default_factory=Modes)
-    policy: str | None = None
+    policy: str | type[Policy] | None = None
     options: RunOptions = field(default_factory=RunOptions)
     faults: tuple[Fault, ...] = ()
     format: Format = "auto"
+    policy_name: str = ""
 
     @property
     def is_scenario(self) -> bool:
         """Whether the image is a scenario, whose runs start when its guest has booted."""
         return is_scenario(self.image)
 
-    def session(self, scheduler: Scheduler, recorded: bool = False) -> Session:
+    @property
+    def scenario(self) -> Scenario | None:
+        """What the image is a scenario of, if it is one."""
+        return find_scenario(self.image) if self.is_scenario else None
+
+    @property
+    def kind(self) -> type[Policy] | None:
+        """The policy's class; None for none.
+
+        Raises:
+            PolicyError: there is none of this name.
+        """
+        if self.policy is None:
+            return find_policy(STATIC) if self.is_scenario else None
+        return find_policy(self.policy) if isinstance(self.policy, str) else self.policy
+
+    @property
+    def resolved(self) -> Modes:
+        """The modes that the machine gets: where they leave the delivery of stack faults open, the policy's."""
+        kind = self.kind
+        return self.modes if kind is None else self.modes.resolved(kind.delivery)
+
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
         """A session ready to run, with an `Injector` where there are faults.
 
         Args:
             scheduler: decides every slice.
             recorded: the faults are of a recording, as `Injector` takes them.
+            shared: in the guest that this process has booted for all runs of the scenario (`kstack.run.boots`): it ends the session
+                before it; else in a machine of its own.
 
         Raises:
             KstackError: image, policy or configuration are wrong.
         """
-        session = self._session(scheduler)
+        session = self._session(scheduler, shared)
         if self.faults:
             Injector(session, self.faults, recorded)
         return session
 
-    def _session(self, scheduler: Scheduler) -> Session:
-        policy = None if self.policy is None else find_policy(self.policy)()
-        if policy is None and self.is_scenario:
-            policy = find_policy("fixed-16k")()
+    def _session(self, scheduler: Scheduler, shared: bool) -> Session:
         check_format(self.image, self.format)
-        modes = self.modes.resolved(policy.delivery) if policy is not None else self.modes
+        kind, modes = self.kind, self.resolved
+        policy = None if kind is None else kind()
         if self.is_scenario:
             assert policy is not None
-            booted = BootedScenario(find_image(self.image), self.image, self.cpus, self.ram, modes)
-            return booted.session(policy, scheduler, self.options)
+            guest = booted if shared else _alone
+            return guest(self.image, self.cpus, self.ram, modes).session(policy, scheduler, self.options)
         machine = Machine(MachineConfig(self.cpus, self.ram, modes))
         symbols = load(machine, find_image(self.image), self.image, self.format)
         return Session(machine, symbols, scheduler, policy, self.options)
 
+    @property
+    def named(self) -> str | None:
+        """By what a recording finds the policy again.
+
+        Raises:
+            KstackError: it is a class that cannot be found again.
+        """
+        if self.policy is None or isinstance(self.policy, str):
+            return self.policy
+        return self.policy_name or name_of(self.policy)
+
     def head(self) -> Recording:
-        """A recording that has not begun: what is to be run."""
-        pool = self.options.pool
+        """A recording that has not begun: what is to be run.
+
+        Raises:
+            KstackError: the policy is a class that cannot be found again.
+        """
+        pool, policy = self.options.pool, self.named
         return Recording(
             version=VERSION,
             image=self.image,
@@ -98,8 +140,8 @@ class Setup:
             cpus=self.cpus,
             ram=self.ram,
             modes=self.modes.as_dict(),
-            policy=self.policy,
-            policy_hash=None if self.policy is None else policy_hash(self.policy),
+            policy=policy,
+            policy_hash=None if policy is None else policy_hash(policy),
             pool=(pool.order, pool.per_cpu, pool.seed, pool.shared, pool.reserve),
             max_time=self.options.max_time,
             stop_at_finding=self.options.stop_at_finding,
@@ -126,6 +168,10 @@ class Setup:
             state_hash=result.state_hash,
             finding=result.findings[0].kind.value if result.findings else None,
         )
+
+
+def _alone(image: str, cpus: int, ram: int, modes: Modes) -> BootedScenario:
+    return BootedScenario(find_image(image), image, cpus, ram, modes)
 
 
 def check_format(image: str, format: Format) -> None:
@@ -190,7 +236,7 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
         max_work=recording.max_work,
     )
     faults, writes = faults_of(recording), writes_of(recording)
-    setup = Setup(
+    setup = RunSpec(
         *(recording.image, recording.cpus, recording.ram, modes, recording.policy, options),
         faults=tuple(faults),
         format=recording.format,

@@ -20,8 +20,9 @@ from kstack.report.panic import panic_report
 from kstack.report.words import modes_line
 from kstack.run.session import Session
 from kstack.schedule import ReplaySchedule
+from kstack.stacks.loading.registry import name_of
 from kstack.testing.bench import Search
-from kstack.testing.guests import GuestRun, name_of
+from kstack.testing.guests import GuestRun
 from kstack.testing.minimise import Minimised, minimise
 from kstack.testing.schedulers import REST_QUANTUM
 
@@ -62,7 +63,8 @@ class Section:
         failure = run.failure
         best = Minimised(run, None, 0, True) if failure is None else minimise(run, self._runs)
         start = run.start
-        under = "" if start.policy is None else f" under {start.policy.id}"
+        kind = start.kind
+        under = "" if kind is None else f" under {kind.id}"
         wrong = "the guest itself came to a good end" if failure is None else f"{failure.kind}: {failure.text}"
         lines = [f"{start.image}{under}, {run.schedule}: {wrong}", *_faults(best.run), _schedule(run, best)]
         lines += [*self._recorded(best.run), modes_line(run.session.machine.modes, given=start.modes)]
@@ -75,7 +77,7 @@ class Section:
     def _recorded(self, run: GuestRun) -> list[str]:
         path = self._path("json")
         try:
-            write_recording(path, run.start.recording(run))
+            write_recording(path, run.start.recording_of(run))
         except KstackError as error:
             return [f"no recording: {error}"]
         file, time = self._shown(path), run.session.machine.time

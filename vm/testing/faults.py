@@ -146,7 +146,7 @@ class FaultConformance:
     def test_a_recording_with_it_replays_to_the_same_state(self) -> None:
         """What is saved of the run is enough to repeat it, the fault included."""
         run = self.run(self.fault)
-        recording = run.start.recording(run)
+        recording = run.start.recording_of(run)
         session = replay_session(recording)
         assert isinstance(session.injector, Injector), "the recording has lost the fault"
         try:

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from kstack.base.digests import digest
-from kstack.base.errors import KstackError, PolicyError
-from kstack.fault import Fault, Injector
+from kstack.base.errors import PolicyError
+from kstack.fault import Injector
 from kstack.guest.scenario import Scenario
-from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_image, find_scenario, is_scenario, scenarios
-from kstack.load import Format, load
-from kstack.machine import Machine, MachineConfig
 from kstack.recording import Recording, pack
 from kstack.run.expected import unexpected
-from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult, Session
-from kstack.run.spec import Setup, check_format, script_of
+from kstack.run.session import GUEST_PASSED, RunResult, Session
+from kstack.run.spec import RunSpec, script_of
 from kstack.sanitizer.findings import Finding
 from kstack.schedule import Choice, Scheduler, ScriptedSchedule, parse
-from kstack.stacks.loading.registry import policies
-from kstack.stacks.policy import Policy
 
 FAILED: Final = ("FAIL", "XPASS")
 """Verdicts that say that something is wrong; XPASS is a test that was to fail, and did not."""
@@ -100,55 +90,11 @@ def reports(serial: str) -> list[Report]:
 
 
 @dataclass(frozen=True)
-class Start:
-    """All that a run is made of but its schedule.
+class Start(RunSpec):
+    """All that a run is made of but its schedule, to be run in tests: a `RunSpec` whose runs are `GuestRun`s.
 
-    Attributes:
-        image: built-in name, scenario id, or path.
-        cpus: CPUs of the machine.
-        ram: bytes.
-        modes: architecture modes.
-        policy: its class; None runs without one (images that are no scenarios only).
-        options: bounds and pools.
-        faults: what goes wrong.
-        policy_name: by what a recording finds the policy again; empty for `name_of` it.
-        format: what a file is taken for.
+    Runs of the same scenario share one guest, which is booted once a process: a run ends the one before it.
     """
-
-    image: str
-    cpus: int
-    ram: int
-    modes: Modes = field(default_factory=Modes)
-    policy: type[Policy] | None = None
-    options: RunOptions = field(default_factory=RunOptions)
-    faults: tuple[Fault, ...] = ()
-    policy_name: str = ""
-    format: Format = "auto"
-
-    @property
-    def scenario(self) -> Scenario | None:
-        """What the image is a scenario of, if it is one."""
-        return find_scenario(self.image) if is_scenario(self.image) else None
-
-    def session(self, scheduler: Scheduler) -> Session:
-        """A session of it, not begun. It ends the session before it of the same scenario, which is booted once a process.
-
-        Raises:
-            KstackError: image or configuration are wrong.
-        """
-        check_format(self.image, self.format)
-        modes = self.modes if self.policy is None else self.modes.resolved(self.policy.delivery)
-        if self.policy is not None and is_scenario(self.image):
-            booted = _booted(self.image, self.cpus, self.ram, modes, _contents(self.image))
-            session = booted.session(self.policy(), scheduler, self.options)
-        else:
-            machine = Machine(MachineConfig(self.cpus, self.ram, modes))
-            symbols = load(machine, find_image(self.image), self.image, self.format)
-            policy = None if self.policy is None else self.policy()
-            session = Session(machine, symbols, scheduler, policy, self.options)
-        if self.faults:
-            Injector(session, self.faults)
-        return session
 
     def run(self, scheduler: Scheduler, name: str = "") -> GuestRun:
         """A run of it, to its end. A policy that does what none may is noted in the run, not raised.
@@ -157,7 +103,7 @@ class Start:
             scheduler: fresh.
             name: what to call it; empty for its own name.
         """
-        session = self.session(scheduler)
+        session = self.session(scheduler, shared=True)
         before = len(session.machine.uart.sent)
         result, error = None, None
         try:
@@ -178,34 +124,16 @@ class Start:
             session.machine.time,
         )
 
-    def recording(self, run: GuestRun) -> Recording:
+    def recording_of(self, run: GuestRun) -> Recording:
         """What `kstack replay` repeats a run of this by.
 
         Raises:
             KstackError: the policy cannot be found again by a name.
         """
-        policy = None if self.policy is None else self.policy_name or name_of(self.policy)
-        setup = Setup(self.image, self.cpus, self.ram, self.modes, policy, self.options, self.faults, self.format)
         choices = list(run.choices)
         if run.outcome is None:  # cut off where the policy failed
-            return replace(setup.head(), choices=pack(choices))
-        return setup.recording(choices, run.outcome)
-
-
-@lru_cache(maxsize=8)
-def _booted(image: str, cpus: int, ram: int, modes: Modes, contents: str) -> BootedScenario:
-    """A scenario's guest, booted once in this process; every run goes on from the same snapshot."""
-    return BootedScenario(find_image(image), image, cpus, ram, modes)
-
-
-def _contents(image: str) -> str:
-    """What a scenario's own files hold (hex digest): a file that has changed is another guest."""
-    if image in scenarios():
-        return ""
-    path = Path(image)
-    sources = [path.parent / name for name in find_scenario(image).sources]
-    files = [path, *(source for source in sources if source.exists())]
-    return digest(b"".join(file.read_bytes() for file in files))
+            return replace(self.head(), choices=pack(choices))
+        return self.recording(choices, run.outcome)
 
 
 @dataclass(frozen=True)
@@ -235,7 +163,8 @@ class GuestRun:
     end: int = 0
 
     def __repr__(self) -> str:
-        under = "" if self.start.policy is None else f" under {self.start.policy.id}"
+        kind = self.start.kind
+        under = "" if kind is None else f" under {kind.id}"
         failure = self.failure
         return f"<{self.start.image}{under}, {self.schedule}: {'passed' if failure is None else failure.kind}>"
 
@@ -289,21 +218,3 @@ class GuestRun:
     def passed(self) -> bool:
         """Whether the guest ended well, and nothing unexpected was found."""
         return self.failure is None
-
-
-def name_of(policy: type[Policy]) -> str:
-    """By what a policy is found again: its id, or the path of its file, with its name if that has others in it.
-
-    Raises:
-        KstackError: by nothing.
-    """
-    if policies().get(policy.id) is policy:
-        return policy.id
-    module = sys.modules.get(policy.__module__)
-    file = getattr(module, "__file__", None) or ""
-    if file.endswith(".py") and vars(module).get(policy.__name__) is policy:
-        return f"{Path(file).resolve()}:{policy.__name__}"
-    raise KstackError(
-        f"policy {policy.__qualname__} cannot be found again by a name: define it in a file, outside functions and "
-        "classes, or offer it as an entry point of the group kstack.policies"
-    )

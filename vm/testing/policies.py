@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import zip_longest
 from typing import Any, ClassVar, Final
 
@@ -20,8 +20,9 @@ from kstack.base.errors import PolicyError, RecordingError
 from kstack.fault import Fault, Injector, Step
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import GUEST_PANICKED, BootedScenario, RunOptions, RunResult, Session
-from kstack.run.spec import boot
+from kstack.machine import size
+from kstack.run.boots import booted
+from kstack.run.session import GUEST_PANICKED, RunOptions, RunResult, Session
 from kstack.sanitizer.findings import Kind
 from kstack.schedule import Choice, RandomSchedule, ReplaySchedule, RoundRobin, Scheduler, View
 from kstack.stacks import Policy
@@ -49,11 +50,6 @@ WHOM: Final = (SAME, "a new object")
 """Who makes hooks again when a state is restored."""
 REWINDS: Final = 3
 """Moments of a run from which it is run to its end once more."""
-
-
-@lru_cache(maxsize=16)
-def _booted(scenario: str, modes: Modes) -> BootedScenario:
-    return boot(find_scenario(scenario), modes=modes)
 
 
 @dataclass(frozen=True)
@@ -143,8 +139,9 @@ class PolicyConformance:
         modes = Modes().resolved(self.policy.delivery)
         if self.policy.delivery == "df":
             modes = modes.with_option("df-restart=exact")
-        options = RunOptions(max_time=find_scenario(scenario).max_instructions, pool=pool)
-        return _booted(scenario, modes).session(policy or self.policy(), scheduler, options)
+        found = find_scenario(scenario)
+        options = RunOptions(max_time=found.max_instructions, pool=pool)
+        return booted(scenario, found.cpus, size(found.ram), modes).session(policy or self.policy(), scheduler, options)
 
     def run(self, scenario: str, scheduler: Scheduler, pool: PoolConfig = PoolConfig()) -> RunResult:
         """A run of a scenario with the policy, to its end."""

@@ -9,7 +9,6 @@ from kstack.inject import Outcome, Trial
 from kstack.inject.trial import judged
 from kstack.recording import Recording, unpack
 from kstack.schedule import ReplaySchedule
-from kstack.stacks.loading.registry import find_policy
 from kstack.testing.guests import GuestRun, Start
 from kstack.testing.minimise import merged, minimise
 
@@ -24,11 +23,7 @@ def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:
     """
     if isinstance(trial.fault.when, Moment):
         return recording  # at the same time another instruction would be hit
-    setup = trial.setup
-    policy = find_policy(trial.pair.policy)
-    start = Start(
-        setup.image, setup.cpus, setup.ram, setup.modes, policy, setup.options, setup.faults, trial.pair.policy
-    )
+    start = Start(**vars(trial.setup))
     choices = list(unpack(recording.choices))
     run = start.run(ReplaySchedule(choices, finished=False))
     if run.failure is None:
@@ -37,7 +32,7 @@ def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:
     if len(merged(best.choices)) >= len(merged(choices)) or best.outcome is None or best.fired == (None,):
         return recording
     same = judged(trial.pair.scenario, best.outcome)[:2] == (outcome.outcome, outcome.by)
-    return best.start.recording(best) if same and _is_the_faults(trial, best) else recording
+    return best.start.recording_of(best) if same and _is_the_faults(trial, best) else recording
 
 
 def _is_the_faults(trial: Trial, run: GuestRun) -> bool:

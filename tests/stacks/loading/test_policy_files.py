@@ -13,7 +13,7 @@ import pytest
 from kstack.base.errors import PolicyError
 from kstack.stacks import Policy
 from kstack.stacks.loading.files import RenamedWarning, module_of
-from kstack.stacks.loading.registry import find_policy, policies, policy_hash, split_name
+from kstack.stacks.loading.registry import find_policy, name_of, policies, policy_hash, split_name
 from kstack.stacks.policy import Policy as Base
 from tests.support import family
 from tests.support.command import ROOT, kstack
@@ -37,6 +37,15 @@ def _modules() -> Iterator[None]:
     for name in set(sys.modules) - before:
         if name.startswith("kstack_policy_"):
             del sys.modules[name]
+
+
+def test_a_policy_that_no_name_finds_again_is_refused() -> None:
+    class Hidden(find_policy("fixed-16k")):  # type: ignore[misc] # a class like any other
+        pass
+
+    with pytest.raises(PolicyError, match="cannot be found again by a name"):
+        name_of(Hidden)
+    assert name_of(find_policy("entry-exit")) == "entry-exit"
 
 
 # --- one of several

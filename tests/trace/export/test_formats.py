@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from kstack.guest.images import build_image
 from kstack.recording import pack
-from kstack.run.spec import Setup
+from kstack.run.spec import RunSpec
 from kstack.trace.export import FORMATS, drcov, export, read
 from kstack.trace.make import make_trace
 from kstack.trace.store import Trace, read_trace
@@ -46,7 +46,7 @@ def test_an_export_does_not_depend_on_how_the_tables_are_read(
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_run_in_which_nothing_has_run_has_an_export_too(format: str, tmp_path: Path) -> None:
     """A journal that was cut behind its head."""
-    setup = Setup("litmus-laight", 2, 64 << 20, policy="fixed-16k")
+    setup = RunSpec("litmus-laight", 2, 64 << 20, policy="fixed-16k")
     make_trace(replace(setup.head(), choices=pack([])), tmp_path / "trace")
     assert read_trace(tmp_path / "trace").meta.rows["instructions"] == 0
     assert exported(read_trace(tmp_path / "trace"), format, tmp_path).stat().st_size >= 0

@@ -248,6 +248,14 @@ _ADDRESS = """
     mov r10, [rcx + 64]
     add rax, [rbp + r10]
 """
+_CANONICAL: Final = """
+    mov r9, [rcx + 32]
+    mov rax, [rbp + r9]
+    sar rax, 47
+    add rax, 1
+    cmp rax, 1
+    ja leave
+"""
 _TESTS: Final = {
     CheckKind.ALWAYS: "jmp leave",
     CheckKind.MISALIGNED: _ADDRESS
@@ -269,21 +277,9 @@ _TESTS: Final = {
     or eax, [rbp + r10 + 4]
     jnz leave
 """,
-    CheckKind.NOT_CANONICAL: """
-    mov r9, [rcx + 32]
-    mov rax, [rbp + r9]
-    sar rax, 47
-    add rax, 1
-    cmp rax, 1
-    ja leave
-""",
-    CheckKind.SYSRET: f"""
-    mov r9, [rcx + 32]
-    mov rax, [rbp + r9]
-    sar rax, 47
-    add rax, 1
-    cmp rax, 1
-    ja leave
+    CheckKind.NOT_CANONICAL: _CANONICAL,
+    CheckKind.SYSRET: _CANONICAL
+    + f"""
     mov r9, [rcx + 40]
     test dword ptr [rbp + r9], {Flags.VM | Flags.RF}
     jnz leave

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -116,6 +117,24 @@ def policy_hash(name: str) -> str:
         PolicyError: there is no such policy, or a file cannot be read.
     """
     return source_hash(find_policy(name))
+
+
+def name_of(policy: type[Policy]) -> str:
+    """By what a policy is found again: its id, or the path of its file, with its name if that has others in it.
+
+    Raises:
+        PolicyError: by nothing.
+    """
+    if policies().get(policy.id) is policy:
+        return policy.id
+    module = sys.modules.get(policy.__module__)
+    file = getattr(module, "__file__", None) or ""
+    if file.endswith(".py") and vars(module).get(policy.__name__) is policy:
+        return f"{Path(file).resolve()}:{policy.__name__}"
+    raise PolicyError(
+        f"policy {policy.__qualname__} cannot be found again by a name: define it in a file, outside functions and "
+        "classes, or offer it as an entry point of the group kstack.policies"
+    )
 
 
 def _in_file(path: Path, wanted: str) -> type[Policy]:
