@@ -97,10 +97,10 @@ def test_a_frame_is_counted_once_however_many_have_it() -> None:
     checkpoints.add(kept(100, {**beginning, 1: one}, beside=7))
     assert checkpoints.size == 4096 + 7
     checkpoints.add(kept(300, {**beginning, 1: one, 2: other}, beside=7))
-    checkpoints.add(kept(200, {**beginning, 1: one}, beside=7))
+    checkpoints.add(kept(200, {**beginning, 1: one, 2: other}, beside=7))
     assert checkpoints.size == 2 * 4096 + 21
     checkpoints.drop_after(Mark(250, 0, True))
-    assert checkpoints.size == 4096 + 14
+    assert checkpoints.size == 2 * 4096 + 14
 
 
 def test_where_memory_is_short_fewer_are_kept_but_the_last_one_is() -> None:
@@ -111,5 +111,11 @@ def test_where_memory_is_short_fewer_are_kept_but_the_last_one_is() -> None:
         checkpoints.add(kept(time * NEAR, memory))
         assert checkpoints.size <= 10 * 4096 or len(checkpoints) == 1
         assert times(checkpoints)[-1] == time * NEAR
+        memories: list[dict[int, bytes]] = [{}, *(one.session.memory for one in checkpoints._kept)]
+        own = [
+            sum(before.get(frame) is not data for frame, data in after.items())
+            for before, after in itertools.pairwise(memories)
+        ]
+        assert checkpoints.size == 4096 * sum(own)
     checkpoints.add(kept(200 * NEAR, {frame: b"%d" % frame for frame in range(50)}))
     assert times(checkpoints) == [200 * NEAR]
