@@ -13,9 +13,7 @@ from kstack.fault.actions import GARBAGE
 from kstack.hw.cpu.cpu import CpuState
 from kstack.inject import Pair, Trial, census, faults_at
 from kstack.inject.sites import LATE
-from kstack.kernels.kstack import hypercall
 from kstack.machine import FOR_EVER
-from kstack.run.session import Session
 from kstack.stacks.oracle import Kind
 from kstack.x86.registers import Gpr
 from tests.support.boots import kinds_of
@@ -320,19 +318,15 @@ def test_a_narrowed_request_is_one_page_short() -> None:
     for one in (plain, narrow):
         asked: list[int] = []
         pages.append(asked)
-        post = one.runtime._execute._mailbox  # where the request is stored
+        post = one.runtime.kernel.post_flush
 
-        def mailbox(
-            cpu: int, owner: int, word: int, post: Any = post, asked: list[int] = asked, one: Session = one
-        ) -> int:
-            if word == hypercall.MAILBOX_PAGES:
-                calls = [
-                    calls[-1] for calls in one.runtime.calls if calls and type(calls[-1].step).__name__ == "PostFlush"
-                ]
-                asked.append(calls[0].step.pages)
-            return int(post(cpu, owner, word))
+        def noted(
+            cpu: int, target: int, start: int, number: int, touch: Any, post: Any = post, asked: list[int] = asked
+        ) -> None:
+            asked.append(number)
+            post(cpu, target, start, number, touch)
 
-        one.runtime._execute._mailbox = mailbox  # type: ignore[method-assign]
+        one.runtime.kernel.post_flush = noted  # type: ignore[method-assign]
         one.run()
     assert pages[0][0] == pages[1][0] + 1
     assert pages[0][1:3] == pages[1][1:3]

@@ -57,13 +57,9 @@ def test_documents_and_the_template_use_what_is_public() -> None:
 
 
 def test_what_is_private_is_found() -> None:
-    assert private(
-        "from kstack.hw.modes import Modes\nfrom kstack.run import Modes, nothing\nimport kstack.machine"
-    ) == [
-        "kstack.hw.modes.Modes",
-        "kstack.run.nothing",
-        "kstack.machine",
-    ]
+    absent = "nothing"
+    text = f"from kstack.hw.modes import Modes\nfrom kstack.run import Modes, {absent}\nimport kstack.machine"
+    assert private(text) == ["kstack.hw.modes.Modes", f"kstack.run.{absent}", "kstack.machine"]
 
 
 def test_policies_that_come_with_kstack_use_what_is_public() -> None:

@@ -1022,8 +1022,8 @@ def injector_of(session: Session) -> Injector:
 class Forgotten(Start):
     """Nobody lets it happen."""
 
-    def session(self, scheduler: Scheduler) -> Session:
-        made = super().session(scheduler)
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
+        made = super().session(scheduler, recorded, shared)
         made.injector = None
         return made
 
@@ -1032,8 +1032,8 @@ class Forgotten(Start):
 class Premature(Start):
     """It says that it has happened before it has."""
 
-    def session(self, scheduler: Scheduler) -> Session:
-        made = super().session(scheduler)
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
+        made = super().session(scheduler, recorded, shared)
         injector, fire = injector_of(made), injector_of(made)._fire
 
         def early(one: Any, cpu: int) -> None:
@@ -1050,8 +1050,8 @@ class Premature(Start):
 class Repeating(Start):
     """It happens again and again."""
 
-    def session(self, scheduler: Scheduler) -> Session:
-        made = super().session(scheduler)
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
+        made = super().session(scheduler, recorded, shared)
         if made.injector is not None:
             injector, fire = injector_of(made), injector_of(made)._fire
 
@@ -1068,8 +1068,8 @@ class Repeating(Start):
 class Eager(Start):
     """It does not wait."""
 
-    def session(self, scheduler: Scheduler) -> Session:
-        made = super().session(scheduler)
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
+        made = super().session(scheduler, recorded, shared)
         if made.injector is not None:
             injector_of(made).fired[0] = made.machine.time
         return made
@@ -1079,8 +1079,8 @@ class Eager(Start):
 class Touching(Start):
     """To wait for it changes something."""
 
-    def session(self, scheduler: Scheduler) -> Session:
-        made = super().session(scheduler)
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
+        made = super().session(scheduler, recorded, shared)
         if made.injector is not None:
             made.machine.memory.write64(0x300008, 1)
         return made
@@ -1092,10 +1092,10 @@ class Wandering(Start):
 
     runs: ClassVar[list[int]] = []
 
-    def session(self, scheduler: Scheduler) -> Session:
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
         self.runs.append(1)
         later = replace(self.faults[0], when=Moment(100_000 + len(self.runs)))
-        return Start.session(dataclasses.replace(self, faults=(later,)), scheduler)
+        return Start.session(dataclasses.replace(self, faults=(later,)), scheduler, recorded, shared)
 
 
 @tampered(AGAIN)
@@ -1104,10 +1104,10 @@ class Varying(Start):
 
     runs: ClassVar[list[int]] = []
 
-    def session(self, scheduler: Scheduler) -> Session:
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
         self.runs.append(1)
         other = replace(self.faults[0], bit=len(self.runs) % 7)
-        return Start.session(dataclasses.replace(self, faults=(other,)), scheduler)
+        return Start.session(dataclasses.replace(self, faults=(other,)), scheduler, recorded, shared)
 
 
 class Misrecorded(Start):
@@ -1116,8 +1116,8 @@ class Misrecorded(Start):
     def of(self, recording: Recording) -> Recording:
         raise NotImplementedError
 
-    def recording(self, run: GuestRun) -> Recording:
-        return self.of(super().recording(run))
+    def recording_of(self, run: GuestRun) -> Recording:
+        return self.of(super().recording_of(run))
 
 
 @tampered(REPLAYS)
@@ -1148,5 +1148,5 @@ class RecordedInPart(Misrecorded):
 class RecordedForNothing(Start):
     """What is recorded is left out when it is read."""
 
-    def session(self, scheduler: Scheduler) -> Session:
-        return Start.session(dataclasses.replace(self, faults=(LATE,)), scheduler)
+    def session(self, scheduler: Scheduler, recorded: bool = False, shared: bool = False) -> Session:
+        return Start.session(dataclasses.replace(self, faults=(LATE,)), scheduler, recorded, shared)

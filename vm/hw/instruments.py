@@ -60,7 +60,7 @@ class Instruments:
         """Let an instrument hear from now on.
 
         Raises:
-            ConfigError: it has a method `on_...` that is no hook's, or that cannot take what the hook tells.
+            ConfigError: it has no method `on_...`, or one that is no hook's.
         """
         known = {name: hook for hooks in self._offered.values() for name, hook in hooks.named().items()}
         for name in dir(instrument):
@@ -68,7 +68,8 @@ class Instruments:
                 near = difflib.get_close_matches(name, known, 1)
                 what = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
                 raise ConfigError(f"instrument {type(instrument).__name__}: {name} hears nothing; {what}")
-        _index(instrument, known)
+        if not _index(instrument, known):
+            raise ConfigError(f"instrument {type(instrument).__name__} hears nothing: it has no method on_...")
         self._added.append(instrument)
 
     def remove(self, instrument: object) -> None:
@@ -87,8 +88,9 @@ class Instruments:
                 hook.heard.clear()
 
 
-def _index(instrument: object, hooks: dict[str, Hook[Any]]) -> None:
-    for name, hook in hooks.items():
-        hear = getattr(instrument, name, None)
-        if hear is not None:
-            hook.heard.append(hear)
+def _index(instrument: object, hooks: dict[str, Hook[Any]]) -> int:
+    """Let an instrument hear what it has methods for; how many."""
+    found = [(hook, hear) for name, hook in hooks.items() if (hear := getattr(instrument, name, None)) is not None]
+    for hook, hear in found:
+        hook.heard.append(hear)
+    return len(found)

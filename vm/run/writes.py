@@ -7,7 +7,7 @@ middle of a slice as well. A run that has been written to is repeated by its cho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -116,14 +116,6 @@ class Write(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slices: int
     time: int
     change: Change
-
-
-class Observer(Protocol):
-    """Told of each change when it has been made."""
-
-    def written(self, change: Change) -> None:
-        """It has just been made."""
-        ...
 
 
 class Writes:

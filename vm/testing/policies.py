@@ -94,7 +94,7 @@ class _Steps:
     def __init__(self) -> None:
         self.made: list[Any] = []
 
-    def stepped(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Any) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Any) -> None:
         """A step was carried out."""
         self.made.append((cpu, call.hook.value, step, answer))
 

@@ -70,6 +70,13 @@ def test_a_hook_that_nobody_offers_is_an_error(name: str, says: str) -> None:
         instruments.add(type("Wrong", (), {name: lambda self: None})())
 
 
+def test_an_instrument_that_hears_nothing_at_all_is_an_error() -> None:
+    instruments = Instruments()
+    instruments.offer(Some())
+    with pytest.raises(ConfigError, match="Deaf hears nothing"):
+        instruments.add(type("Deaf", (), {"stepped": lambda self: None})())
+
+
 def test_no_two_rooms_offer_the_same_hook() -> None:
     machine = Machine(MachineConfig(ram=1 << 20))
     names = [
