@@ -248,6 +248,10 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
         touched.thread(call.thread)
     hooks = _Hooks(touched, runtime)
     world.machine.instruments.add(hooks)
+    drops = (
+        world.machine.mmu_hooks.drop
+    )  # histories are of a witness, which is made again; they would read what no move reads
+    heard, drops.heard = drops.heard, []
     own = [(cpu, page) for page in sorted(world.managed)]  # a flush looks for its own CPU's
     lazy.may = _Watched(lazy.may, lambda key: touched.part("may", *key), own)
     lazy.ever = _Watched(lazy.ever, lambda key: touched.part("ever", *key))
@@ -267,5 +271,6 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
         executor.variables, executor.locks = dict(executor.variables.items()), dict(executor.locks.items())
         executor.dry, executor.pools = dict(executor.dry.items()), pools
         executor.areas, oracle.areas = areas, seen
+        drops.heard = heard
         world.machine.instruments.remove(hooks)
         memory.on_touch = core.gate.on_enter = None
