@@ -134,6 +134,8 @@ DROPS: dict[str, tuple[Cause, Callable[[LongModeGuest], object]]] = {
     "evict": (Cause.EVICTION, _evict),
     "fills": (Cause.REPLACED, _other_fills),
     "fault": (Cause.FAULT, _fault),
+    "invpcid": (Cause.INVPCID, lambda guest: guest.machine.cpus[0].mmu.invpcid(1, 0, 0)),
+    "invlpgb": (Cause.BROADCAST, lambda guest: guest.machine.broadcast._apply(guest.machine.cpus[0].mmu, (1, 0, 0, 0))),
     "reset": (Cause.RESET, lambda guest: guest.machine.cpus[0].reset()),
 }
 
