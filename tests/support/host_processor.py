@@ -7,7 +7,8 @@ strict) and stops. From then on it is stepped by ptrace, which carries no system
     0xA000_0000     one page of code, in the middle of which an instruction is put
     0xB000_0000     two pages of data, with nothing mapped before and behind
 
-Linux says of a fault what signal it became; vector and error code are told from that as far as they can be.
+Some instructions are never given to it (`never_given`): those by which a program asks the kernel for something or learns of the
+host, and what could change how the process runs. Linux says of a fault what signal it became; vector and error code are told from that as far as they can be.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import signal
 import struct
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -71,6 +74,45 @@ class Ended(NamedTuple):
     address: int
     rip: int
     state: State
+
+
+_SYSTEM: Final = "it would ask the host's kernel for something"
+_MACHINE: Final = "it tells of the host, or of the time"
+_PRIVATE: Final = "it is the system's"
+NEVER_GIVEN: Final = {
+    **dict.fromkeys(("syscall", "sysenter", "sysexit", "sysexitq", "sysret", "sysretq", "int", "int1", "into"), _SYSTEM),
+    **dict.fromkeys(("vmcall", "vmmcall", "vmfunc"), _SYSTEM),
+    **dict.fromkeys(("rdtsc", "rdtscp", "rdpmc", "rdrand", "rdseed", "rdpid", "cpuid", "xgetbv"), _MACHINE),
+    **dict.fromkeys(("sgdt", "sidt", "sldt", "str", "smsw", "lar", "lsl", "verr", "verw"), _MACHINE),
+    **dict.fromkeys(("hlt", "in", "out", "insb", "insw", "insd", "outsb", "outsw", "outsd"), _PRIVATE),
+    **dict.fromkeys(("wrfsbase", "wrgsbase", "lfs", "lgs", "lss", "iret", "iretd", "iretq", "retf", "retfq"), _PRIVATE),
+    **dict.fromkeys(("popf", "popfd", "popfq"), "it could set AC, and the host's kernel would run with it"),
+}
+"""Instructions that the host's processor is never given, by Capstone's names, and why."""
+_SEGMENTS: Final = re.compile(r"(mov|pop) ([c-gs]s)\b")
+
+
+@lru_cache(maxsize=1 << 16)
+def never_given(code: bytes) -> str:
+    """Why an instruction must not be given to the host's processor; "" if it may be."""
+    found = next(_decoder().disasm(code, AT), None)
+    if found is None:
+        return ""
+    if _SEGMENTS.match(f"{found.mnemonic} {found.op_str}"):
+        return _PRIVATE
+    return NEVER_GIVEN.get(found.mnemonic.split()[-1], "")
+
+
+@lru_cache(maxsize=1)
+def _decoder():  # type: ignore[no-untyped-def] # Capstone has no types
+    from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+
+    return Cs(CS_ARCH_X86, CS_MODE_64)
+
+
+def is_intel() -> bool:
+    """Whether the host's processor is one of Intel's, whose manual is the one that holds here."""
+    return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
 
 
 class HostCannot(Exception):
@@ -164,7 +206,12 @@ class HostProcessor:
         Args:
             code: its bytes.
             state: to begin with.
+
+        Raises:
+            ValueError: it is one that is never given to a host.
         """
+        if never_given(code):
+            raise ValueError(f"{code.hex()} is not given to the host's processor: {never_given(code)}")
         os.pwrite(self._memory, code + b"\xcc" * 16, AT)
         os.pwrite(self._memory, state.data, DATA)
         words = list(self._first)

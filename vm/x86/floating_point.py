@@ -13,5 +13,6 @@ MXCSR_MASKS: Final = 0x1F80
 """One for each exception of SSE (figure 10-3)."""
 MXCSR_POWER_UP: Final = MXCSR_MASKS
 MXCSR_RESERVED: Final = 0xFFFF0000
+FXSAVE_BYTES: Final = 512
 FXSAVE_MXCSR: Final = 24
 """Offset in the image that FXSAVE stores (table 10-2)."""

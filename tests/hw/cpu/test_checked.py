@@ -10,14 +10,14 @@ from kstack.guest.asm import assemble
 from kstack.hw.cpu.checked import RULES, look_at, rule_of, tables
 from kstack.hw.cpu.encoding import Encoding, encoding_of, taken_as
 from kstack.hw.engine.checks import BANK
-from kstack.x86.control import Cr4
+from kstack.x86.control import Cr0, Cr4
 from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr, Seg
 from tests.support.long_mode import AREA, KERNEL_CODE, PLAIN, USER, LongModeGuest
 
 NOT_CANONICAL = 1 << 63
 HIGH = 0x1111_1111_0000_0000
-SS, GP, PF, UD, DB = 12, 13, 14, 6, 1
+SS, GP, PF, UD, DB, NM = 12, 13, 14, 6, 1, 7
 
 
 def made(cr4: int = int(Cr4.FSGSBASE)) -> LongModeGuest:
@@ -241,6 +241,7 @@ def test_each_rule_is_for_something() -> None:
         "sysretq",
         "outsb",
         "cmpxchg [rbx], edx",
+        "repne scasb",
     ]
     extra += [
         "movups [rbx], xmm0",
@@ -263,3 +264,49 @@ def test_each_rule_is_for_something() -> None:
             found.add(RULES.index(rule))
             assert look_at(code, bits, 0) is not None, text
     assert found == set(range(len(RULES)))
+
+
+STEPS = {
+    "movups xmm1, [rbx]": 16,
+    "movupd xmm1, [rbx]": 16,
+    "movdqu xmm1, [rbx]": 16,
+    "lddqu xmm1, [rbx]": 16,
+    "movups [rbx], xmm1": 16,
+    "fxrstor [rbx]": 512,
+    "fxsave [rbx]": 512,
+    "fldenv [rbx]": 28,
+    "frstor [rbx]": 108,
+    ".byte 0x66, 0xdd, 0x23 # frstor of 16 bits": 94,
+    "fnstenv [rbx]": 28,
+    ".byte 0x66, 0xd9, 0x33 # fnstenv of 16 bits": 14,
+    "fnsave [rbx]": 108,
+    "fld tbyte ptr [rbx]": 10,
+    "fstp tbyte ptr [rbx]": 10,
+}
+
+
+@pytest.mark.parametrize("text", STEPS)
+def test_nothing_is_left_of_what_reaches_into_a_page_that_faults(text: str) -> None:
+    size = STEPS[text]
+    guest = made()
+    cpu = guest.machine.cpus[0]
+    for number in range(8):
+        cpu.registers.set_mm(number, bytes([number]) * 8)
+    cpu.registers.set_xmm(1, b"\x77" * 16)
+    step = 16 if "fx" in text else 1
+    last = AREA + 8192 - size & -step
+    before = cpu.registers.xmm(1), cpu.registers.mm(0), cpu.registers.mm(5)
+    guest.run(text, rbx=last + step)
+    assert guest.vector() == PF
+    assert (cpu.registers.xmm(1), cpu.registers.mm(0), cpu.registers.mm(5)) == before
+    assert guest.machine.cpus[0].registers.cr[2] == AREA + 8192
+    guest.run(text, rbx=last)
+    assert guest.vector() is None
+
+
+@pytest.mark.parametrize("text", [text for text in STEPS])
+def test_a_switched_off_fpu_is_found_out_before_the_page_that_faults(text: str) -> None:
+    guest = made()
+    guest.machine.cpus[0].registers.cr[0] |= Cr0.TS
+    guest.run(text, rbx=AREA + 8192 - 16 & -16 if "fx" in text else AREA + 8191)
+    assert guest.vector() == NM

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from kstack.guest.asm import assemble
 from kstack.x86.addresses import is_canonical
 from tests.support.differential import Differential
-from tests.support.host_processor import AT, HostCannot
+from tests.support.host_processor import AT, NEVER_GIVEN, HostCannot, is_intel, never_given
 from tests.support.random_instructions import Drawn, drawn
 
 INSTRUCTIONS = 1_000
@@ -67,6 +68,7 @@ BRANCHES = {
 }
 
 
+@pytest.mark.skipif(not is_intel(), reason="AMD's processors truncate RIP behind 66, as the engine does")
 @pytest.mark.parametrize("rex", [b"", b"\x48", b"\x41"])
 def test_branches_behind_every_prefix_go_where_the_hosts_processor_goes(differential: Differential, rex: bytes) -> None:
     found = []
@@ -78,6 +80,23 @@ def test_branches_behind_every_prefix_go_where_the_hosts_processor_goes(differen
             if difference:
                 found.append(f"{name} ({one.code.hex()}): {difference}")
     assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["syscall", "sysenter", "int 0x80", "rdtsc", "rdrand rax", "rdseed eax", "cpuid", "xgetbv", "mov ds, ax", "pop fs"]
+    + ["popfq", "sgdt [rbx]", "sidt [rbx]", "str ax", "smsw ax", "hlt", "in al, dx", "out dx, al", "rep outsb", "insb"],
+)
+def test_the_host_is_never_given_what_asks_its_kernel_or_tells_of_it(differential: Differential, text: str) -> None:
+    code = assemble(text, AT)
+    assert never_given(code)
+    with pytest.raises(ValueError, match="not given to the host"):
+        differential.host.run(code, drawn(1, differential.host.fresh_fpu).state)
+
+
+def test_names_of_what_is_never_given_are_the_decoders() -> None:
+    assert not never_given(assemble("add rax, rbx", AT)) and not never_given(assemble("mov rax, [rbx]", AT))
+    assert {"syscall", "cpuid", "popfq"} <= set(NEVER_GIVEN)
 
 
 def test_a_difference_is_seen(differential: Differential, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,11 @@ from typing import Final, NamedTuple
 from kstack.hw.cpu.corrections import (
     EMMS,
     IRET,
-    TEN,
     Native,
     carried_out,
     clflush,
     cmpxchg,
+    compares_strings,
     descriptor_table,
     enter,
     enters_mmx,
@@ -38,16 +38,16 @@ from kstack.hw.cpu.corrections import (
     segment_base,
     stack_segment,
     stores_whole,
-    string_lengths,
+    string_flags,
     sysret,
     system_segment,
 )
 from kstack.hw.cpu.decode import Instruction, decode
-from kstack.hw.cpu.encoding import Encoding, encoding_of, stored_in_steps, taken_as
+from kstack.hw.cpu.encoding import Encoding, encoding_of, loaded_in_steps, stored_in_steps, taken_as
 from kstack.hw.cpu.processor import Processor
 from kstack.hw.engine import Check, CheckKind, Look
 from kstack.hw.engine.checks import ASK, BANK, BEHIND_66, MAP_0F, MAP_0F3A, MAP_0F38, PREFIX, REX
-from kstack.x86.prefixes import OPERAND_SIZE, PREFIXES, Rex, high_bit
+from kstack.x86.prefixes import OPERAND_SIZE, PREFIXES, REP, REPNE, Rex, high_bit
 from kstack.x86.registers import GPR_NAMES, Gpr, Seg
 
 
@@ -200,6 +200,10 @@ def _is_horizontal(found: Encoding) -> bool:
     return same and (found.mandatory != 0x66 or bool(found.rex & Rex.R) == bool(found.rex & Rex.B))
 
 
+def _is_repeated_compare(found: Encoding) -> bool:
+    return found.map == "" and found.opcode in (0xA6, 0xA7, 0xAE, 0xAF) and found.mandatory in (REP, REPNE)
+
+
 def _always(
     test: Callable[[Encoding], bool], name: str, act: Callable[[Processor, Instruction, Encoding], Native] | None = None
 ) -> Rule:
@@ -264,9 +268,9 @@ RULES: Final = (
     Rule(
         "a load in steps over a page's end",
         CheckKind.CROSSES,
-        lambda found: found.map == "" and found.memory and (found.opcode, found.reg) in ((0xDB, 5), (0xDF, 4)),
+        lambda found: bool(loaded_in_steps(found)),
         loads_whole,
-        size=lambda _: TEN,
+        size=loaded_in_steps,
     ),
     Rule("CMPXCHG of 32 bits", CheckKind.HIGH, _is_cmpxchg32, cmpxchg, registers=_high_registers),
     Rule(
@@ -305,9 +309,9 @@ RULES: Final = (
     ),
     _always(_is_horizontal, "PHADDW and kin of a register with itself", horizontal),
     _always(
-        lambda found: found.map == "0f3a" and found.opcode in (0x60, 0x61) and found.mandatory == 0x66,
-        "PCMPESTRI, PCMPESTRM",
-        string_lengths,
+        lambda found: found.map == "0f3a" and found.opcode in range(0x60, 0x64) and found.mandatory == 0x66,
+        "PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM",
+        compares_strings,
     ),
     _always(_is_late_mmx, "TOP behind MMX of SSSE3 and EMMS", enters_mmx),
     Rule(
@@ -318,6 +322,7 @@ RULES: Final = (
         registers=lambda found: (Gpr.RCX if found.rex & Rex.W else None, Gpr.R11),
     ),
     _always(lambda found: found.map == "" and found.opcode in range(0x6C, 0x70), "INS and OUTS", carried_out),
+    Rule("flags of a repeated CMPS or SCAS that is cut", CheckKind.STRING, _is_repeated_compare, string_flags),
     Rule("a segment with a limit", CheckKind.PROTECTED, _loads_data_segment, seen_behind),
     Rule(
         "RFLAGS.AC in ring 3",
@@ -354,6 +359,8 @@ _ASKED: Final = {
         143,
         154,
         157,
+        *range(0xA6, 0xA8),
+        *range(0xAE, 0xB0),
         196,
         197,
         198,
@@ -461,7 +468,7 @@ def _check(rule: Rule, found: Encoding, code: bytes, bits: int, address: int) ->
     if rule.registers is not None:
         return Check(rule.kind, *rule.registers(found))
     if rule.kind not in _OF_OPERANDS:
-        return Check(rule.kind)
+        return Check(rule.kind, address_bits=found.address_bits)
     instruction = decode(code, bits)
     if instruction is None or instruction.memory is None:
         return None  # the engine says what it is

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from kstack.hw.cpu.decode import Instruction, effective_address
-from kstack.hw.cpu.encoding import Encoding, stored_in_steps
+from kstack.hw.cpu.encoding import Encoding, loaded_in_steps, stored_in_steps
+from kstack.hw.cpu.instructions import Result
 from kstack.hw.cpu.linear import GuestFault
 from kstack.hw.cpu.processor import Processor
+from kstack.hw.cpu.string_compare import BYTES, compare, with_flags
 from kstack.hw.engine import Registers
-from kstack.x86.addresses import is_canonical
+from kstack.x86.addresses import PAGE, PAGE_SHIFT, is_canonical
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.flags import CC_FLAGS, Flags
-from kstack.x86.floating_point import FXSAVE_MXCSR, MXCSR_RESERVED
+from kstack.x86.floating_point import FXSAVE_BYTES, FXSAVE_MXCSR, MXCSR_RESERVED
 from kstack.x86.prefixes import OPERAND_SIZE, Rex, high_bit
 from kstack.x86.registers import GPR_NAMES, Gpr, Seg
 from kstack.x86.segments import (
@@ -45,14 +47,17 @@ class Native(NamedTuple):
 
 
 _PRESENT_CODE: Final = SegmentAttribute.P | SegmentAttribute.S | SegmentAttribute.CODE
-_LONGEST: Final = 16  # elements of a string of PCMPESTRI
-TEN: Final = 10  # bytes of the x87's widest operands
+_PCMPESTRM, _PCMPESTRI, _PCMPISTRM = 0x60, 0x61, 0x62
 EMMS: Final = 0x77
 IRET: Final = 0xCF
 
 
 class CarriedOut(Exception):
-    """The instruction is carried out by its handler (kstack.hw.cpu.instructions)."""
+    """The instruction is carried out here: by what the exception is given, else by its handler (kstack.hw.cpu.instructions)."""
+
+    def __init__(self, handler: Callable[[Processor, Instruction], Result] | None = None) -> None:
+        super().__init__()
+        self.handler = handler
 
 
 def carried_out(_cpu: Processor, _: Instruction, __: Encoding) -> Native:
@@ -65,10 +70,29 @@ def seen_behind(_cpu: Processor, _: Instruction, __: Encoding) -> Native:
     return Native()
 
 
+def string_flags(cpu: Processor, _: Instruction, found: Encoding) -> Native:
+    """Flags of before as long as it is not at its end, as the engine keeps them where nothing stops it each time."""
+    registers = cpu.registers
+    at, before = registers.rip, registers.rflags & ~Flags.RF
+
+    def restore() -> None:
+        if registers.rip == at and registers.gpr[Gpr.RCX] & (1 << found.address_bits) - 1:
+            registers.rflags = before
+
+    return Native(restore=restore)
+
+
 def _sse_can_run(cpu: Processor) -> bool:
     """Whether neither #UD nor #NM comes first."""
     registers = cpu.registers
     return not registers.cr[0] & (Cr0.EM | Cr0.TS) and bool(registers.cr[4] & Cr4.OSFXSR)
+
+
+def _can_run(cpu: Processor, found: Encoding) -> bool:
+    """The same of what is looked at before it loads or stores in steps, SGDT and SIDT among them."""
+    if found.map == "" or (found.opcode == 0xAE and found.map == "0f"):
+        return not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS)
+    return found.opcode == 0x01 or _sse_can_run(cpu)
 
 
 def misaligned(cpu: Processor, _: Instruction, __: Encoding) -> Native:
@@ -86,15 +110,23 @@ def _loads(cpu: Processor, address: int, size: int) -> int:
 def stores_whole(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
     """Both pages are looked at before anything is stored."""
     address, size = effective_address(instruction, cpu.registers), stored_in_steps(found)
-    if size < 512 or address % 16 == 0:  # FXSAVE is aligned first
+    if _can_run(cpu, found) and (size < FXSAVE_BYTES or address % 16 == 0):  # FXSAVE is aligned first
         _probe(cpu, address, size)
     return Native()
 
 
-def loads_whole(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
-    """As `stores_whole`: QEMU loads the last two bytes first."""
-    _loads(cpu, effective_address(instruction, cpu.registers), TEN)
+def loads_whole(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
+    """As `stores_whole`: QEMU loads an x87 number's last two bytes first, and writes a register of SSE by halves."""
+    if _can_run(cpu, found):
+        _looks_at(cpu, effective_address(instruction, cpu.registers), loaded_in_steps(found))
     return Native()
+
+
+def _looks_at(cpu: Processor, address: int, size: int) -> None:
+    """A load of the first of `size` bytes, at most a page, and of the first in the next page."""
+    _loads(cpu, address, 1)
+    if address + size - 1 >> PAGE_SHIFT != address >> PAGE_SHIFT:
+        _loads(cpu, address + size - 1 & -PAGE, 1)
 
 
 def _probe(cpu: Processor, address: int, size: int) -> None:
@@ -145,9 +177,10 @@ def fxrstor(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     if (
         not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS)
         and address % 16 == 0
-        and _loads(cpu, address + FXSAVE_MXCSR, 4) & MXCSR_RESERVED
     ):
-        raise GuestFault(GP)
+        _looks_at(cpu, address, FXSAVE_BYTES)
+        if _loads(cpu, address + FXSAVE_MXCSR, 4) & MXCSR_RESERVED:
+            raise GuestFault(GP)
     return Native()
 
 
@@ -348,20 +381,35 @@ def horizontal(cpu: Processor, instruction: Instruction, found: Encoding) -> Nat
     return Native(after)
 
 
-def string_lengths(cpu: Processor, _: Instruction, found: Encoding) -> Native:
-    """QEMU takes long lengths for short or negative ones, and then reads far outside of the registers."""
-    gpr = cpu.registers.gpr
-    bits = 64 if found.rex & Rex.W else 32
-    before = gpr[Gpr.RAX], gpr[Gpr.RDX]
-    for register in (Gpr.RAX, Gpr.RDX):
-        length = gpr[register] & (1 << bits) - 1
-        if min(length, (1 << bits) - length) > _LONGEST:
-            gpr[register] = _LONGEST  # a register has no more elements
+def compares_strings(cpu: Processor, instruction: Instruction, found: Encoding) -> Native:
+    """All of it is done here, unless something else comes first."""
+    if not _sse_can_run(cpu):
+        return Native()
+    gpr, explicit = cpu.registers.gpr, found.opcode in (_PCMPESTRM, _PCMPESTRI)
 
-    def restore() -> None:
-        gpr[Gpr.RAX], gpr[Gpr.RDX] = before
+    def carry_out(_cpu: Processor, _: Instruction) -> Result:
+        registers = cpu.registers
+        first = registers.xmm(found.reg | high_bit(found.rex, Rex.R))
+        if instruction.memory is not None:
+            second = _loads(cpu, effective_address(instruction, registers), BYTES).to_bytes(BYTES, "little")
+        else:
+            second = registers.xmm(found.modrm & 7 | high_bit(found.rex, Rex.B))
+        bits = 64 if found.rex & Rex.W else 32
+        lengths = [_signed(gpr[which], bits) if explicit else None for which in (Gpr.RAX, Gpr.RDX)]
+        compared = compare(instruction.immediates[0], first, second, *lengths)
+        if found.opcode in (_PCMPESTRM, _PCMPISTRM):
+            registers.set_xmm(0, compared.mask)
+        else:
+            gpr[Gpr.RCX] = compared.index
+        registers.rflags = with_flags(registers.rflags, compared)
+        return Result.DONE
 
-    return Native(restore=restore)
+    raise CarriedOut(carry_out)
+
+
+def _signed(value: int, bits: int) -> int:
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> bits - 1 else value
 
 
 def enters_mmx(cpu: Processor, _: Instruction, found: Encoding) -> Native:

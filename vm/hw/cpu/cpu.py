@@ -29,6 +29,7 @@ from kstack.hw.cpu.hooks import Before, CpuHooks, Delivery
 from kstack.hw.cpu.instructions import Result, handler_of
 from kstack.hw.cpu.linear import GuestFault, LinearMemory, NotCanonical
 from kstack.hw.cpu.msr import Msrs
+from kstack.hw.cpu.processor import Processor
 from kstack.hw.engine import Check, CheckKind, Engine, Intercept, Look, MmuIndex, Registers, Stop, StopKind
 from kstack.hw.gate import Gate
 from kstack.hw.memory import PhysicalMemory
@@ -727,8 +728,8 @@ class Cpu:
             return self._let_run(Native())  # its code has changed since, or the engine knows what to say of it
         try:
             native = rule.act(self, instruction, found)
-        except CarriedOut:
-            return self._emulate()
+        except CarriedOut as carried:
+            return self._emulate(carried.handler)
         except GuestFault as fault:
             return self._faults(fault)
         if self.unsupported is not None:
@@ -741,11 +742,13 @@ class Cpu:
         self.deliver(exception(SS if on_stack else fault.vector, fault.error, fault.address))
         return 1
 
-    def _emulate(self) -> int:
+    def _emulate(self, handler: Callable[[Processor, Instruction], Result] | None = None) -> int:
+        """Carry out the instruction at RIP, by its own handler if none is given."""
         registers = self.registers
         self._board.work += 1
         instruction = self._instruction()
-        handler = handler_of(instruction) if instruction is not None else None
+        if handler is None and instruction is not None:
+            handler = handler_of(instruction)
         if instruction is None or handler is None:
             self.deliver(exception(UD))
             return 1

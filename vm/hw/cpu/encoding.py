@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from kstack.hw.cpu.decode import decode
-from kstack.x86.prefixes import LOCK, OPERAND_SIZE, PREFIXES, REP, REPNE, REX
+from kstack.x86.prefixes import ADDRESS_SIZE, LOCK, OPERAND_SIZE, PREFIXES, REP, REPNE, REX
 
 _MEMORY: Final = 3  # the `mod` of a register operand
 
@@ -46,6 +46,13 @@ class Encoding(NamedTuple):
         return self.modrm >> 3 & 7
 
     @property
+    def address_bits(self) -> int:
+        """Of its addresses and counts: 16, 32 or 64."""
+        if ADDRESS_SIZE not in self.prefixes:
+            return self.bits
+        return 16 if self.bits == 32 else 32
+
+    @property
     def mandatory(self) -> int:
         """The prefix that selects an opcode of SSE: F3 or F2, the last of them, else 66, else 0."""
         found = [byte for byte in self.prefixes if byte in (REPNE, REP)]
@@ -80,7 +87,26 @@ def _is_movups_store(found: Encoding) -> bool:
     )
 
 
+def loaded_in_steps(found: Encoding) -> int:
+    """Bytes that an instruction loads in several steps, the first of which is in a register by the time the next one faults."""
+    if not found.memory:
+        return 0
+    if found.map == "":
+        return _x87_bytes(_X87_LOADS, found)
+    unaligned = ((0x10, 0), (0x10, 0x66), (0x6F, 0xF3), (0xF0, 0xF2))  # MOVUPS, MOVUPD, MOVDQU, LDDQU
+    return 16 if found.map == "0f" and (found.opcode, found.mandatory) in unaligned else 0
+
+
 _X87_STORES: Final = {(0xDB, 7): 10, (0xDF, 6): 10, (0xD9, 6): 28, (0xDD, 6): 108}  # FSTP m80, FBSTP, FNSTENV, FNSAVE
+_X87_LOADS: Final = {(0xDB, 5): 10, (0xDF, 4): 10, (0xD9, 4): 28, (0xDD, 4): 108}  # FLD m80, FBLD, FLDENV, FRSTOR
+_X87_SHORT: Final = 14
+"""Bytes by which the environment is shorter with operands of 16 bits."""
+
+
+def _x87_bytes(sizes: dict[tuple[int, int], int], found: Encoding) -> int:
+    size = sizes.get((found.opcode, found.reg), 0)
+    short = (OPERAND_SIZE in found.prefixes) != (found.bits == 16)
+    return size - _X87_SHORT if short and size > 10 else size
 
 
 def stored_in_steps(found: Encoding) -> int:
@@ -88,7 +114,7 @@ def stored_in_steps(found: Encoding) -> int:
     if not found.memory:
         return 0
     if found.map == "":
-        return _X87_STORES.get((found.opcode, found.reg), 0)
+        return _x87_bytes(_X87_STORES, found)
     if _is_movups_store(found):
         return 16
     if found.map == "0f" and not found.mandatory:

@@ -32,7 +32,8 @@ from kstack.x86.flags import Flags
 
 MAGIC: Final = 0x6B63617473_4B5543  # before the fill stub of an engine of ours
 TEMPORARIES: Final = 256  # of the 512 that TCG has room for: a block that has used so many takes no more instructions
-NOWHERE: Final = 0xFFFF_FFFF_FFFF_FFFF
+NOWHERE: Final = 1 << 62  # no instruction lies there: it is not canonical
+_MASK64: Final = (1 << 64) - 1
 PLAIN, ASK, PREFIX, REX, MAP_0F, MAP_0F38, MAP_0F3A, BEHIND_66 = range(8)
 """What the tables say of a byte: nothing, the host wants to see it, a prefix, a prefix in 64-bit code, another table."""
 BANK: Final = BEHIND_66 - MAP_0F + 1
@@ -54,6 +55,7 @@ class CheckKind(enum.Enum):
     SYSRET = "a register is not a canonical address, or another one has VM or RF set"
     PROTECTED = "protected mode"
     ALIGNED_USER = "ring 3, while CR0.AM lets RFLAGS.AC check alignments"
+    STRING = "never: flags of before the first iteration are noted, for a repeated CMPS or SCAS that is cut"
     RETURN = "a far return in ring 3 or compatibility mode, or one that may take away selectors of FS and GS, which have bases"
 
 
@@ -139,7 +141,7 @@ room:
     mov r14, r13
     mov r15, [r12 + {_CONTROL["tables"]}]
     mov rdx, [r12 + {_CONTROL["code_hook"]}]
-    mov rax, -1
+    mov rax, {NOWHERE}
     mov [rdx + {layout.HOOK_BEGIN}], rax
     mov [rdx + {layout.HOOK_END}], rax
     cmp qword ptr [r12 + {_CONTROL["ask_all"]}], 0
@@ -209,7 +211,7 @@ go:
     mov rax, {{original}}
     call rax
     mov rdx, [r12 + {_CONTROL["code_hook"]}]
-    mov rax, -1
+    mov rax, {NOWHERE}
     mov [rdx + {layout.HOOK_BEGIN}], rax
     mov [rdx + {layout.HOOK_END}], rax
     cmp qword ptr [r12 + {_CONTROL["hidden"]}], 0
@@ -297,6 +299,37 @@ _TESTS: Final = {
     jnz leave
 no_check:
 """,
+    # An iteration that begins when one more unit is paid for than at the last goes on with the same instruction: to come back
+    # to it takes two at least.
+    CheckKind.STRING: f"""
+    mov rax, [r8]
+    mov r9, [r8 + {_CONTROL["string_left"]}]
+    mov [r8 + {_CONTROL["string_left"]}], rax
+    cmp [r8 + {_CONTROL["string"]}], rsi
+    jne begins
+    sub r9, rax
+    cmp r9, 1
+    je goes_on
+begins:
+    mov [r8 + {_CONTROL["string"]}], rsi
+    mov rax, [rcx + 56]
+    mov [r8 + {_CONTROL["string_mask"]}], rax
+    mov rsi, [rsp]
+    push r8
+    mov rdi, [r8 + {_CONTROL["cpu"]}]
+    xor edx, edx
+    call qword ptr [r8 + {_CONTROL["restore_state"]}]
+    pop r8
+    mov rax, [rbp + {layout.ENV_CC_DST}]
+    mov [r8 + {_CONTROL["string_flags"]}], rax
+    mov rax, [rbp + {layout.ENV_CC_SRC}]
+    mov [r8 + {_CONTROL["string_flags"] + 8}], rax
+    mov rax, [rbp + {layout.ENV_CC_SRC2}]
+    mov [r8 + {_CONTROL["string_flags"] + 16}], rax
+    mov eax, [rbp + {layout.ENV_CC_OP}]
+    mov [r8 + {_CONTROL["string_flags"] + 24}], rax
+goes_on:
+""",
     CheckKind.RETURN: f"""
     mov eax, [rbp + {layout.ENV_HFLAGS}]
     and eax, 3
@@ -324,15 +357,11 @@ no_check:
 _CHECK = f"""
     mov r8, [rcx + 16]
     mov [r8 + {_CONTROL["checked"]}], rsi
-    cmp [r8 + {_CONTROL["granted"]}], rsi
-    je granted
     {{test}}
     ret
-granted:
-    mov rax, -1
-    mov [r8 + {_CONTROL["granted"]}], rax
-    ret
 leave:
+    cmp [r8 + {_CONTROL["granted"]}], rsi
+    je granted
     mov rcx, r8
     mov rax, [rsp]
     push rcx
@@ -352,6 +381,10 @@ leave:
     mov rax, [rcx + {_CONTROL["leave"]}]
     sub rsp, 8
     call rax
+granted:
+    mov rax, {NOWHERE}
+    mov [r8 + {_CONTROL["granted"]}], rax
+    ret
 """
 # Record the instruction, then check it.
 _BOTH = f"""
@@ -434,7 +467,7 @@ class Checks:
                 callback=callback,
                 recording=self._stubs.both,
                 control=ctypes.addressof(self._control),
-                displacement=check.displacement & NOWHERE,
+                displacement=check.displacement & _MASK64,
                 base=_register(check.base),
                 index=_register(check.index),
                 shift=check.scale.bit_length() - 1,

@@ -40,6 +40,7 @@ from kstack.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
 from kstack.hw.engine.tracing import Recorder
 from kstack.x86.access import Access
 from kstack.x86.cpuid import Leaf7Ebx
+from kstack.x86.registers import Gpr
 from kstack.x86.vectors import DB
 
 PRIVATE_BASE = 0xFF_FFF0_0000  # VMCB and MSR bitmap: physical pages no guest address reaches
@@ -353,7 +354,8 @@ class Engine:
         self._budget = budget
         control.remaining, control.stop, control.stopped, control.trapped = budget, 0, 0, 0
         control.paid_block = control.requested = control.withheld = 0
-        control.checked, control.resumed = NOWHERE, 0
+        control.checked = control.string = NOWHERE
+        control.resumed = 0
         self._old_exception.value = -1
         self._is_int.value = 0
         if budget <= 32:
@@ -373,7 +375,22 @@ class Engine:
         if hooked and stop.kind in _GOES_BACK and not ahead and self._hooked():
             self._repair_flags()
             self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
+        if control.string == self._linear() and control.string_left == control.remaining:
+            self._restore_string_flags()
         return stop
+
+    def _restore_string_flags(self) -> None:
+        """A repeated CMPS or SCAS was cut: its flags become those of before its first iteration (volume 2, REP).
+
+        With nothing left to count QEMU comes back to it once more, and those of the last iteration stay.
+        """
+        if not self.registers.gpr[Gpr.RCX] & self.control.string_mask:
+            return
+        env, flags = self.env, self.control.string_flags
+        for offset, value in zip((layout.ENV_CC_DST, layout.ENV_CC_SRC, layout.ENV_CC_SRC2), flags, strict=False):
+            layout.u64(env + offset).value = value
+        self._cc_op.value = flags[3]
+        self.registers.rflags = self.registers.rflags
 
     def run_checked(self) -> Stop:
         """Execute the instruction at RIP, whatever its check says."""

@@ -69,6 +69,7 @@ ENV_RIP: Final = 128
 ENV_EFLAGS: Final = 136
 ENV_CC_DST: Final = 144
 ENV_CC_SRC: Final = 152
+ENV_CC_SRC2: Final = 160
 ENV_CC_OP: Final = 168
 ENV_DF: Final = 172
 ENV_HFLAGS: Final = 176
