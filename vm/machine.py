@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from kstack.base.errors import ConfigError
 from kstack.hw.apic.apic import DeliveryMode, LocalApic
@@ -40,7 +40,7 @@ from kstack.hw.devices.ports import PortBus
 from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
 from kstack.hw.instruments import Hook, Hooks, Instruments
 from kstack.hw.memory import MemorySnapshot, PhysicalMemory
-from kstack.hw.mmu.broadcast import Broadcast
+from kstack.hw.mmu.broadcast import Broadcast, Request
 from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.modes import Modes
@@ -141,11 +141,11 @@ class MachineSnapshot(NamedTuple):
     """Everything, immutable; frames that did not change are shared between snapshots."""
 
     memory: MemorySnapshot
-    cpus: tuple[Any, ...]
-    devices: tuple[Any, ...]
+    cpus: tuple[object, ...]
+    devices: tuple[object, ...]
     time: int
     ipis: tuple[Ipi, ...]
-    broadcast: Any
+    broadcast: tuple[Request, ...]
 
 
 class Machine:
@@ -414,7 +414,7 @@ class Machine:
 
     # --- snapshot and hash
 
-    def snapshot(self, known: Sequence[Any] = (), devices: Any = None) -> MachineSnapshot:
+    def snapshot(self, known: Sequence[object] = (), devices: tuple[object, ...] | None = None) -> MachineSnapshot:
         """The complete state.
 
         Args:
@@ -433,9 +433,9 @@ class Machine:
     def restore(
         self,
         snapshot: MachineSnapshot,
-        known: Sequence[Any] = (),
+        known: Sequence[object] = (),
         differ_in: Iterable[int] | None = None,
-        devices: Any = None,
+        devices: tuple[object, ...] | None = None,
     ) -> None:
         """Become what `snapshot` returned, in this machine or in another of the same configuration.
 
@@ -470,7 +470,7 @@ class Machine:
         return whole.hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Nested tuples of plain values, whose repr is equal where the states are equal."""
     if isinstance(value, (tuple, list)):
         return tuple(_plain(item) for item in value)

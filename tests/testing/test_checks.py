@@ -21,14 +21,14 @@ import kstack.testing
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Moment
 from kstack.hw.modes import Modes
+from kstack.kernels.kstack.language import Entry, parse
+from kstack.kernels.kstack.litmus import Visit, write_scenario, write_visits
+from kstack.kernels.kstack.pages import Litmus
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing import outcomes
 from kstack.testing.bench import Bench
 from kstack.testing.guests import GuestRun, Schedule, reports
-from kstack.testing.language import Entry, parse
-from kstack.testing.litmus import Visit, write_scenario, write_visits
-from kstack.testing.pages import Litmus
 from kstack.testing.plugin import _one, pytest_generate_tests
 from kstack.testing.reachable import Outcomes, read_test
 from tests.support.definitions import is_defined
@@ -111,7 +111,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "page operation": (
         lambda folder: write_scenario(folder, [parse("invlpg x")]),
         ConfigError,
-        "such a test is written by kstack.testing.pages",
+        "such a test is written by kstack.kernels.kstack.pages",
     ),
     "thread": (lambda folder: write_visits(folder, [[Visit(99, 8)]]), ConfigError, "thread 99: give each CPU"),
     "thread of two": (lambda folder: write_visits(folder, [[Visit(0, 8)], [Visit(0, 8)]]), ConfigError, "thread 0: "),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kstack.base.errors import ConfigError
-from kstack.testing.language import FLAGS, NAMES, Entry, Operation, parse
-from kstack.testing.litmus import write_scenario
-from kstack.testing.pages import RESULTS, Litmus
+from kstack.kernels.kstack.language import FLAGS, NAMES, Entry, Operation, parse
+from kstack.kernels.kstack.litmus import write_scenario
+from kstack.kernels.kstack.pages import RESULTS, Litmus
 from kstack.testing.reachable import read_test
 
 EVERY = (
