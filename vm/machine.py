@@ -27,7 +27,7 @@ from typing import Final, NamedTuple, Protocol
 
 from kstack.base.errors import ConfigError
 from kstack.hw.apic.apic import DeliveryMode, LocalApic
-from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
+from kstack.hw.cpu.cpu import ActivityState, Cpu, CpuState, Slice, SliceEnd
 from kstack.hw.cpu.declared import Declared
 from kstack.hw.cpu.hooks import CpuHooks
 from kstack.hw.cpu.instructions import PortWaiting
@@ -141,7 +141,7 @@ class MachineSnapshot(NamedTuple):
     """Everything, immutable; frames that did not change are shared between snapshots."""
 
     memory: MemorySnapshot
-    cpus: tuple[object, ...]
+    cpus: tuple[CpuState, ...]
     devices: tuple[object, ...]
     time: int
     ipis: tuple[Ipi, ...]
@@ -191,7 +191,7 @@ class Machine:
         self.cpus = [Cpu(index, self, apic) for index, apic in enumerate(self.apics)]
         self.broadcast.attach([cpu.mmu for cpu in self.cpus])
         for cpu in self.cpus[1:]:
-            cpu.state = CpuState.WAIT_FOR_SIPI
+            cpu.state = ActivityState.WAIT_FOR_SIPI
         self.ipis: list[Ipi] = []
         self.hold_ipis = False
         self.on_send: Callable[[Ipi], Iterable[Ipi]] | None = None  # says what arrives for an IPI that is sent
@@ -408,13 +408,13 @@ class Machine:
         if self.exit_port.code is not None:
             return End.EXIT
         for cpu in self.cpus:
-            if cpu.state is CpuState.SHUTDOWN:
+            if cpu.state is ActivityState.SHUTDOWN:
                 return End.SHUTDOWN
         return None
 
     # --- snapshot and hash
 
-    def snapshot(self, known: Sequence[object] = (), devices: tuple[object, ...] | None = None) -> MachineSnapshot:
+    def snapshot(self, known: Sequence[CpuState | None] = (), devices: tuple[object, ...] | None = None) -> MachineSnapshot:
         """The complete state.
 
         Args:
@@ -433,7 +433,7 @@ class Machine:
     def restore(
         self,
         snapshot: MachineSnapshot,
-        known: Sequence[object] = (),
+        known: Sequence[CpuState | None] = (),
         differ_in: Iterable[int] | None = None,
         devices: tuple[object, ...] | None = None,
     ) -> None:

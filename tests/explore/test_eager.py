@@ -15,10 +15,10 @@ from typing import Final
 
 import pytest
 
+from kstack.explore.model.gate import Visible
+from kstack.explore.model.lazy_tlb import LazyTlb
 from kstack.explore.transitions import Memo
 from kstack.explore.world import FIRST_THREAD, Grown, World
-from kstack.hw.gate import Visible
-from kstack.hw.lazy import LazyTlb
 from kstack.hw.modes import Modes
 from kstack.stacks import (
     Answer,

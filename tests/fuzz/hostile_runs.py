@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import EngineError, KstackError, PolicyError
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.cpu import ActivityState
 from kstack.hw.engine import Registers
 from kstack.hw.modes import Modes
 from kstack.load import Symbols
@@ -80,7 +80,7 @@ def start(machine: Machine, rng: random.Random, hypercalls: bool) -> None:
         registers = cpu.registers
         if cpu.index:
             _copy(first, registers)
-            cpu.state = CpuState.RUNNING if rng.random() < 0.8 else cpu.state
+            cpu.state = ActivityState.RUNNING if rng.random() < 0.8 else cpu.state
             cpu.mmu.update()
             cpu.engine.flush()
         place = guests.CODE + 0x2000 * cpu.index

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from kstack.hw.cpu import instructions
 from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_image, find_scenario
@@ -88,13 +90,14 @@ def run_image(image: bytes, modes: Modes = MODES) -> RunResult:
 
 def watch_loads(cpu: Cpu, loads: dict[tuple[int, int], list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Note what is loaded into CR3, by CPU and PCID."""
-    load_cr3 = cpu.mmu.load_cr3
+    load_cr3 = instructions.load_cr3
 
-    def noting(value: int) -> None:
-        loads.setdefault((cpu.index, value & 0xFFF), []).append(value)
-        load_cr3(value)
+    def noting(mmu: Mmu, value: int) -> None:
+        if mmu is cpu.mmu:
+            loads.setdefault((cpu.index, value & 0xFFF), []).append(value)
+        load_cr3(mmu, value)
 
-    monkeypatch.setattr(cpu.mmu, "load_cr3", noting)
+    monkeypatch.setattr(instructions, "load_cr3", noting)
 
 
 @pytest.mark.parametrize("delivery", ["df", "ist", "fred"])

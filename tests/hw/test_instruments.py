@@ -10,7 +10,9 @@ import pytest
 from kstack.base.errors import ConfigError
 from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.instruments import Hook, Hooks, Instruments
+from kstack.hw.mmu.invalidation import invpcid
 from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks
+from kstack.hw.mmu.speculation import evict
 from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
 from kstack.run.outside import RunHooks
@@ -113,7 +115,7 @@ class Translations:
 
 
 def _evict(guest: LongModeGuest) -> None:
-    guest.machine.cpus[0].mmu.evict(AREA)
+    evict(guest.machine.cpus[0].mmu, AREA)
 
 
 def _other_fills(guest: LongModeGuest) -> None:
@@ -134,7 +136,7 @@ DROPS: dict[str, tuple[Cause, Callable[[LongModeGuest], object]]] = {
     "evict": (Cause.EVICTION, _evict),
     "fills": (Cause.REPLACED, _other_fills),
     "fault": (Cause.FAULT, _fault),
-    "invpcid": (Cause.INVPCID, lambda guest: guest.machine.cpus[0].mmu.invpcid(1, 0, 0)),
+    "invpcid": (Cause.INVPCID, lambda guest: invpcid(guest.machine.cpus[0].mmu, 1, 0, 0)),
     "invlpgb": (Cause.BROADCAST, lambda guest: guest.machine.broadcast._apply(guest.machine.cpus[0].mmu, (1, 0, 0, 0))),
     "reset": (Cause.RESET, lambda guest: guest.machine.cpus[0].reset()),
 }

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc, UcError
 from unicorn import x86_const as x86
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.cpu import ActivityState
 from kstack.hw.cpu.events import Event
 from kstack.hw.cpu.hooks import Delivery
 from kstack.hw.engine import Registers, layout
@@ -350,7 +350,7 @@ class WholeMachine:
         cpu.mmu.update()
         cpu.mmu.drop_all(True)
         cpu.engine.flush()
-        cpu.state = CpuState.RUNNING
+        cpu.state = ActivityState.RUNNING
         self.begun.clear()
         self.machine.run(0, 1)
         region = memory.read(0, REGION)

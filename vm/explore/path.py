@@ -11,9 +11,9 @@ from typing import Annotated, Final
 
 import msgspec
 
+from kstack.explore.model.gate import Visible
 from kstack.explore.witness import Line, Witness, line_of
 from kstack.explore.world import Grown, Move, World
-from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
 from kstack.kernels.known import usual_guests
 from kstack.recording import (

@@ -16,14 +16,14 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from kstack.base.errors import ConfigError, ScenarioError
 from kstack.explore.dead_stack import Below, below, put_back
+from kstack.explore.model.gate import Gate, Held, Touch, Visible, gate_of
+from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.explore.model.page_tables import Tables, managed_pages
 from kstack.explore.model.store_buffers import StoreBuffers, drains, passes, plain
 from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.cpu import ActivityState
 from kstack.hw.cpu.decode import decode
 from kstack.hw.engine import Registers
-from kstack.hw.gate import Gate, Held, Touch, Visible
-from kstack.hw.lazy import How, LazyTlb, Option
 from kstack.hw.mmu.walk import Attempt
 from kstack.hw.modes import Modes
 from kstack.kernels.known import usual_guests
@@ -258,7 +258,7 @@ class World:
         """Take the gates of an earlier world down."""
         machine.hold_ipis = False
         for cpu in machine.cpus:
-            cpu.mmu.gate = None
+            cpu.mmu.translator = None
 
     def _close(self, pages: frozenset[int]) -> None:
         """Put up the gates."""
@@ -267,9 +267,9 @@ class World:
         self.runtime.executor.lazy = self.lazy
         self.runtime.executor.on_touch = lambda cpu, address: self.visible.note(address >> 12, Touch.MANAGED, 1 << cpu)
         for cpu in machine.cpus:
-            cpu.mmu.gate = self.gate(cpu.index)
+            cpu.mmu.translator = self.gate(cpu.index)
             cpu.mmu.drop_all(True)
-            cpu.mmu.flush_softmmu()
+            cpu.mmu.softmmu.flush()
             cpu.engine.flush()
         for page in sorted(pages):
             leaf = machine.cpus[0].mmu.leaf_address(page << 12)
@@ -313,7 +313,7 @@ class World:
         core, registers = self.machine.cpus[cpu], self.machine.cpus[cpu].registers
         if not registers.interrupt_flag or registers.shadow or self.buffers.stores[cpu]:
             return []
-        if core.state not in (CpuState.RUNNING, CpuState.HALTED):
+        if core.state not in (ActivityState.RUNNING, ActivityState.HALTED):
             return []
         return [] if self.next_ipi(cpu) is None else [Move(cpu, "interrupt")]
 
@@ -440,8 +440,8 @@ class World:
             machine.deliver_ipi(arriving)
             machine.run(cpu, 1)
         else:
-            assert held is not None and core.gate is not None
-            gate = core.gate
+            assert held is not None
+            gate = gate_of(core)
             if move.kind == "access":
                 self.exercised += self._exercises(cpu, held)
                 gate.option, gate.option_page = self.option(cpu, held, move.choice), held.address >> 12
@@ -481,8 +481,7 @@ class World:
         Raises:
             ScenarioError: it cannot.
         """
-        gate = self.machine.cpus[cpu].gate
-        assert gate is not None
+        gate = gate_of(self.machine.cpus[cpu])
         if gate.refused:
             self._refuse(cpu, gate.refused)
         for ipi in self.machine.ipis:
@@ -558,8 +557,7 @@ class World:
     def _run_on(self, cpu: int) -> None:
         """Run a CPU to its next visible operation; what nobody can tell is done on the way."""
         core, machine, left = self.machine.cpus[cpu], self.machine, LOCAL
-        gate = core.gate
-        assert gate is not None
+        gate = gate_of(core)
         self.visible.recent.clear()
         while left > 0 and not self._rests(cpu):
             gate.held = None
@@ -572,7 +570,7 @@ class World:
             self._check(cpu)
             self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
             if gate.held is None:
-                if core.state is not CpuState.RUNNING or machine.end() is not None:
+                if core.state is not ActivityState.RUNNING or machine.end() is not None:
                     break
                 continue
             self._check_held(cpu, gate.held.what)

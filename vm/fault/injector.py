@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from kstack.fault import places
 from kstack.fault.actions import GARBAGE, act
 from kstack.fault.records import At, Fault, Flush, Moment, Send, Step, Where
-from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
+from kstack.hw.cpu.cpu import ActivityState, Cpu, Slice, SliceEnd
 from kstack.hw.cpu.decode import decode
 from kstack.hw.cpu.hooks import Delivery
 from kstack.machine import FOR_EVER, Ipi
@@ -237,7 +237,7 @@ class Injector:
         """An instruction is about to begin, or to be tried again; also where a fault lets the CPU go on elsewhere."""
         processor = self._machine.cpus[cpu]
         here = None
-        while processor.state is CpuState.RUNNING and here != processor.linear_rip():
+        while processor.state is ActivityState.RUNNING and here != processor.linear_rip():
             here = processor.linear_rip()
             self._begins(processor, here)
 

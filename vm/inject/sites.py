@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import ConfigError
 from kstack.fault import Fault, Flush, Moment, Send, Step
-from kstack.hw.cpu.cpu import CpuState, Slice, SliceEnd
+from kstack.hw.cpu.cpu import ActivityState, Slice, SliceEnd
 from kstack.inject.trial import Pair, Usual, judged
 from kstack.machine import Ipi
 from kstack.run.session import Session
@@ -98,7 +98,7 @@ class _Counting:
         while True:
             time, rip = self._machine.time, processor.linear_rip()
             name = self._name(rip)
-            if name is not None and processor.state is CpuState.RUNNING:
+            if name is not None and processor.state is ActivityState.RUNNING:
                 self.sites.append(Site(time, cpu, name))
             piece = self._machine.run(cpu, 1)
             done += piece.elapsed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.cpu import ActivityState, Cpu
 from kstack.hw.cpu.decode import disassemble
 from kstack.hw.mmu.walk import TableEntry, walk
 from kstack.kernels.kernel import Exits
@@ -58,7 +58,7 @@ def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
     lines = [f"CPU {cpu.index}: {cpu.state.value} at {symbols.name(linear)} ({rip}), ring {registers.cpl}"]
     if cpu.unsupported:
         lines.append(f"  stopped because: {cpu.unsupported}")
-    if cpu.state is CpuState.WAIT_FOR_SIPI:
+    if cpu.state is ActivityState.WAIT_FOR_SIPI:
         return lines
     names = [gpr.name.ljust(3) for gpr in Gpr]
     for row in range(0, 16, 4):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from typing import Final, NamedTuple
 
+from kstack.hw.mmu.speculation import evict, prefetch
 from kstack.machine import Machine
 from kstack.schedule.randomised import below
 from kstack.stacks.host.runtime import StackRuntime
@@ -62,9 +63,9 @@ class Adversary:
             return
         mmu = cpus[below(self._draw, len(cpus))].mmu
         if below(self._draw, EVICTIONS) == 0:
-            mmu.evict(address)
+            evict(mmu, address)
         else:
-            mmu.prefetch(address)
+            prefetch(mmu, address)
 
     def _address(self) -> int | None:
         """A page of some living thread's stack."""

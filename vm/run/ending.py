@@ -16,7 +16,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Final
 
-from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.cpu import ActivityState, Cpu
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.kernels.kernel import Exits
@@ -69,7 +69,7 @@ class Ending:
         if ended == "exit":
             return self._exit()
         if ended == "shutdown":
-            return "; ".join(self._of(cpu) for cpu in self._machine.cpus if cpu.state is CpuState.SHUTDOWN)
+            return "; ".join(self._of(cpu) for cpu in self._machine.cpus if cpu.state is ActivityState.SHUTDOWN)
         if ended == "asleep":
             jumped = f"the last {idle} timers woke nobody" if idle > 1 else "no timer is set"
             return f"every CPU sleeps, and {jumped}: {states(self._machine.cpus)}"
@@ -113,5 +113,5 @@ def states(cpus: list[Cpu]) -> str:
 
 
 def _state(cpu: Cpu) -> str:
-    off = cpu.state is CpuState.HALTED and not cpu.registers.interrupt_flag
+    off = cpu.state is ActivityState.HALTED and not cpu.registers.interrupt_flag
     return f"{cpu.state.value}, interrupts off" if off else cpu.state.value

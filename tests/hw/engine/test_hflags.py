@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.cpu import ActivityState, Cpu
 from kstack.hw.engine import layout
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
@@ -107,7 +107,7 @@ def test_cli_in_ring_3_needs_iopl_also_after_a_program_that_had_it() -> None:
         guest.start(guest.user_code("cli\ncli"))
         guest.step(units=1)
         assert (guest.begun[-1].vector if guest.begun else None) == vector
-        guest.machine.cpus[0].state = CpuState.RUNNING
+        guest.machine.cpus[0].state = ActivityState.RUNNING
         assert not differing(guest.machine.cpus[0])
 
 

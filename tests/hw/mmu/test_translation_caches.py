@@ -10,6 +10,7 @@ from typing import Final
 
 from kstack.hw.mmu.broadcast import Invlpgb
 from kstack.hw.mmu.mmu import Cr0, Cr4
+from kstack.hw.mmu.speculation import evict, prefetch
 from kstack.hw.mmu.walk import NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, walk
 from kstack.hw.modes import Modes
 from kstack.hw.rules import Rule
@@ -138,7 +139,7 @@ def check_cache_needs_accessed(rules: frozenset[Rule]) -> None:
 def check_speculative_fill(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
     page = MovablePage(guest, flags=P | RW)
-    guest.machine.cpus[0].mmu.prefetch(AREA)
+    prefetch(guest.machine.cpus[0].mmu, AREA)
     assert page.entry() & A, "set for an access that never happens"
     page.move()
     assert page.load() == OLD
@@ -198,7 +199,7 @@ def check_structure_caches(rules: frozenset[Rule]) -> None:
         assert guest.load(sibling) == OLD, f"through the cached entry of level {shift}"
     guest = LongModeGuest(rules)
     guest.entry(AREA)
-    assert not guest.machine.cpus[0].mmu.prefetch(AREA), "no leaf, so no translation"
+    assert not prefetch(guest.machine.cpus[0].mmu, AREA), "no leaf, so no translation"
     second_table(guest, AREA, 21)
     assert guest.load(AREA) is None, "filled even where no leaf exists"
     pages = FourPages(rules)
@@ -585,7 +586,7 @@ def test_an_invalidated_entry_is_counted_as_lost_and_an_evicted_or_missing_one_i
     guest = LongModeGuest()
     page, mmu = MovablePage(guest), guest.machine.cpus[0].mmu
     losses = []
-    for prepare in (page.load, lambda: None, lambda: (page.load(), mmu.evict(AREA))):
+    for prepare in (page.load, lambda: None, lambda: (page.load(), evict(mmu, AREA))):
         prepare()
         before = mmu.lost
         guest.run(INVLPG, rbx=AREA)

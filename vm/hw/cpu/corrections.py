@@ -174,10 +174,7 @@ def ldmxcsr(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
 def fxrstor(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """The same for those of the image."""
     address = effective_address(instruction, cpu.registers)
-    if (
-        not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS)
-        and address % 16 == 0
-    ):
+    if not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS) and address % 16 == 0:
         _looks_at(cpu, address, FXSAVE_BYTES)
         if _loads(cpu, address + FXSAVE_MXCSR, 4) & MXCSR_RESERVED:
             raise GuestFault(GP)
@@ -400,7 +397,7 @@ def compares_strings(cpu: Processor, instruction: Instruction, found: Encoding) 
         if found.opcode in (_PCMPESTRM, _PCMPISTRM):
             registers.set_xmm(0, compared.mask)
         else:
-            gpr[Gpr.RCX] = compared.index
+            gpr[Gpr.RCX] = compared.place
         registers.rflags = with_flags(registers.rflags, compared)
         return Result.DONE
 

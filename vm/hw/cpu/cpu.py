@@ -12,13 +12,13 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from kstack.hw.apic.apic import LocalApic
+from kstack.hw.apic.apic import ApicState, LocalApic
 from kstack.hw.cpu.breakpoints import Breakpoints
 from kstack.hw.cpu.checked import look_at, rule_of, tables
 from kstack.hw.cpu.corrections import CarriedOut, Native, keep_bases
-from kstack.hw.cpu.counts import Counts
+from kstack.hw.cpu.counts import Counts, CountState
 from kstack.hw.cpu.cpuid import SIGNATURE, Cpuid, mask_engine
 from kstack.hw.cpu.declared import Declared, set_up
 from kstack.hw.cpu.decode import STACK_INSTRUCTIONS, Instruction, decode, effective_address
@@ -28,15 +28,26 @@ from kstack.hw.cpu.fred import Fred
 from kstack.hw.cpu.hooks import Before, CpuHooks, Delivery
 from kstack.hw.cpu.instructions import Result, handler_of
 from kstack.hw.cpu.linear import GuestFault, LinearMemory, NotCanonical
-from kstack.hw.cpu.msr import Msrs
+from kstack.hw.cpu.msr import Msrs, MsrState
 from kstack.hw.cpu.processor import Processor
-from kstack.hw.engine import Check, CheckKind, Engine, Intercept, Look, MmuIndex, Registers, Stop, StopKind
-from kstack.hw.gate import Gate
+from kstack.hw.engine import (
+    Check,
+    CheckKind,
+    Engine,
+    Intercept,
+    Look,
+    MmuIndex,
+    Registers,
+    RegisterState,
+    Stop,
+    StopKind,
+)
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.broadcast import Broadcast
-from kstack.hw.mmu.mmu import Mmu
+from kstack.hw.mmu.mmu import Mmu, MmuState
 from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tracking import FrameTracker
+from kstack.hw.mmu.translator import Translator
 from kstack.hw.modes import Modes
 from kstack.hw.rules import Rule
 from kstack.x86.access import Access
@@ -55,8 +66,8 @@ _STI: Final = 0xFB
 _SINGLE_BYTE: Final = {DB: b"\xf1", BP: b"\xcc", OF: b"\xce"}  # INT1, INT3, INTO
 
 
-class CpuState(enum.Enum):
-    """What a CPU is doing."""
+class ActivityState(enum.Enum):
+    """What a CPU is doing (SDM volume 3, 25.4.2)."""
 
     RUNNING = "running"
     HALTED = "halted"
@@ -79,6 +90,38 @@ class Slice(NamedTuple):
 
     end: SliceEnd
     elapsed: int
+
+
+class EventState(NamedTuple):
+    """What a CPU is doing, and what waits for it.
+
+    Attributes:
+        activity: the name of its `ActivityState`.
+        nmi_pending: NMIs that wait.
+        nmi_blocked: they are held off, up to a return.
+        unsupported: what ended it that is not modelled.
+        resumed: the linear RIP to which it has returned with RF set, if nothing has run since.
+        init_comes: it has sent itself an INIT.
+    """
+
+    activity: str
+    nmi_pending: int
+    nmi_blocked: bool
+    unsupported: str | None
+    resumed: int | None
+    init_comes: bool
+
+
+class CpuState(NamedTuple):
+    """The whole of a CPU; `recent` are linear RIPs that only reports show."""
+
+    registers: RegisterState
+    mmu: MmuState
+    msrs: MsrState
+    apic: ApicState
+    counts: CountState
+    events: EventState
+    recent: tuple[int, ...]
 
 
 class Board(Protocol):
@@ -147,18 +190,18 @@ class Cpu:
         self.apic = apic
         self.mmu = Mmu(index, board.memory, board.tracker, board.modes, board.rules, board.mmu_hooks)
         self.engine = Engine(board.memory.address, board.memory.size, self, _TABLES)
-        mask_engine(self.engine.env)
+        mask_engine(self.engine.features)
         self.registers: Registers = self.engine.registers
         self.mmu.attach(self.engine)
         self.linear = LinearMemory(self.mmu, board.memory, self.mmio_read, self.mmio_write, board.cpu_hooks.access)
         self.msrs = Msrs(self.registers, apic, board.now, self.mmu.update)
         self.fred = Fred(self.registers, self.linear, self.msrs)
         self.events = EventDelivery(self.registers, self.linear, board.modes, board.rules, self.fred)
-        self.cpuid = Cpuid(self.engine.env, index, board.cpu_count)
+        self.cpuid = Cpuid(self.engine.features, index, board.cpu_count)
         self.broadcast = board.broadcast
         self.counts = Counts()
         self._hooks = board.cpu_hooks
-        self.state = CpuState.RUNNING
+        self.state = ActivityState.RUNNING
         self.yielded = False
         self.nmi_pending = 0
         self.nmi_blocked = False
@@ -212,7 +255,7 @@ class Cpu:
         """INIT: reset, but for the caches and what SDM table 9-1 keeps; then wait for SIPI unless the BSP."""
         self.reset()
         self.apic.reset()
-        self.state = CpuState.RUNNING if self.index == 0 else CpuState.WAIT_FOR_SIPI
+        self.state = ActivityState.RUNNING if self.index == 0 else ActivityState.WAIT_FOR_SIPI
 
     def init_behind(self) -> None:
         """INIT that a CPU has sent to itself: it comes behind the instruction (8.4.3)."""
@@ -222,20 +265,20 @@ class Cpu:
 
     def sipi(self, vector: int) -> None:
         """Start-up IPI: real-address mode at vector << 12 (SDM 8.4.3); ignored unless waited for."""
-        if self.state is not CpuState.WAIT_FOR_SIPI:
+        if self.state is not ActivityState.WAIT_FOR_SIPI:
             return
         self.registers.set_segment(Seg.CS, Segment(vector << 8, vector << 12, REAL_LIMIT, CODE))
         self.registers.rip = 0
-        self.state = CpuState.RUNNING
+        self.state = ActivityState.RUNNING
 
     def nmi(self) -> None:
         """An NMI arrives; one more can be latched while it is blocked (6.7.1)."""
         self.nmi_pending = 1
 
     @property
-    def gate(self) -> Gate | None:
-        """What stops it at visible operations, while exploring."""
-        return self.mmu.gate
+    def translator(self) -> Translator | None:
+        """What stops it before what others can tell, while exploring."""
+        return self.mmu.translator
 
     # --- the engine's host
 
@@ -267,9 +310,9 @@ class Cpu:
         code = dict(self.breakpoints.code)
         if not self.breakpoints.arm(tuple(self.registers.dr), bool(self.registers.cr[4] & Cr4.DE)):
             return
-        if self.gate is not None:
-            self.gate.refuse("sets breakpoints in the debug registers")
-        self.mmu.watch(self.breakpoints.pages())
+        if self.translator is not None:
+            self.translator.refuse("sets breakpoints in the debug registers")
+        self.mmu.softmmu.watch(self.breakpoints.pages())
         self.linear.on_watch = self._note_access if self.breakpoints.data else None
         if code != self.breakpoints.code:
             self.engine.look_at_all(bool(self.breakpoints.code))
@@ -333,7 +376,7 @@ class Cpu:
     def not_modelled(self, what: str) -> None:
         """The guest asked for something outside the model: the CPU stops, saying what."""
         self.unsupported = what
-        self.state = CpuState.SHUTDOWN
+        self.state = ActivityState.SHUTDOWN
 
     # --- running
 
@@ -360,8 +403,8 @@ class Cpu:
                 board.work += 1  # a timer's
             else:
                 limit = left
-            if self.state is not CpuState.RUNNING and not self._wakes():
-                end = SliceEnd.SHUTDOWN if self.state is CpuState.SHUTDOWN else SliceEnd.HALTED
+            if self.state is not ActivityState.RUNNING and not self._wakes():
+                end = SliceEnd.SHUTDOWN if self.state is ActivityState.SHUTDOWN else SliceEnd.HALTED
                 return Slice(end, done)
             external = board.has_external(self.index)
             if (external or self.nmi_pending) and self._take_pending(external):
@@ -371,7 +414,7 @@ class Cpu:
             done += spent
             if self.yielded:
                 return Slice(SliceEnd.YIELDED, done)
-        if self.state is CpuState.SHUTDOWN:
+        if self.state is ActivityState.SHUTDOWN:
             return Slice(SliceEnd.SHUTDOWN, done)
         return Slice(SliceEnd.BUDGET, done)
 
@@ -383,7 +426,7 @@ class Cpu:
         self._apply_stored_code()
         if self._stopped_at is not None and self._stops_again():
             return self._emulate()
-        if self.gate is not None and not self.gate.granted and not self.registers.interrupt_flag:
+        if self.translator is not None and not self.translator.granted and not self.registers.interrupt_flag:
             wants_window = True  # that interrupts can be taken now is something others can tell
         self.engine.set_interrupt_window(wants_window)
         if self._nmi_waits():
@@ -434,17 +477,17 @@ class Cpu:
         return registers.segment(Seg.CS).base + registers.rip & _MASK64
 
     def _apply_stored_code(self) -> None:
-        if self.mmu.stored_code:
+        if self.mmu.softmmu.stored_code:
             self._stopped_at = None
-            for address, size in sorted(self.mmu.stored_code):
+            for address, size in sorted(self.mmu.softmmu.stored_code):
                 self.engine.drop_code(address, size)
-            self.mmu.stored_code.clear()
+            self.mmu.softmmu.stored_code.clear()
 
     # --- pending events
 
     def can_run(self) -> bool:
         """Whether a slice would do anything: it runs, or an event would wake it."""
-        return self.state is CpuState.RUNNING or (self.state is CpuState.HALTED and self.would_wake())
+        return self.state is ActivityState.RUNNING or (self.state is ActivityState.HALTED and self.would_wake())
 
     def would_wake(self) -> bool:
         """Whether an NMI or interrupt is pending that it would take now."""
@@ -453,9 +496,9 @@ class Cpu:
         return self.registers.interrupt_flag and self._board.has_external(self.index)
 
     def _wakes(self) -> bool:
-        if self.state is not CpuState.HALTED or not self.would_wake():
+        if self.state is not ActivityState.HALTED or not self.would_wake():
             return False
-        self.state = CpuState.RUNNING
+        self.state = ActivityState.RUNNING
         return True
 
     def _nmi_waits(self) -> bool:
@@ -523,7 +566,7 @@ class Cpu:
             self.counts.exceptions += 1
         self.counts.page_faults += sum(one.vector == PF and one.kind is EventKind.EXCEPTION for one in begun)
         if outcome is Outcome.SHUTDOWN:
-            self.state = CpuState.SHUTDOWN
+            self.state = ActivityState.SHUTDOWN
         elif outcome is Outcome.NOBODY:
             self.not_modelled(self.events.why_nobody(begun[-1]))
         elif outcome is Outcome.REPLACED and event.kind is EventKind.INTERRUPT and begun[-1].vector in (DF, PF):
@@ -548,21 +591,25 @@ class Cpu:
         kind = stop.kind
         if self.unsupported is not None:
             return 0  # a strict machine: this CPU has come to its end before the stop
-        if kind is StopKind.INTERRUPT_WINDOW and self.gate is not None and self.gate.stops_instruction("window"):
+        if (
+            kind is StopKind.INTERRUPT_WINDOW
+            and self.translator is not None
+            and self.translator.stops_instruction("window")
+        ):
             self.yielded = True
         if kind in (StopKind.BUDGET, StopKind.INTERRUPT_WINDOW):
             return 0
         if kind is StopKind.HALT:
             if self.registers.trap_flag:  # the trap wakes it at once
                 return self._debug_trap(DR6_BS)
-            self.state = CpuState.HALTED
+            self.state = ActivityState.HALTED
             return 0
         if kind is StopKind.REFUSED:
             if self._watched:
                 self._watched = False
                 return self._run_watched()
             fault = self.mmu.take_fault()
-            if fault is None and self.gate is not None and self.gate.held is not None:
+            if fault is None and self.translator is not None and self.translator.is_stopped:
                 self.yielded = True
                 return 0
             assert fault is not None
@@ -621,7 +668,7 @@ class Cpu:
         spent = stop.instructions + self._handle(stop)
         if not stop.instructions or not hits:
             return spent
-        if self.registers.shadow and self.state is CpuState.RUNNING and not self._after_sti():
+        if self.registers.shadow and self.state is ActivityState.RUNNING and not self._after_sti():
             after = self._run_checked()
             spent += after.instructions + self._handle(after)
         return spent + self._debug_trap(hits)
@@ -752,7 +799,7 @@ class Cpu:
         if instruction is None or handler is None:
             self.deliver(exception(UD))
             return 1
-        if self.gate is not None and self.gate.stops_instruction(instruction.name):
+        if self.translator is not None and self.translator.stops_instruction(instruction.name):
             self.yielded = True
             self._stop_here_again()
             return 0
@@ -795,33 +842,40 @@ class Cpu:
 
     # --- snapshot
 
-    def snapshot(self) -> Any:
+    def snapshot(self) -> CpuState:
         """The whole CPU, immutable."""
-        return (
+        return CpuState(
             self.registers.save(),
             self.mmu.snapshot(),
             self.msrs.snapshot(),
             self.apic.snapshot(),
-            tuple(vars(self.counts).values()),
-            (self.state.name, self.nmi_pending, self.nmi_blocked, self.unsupported, self._resumed, self._init_comes),
+            self.counts.state(),
+            EventState(
+                self.state.name,
+                self.nmi_pending,
+                self.nmi_blocked,
+                self.unsupported,
+                self._resumed,
+                self._init_comes,
+            ),
             tuple(self.recent),
         )
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: CpuState) -> None:
         """Become what `snapshot` returned."""
-        registers, mmu, msrs, apic, counts, rest, recent = state
-        name, self.nmi_pending, blocked, self.unsupported, resumed, self._init_comes = rest
+        events = state.events
         self._stopped_at = None
-        self.registers.load(registers)
-        self.mmu.restore(mmu)
-        self.msrs.restore(msrs)
-        self.apic.restore(apic)
-        self.counts = Counts(*counts)
-        self.state = CpuState[name]
-        self.recent = deque(recent, maxlen=16)
-        self._resumed, self.hits, self._watched = resumed, 0, False
+        self.registers.load(state.registers)
+        self.mmu.restore(state.mmu)
+        self.msrs.restore(state.msrs)
+        self.apic.restore(state.apic)
+        self.counts = Counts(*state.counts)
+        self.state = ActivityState[events.activity]
+        self.nmi_pending, self.unsupported, self._init_comes = events.nmi_pending, events.unsupported, events.init_comes
+        self.recent = deque(state.recent, maxlen=16)
+        self._resumed, self.hits, self._watched = events.resumed, 0, False
         self.arm()
-        self._block_nmi(blocked)
+        self._block_nmi(events.nmi_blocked)
 
     def paging_enabled(self) -> bool:
         """CR0.PG."""

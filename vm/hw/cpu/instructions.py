@@ -16,6 +16,7 @@ from kstack.hw.cpu.events import Event, EventKind
 from kstack.hw.cpu.linear import GuestFault
 from kstack.hw.cpu.processor import Processor
 from kstack.hw.engine import Registers
+from kstack.hw.mmu.invalidation import invpcid, load_cr0, load_cr3, load_cr4
 from kstack.x86.addresses import PHYSICAL_BITS, is_canonical
 from kstack.x86.control import CR0_DEFINED, CR4_DEFINED, CR8_SHIFT, LMSW_CLEARS, LMSW_LOADS, Cr0, Cr3, Cr4, Efer
 from kstack.x86.debug_registers import DR6_BD, DR6_FIXED, DR6_ZERO, DR7_FIXED, DR7_GD, DR7_WRITABLE
@@ -156,7 +157,7 @@ def _invpcid(cpu: Processor, instruction: Instruction) -> Result:
     needs_pcide = kind in (Invpcid.ADDRESS, Invpcid.CONTEXT) and pcid and not registers.cr[4] & Cr4.PCIDE
     if kind > Invpcid.ALL or reserved or needs_pcide or (kind == Invpcid.ADDRESS and not is_canonical(address)):
         raise GuestFault(GP)
-    cpu.mmu.invpcid(kind, pcid, address)
+    invpcid(cpu.mmu, kind, pcid, address)
     cpu.counts.invpcid += 1
     return Result.DONE
 
@@ -183,7 +184,7 @@ def _control_register(cpu: Processor, instruction: Instruction) -> Result:
     """MOV to CR0, CR3, CR4, CR8; MOV from CR8; CLTS; LMSW."""
     registers = cpu.registers
     if instruction.name == "clts":
-        cpu.mmu.load_cr0(registers.cr[0] & ~Cr0.TS)
+        load_cr0(cpu.mmu, registers.cr[0] & ~Cr0.TS)
         return Result.DONE
     if instruction.name == "lmsw":
         word = _lmsw_operand(cpu, instruction)
@@ -227,7 +228,7 @@ def write_cr0(cpu: Processor, value: int) -> None:
         if registers.bits == 64:
             raise GuestFault(GP)
         registers.efer = registers.efer & ~Efer.LMA
-    cpu.mmu.load_cr0(value & CR0_DEFINED | Cr0.ET)
+    load_cr0(cpu.mmu, value & CR0_DEFINED | Cr0.ET)
     cpu.watch_returns()
 
 
@@ -236,7 +237,7 @@ def write_cr3(cpu: Processor, value: int) -> None:
     no_flush = value & Cr3.NO_FLUSH and cpu.registers.cr[4] & Cr4.PCIDE
     if (value & ~Cr3.NO_FLUSH if no_flush else value) >> PHYSICAL_BITS:
         raise GuestFault(GP)
-    cpu.mmu.load_cr3(value)
+    load_cr3(cpu.mmu, value)
 
 
 def write_cr4(cpu: Processor, value: int) -> None:
@@ -249,7 +250,7 @@ def write_cr4(cpu: Processor, value: int) -> None:
     if sets_pcide and (not long_mode or registers.cr[3] & Cr3.PCID):
         raise GuestFault(GP)
     switches_fred = (value ^ registers.cr[4]) & Cr4.FRED
-    cpu.mmu.load_cr4(value)
+    load_cr4(cpu.mmu, value)
     cpu.arm()
     if switches_fred:
         cpu.watch_returns()

@@ -63,9 +63,9 @@ class LinearMemory:
         """Told of address, bytes and whether it stores, while a breakpoint watches data."""
 
     def _physical(self, address: int, attempt: Attempt) -> int:
-        gate = self._mmu.gate
-        if gate is not None and gate.lazy.manages(address & _MASK64):
-            gate.refuse(
+        translator = self._mmu.translator
+        if translator is not None and translator.manages(address & _MASK64):
+            translator.refuse(
                 f"accesses the managed page of {address:#x} by itself (an event frame, a descriptor, an operand)"
             )
         physical = self._mmu.access(address & _MASK64, attempt)

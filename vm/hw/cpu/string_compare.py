@@ -21,12 +21,12 @@ class Compared(NamedTuple):
     """What a comparison leaves.
 
     Attributes:
-        index: of an element, for ECX; the number of elements if there is none.
+        place: of an element, for ECX; the number of elements if there is none.
         mask: 16 bytes, for XMM0.
         flags: CF, ZF, SF and OF as they are set; AF and PF are cleared.
     """
 
-    index: int
+    place: int
     mask: bytes
     flags: int
 

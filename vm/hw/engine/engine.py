@@ -178,6 +178,10 @@ _TRANSLATED_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
 _LOOK_TYPE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
 
 
+Features = ctypes.Array[ctypes.c_uint64]
+"""The feature words by which the translator tells what a CPU has, mapped (QEMU's FeatureWord)."""
+
+
 class Engine:
     """One vCPU's executing half.
 
@@ -203,6 +207,7 @@ class Engine:
         self._cpu = layout.u64(self._handle + layout.UC_CPU).value
         self.env = layout.u64(self._cpu + layout.CPU_ENV).value
         self.registers = Registers(self.env, self._library)
+        self.features: Features = (ctypes.c_uint64 * layout.FEATURE_WORDS).from_address(self.env + layout.ENV_FEATURES)
         self.error: BaseException | None = None
         self._map_memory(ram_address, ram_bytes)
         self._map_words()

@@ -30,6 +30,17 @@ class Memory(Protocol):
         ...
 
 
+class TranslationState(NamedTuple):
+    """A translation as numbers; `marks`: bit 0 dirty, bit 1 global, bit 2 accessed."""
+
+    shift: int
+    page: int
+    frame: int
+    rights: int
+    marks: int
+    leaf: int
+
+
 class Translation:
     """One leaf as a TLB holds it (SDM 4.10.2.2).
 
@@ -78,13 +89,13 @@ class Translation:
         """R/W, U/S and XD as entry bits."""
         return (RW if self.writable else 0) | (US if self.user else 0) | (NX if self.no_execute else 0)
 
-    def state(self) -> tuple[int, ...]:
+    def state(self) -> TranslationState:
         """Everything as integers, for snapshots."""
         marks = int(self.dirty) | int(self.is_global) << 1 | int(self.accessed) << 2
-        return (self.shift, self.page, self.frame, self.rights, marks, self.leaf)
+        return TranslationState(self.shift, self.page, self.frame, self.rights, marks, self.leaf)
 
     @classmethod
-    def from_state(cls, state: tuple[int, ...]) -> Translation:
+    def from_state(cls, state: TranslationState) -> Translation:
         """The translation that `state` came from."""
         shift, page, frame, rights, marks, leaf = state
         made = cls(shift, page, frame, rights, bool(marks & 1), bool(marks & 2), leaf)
@@ -134,6 +145,14 @@ class Attempt(NamedTuple):
     fetch: bool
     user: bool
     smap: bool = False
+
+
+class Refusal(NamedTuple):
+    """Why a translation was refused: the exception to deliver."""
+
+    vector: int
+    error: int
+    address: int
 
 
 class Walk(NamedTuple):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from kstack.base.errors import PolicyError, ScenarioError
 from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.lazy import LazyTlb
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
@@ -63,6 +62,26 @@ class ExecutorState(NamedTuple):
     areas: AreasState
 
 
+class LazyEntries(Protocol):
+    """Who decides at an access what may be cached of the managed pages, and so has to know of each store to their entries."""
+
+    def manages(self, address: int) -> bool:
+        """Whether a linear address lies in a managed page."""
+        ...
+
+    def entry_was(self, page: int, entry: int, plain: bool) -> None:
+        """The tables said `entry` of a page (a linear number), and a store has just replaced it; `plain`: without a look at A."""
+        ...
+
+    def entry_is(self, page: int, entry: int) -> None:
+        """The tables say `entry` from now on."""
+        ...
+
+    def is_pending(self, entry: int) -> bool:
+        """Whether it shows only when somebody looks if this entry has been cached."""
+        ...
+
+
 class Executor:
     """What policies act on.
 
@@ -92,7 +111,7 @@ class Executor:
         self._give_frames([])
         self.locks: dict[str, int] = {}  # name -> the CPU that holds it
         self._leaves: dict[Page, int] = {}
-        self.lazy: LazyTlb | None = None  # told of stores to entries, while exploring
+        self.lazy: LazyEntries | None = None  # told of stores to entries, while exploring
         self.put: Callable[[int, Pending], None] | None = None  # takes plain stores, while exploring x86-TSO
         self.on_touch: Callable[[int, int], None] | None = (
             None  # told where in RAM a step reaches (CPU, address), if set
