@@ -177,7 +177,7 @@ class World:
             raise ScenarioError(
                 f"scenario {scenario} cannot be explored: its kernel runs no programs of litmus scenarios"
             )
-        self._events = programs
+        self._marks = programs
         assert self.session.oracle is not None
         self.oracle: Oracle = self.session.oracle
         self.ignored = ignored_kinds(found)
@@ -236,7 +236,7 @@ class World:
                 if cpu not in ready:
                     machine.run(cpu, 50)
                     ready += [
-                        who for _, who, name in self.session.events if name == self._events.ready and who not in ready
+                        who for _, who, name in self.session.events if name == self._marks.ready and who not in ready
                     ]
         self._found_until_now("event `ready`")
         if not ready:
@@ -583,7 +583,7 @@ class World:
             self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
         if left > 0:
             return
-        own = [thread for thread in self.runtime.threads.values() if thread.id < self._events.first_thread]
+        own = [thread for thread in self.runtime.threads.values() if thread.id < self._marks.first_thread]
         recent = self.visible.recent.items()
         shared = [frame for frame, page in recent if not any(thread.contains(page << 12) for thread in own)]
         if not shared:
@@ -598,10 +598,10 @@ class World:
 
     def _ends(self, cpu: int, events: int) -> bool:
         names = [name for _, who, name in self.session.events[events:] if who == cpu]
-        wrong = self._events.wrong in names
+        wrong = self._marks.wrong in names
         if wrong or self._exits_badly():
             self.oracle.check_failed(cpu)
-        return wrong or self._events.done in names or self.machine.end() is End.SHUTDOWN
+        return wrong or self._marks.done in names or self.machine.end() is End.SHUTDOWN
 
     def _exits_badly(self) -> bool:
         """Whether the guest has said itself, by what it wrote to the debug-exit port, that something is wrong."""
