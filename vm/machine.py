@@ -414,7 +414,9 @@ class Machine:
 
     # --- snapshot and hash
 
-    def snapshot(self, known: Sequence[CpuState | None] = (), devices: tuple[object, ...] | None = None) -> MachineSnapshot:
+    def snapshot(
+        self, known: Sequence[CpuState | None] = (), devices: tuple[object, ...] | None = None
+    ) -> MachineSnapshot:
         """The complete state.
 
         Args:
