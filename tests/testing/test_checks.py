@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+import kstack.kernels.kstack
 import kstack.testing
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Moment
@@ -36,6 +37,9 @@ from tests.support.inner_pytest import write_guest
 from tests.support.kit_assertions import KITS
 
 FOLDER: Final = Path(kstack.testing.__file__).parent
+KSTACK: Final = Path(kstack.kernels.kstack.__file__).parent
+LITMUS: Final = [KSTACK / f"{name}.py" for name in ("language", "litmus", "pages")]
+"""What litmus tests are made of, for our guest."""
 OWN: Final = {"hooks", "worlds", *(kit.__module__.rpartition(".")[2] for kit in KITS)}
 """Modules of the kits, whose checks are gone through by `test_broken`."""
 
@@ -152,7 +156,7 @@ def raised(row: str, folder: Path) -> BaseException:
 @pytest.mark.parametrize("row", REFUSED)
 def test_what_is_refused_is_refused_with_words(row: str, tmp_path: Path) -> None:
     frames = traceback.extract_tb(raised(row, tmp_path).__traceback__)
-    assert any(Path(frame.filename).parent == FOLDER for frame in frames)
+    assert any(Path(frame.filename).parent == FOLDER or Path(frame.filename) in LITMUS for frame in frames)
 
 
 def test_every_refusal_outside_the_kits_is_seen(tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_every_refusal_outside_the_kits_is_seen(tmp_path: Path) -> None:
             error = error.__cause__ or error.__context__
     assert all(is_defined(name) for names in IN_PYTEST.values() for name in names)
     unseen = []
-    for path in sorted(FOLDER.glob("*.py")):
+    for path in [*sorted(FOLDER.glob("*.py")), *LITMUS]:
         if path.stem in OWN or path.stem in IN_PYTEST:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
