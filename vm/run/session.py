@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from kstack.base.errors import ConfigError, ScenarioError
-from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.cpu.state import SliceEnd
 from kstack.hw.instruments import Hook, Hooks
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.guest import KstackKernel
