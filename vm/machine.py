@@ -27,10 +27,11 @@ from typing import Final, NamedTuple, Protocol
 
 from kstack.base.errors import ConfigError
 from kstack.hw.apic.apic import DeliveryMode, LocalApic
-from kstack.hw.cpu.cpu import ActivityState, Cpu, CpuState, Slice, SliceEnd
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.declared import Declared
 from kstack.hw.cpu.hooks import CpuHooks
 from kstack.hw.cpu.instructions import PortWaiting
+from kstack.hw.cpu.state import ActivityState, CpuState, Slice, SliceEnd
 from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cmos
 from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
 from kstack.hw.devices.fw_cfg import FWCFG_PORT, FWCFG_PORTS, FwCfg

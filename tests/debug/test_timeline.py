@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from kstack.debug.origin import Origin
 from kstack.debug.timeline import END_OF_RECORDING, Timeline
 from kstack.fault import At, Fault, Moment, Send, Step
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.recording import pack

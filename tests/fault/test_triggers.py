@@ -10,7 +10,7 @@ import pytest
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Flush, Injector, Moment, Send, Step, Where
 from kstack.fault.actions import GARBAGE
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.inject import Pair, Trial, census, faults_at
 from kstack.inject.sites import LATE
 from kstack.machine import FOR_EVER

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import EngineError, KstackError, PolicyError
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import Registers
 from kstack.hw.modes import Modes
 from kstack.load import Symbols

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.load import load
 from kstack.machine import End, Machine, MachineConfig
 from kstack.report.panic import panic_report

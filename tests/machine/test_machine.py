@@ -11,7 +11,7 @@ from kstack.base.errors import ConfigError
 from kstack.guest.asm import assemble
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.apic.registers import Lvt, Reg, Svr
-from kstack.hw.cpu.cpu import ActivityState, SliceEnd
+from kstack.hw.cpu.state import ActivityState, SliceEnd
 from kstack.machine import End, Machine, MachineConfig
 from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr

@@ -11,7 +11,7 @@ import pytest
 from kstack.debug.forks import recording_of
 from kstack.debug.origin import Origin
 from kstack.debug.timeline import Timeline
-from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.cpu.state import SliceEnd
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.kernels.scenario import USUAL_WORK, usual_work
 from kstack.load import load

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 from msgspec.structs import replace
 
 from kstack.fault import At, Fault, Flush, Injector, Moment
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.machine import Machine
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.recording import Recording, pack

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from kstack.fault import Fault, Injector
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.run.options import RunOptions
 from kstack.run.session import Session

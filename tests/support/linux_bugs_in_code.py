@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.x86.control import Cr4
 from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest

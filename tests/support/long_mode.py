@@ -22,9 +22,9 @@ from typing import Final
 
 from kstack.guest.asm import assemble
 from kstack.hw.apic.registers import Reg, Svr
-from kstack.hw.cpu.cpu import ActivityState, SliceEnd
 from kstack.hw.cpu.events import Event
 from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.cpu.state import ActivityState, SliceEnd
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
 from kstack.machine import Machine, MachineConfig

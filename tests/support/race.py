@@ -6,7 +6,7 @@ from typing import Final
 
 from kstack.guest.asm import assemble
 from kstack.hw.apic.registers import Reg
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.machine import Machine, MachineConfig
 from kstack.schedule import RandomSchedule, View
 

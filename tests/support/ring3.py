@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.cpu.cpu import ActivityState
 from kstack.hw.cpu.events import Event, EventKind
+from kstack.hw.cpu.state import ActivityState
 from kstack.x86.addresses import is_canonical
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.registers import Gpr

@@ -14,7 +14,8 @@ import enum
 from typing import Final, NamedTuple
 
 from kstack.debug.accesses import accesses
-from kstack.hw.cpu.cpu import ActivityState, Cpu
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.memory import PhysicalMemory
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.x86.addresses import PAGE

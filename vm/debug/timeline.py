@@ -15,7 +15,7 @@ from typing import Final
 from kstack.base.errors import KstackError, PolicyError, RecordingError
 from kstack.debug.checkpoints import MOST, NEAR, Checkpoint, Checkpoints, Lane, Mark
 from kstack.debug.origin import UNBOUNDED, Origin
-from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.cpu.state import SliceEnd
 from kstack.machine import Machine
 from kstack.run.ending import ENDS
 from kstack.run.result import BOUND, WORK

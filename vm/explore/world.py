@@ -21,10 +21,10 @@ from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.explore.model.page_tables import Tables, managed_pages
 from kstack.explore.model.store_buffers import StoreBuffers, drains, passes, plain
 from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.cpu.cpu import ActivityState
 from kstack.hw.cpu.decode import decode
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import Registers
-from kstack.hw.mmu.walk import Attempt
+from kstack.hw.mmu.walk import Attempt, forbidding
 from kstack.hw.modes import Modes
 from kstack.kernels.known import usual_guests
 from kstack.machine import End, Machine, MachineSnapshot
@@ -370,7 +370,7 @@ class World:
         user = core.registers.cpl == USER
         smap = core.mmu.smap and not user and not core.registers.rflags & Flags.AC
         write = held.write or self.buffers.is_locked(cpu)  # which loads and stores by one translation
-        denies = core.mmu.denies(Attempt(write, False, user, smap))
+        denies = forbidding(Attempt(write, False, user, smap), core.mmu.control)
         walks = not self.buffers.holds_back(cpu, held.address)
         return self.lazy.options(cpu, held.address >> 12, entry, write, denies, walks)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from kstack.fault.records import Fault
-from kstack.hw.cpu.cpu import ActivityState
 from kstack.hw.cpu.decode import decode
 from kstack.hw.cpu.events import exception
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.mmu.speculation import evict, prefetch
 from kstack.machine import FOR_EVER
 from kstack.run.session import Session

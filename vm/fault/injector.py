@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 from kstack.fault import places
 from kstack.fault.actions import GARBAGE, act
 from kstack.fault.records import At, Fault, Flush, Moment, Send, Step, Where
-from kstack.hw.cpu.cpu import ActivityState, Cpu, Slice, SliceEnd
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.decode import decode
 from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.cpu.state import ActivityState, Slice, SliceEnd
 from kstack.machine import FOR_EVER, Ipi
 from kstack.run.session import Session
 from kstack.stacks import steps

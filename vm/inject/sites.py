@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import ConfigError
 from kstack.fault import Fault, Flush, Moment, Send, Step
-from kstack.hw.cpu.cpu import ActivityState, Slice, SliceEnd
+from kstack.hw.cpu.state import ActivityState, Slice, SliceEnd
 from kstack.inject.trial import Pair, Usual, judged
 from kstack.machine import Ipi
 from kstack.run.session import Session

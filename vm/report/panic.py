@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.cpu.cpu import ActivityState, Cpu
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.decode import disassemble
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.mmu.walk import TableEntry, walk
 from kstack.kernels.kernel import Exits
 from kstack.load import Symbols

@@ -16,9 +16,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Final
 
-from kstack.hw.cpu.cpu import ActivityState, Cpu
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.cpu.state import ActivityState
 from kstack.kernels.kernel import Exits
 from kstack.machine import Machine
 from kstack.x86.vectors import name_of

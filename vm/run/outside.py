@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kstack.hw.cpu.cpu import Slice
+from kstack.hw.cpu.state import Slice
 from kstack.hw.instruments import Hook, Hooks
 
 

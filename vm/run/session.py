@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from kstack.base.errors import ConfigError
-from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.cpu.state import SliceEnd
 from kstack.kernels.kernel import Kernel, KernelOf
 from kstack.kernels.known import usual_guests
 from kstack.load import Symbols

@@ -13,8 +13,8 @@ from kstack.base.digests import digest
 from kstack.base.errors import KstackError, PolicyError
 from kstack.explore.path import write_path
 from kstack.explore.witness import witness
-from kstack.hw.cpu.cpu import SliceEnd
 from kstack.hw.cpu.decode import disassemble
+from kstack.hw.cpu.state import SliceEnd
 from kstack.recording import write_recording
 from kstack.report.panic import panic_report
 from kstack.report.words import modes_line

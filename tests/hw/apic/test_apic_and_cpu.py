@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from tests.support.long_mode import LongModeGuest
 
 

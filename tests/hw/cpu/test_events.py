@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.cpu.cpu import ActivityState
 from kstack.hw.cpu.events import UNDEFINED_RIP
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.hw.rules import Rule
 from kstack.x86.control import Cr4

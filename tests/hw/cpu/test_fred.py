@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
 from kstack.x86.control import Cr4

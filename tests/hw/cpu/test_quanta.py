@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.registers import Gpr
 from tests.support.host_processor import AT, CODE, DATA, DATA_BYTES

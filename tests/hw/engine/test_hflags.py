@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kstack.hw.cpu.cpu import ActivityState, Cpu
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import layout
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario

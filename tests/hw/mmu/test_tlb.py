@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.cpu.cpu import ActivityState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.mmu.moments import Use
 from kstack.hw.mmu.tlb import Tlb
 from kstack.hw.mmu.walk import Translation

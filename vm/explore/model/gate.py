@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.mmu.translator import Walker
-from kstack.hw.mmu.walk import Attempt, Translation
+from kstack.hw.mmu.walk import Attempt, Translation, forbidding
 from kstack.x86.access import Access
 from kstack.x86.addresses import PAGE_SHIFT
 from kstack.x86.entries import FRAME_MASK, NX, RW, US, A, D, G
@@ -204,10 +204,19 @@ class Gate:
             attempt = attempt._replace(write=True)
         if self.option is not None and self.option_page not in (page, -1):
             option = Option(How.WALK)
-            if len(lazy.options(cpu, page, walker.entry_of(address), attempt.write, walker.denies(attempt))) > 1:
+            if (
+                len(
+                    lazy.options(
+                        cpu, page, walker.entry_of(address), attempt.write, forbidding(attempt, walker.control)
+                    )
+                )
+                > 1
+            ):
                 self.refuse(f"reaches several managed pages in one instruction, {address:#x} the last")
                 return None
-        if option.how is How.REFUSED or (option.how is How.CACHED and walker.denies(attempt)(option.value)):
+        if option.how is How.REFUSED or (
+            option.how is How.CACHED and forbidding(attempt, walker.control)(option.value)
+        ):
             lazy.invalidate(cpu, page, walker.entry_of(address))
             walker.page_fault(address, attempt, True)
             return None

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from kstack.hw.cpu.decode import Instruction, effective_address
 from kstack.hw.cpu.encoding import Encoding, loaded_in_steps, stored_in_steps
-from kstack.hw.cpu.instructions import Result
+from kstack.hw.cpu.instructions import Completion
 from kstack.hw.cpu.linear import GuestFault
 from kstack.hw.cpu.processor import Processor
 from kstack.hw.cpu.string_compare import BYTES, compare, with_flags
@@ -55,7 +55,7 @@ IRET: Final = 0xCF
 class CarriedOut(Exception):
     """The instruction is carried out here: by what the exception is given, else by its handler (kstack.hw.cpu.instructions)."""
 
-    def __init__(self, handler: Callable[[Processor, Instruction], Result] | None = None) -> None:
+    def __init__(self, handler: Callable[[Processor, Instruction], Completion] | None = None) -> None:
         super().__init__()
         self.handler = handler
 
@@ -384,7 +384,7 @@ def compares_strings(cpu: Processor, instruction: Instruction, found: Encoding) 
         return Native()
     gpr, explicit = cpu.registers.gpr, found.opcode in (_PCMPESTRM, _PCMPESTRI)
 
-    def carry_out(_cpu: Processor, _: Instruction) -> Result:
+    def carry_out(_cpu: Processor, _: Instruction) -> Completion:
         registers = cpu.registers
         first = registers.xmm(found.reg | high_bit(found.rex, Rex.R))
         if instruction.memory is not None:
@@ -399,7 +399,7 @@ def compares_strings(cpu: Processor, instruction: Instruction, found: Encoding) 
         else:
             gpr[Gpr.RCX] = compared.place
         registers.rflags = with_flags(registers.rflags, compared)
-        return Result.DONE
+        return Completion.DONE
 
     raise CarriedOut(carry_out)
 

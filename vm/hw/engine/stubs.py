@@ -38,6 +38,23 @@ SEEN, HEADLESS, SHORT, ALONE = 1, 2, 3, 4
 for by the stub; one of length 1, which may be QEMU's own for an instruction that changed its block."""
 
 
+# Python functions that the stubs call.
+FILL: Final = ctypes.CFUNCTYPE(
+    ctypes.c_bool,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_uint64,
+)
+VOID: Final = ctypes.CFUNCTYPE(None)
+HEAD: Final = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
+TRANSLATED: Final = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
+LOOK: Final = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
+
+
 class Control(ctypes.Structure):
     """What the block stub and Python share, one per engine. The first 128 bytes are what `head` can reach."""
 

@@ -14,7 +14,7 @@ from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.moments import Cause
 from kstack.hw.rules import ALL, Rule
 from kstack.x86.addresses import PAGE
-from kstack.x86.invalidation import Invlpgb
+from kstack.x86.invalidation import InvlpgbRax
 
 
 class Request(NamedTuple):
@@ -76,9 +76,9 @@ class Broadcast:
 
     def _apply(self, mmu: Mmu, request: Request) -> None:
         _, rax, pages, pcid = request
-        include_global = bool(rax & Invlpgb.INCLUDE_GLOBAL) or Rule.INVLPGB_GLOBAL_FLAG not in self._rules
-        only = pcid if rax & Invlpgb.PCID_VALID else None
-        if not rax & Invlpgb.VA_VALID:
+        include_global = bool(rax & InvlpgbRax.INCLUDE_GLOBAL) or Rule.INVLPGB_GLOBAL_FLAG not in self._rules
+        only = pcid if rax & InvlpgbRax.PCID_VALID else None
+        if not rax & InvlpgbRax.VA_VALID:
             if only is None:
                 mmu.drop_all(include_global, Cause.BROADCAST)
             else:

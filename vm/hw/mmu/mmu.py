@@ -12,18 +12,19 @@ Not modelled: memory types, 32-bit and PAE paging (CR0.PG without long mode stop
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from kstack.hw.engine import Engine, MmuIndex
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks, Use
 from kstack.hw.mmu.softmmu import Softmmu
-from kstack.hw.mmu.tlb import StructureCaches, StructureState, Tlb, TlbState
+from kstack.hw.mmu.state import MmuCounts, MmuState
+from kstack.hw.mmu.tlb import StructureCaches, Tlb
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.mmu.translator import Translator
 from kstack.hw.mmu.walk import (
     Attempt,
-    Control,
+    PagingControl,
     Refusal,
     TableEntry,
     Translation,
@@ -39,28 +40,12 @@ from kstack.hw.rules import ALL, Rule
 from kstack.x86.access import Access
 from kstack.x86.addresses import PAGE, is_canonical
 from kstack.x86.control import Cr0, Cr3, Cr4, Efer
-from kstack.x86.entries import FRAME_MASK, NX, RW, US, A, D, P
+from kstack.x86.entries import FRAME_MASK, RW, US, A, D, P
 from kstack.x86.vectors import GP, PF, UD
 
 _MASK64: Final = (1 << 64) - 1
 _ALL_RIGHTS: Final = RW | US
 SINGLE_FLUSHES: Final = 64  # pages up to which dropping one by one beats refilling everything
-
-
-class MmuCounts(NamedTuple):
-    """How often an MMU has walked the tables, and lost a translation by an invalidation."""
-
-    walks: int
-    lost: int
-
-
-class MmuState(NamedTuple):
-    """What an MMU has cached."""
-
-    data: TlbState
-    code: TlbState
-    structures: StructureState
-    counts: MmuCounts
 
 
 class Mmu:
@@ -110,10 +95,10 @@ class Mmu:
         self.pcid = 0
         self.smap = False
         self._paging = False
-        self._control = Control(False, False, False)
+        self._control = PagingControl(False, False, False)
         self._root = TableEntry(0, _ALL_RIGHTS)
         self.softmmu = Softmmu(self, memory, tracker, self.hooks)
-        self.peers: list[Mmu] = [self]  # of all CPUs, as soon as there are more
+        self.peers: list[Mmu] = [self]  # of all CPUs, which a broken model keeps coherent
         self.translator: Translator | None = None  # decides in the TLB's place, while exploring
         self.engine: Engine
 
@@ -130,7 +115,7 @@ class Mmu:
             return False
         self._taken_over = (cr0, cr3, cr4, registers.efer)
         self._paging = bool(cr0 & Cr0.PG)
-        self._control = Control(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
+        self._control = PagingControl(bool(cr0 & Cr0.WP), bool(registers.efer & Efer.NXE), bool(cr4 & Cr4.SMEP))
         self.smap = bool(cr4 & Cr4.SMAP)
         self.pcid = cr3 & Cr3.PCID if cr4 & Cr4.PCIDE else 0
         root = TableEntry(cr3 & FRAME_MASK, _ALL_RIGHTS)
@@ -151,7 +136,7 @@ class Mmu:
         return self._memory
 
     @property
-    def control(self) -> Control:
+    def control(self) -> PagingControl:
         """The control-register bits that rights depend on."""
         return self._control
 
@@ -245,16 +230,6 @@ class Mmu:
         leaf = self.leaf_address(address)
         return 0 if leaf is None else self._memory.read64(leaf)
 
-    def denies(self, attempt: Attempt) -> Callable[[int], bool]:
-        """Whether the rights of a leaf entry forbid an access, whatever the upper levels say."""
-        control = self._control
-
-        def denied_by(entry: int) -> bool:
-            leaf = Translation(12, 0, 0, entry & (RW | US | NX), bool(entry & D), False, 0)
-            return denied(leaf, attempt, control)
-
-        return denied_by
-
     def path(self, address: int) -> list[tuple[int, int]]:
         """The entries by which the tables reach linear `address`: physical address and level of each, from the top."""
         return walk(self._memory, self._root, 39, address, None, self._control).path
@@ -340,11 +315,8 @@ class Mmu:
 
     def cache(self, tlb: Tlb, found: Translation) -> None:
         """Cache a translation in one of the TLBs."""
-        as_global = (
-            found.is_global
-            and bool(self.engine.registers.cr[4] & Cr4.PGE)
-            and Rule.GLOBAL_SERVES_ANY_PCID in self.rules
-        )
+        serves_any = bool(self.engine.registers.cr[4] & Cr4.PGE) and Rule.GLOBAL_SERVES_ANY_PCID in self.rules
+        as_global = found.is_global and serves_any
         self.forget(tlb.insert(found, self.pcid, as_global), Cause.REPLACED)
 
     def _report_if_stale(self, address: int, access: Access, found: Translation) -> bool:
@@ -423,12 +395,6 @@ class Mmu:
         for entry in dropped if self.hooks.drop else ():
             self.hooks.drop(Drop(self.cpu, entry.page << entry.shift & _MASK64, entry.frame, cause))
 
-    def _each(self) -> list[Mmu]:
-        """This MMU; every MMU where a broken model keeps the TLBs coherent."""
-        if Rule.TLB_PER_CPU in self.rules:
-            return [self]
-        return self.peers
-
     def lose(self, dropped: list[Translation], cause: Cause) -> None:
         """Entries that were invalidated, not replaced or evicted."""
         self.lost += len(dropped)
@@ -449,7 +415,7 @@ class Mmu:
         if self.on_invlpg is not None and not self.on_invlpg(address):
             return
         self._invalidate_managed(address, Cause.INVLPG)
-        for mmu in self._each():
+        for mmu in [self] if Rule.TLB_PER_CPU in rules else self.peers:
             for tlb in (mmu.data, mmu.code):
                 pcid = mmu.pcid if Rule.INVLPG_PAGE in rules else None
                 mmu.lose(tlb.drop_page(address, pcid, Rule.INVLPG_GLOBAL in rules), Cause.INVLPG)

@@ -17,7 +17,7 @@ from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tlb import Tlb
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.mmu.translator import Translator
-from kstack.hw.mmu.walk import Attempt, Control, Translation, denied
+from kstack.hw.mmu.walk import Attempt, PagingControl, Translation, denied
 from kstack.x86.access import Access
 from kstack.x86.addresses import PAGE, PAGE_SHIFT
 
@@ -41,7 +41,7 @@ class TlbModel(Protocol):
     translator: Translator | None
 
     @property
-    def control(self) -> Control:
+    def control(self) -> PagingControl:
         """The control-register bits that rights depend on."""
         ...
 

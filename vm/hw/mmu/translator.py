@@ -6,11 +6,10 @@ The hardware knows no tool: what explores all that a TLB may do implements `Tran
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from kstack.hw.memory import PhysicalMemory
-from kstack.hw.mmu.walk import Attempt, Translation, Walk
+from kstack.hw.mmu.walk import Attempt, PagingControl, Translation, Walk
 from kstack.x86.access import Access
 
 
@@ -40,8 +39,9 @@ class Walker(Protocol):
         """The entries by which the tables reach linear `address`: physical address and level of each, from the top."""
         ...
 
-    def denies(self, attempt: Attempt) -> Callable[[int], bool]:
-        """Whether the rights of a leaf entry forbid an access, whatever the upper levels say."""
+    @property
+    def control(self) -> PagingControl:
+        """The control-register bits that rights depend on."""
         ...
 
     def walk(self, address: int, attempt: Attempt) -> Walk:

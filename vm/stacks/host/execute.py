@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import PolicyError, ScenarioError
 from kstack.hw.apic.apic import DeliveryMode
@@ -18,11 +18,12 @@ from kstack.stacks.area import Areas, AreasState, Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackHooks, StepCounts
 from kstack.stacks.host.checks import Checks, said, shown
+from kstack.stacks.host.entries import LazyEntries
 from kstack.stacks.host.pool import PoolConfig, Pools
 from kstack.x86.addresses import PAGE
 from kstack.x86.entries import A, G
 from kstack.x86.flags import Flags
-from kstack.x86.invalidation import Invlpgb
+from kstack.x86.invalidation import InvlpgbRax
 
 WAITING: Final = object()
 """What a step answers that has to be tried again."""
@@ -60,26 +61,6 @@ class ExecutorState(NamedTuple):
     locks: dict[str, int]
     leaves: dict[Page, int]
     areas: AreasState
-
-
-class LazyEntries(Protocol):
-    """Who decides at an access what may be cached of the managed pages, and so has to know of each store to their entries."""
-
-    def manages(self, address: int) -> bool:
-        """Whether a linear address lies in a managed page."""
-        ...
-
-    def entry_was(self, page: int, entry: int, plain: bool) -> None:
-        """The tables said `entry` of a page (a linear number), and a store has just replaced it; `plain`: without a look at A."""
-        ...
-
-    def entry_is(self, page: int, entry: int) -> None:
-        """The tables say `entry` from now on."""
-        ...
-
-    def is_pending(self, entry: int) -> bool:
-        """Whether it shows only when somebody looks if this entry has been cached."""
-        ...
 
 
 class Executor:
@@ -285,7 +266,7 @@ class Executor:
 
     def _invlpgb(self, cpu: int, call: HookCall, step: steps.Invlpgb) -> None:
         self.counts.invlpgb += 1
-        rax = step.page.address | Invlpgb.VA_VALID | Invlpgb.INCLUDE_GLOBAL
+        rax = step.page.address | InvlpgbRax.VA_VALID | InvlpgbRax.INCLUDE_GLOBAL
         self._machine.broadcast.invlpgb(cpu, int(rax), step.pages - 1, 0)
 
     def _tlbsync(self, cpu: int, call: HookCall, step: steps.Tlbsync) -> None:
