@@ -23,7 +23,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from kstack.base.errors import ConfigError
 from kstack.hw.apic.apic import DeliveryMode, LocalApic
@@ -31,7 +31,7 @@ from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.declared import Declared
 from kstack.hw.cpu.hooks import CpuHooks
 from kstack.hw.cpu.instructions import PortWaiting
-from kstack.hw.cpu.state import ActivityState, Slice, SliceEnd
+from kstack.hw.cpu.state import ActivityState, CpuState, Slice, SliceEnd
 from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cmos
 from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
 from kstack.hw.devices.fw_cfg import FWCFG_PORT, FWCFG_PORTS, FwCfg
@@ -41,7 +41,7 @@ from kstack.hw.devices.ports import PortBus
 from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
 from kstack.hw.instruments import Hook, Hooks, Instruments
 from kstack.hw.memory import MemorySnapshot, PhysicalMemory
-from kstack.hw.mmu.broadcast import Broadcast
+from kstack.hw.mmu.broadcast import Broadcast, Request
 from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.modes import Modes
@@ -142,11 +142,11 @@ class MachineSnapshot(NamedTuple):
     """Everything, immutable; frames that did not change are shared between snapshots."""
 
     memory: MemorySnapshot
-    cpus: tuple[Any, ...]
-    devices: tuple[Any, ...]
+    cpus: tuple[CpuState, ...]
+    devices: tuple[object, ...]
     time: int
     ipis: tuple[Ipi, ...]
-    broadcast: Any
+    broadcast: tuple[Request, ...]
 
 
 class Machine:
@@ -415,7 +415,9 @@ class Machine:
 
     # --- snapshot and hash
 
-    def snapshot(self, known: Sequence[Any] = (), devices: Any = None) -> MachineSnapshot:
+    def snapshot(
+        self, known: Sequence[CpuState | None] = (), devices: tuple[object, ...] | None = None
+    ) -> MachineSnapshot:
         """The complete state.
 
         Args:
@@ -434,9 +436,9 @@ class Machine:
     def restore(
         self,
         snapshot: MachineSnapshot,
-        known: Sequence[Any] = (),
+        known: Sequence[CpuState | None] = (),
         differ_in: Iterable[int] | None = None,
-        devices: Any = None,
+        devices: tuple[object, ...] | None = None,
     ) -> None:
         """Become what `snapshot` returned, in this machine or in another of the same configuration.
 
@@ -471,7 +473,7 @@ class Machine:
         return whole.hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Nested tuples of plain values, whose repr is equal where the states are equal."""
     if isinstance(value, (tuple, list)):
         return tuple(_plain(item) for item in value)

@@ -16,7 +16,7 @@ from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.recording import pack
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, replay_session, script_of
 from kstack.run.writes import MemoryChange, RegisterChange
 from kstack.schedule import parse

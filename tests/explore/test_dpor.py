@@ -23,7 +23,7 @@ from kstack.guest.asm import KERNEL_LAYOUT, build
 from kstack.guest.images import CORE, ENTRY, KERNEL
 from kstack.guest.scenario import FOLDER
 from kstack.hw.modes import Modes
-from kstack.run.session import BootedScenario
+from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import (
     EMPTY,
@@ -298,7 +298,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         managed: tuple[str, ...] = ()
         concerns: tuple[str, ...] = ()
 
-    monkeypatch.setattr(world_module, "find_scenario", Found)
+    class Guests:
+        scenario = Found
+
+    monkeypatch.setattr(world_module, "usual_guests", Guests)
     monkeypatch.setattr(world_module, "boot", boot)
 
 

@@ -23,7 +23,8 @@ from kstack.hw.cpu.decode import decode
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import FOR_EVER, Ipi
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks.host.pool import PoolConfig, Pools

@@ -27,7 +27,8 @@ from kstack.hw.engine import Registers
 from kstack.hw.modes import Modes
 from kstack.load import Symbols
 from kstack.machine import Machine, MachineConfig
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.stacks import Policy
 from kstack.stacks.host.pool import PoolConfig

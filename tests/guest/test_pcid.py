@@ -17,7 +17,10 @@ from kstack.machine import Machine, MachineConfig
 from kstack.policies.entry_exit import EntryExit
 from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
-from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.booted import BootedScenario
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.run.spec import boot
 from kstack.schedule import RandomSchedule, RoundRobin
 from kstack.x86.control import Cr4

@@ -15,7 +15,7 @@ from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks
 from kstack.hw.mmu.speculation import evict
 from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
-from kstack.run.session import RunHooks
+from kstack.run.outside import RunHooks
 from kstack.stacks.host.call import StackHooks
 from kstack.x86.entries import RW
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest

@@ -10,7 +10,9 @@ from kstack.hw.cpu.state import ActivityState
 from kstack.load import load
 from kstack.machine import End, Machine, MachineConfig
 from kstack.report.panic import panic_report
-from kstack.run.session import RunOptions, RunResult, Session
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.schedule import RoundRobin
 from kstack.x86.control import Cr0
 from tests.support.images import BASE, EXIT, STACK_TOP, Segment, boot_sector, elf, multiboot, pvh

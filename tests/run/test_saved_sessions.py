@@ -288,6 +288,7 @@ SET_UP = {
     "_limit",
     "_own",
     "shootdown_vector",
+    "facts",
     "frames",
     "nth",
     "number",
@@ -336,7 +337,7 @@ def test_whatever_has_happened_since_is_undone(name: str) -> None:
     oracle, usage, runtime, injector = session.oracle, session.usage, session.runtime, session.injector
     assert oracle is not None and usage is not None
     oracle.leaked.add(5)
-    session._idle, session._waiting, session._looked = 3, {1}, 1
+    session._idle, session._waiting.in_vain, session._looked = 3, {1}, 1
     session.mark(0, "marked in this slice")
     state, then = session.save(), everything(session)
     assert state is not None
@@ -353,6 +354,7 @@ def test_whatever_has_happened_since_is_undone(name: str) -> None:
         runtime,
         runtime.executor,
         session._ending,
+        session._waiting,
     ]
     for part in [*parts, runtime.counts, *usage._lives.values()]:
         scramble(part)

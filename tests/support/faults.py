@@ -9,7 +9,8 @@ from typing import Any
 from kstack.fault import Fault, Injector
 from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
 from tests.support.long_mode import LongModeGuest

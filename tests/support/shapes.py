@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from kstack.testing.pages import Litmus, Outcome
+from kstack.kernels.kstack.pages import Litmus, Outcome
 
 NEVER: Final = "... ... ..."
 ALWAYS: Final = "xxx xxx xxx"

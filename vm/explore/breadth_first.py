@@ -31,7 +31,7 @@ from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Succes
 from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
 from kstack.explore.transitions import Memo
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady
-from kstack.run.session import BootedScenario
+from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds

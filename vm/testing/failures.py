@@ -71,7 +71,7 @@ class Section:
         last, session = _last_instructions(best.run)
         lines += ["", *last]
         if whole and best.run.outcome is not None and best.run.outcome.code == DIED:
-            lines += ["", panic_report(session.machine, session.symbols)]
+            lines += ["", panic_report(session.machine, session.symbols, exits=session.kernel.facts.exits)]
         return "\n".join(lines)
 
     def _recorded(self, run: GuestRun) -> list[str]:

@@ -12,7 +12,7 @@ from kstack.hw.engine import layout
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import Machine
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks.loading.registry import find_policy

@@ -376,7 +376,7 @@ class Executor:
         if step.cpu not in self.online:
             raise ValueError(f"CPU {step.cpu} is not online")
         self.counts.ipis += 1
-        self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, self._kernel.shootdown_vector)
+        self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, self._kernel.facts.shootdown_vector)
 
     def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Any:
         return None if self._kernel.has_flushed(cpu, step.cpu, self._touching(cpu)) else WAITING

@@ -104,6 +104,11 @@ class StackRuntime:
         return self._execute.pools
 
     @property
+    def is_booted(self) -> bool:
+        """Whether the guest has given its frames."""
+        return self.pools is not None
+
+    @property
     def variables(self) -> tuple[steps.Value, ...]:
         """What the policy's variables hold, in the order in which they were stored."""
         return tuple(self._execute.variables.values())
