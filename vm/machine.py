@@ -39,7 +39,7 @@ from kstack.hw.devices.pic import PIC_PORTS, PicPair
 from kstack.hw.devices.pit import Pit, SpeakerPort
 from kstack.hw.devices.ports import PortBus
 from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
-from kstack.hw.instruments import Hook, Hooks, Instruments
+from kstack.hw.instruments import Hook, Hooks, Instruments, Slot
 from kstack.hw.memory import MemorySnapshot, PhysicalMemory
 from kstack.hw.mmu.broadcast import Broadcast, Request
 from kstack.hw.mmu.moments import MmuHooks
@@ -195,7 +195,7 @@ class Machine:
             cpu.state = ActivityState.WAIT_FOR_SIPI
         self.ipis: list[Ipi] = []
         self.hold_ipis = False
-        self.on_send: Callable[[Ipi], Iterable[Ipi]] | None = None  # says what arrives for an IPI that is sent
+        self.decides_send: Slot[[Ipi], Iterable[Ipi]] = Slot()  # what arrives for an IPI that is sent
         self.stalls: dict[int, int] = {}  # CPU -> virtual time before which it does nothing
         self._claims: dict[int, PortClaim] = {}
 
@@ -284,7 +284,7 @@ class Machine:
         for target in destinations:
             ipi = Ipi(source, target, mode, vector)
             self._hooks.ipi(ipi)
-            for one in (ipi,) if self.on_send is None else self.on_send(ipi):
+            for one in (ipi,) if (decide := self.decides_send.held) is None else decide(ipi):
                 if self.hold_ipis:
                     self.ipis.append(one)
                 else:
@@ -457,7 +457,7 @@ class Machine:
             for device, state in zip(self.ports.devices, snapshot.devices, strict=True):
                 device.restore(state)
         self.ipis = list(snapshot.ipis)
-        self.on_send = None
+        self.decides_send.release()
         self.stalls.clear()
         self.broadcast.restore(snapshot.broadcast)
 

@@ -9,7 +9,7 @@ import pytest
 
 from kstack.base.errors import ConfigError
 from kstack.hw.cpu.hooks import Delivery
-from kstack.hw.instruments import Hook, Hooks, Instruments
+from kstack.hw.instruments import Hook, Hooks, Instruments, Slot
 from kstack.hw.mmu.invalidation import invpcid
 from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks
 from kstack.hw.mmu.speculation import evict
@@ -157,3 +157,14 @@ def test_a_drop_of_a_translation_is_told_with_its_cause(how: str) -> None:
 
 def test_a_snapshot_of_the_mmu_is_the_same_whoever_hears() -> None:
     assert MmuHooks().fill.heard == []
+
+
+def test_a_slot_is_held_by_one_at_a_time() -> None:
+    slot: Slot[[int], bool] = Slot()
+    slot.hold(bool)
+    with pytest.raises(ConfigError, match="release it first"):
+        slot.hold(bool)
+    assert slot.swap(None) is bool and slot.held is None
+    slot.hold(bool)
+    slot.release()
+    assert slot.held is None

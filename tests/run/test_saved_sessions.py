@@ -191,8 +191,8 @@ def test_what_the_machine_was_told_and_who_stands_still_is_saved() -> None:
     session = Session(machine, Symbols([]), RoundRobin(1))
     declared = next(iter(Declared))
     machine.stalls[1], machine.told[declared], machine.work = 77, 5, 33
-    machine.on_send = lambda ipi: ()
-    told = machine.on_send
+    machine.decides_send.hold(lambda ipi: ())
+    told = machine.decides_send.held
     state = session.save()
     assert state is not None
     machine.stalls.clear()
@@ -200,7 +200,7 @@ def test_what_the_machine_was_told_and_who_stands_still_is_saved() -> None:
     machine.work = 0
     session.load(state)
     assert (machine.stalls, machine.told, machine.work) == ({1: 77}, {declared: 5}, 33)
-    assert machine.on_send is told
+    assert machine.decides_send.held is told
 
 
 # --- what cannot be saved

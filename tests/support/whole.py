@@ -117,9 +117,9 @@ class _Plain:
             machine.told,
             machine.strict,
             machine.hold_ipis,
-            machine.on_send,
+            machine.decides_send.held,
         ]
-        asked = [(cpu.mmu.on_invlpg, cpu.on_return) for cpu in machine.cpus]
+        asked = [(cpu.mmu.decides_invlpg.held, cpu.hears_return.held) for cpu in machine.cpus]
         return cpus, rest, self.of(kept), self.of(asked), machine.state_hash()
 
 

@@ -263,7 +263,8 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
     executor.pools = _WatchedPools(pools, touched.part)  # type: ignore[assignment] # looks like them
     executor.areas = _WatchedAreas(areas, touched.area)  # type: ignore[assignment] # looks like them
     oracle.areas = _WatchedAreas(seen, touched.area)  # type: ignore[assignment] # looks like them
-    memory.on_touch, gate.on_enter = touched.memory, touched.entered
+    memory.hears_touch.hold(touched.memory)
+    gate.hears_enter.hold(touched.entered)
     try:
         yield touched
     finally:
@@ -274,4 +275,5 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
         executor.areas, oracle.areas = areas, seen
         drops.heard = heard
         world.machine.instruments.remove(hooks)
-        memory.on_touch = gate.on_enter = None
+        memory.hears_touch.release()
+        gate.hears_enter.release()

@@ -265,7 +265,9 @@ class World:
         machine = self.machine
         machine.hold_ipis = True
         self.runtime.executor.lazy = self.lazy
-        self.runtime.executor.on_touch = lambda cpu, address: self.visible.note(address >> 12, Touch.MANAGED, 1 << cpu)
+        self.runtime.executor.hears_touch.swap(
+            lambda cpu, address: self.visible.note(address >> 12, Touch.MANAGED, 1 << cpu)
+        )
         for cpu in machine.cpus:
             cpu.mmu.translator = self.gate(cpu.index)
             cpu.mmu.drop_all(True)
@@ -285,9 +287,9 @@ class World:
         mmu, memory = self.machine.cpus[cpu].mmu, self.machine.memory
         place = (mmu.table, address >> 12)
         if place not in self._frames:
-            told, memory.on_touch = memory.on_touch, None
+            hears = memory.hears_touch.swap(None)
             physical = mmu.resolve(address)
-            memory.on_touch = told
+            memory.hears_touch.swap(hears)
             self._frames[place] = None if physical is None else physical >> 12
         return self._frames[place]
 
@@ -527,7 +529,7 @@ class World:
 
     def _watch_returns(self, cpu: int) -> None:
         core = self.machine.cpus[cpu]
-        core.on_return = None if self.below[cpu] is None else self._returned
+        core.hears_return.swap(None if self.below[cpu] is None else self._returned)
         core.watch_returns()
 
     def _returned(self, cpu: int) -> None:

@@ -102,13 +102,13 @@ class Injector:
         self._delivered = False
         session.injector = self
         if self._steps:
-            session.runtime.interpose = self._step
+            session.runtime.decides_step.hold(self._step)
         if self._sends:
-            self._machine.on_send = self._send
+            self._machine.decides_send.hold(self._send)
         self._machine.instruments.add(self)
         for cpu in self._machine.cpus:
             if self._flushes:
-                cpu.mmu.on_invlpg = self._flush_of(cpu.index)
+                cpu.mmu.decides_invlpg.hold(self._flush_of(cpu.index))
 
     # --- the whole
 

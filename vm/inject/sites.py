@@ -87,10 +87,10 @@ class _Counting:
         windows = session.kernel.facts.windows
         self._functions = frozenset(name for names in windows.values() for name in names)
         session.injector = self
-        session.runtime.interpose = self._step
+        session.runtime.decides_step.hold(self._step)
         self._machine.instruments.add(self)
         for cpu in self._machine.cpus:
-            cpu.mmu.on_invlpg = self._flushed
+            cpu.mmu.decides_invlpg.hold(self._flushed)
 
     def advance(self, cpu: int, units: int) -> Slice:
         """As `Machine.run`."""

@@ -75,9 +75,10 @@ class MachineState(NamedTuple):
 
     def load(self, machine: Machine) -> None:
         """Let a machine become this; whoever says what arrives for an IPI goes on saying it."""
-        on_send = machine.on_send
+        decides = machine.decides_send.held
         machine.restore(self.snapshot)
-        machine.on_send, machine.work = on_send, self.work
+        machine.decides_send.swap(decides)
+        machine.work = self.work
         machine.stalls.update(self.stalls)
         machine.told.clear()
         machine.told.update(self.told)

@@ -107,7 +107,7 @@ class Session:
         self.machine.instruments.clear()
         self.machine.work_limit = FOR_EVER
         for cpu in self.machine.cpus:
-            cpu.mmu.on_invlpg = None
+            cpu.mmu.decides_invlpg.release()
 
     def _attach(self) -> None:
         self.oracle = oracle = Oracle(self.machine, self.symbols, self.kernel.facts.shootdown_vector)

@@ -284,7 +284,7 @@ def test_a_hook_that_is_made_to_fail_may_leave_its_steps() -> None:
         failed.append(cpu)
         return Interposed(error=RuntimeError("injected"))
 
-    session.runtime.interpose = interpose
+    session.runtime.decides_step.hold(interpose)
     session.run()
     assert failed
 

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.instruments import Slot
 from kstack.hw.mmu.translator import Walker
 from kstack.hw.mmu.walk import Attempt, Translation, forbidding
 from kstack.x86.access import Access
@@ -126,8 +127,8 @@ class Gate:
         option: how its access goes, of the page `option_page` (linear number).
         held: the operation before which the CPU has stopped.
         refused: what it did that cannot be explored, or empty.
-        on_enter: told where in RAM its CPU goes, and whether it comes back each time, if set.
-        on_access: told of each access to RAM that comes back: its physical address and kind, if set.
+        hears_enter: where in RAM its CPU goes, and whether it comes back each time.
+        hears_access: each access to RAM that comes back: its physical address and kind.
     """
 
     def __init__(
@@ -146,8 +147,8 @@ class Gate:
         self.option_page = -1
         self.held: Held | None = None
         self.refused = ""
-        self.on_enter: Callable[[int, bool], None] | None = None
-        self.on_access: Callable[[int, Access], None] | None = None
+        self.hears_enter: Slot[[int, bool], None] = Slot()
+        self.hears_access: Slot[[int, Access], None] = Slot()
 
     @property
     def is_stopped(self) -> bool:
@@ -187,14 +188,15 @@ class Gate:
             visible.note(frame, Touch.MANAGED, 1 << self.cpu)
             if frame in visible.tables:
                 return not self.refuse(f"reaches a page table through the managed page of {address:#x}")
-        if self.on_access is not None and access is not Access.FETCH and (managed or self.is_visible(address)):
-            self.on_access(physical, access)
+        hear = self.hears_access.held
+        if hear is not None and access is not Access.FETCH and (managed or self.is_visible(address)):
+            hear(physical, access)
         return True
 
     def entered(self, physical: int, comes_back: bool) -> None:
         """The CPU reaches RAM at `physical` from now on."""
-        if self.on_enter is not None:
-            self.on_enter(physical, comes_back)
+        if (hear := self.hears_enter.held) is not None:
+            hear(physical, comes_back)
 
     def translate(self, walker: Walker, address: int, attempt: Attempt) -> Translation | None:
         """As the explorer has chosen: by the tables, or by an entry that may be cached."""

@@ -301,10 +301,10 @@ class _Accesses:
         self.on_store: Callable[[int], None] = lambda _: None
 
     def __enter__(self) -> None:
-        self._gate.on_access = self._note
+        self._gate.hears_access.hold(self._note)
 
     def __exit__(self, *_: object) -> None:
-        self._gate.on_access = None
+        self._gate.hears_access.release()
 
     def _note(self, physical: int, access: Access) -> None:
         self.frames.add(physical >> 12)

@@ -8,7 +8,6 @@ Not modelled: SMM, performance counters, power states beyond HLT.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from kstack.hw.apic.apic import LocalApic
@@ -31,6 +30,7 @@ from kstack.hw.engine import (
     MmuIndex,
     Registers,
 )
+from kstack.hw.instruments import Slot
 from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.translator import Translator
 from kstack.hw.rules import Rule
@@ -80,7 +80,7 @@ class CpuCore:
         self.yielded = False
         self.nmi_pending = 0
         self.nmi_blocked = False
-        self.on_return: Callable[[int], None] | None = None  # told of returns from events, if set
+        self.hears_return: Slot[[int], None] = Slot()  # of returns from events
         self.unsupported: str | None = None
         self.recent: deque[int] = deque(maxlen=16)  # RIPs (linear) at the engine's last stops, newest last
         self.in_engine = False
@@ -188,7 +188,7 @@ class CpuCore:
         if self.translator is not None:
             self.translator.refuse("sets breakpoints in the debug registers")
         self.mmu.softmmu.watch(self.breakpoints.pages())
-        self.linear.on_watch = self._note_access if self.breakpoints.data else None
+        self.linear.hears_access.swap(self._note_access if self.breakpoints.data else None)
         if code != self.breakpoints.code:
             self.engine.look_at_all(bool(self.breakpoints.code))
             self.engine.drop_code(0, self._board.memory.size)
@@ -327,8 +327,8 @@ class CpuCore:
 
     def returned(self) -> None:
         """An event's handler has returned."""
-        if self.on_return is not None:
-            self.on_return(self.index)
+        if (hear := self.hears_return.held) is not None:
+            hear(self.index)
 
     def watch_returns(self) -> None:
         """See the returns that matter: IRET while NMIs are blocked, FRED is on or somebody asks; ERETS and ERETU."""
@@ -336,7 +336,7 @@ class CpuCore:
         self.engine.trap_clac(bool(self.registers.cr[4] & Cr4.FRED))
 
     def _sees_returns(self) -> bool:
-        return self.on_return is not None or bool(self.breakpoints.code)
+        return self.hears_return.held is not None or bool(self.breakpoints.code)
 
     def deliver(self, event: Event) -> None:
         """Deliver an event, which takes one unit of time."""

@@ -11,10 +11,10 @@ Not modelled: memory types, 32-bit and PAE paging (CR0.PG without long mode stop
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from kstack.hw.engine import Engine, MmuIndex
+from kstack.hw.instruments import Slot
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks, Use
 from kstack.hw.mmu.softmmu import Softmmu
@@ -86,7 +86,7 @@ class Mmu:
         self.code = Tlb(modes.capacity)
         self.structures = StructureCaches()
         self._missing: set[int] = set()  # pages cached as not present: only a broken model has any
-        self.on_invlpg: Callable[[int], bool] | None = None  # asked whether an INVLPG is carried out
+        self.decides_invlpg: Slot[[int], bool] = Slot()  # whether an INVLPG is carried out
         self.fault: Refusal | None = None
         self.walks = 0
         self._in_vain = 0  # walks of the last access that the engine was refused
@@ -412,7 +412,7 @@ class Mmu:
     def invlpg(self, address: int) -> None:
         """INVLPG (SDM 4.10.4.1): the page for this PCID and global ones; all structure caches of this PCID."""
         rules = self.rules
-        if self.on_invlpg is not None and not self.on_invlpg(address):
+        if (decide := self.decides_invlpg.held) is not None and not decide(address):
             return
         self._invalidate_managed(address, Cause.INVLPG)
         for mmu in [self] if Rule.TLB_PER_CPU in rules else self.peers:

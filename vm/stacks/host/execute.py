@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import PolicyError, ScenarioError
 from kstack.hw.apic.apic import DeliveryMode
+from kstack.hw.instruments import Slot
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
@@ -94,9 +95,7 @@ class Executor:
         self._leaves: dict[Page, int] = {}
         self.lazy: LazyEntries | None = None  # told of stores to entries, while exploring
         self.put: Callable[[int, Pending], None] | None = None  # takes plain stores, while exploring x86-TSO
-        self.on_touch: Callable[[int, int], None] | None = (
-            None  # told where in RAM a step reaches (CPU, address), if set
-        )
+        self.hears_touch: Slot[[int, int], None] = Slot()  # where in RAM a step reaches: CPU, address
         self._keep = ~G if machine.modes.kernel_pages == "pcid" else -1
 
     def boot(self, frames: list[int]) -> None:
@@ -319,8 +318,8 @@ class Executor:
 
     def _zero(self, cpu: int, call: HookCall, step: steps.ZeroPage) -> None:
         self.counts.pages_zeroed += 1
-        if self.on_touch is not None:
-            self.on_touch(cpu, self._own(step.frame))
+        if (hear := self.hears_touch.held) is not None:
+            hear(cpu, self._own(step.frame))
         self._machine.memory.write(self._own(step.frame), bytes(PAGE))
 
     # --- variables
@@ -364,8 +363,8 @@ class Executor:
         """Tells who listens where in RAM a step of this CPU reaches."""
 
         def touch(address: int) -> None:
-            if self.on_touch is not None:
-                self.on_touch(cpu, address)
+            if (hear := self.hears_touch.held) is not None:
+                hear(cpu, address)
 
         return touch
 
