@@ -18,12 +18,13 @@ from itertools import product
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ScenarioError
-from kstack.explore.components import Node
-from kstack.explore.may_access import Locality
-from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Successor, expand, wander
+from kstack.explore.may_access import FutureAccesses
+from kstack.explore.nodes import Node
+from kstack.explore.persistent_sets import Expansion, PersistentSets, ReliantStates, Successor, expand, wander
 from kstack.explore.problem import Bounds, Problem, Progress
-from kstack.explore.transitions import Memo
-from kstack.explore.world import Grown, World
+from kstack.explore.states import Grown
+from kstack.explore.transitions import StateSpace
+from kstack.explore.world import World
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.run.session import BootedScenario
 from kstack.x86.entries import A
@@ -38,7 +39,7 @@ _REGISTERS: Final = {one.name.lower(): int(one) for one in Gpr if one not in (Gp
 Values = tuple[int, ...]
 
 
-class Watched(NamedTuple):
+class FinalValue(NamedTuple):
     """A final value: its name; `cpu`, `word` or `entry`; the CPU, or an address (physical for a word, else linear); the register."""
 
     name: str
@@ -92,25 +93,25 @@ def outcomes(
     deadline = None if bounds.budget is None else _CLOCK() + bounds.budget
     booted = booted or problem.boot()
     watched = find_watched(problem.scenario, booted)
-    known = Locality() if bounds.reduces else None
-    memo: Memo | None = None
+    known = FutureAccesses() if bounds.reduces else None
+    space: StateSpace | None = None
     while True:
         try:
-            if memo is None:
-                memo = Memo(problem.world(booted))
+            if space is None:
+                space = StateSpace(problem.world(booted))
                 if known is not None:
-                    wander(memo, Reduction(known))
-            found = _Search(memo, bounds, deadline, progress, watched, known).run()
+                    wander(space, PersistentSets(known))
+            found = _Search(space, bounds, deadline, progress, watched, known).run()
             return replace(found, visible=problem.visible)
         except Grown as grown:
-            problem, memo = replace(problem, visible=grown.frames), None
-            known = None if known is None else Locality()
+            problem, space = replace(problem, visible=grown.frames), None
+            known = None if known is None else FutureAccesses()
 
 
 # --- what is watched
 
 
-def find_watched(scenario: str, booted: BootedScenario) -> tuple[Watched, ...]:
+def find_watched(scenario: str, booted: BootedScenario) -> tuple[FinalValue, ...]:
     """The final values that a scenario names; its guest, which is rewound, maps each symbol where it was loaded.
 
     Raises:
@@ -126,7 +127,7 @@ def find_watched(scenario: str, booted: BootedScenario) -> tuple[Watched, ...]:
 _HOW: Final = "write a table [outcomes] with NAME = 'cpu N REGISTER', 'word SYMBOL+OFFSET' or 'entry SYMBOL'"
 
 
-def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Watched:
+def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> FinalValue:
     match, cpus = _FORM.fullmatch(text), booted.machine.cpus
     place = f"scenario {scenario}: outcomes.{name}: {text!r}"
     if match is None:
@@ -134,7 +135,7 @@ def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Wat
     if match["register"] is not None:
         if match["register"] not in _REGISTERS or int(match["cpu"]) >= len(cpus):
             raise ScenarioError(f"{place}: give a CPU from 0 to {len(cpus) - 1}, and one of {', '.join(_REGISTERS)}")
-        return Watched(name, "cpu", int(match["cpu"]), _REGISTERS[match["register"]])
+        return FinalValue(name, "cpu", int(match["cpu"]), _REGISTERS[match["register"]])
     try:
         offset = int(match["offset"] or "0", 0)
     except ValueError:
@@ -145,18 +146,18 @@ def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Wat
     if physical is None or not booted.machine.memory.is_ram(physical):
         raise ScenarioError(f"{place}: the guest has no symbol {match['symbol']!r} that it maps")
     if match["what"] == "word":
-        return Watched(name, "word", physical)
+        return FinalValue(name, "word", physical)
     if cpus[0].mmu.leaf_address(address) is None:
         raise ScenarioError(f"{place}: no 4 KiB entry maps it")
-    return Watched(name, "entry", address)
+    return FinalValue(name, "entry", address)
 
 
-def final_values(world: World, watched: Iterable[Watched]) -> list[Values]:
+def final_values(world: World, watched: Iterable[FinalValue]) -> list[Values]:
     """The final values in the state in which a world is: one for each way in which Accessed may have been set."""
     return list(product(*(_choices(world, one) for one in watched)))
 
 
-def _choices(world: World, one: Watched) -> Values:
+def _choices(world: World, one: FinalValue) -> Values:
     machine = world.machine
     if one.what == "cpu":
         return (machine.cpus[one.where].registers.gpr[one.register],)
@@ -176,21 +177,21 @@ class _Search:
 
     def __init__(
         self,
-        memo: Memo,
+        space: StateSpace,
         bounds: Bounds,
         deadline: float | None,
         progress: Progress,
-        watched: tuple[Watched, ...],
-        known: Locality | None,
+        watched: tuple[FinalValue, ...],
+        known: FutureAccesses | None,
     ) -> None:
-        self._memo = memo
+        self._space = space
         self._bounds = bounds
         self._deadline = deadline
         self._progress = progress
         self._watched = watched
-        self._reduction = None if known is None else Reduction(known)
-        self._relying = None if self._reduction is None else Relying(memo, self._reduction)
-        self._numbers: dict[int, int] = {memo.root.key: 0}  # by key
+        self._sets = None if known is None else PersistentSets(known)
+        self._reliant = None if self._sets is None else ReliantStates(space, self._sets)
+        self._numbers: dict[int, int] = {space.root.key: 0}  # by key
         self._predecessors: list[list[int]] = [[]]
         self._ends: list[int] = []
         self._found: dict[Values, None] = {}
@@ -198,7 +199,7 @@ class _Search:
 
     def run(self) -> Reached:
         """Search layer by layer."""
-        layer, depth, cut = [self._memo.root], 0, ""
+        layer, depth, cut = [self._space.root], 0, ""
         while layer and not cut:
             following: list[Node] = []
             for node in layer:
@@ -206,8 +207,8 @@ class _Search:
                 if self._deadline is not None and _CLOCK() > self._deadline:
                     cut = f"budget {self._bounds.budget:g} s"
                     break
-            if self._relying is not None:
-                following += self._relying.take_in(()).values()
+            if self._reliant is not None:
+                following += self._reliant.take_in(()).values()
             layer, depth = following, depth + 1
             cut = cut or self._cut(depth, bool(layer))
             self._progress(len(self._numbers), len(layer), depth)
@@ -224,8 +225,8 @@ class _Search:
         """Take a state's successors in: those that are new."""
         here, new = self._numbers[node.key], list[Node]()
         expansion = self._expand(node)
-        if self._relying is not None:
-            self._relying.add(here, node, expansion.relied)
+        if self._reliant is not None:
+            self._reliant.add(here, node, expansion.relied)
         self._moves += sum(len(moves) for moves, _ in expansion.successors)
         if expansion.finished and not expansion.successors:
             self._end(here, node)
@@ -239,19 +240,19 @@ class _Search:
         return new
 
     def _expand(self, node: Node) -> Expansion:
-        memo, reduction = self._memo, self._reduction
-        expansion = expand(memo, node, reduction, whole=reduction is None)
+        space, sets = self._space, self._sets
+        expansion = expand(space, node, sets, whole=sets is None)
         if expansion.left and all(successor.node.key in self._numbers for successor in expansion.successors):
-            expansion = expand(memo, node, reduction)
+            expansion = expand(space, node, sets)
         if expansion.finding is None:
             return expansion
-        successors = [Successor((move,), memo.make(node, move).node) for move in memo.moves(node)]
-        return Expansion(successors, None, memo.finished(node), 0, 0)
+        successors = [Successor((move,), space.make(node, move).node) for move in space.moves(node)]
+        return Expansion(successors, None, space.finished(node), 0, 0)
 
     def _end(self, number: int, node: Node) -> None:
         self._ends.append(number)
-        self._memo.world.become(self._memo.cells.state(node))
-        self._found.update(dict.fromkeys(final_values(self._memo.world, self._watched)))
+        self._space.world.become(self._space.table.state(node))
+        self._found.update(dict.fromkeys(final_values(self._space.world, self._watched)))
 
     def _stuck(self) -> int:
         """From how many states no end can be reached."""
@@ -266,4 +267,4 @@ class _Search:
         return reached.count(False)
 
 
-__all__ = ["Reached", "Values", "Watched", "final_values", "find_watched", "outcomes"]
+__all__ = ["FinalValue", "Reached", "Values", "final_values", "find_watched", "outcomes"]

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World, boot_litmus
+from kstack.explore.start import FoundBefore, NotReady, boot_litmus
+from kstack.explore.states import Grown, Move
+from kstack.explore.world import World
 from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
 from kstack.run.session import BootedScenario
