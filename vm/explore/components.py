@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import lru_cache
+from operator import is_
 from typing import Any, Final, Literal, NamedTuple
 
 from kstack.explore.dead_stack import Below
@@ -34,6 +35,11 @@ Kind = Literal[Named, Cached, Single, "pool", "cpu", "frame", "life"]
 SHARED: Final[tuple[Shared, ...]] = ("variable", "lock", "dry")
 NAMED: Final[tuple[Named, ...]] = (*SHARED, "asleep")
 CACHED: Final[tuple[Cached, ...]] = ("may", "ever")
+
+_UNKEYED: Final = frozenset[Kind](("ever", "devices", "ended"))  # no key depends on them
+_MAY_BE_ABSENT: Final = frozenset[Kind](("frame", "life", *CACHED, *NAMED))
+_NO_ENTRIES: Final = encoded(())
+_NOTHING: Final = encoded(None)
 
 Name = int | str | tuple[int, int] | Variable | None
 """A frame's number, or its address; a CPU; a CPU and a page; a thread; a lock's name, a variable's; None of what is one."""
@@ -102,6 +108,8 @@ class Components:
     def __init__(self, memory: MemorySnapshot, lives: dict[int, Frame[Page]]) -> None:
         self._memory = memory
         self._lives = lives
+        self._last: dict[Component, tuple[object, bytes]] = {}  # of each component, what was encoded last
+        self._shares: dict[Component, tuple[bytes, int]] = {}  # and what that adds to a key
 
     def has_life(self, frame: int) -> bool:
         """Whether a frame (physical address) is one of the policy's."""
@@ -187,22 +195,47 @@ class Components:
         """By what states are merged: all that decides what can happen; no times, no counts."""
         key = 0
         for found in self.of(state):
-            key ^= self.share(found.component, encoded_identity(found.identity))
+            identity, last = self.identity(found), self._shares.get(found.component)
+            if last is None or last[0] is not identity:
+                last = self._shares[found.component] = identity, self.share(found.component, identity)
+            key ^= last[1]
         return key
 
+    def identity(self, found: Found) -> bytes:
+        """What tells a value from all others of its component, as bytes."""
+        component, _, identity = found
+        if isinstance(identity, bytes):
+            return identity
+        last = self._last.get(component)
+        if last is not None and _is_same(component.kind, last[0], identity):
+            return last[1]
+        data = encoded(identity)
+        self._last[component] = identity, data
+        return data
+
     def share(self, component: Component, identity: bytes) -> int:
-        """What a component adds to a state's key: nothing where it has what is there of it in no state."""
+        """What a component adds to a state's key; nothing where it is as it is where `others` does not have it."""
         kind = component.kind
-        if kind in ("ever", "devices", "ended"):
-            return 0
-        if kind in ("frame", "life", "may", *NAMED) and identity == encoded_identity(self.absent(component).identity):
+        if kind in _UNKEYED or (kind in _MAY_BE_ABSENT and identity == self._absent(component)):
             return 0
         return int.from_bytes(name_of(component, identity), "little")
 
+    def _absent(self, component: Component) -> bytes:
+        """`absent` as bytes."""
+        if component.kind in CACHED:
+            return _NO_ENTRIES
+        if component.kind in NAMED:
+            return _NOTHING
+        identity = self.absent(component).identity
+        return identity if isinstance(identity, bytes) else encoded(identity)
 
-def encoded_identity(identity: object) -> bytes:
-    """What tells a value from all others of its component, as bytes."""
-    return identity if isinstance(identity, bytes) else encoded(identity)
+
+def _is_same(kind: Kind, last: object, identity: object) -> bool:
+    """Whether two values are surely the same: 1 equals True, and is another value where a policy has made it."""
+    if kind == "cpu":
+        assert isinstance(last, tuple) and isinstance(identity, tuple)
+        return all(map(is_, last, identity))
+    return last is identity or (kind != "variable" and last == identity)
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,11 @@ nobody knows what makes two of them the same, so it is refused. No text that a c
 from __future__ import annotations
 
 import dataclasses
+import struct
 from enum import Enum
+from typing import Final
+
+_LONG: Final = 4
 
 
 def encoded(value: object) -> bytes:
@@ -25,12 +29,22 @@ def encoded(value: object) -> bytes:
     if type(value) is int:
         return b"i%d;" % value
     if type(value) is tuple:
-        return b"(%b)" % b"".join(map(encoded, value))
+        return _of_tuple(value)
     if type(value) is str or type(value) is bytes:
         return _text(value)
     if type(value) is bool:
         return b"t" if value else b"f"
     return b"c%b%b" % (_text(type(value).__qualname__), _of_class(value))
+
+
+def _of_tuple(value: tuple[object, ...]) -> bytes:
+    """A tuple; a long one of addresses and the like in one go."""
+    if len(value) >= _LONG and set(map(type, value)) == {int}:
+        try:
+            return b"q%d:%b" % (len(value), struct.pack(f"<{len(value)}Q", *value))
+        except struct.error:
+            pass  # a negative number, or one of more than 64 bits
+    return b"(%b)" % b"".join(map(encoded, value))
 
 
 def _text(value: str | bytes) -> bytes:

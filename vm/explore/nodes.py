@@ -18,7 +18,6 @@ from kstack.explore.components import (
     CpuValue,
     Found,
     Kind,
-    encoded_identity,
     name_of,
 )
 from kstack.explore.encoding import encoded
@@ -141,12 +140,12 @@ class ComponentTable:
         self.components.append(found.component)
         self._interned.append({})
         self._numbered.append([])
-        self._root.append(self._intern(place, encoded_identity(found.identity), found.value))
+        self._root.append(self._intern(place, self._cut.identity(found), found.value))
         return place
 
     def interned(self, place: int, found: Found) -> ComponentValue:
         """The one object of a value."""
-        identity = encoded_identity(found.identity)
+        identity = self._cut.identity(found)
         return self._interned[place].get(identity) or self._intern(place, identity, found.value)
 
     def frame(self, place: int, data: bytes) -> ComponentValue:

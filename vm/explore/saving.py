@@ -51,6 +51,7 @@ class Saved:
         self._ports = -1  # accesses to them until then
         self._changed: list[int] = []  # frames that differ from the root, but for those that are dirty
         self._keys: list[bytes] = [b""] * cpus
+        self._encoded: list[tuple[object, bytes] | None] = [None] * cpus  # of each CPU, what `_key` encoded last
 
     def forget(self, cpus: Sequence[int]) -> None:
         """These CPUs may be in another state from now on."""
@@ -65,7 +66,7 @@ class Saved:
         parts = [part if isinstance(part, CpuParts) else CpuParts(*part) for part in snapshot.cpus]
         for cpu, part in enumerate(parts):
             if self._parts[cpu] is None:
-                self._keys[cpu] = _cpu_key(part)
+                self._keys[cpu] = self._key(cpu, part)
         policy = self._policy()
         self._parts, self._calls = list(parts), list(policy.calls)
         self._devices, self._ports = snapshot.devices, machine.port_accesses
@@ -91,6 +92,16 @@ class Saved:
             tuple(world.buffers.stores),
             tuple(world.below),
         )
+
+    def _key(self, cpu: int, part: CpuParts) -> bytes:
+        """What decides how a CPU goes on: registers, MSRs, APIC, state and NMI."""
+        rest = part.msrs, part.apic, part.running[:_RUNS]
+        last = self._encoded[cpu]
+        if last is None or last[0] != rest:
+            last = self._encoded[cpu] = rest, encoded(rest)
+        whole = hashlib.blake2b(Registers.canonical_of(part.registers), digest_size=16)
+        whole.update(last[1])
+        return whole.digest()
 
     def _policy(self) -> PolicyState:
         """The policy's side."""
@@ -143,10 +154,3 @@ class Saved:
             if found is not world.below[cpu]:
                 world.below[cpu] = found
                 world.watch_returns(cpu)
-
-
-def _cpu_key(part: CpuParts) -> bytes:
-    """What decides how a CPU goes on, of its part of a snapshot: registers, MSRs, APIC, state and NMI."""
-    whole = hashlib.blake2b(Registers.canonical_of(part.registers), digest_size=16)
-    whole.update(encoded((part.msrs, part.apic, part.running[:_RUNS])))
-    return whole.digest()
