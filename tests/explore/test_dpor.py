@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kstack.explore import start
 from kstack.explore import world as world_module
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.explore.dpor import dpor
+from kstack.explore.states import Grown, Move, State
 from kstack.explore.witness import witness
-from kstack.explore.world import Grown, Move, State, World
+from kstack.explore.world import World
 from kstack.guest.asm import KERNEL_LAYOUT, build
 from kstack.guest.images import CORE, ENTRY, KERNEL
 from kstack.guest.scenario import FOLDER
@@ -298,8 +300,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         managed: tuple[str, ...] = ()
         concerns: tuple[str, ...] = ()
 
-    monkeypatch.setattr(world_module, "find_scenario", Found)
-    monkeypatch.setattr(world_module, "boot", boot)
+    for module in (start, world_module):
+        monkeypatch.setattr(module, "find_scenario", Found)
+    monkeypatch.setattr(start, "boot", boot)
 
 
 # --- histories: what each CPU has seen; rounds of loops that changed nothing are left out
@@ -329,7 +332,7 @@ def observe(world: World, move: Move) -> str:
         return f"interrupt {world.machine.ipis[move.choice].vector:#x}"
     mmu = world.machine.cpus[move.cpu].mmu
     if move.kind == "access":
-        option = world.options(move.cpu, held)[move.choice]
+        option = world.choices.options(move.cpu, held)[move.choice]
         found = mmu.peek(held.address)
         if option.how is How.CACHED:
             frame: int | None = option.value & FRAME_MASK
@@ -366,7 +369,7 @@ def extended(history: History, before: bytes, what: str, looked: bool, after: by
 
 
 def only_looked(move: Move, before: State, after: State) -> bool:
-    same = before.memory == after.memory and before.runtime == after.runtime and before.rest.ipis == after.rest.ipis
+    same = before.memory == after.memory and before.policy == after.policy and before.rest.ipis == after.rest.ipis
     return same and move.kind in ("access", "instruction")
 
 
@@ -436,7 +439,7 @@ def enumerated(program: str, policy: type[Policy], modes: Modes, visible: Visibl
     start = tuple(() for _ in world.machine.cpus)
     first = world.key(root)
     known: set[Any] = {(first, start)}
-    work: list[tuple[State, bytes, tuple[History, ...]]] = [(root, first, start)]
+    work: list[tuple[State, int, tuple[History, ...]]] = [(root, first, start)]
     while work:
         state, here, histories = work.pop()
         world.become(state)

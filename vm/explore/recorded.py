@@ -9,7 +9,7 @@ of pools or of areas is not there. `tests/explore/test_recorded.py` goes through
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from kstack.stacks import Thread
 from kstack.stacks.area import Areas
@@ -17,6 +17,7 @@ from kstack.stacks.host.pool import Pools
 
 KeyT = TypeVar("KeyT")
 ValueT = TypeVar("ValueT")
+_COPY: Final = "a copy would not record"
 
 
 class Unrecorded(RuntimeError):
@@ -78,8 +79,15 @@ class RecordedDict(MutableMapping[KeyT, ValueT]):
     def __len__(self) -> int:
         return len(self._inside if self._has_length else self._read_all())
 
+    def popitem(self) -> tuple[KeyT, ValueT]:
+        """As of a dictionary: the last one, not the first."""
+        return self._read_all().popitem()
+
+    def __getstate__(self) -> NoReturn:
+        raise Unrecorded(_COPY)
+
     def __reduce_ex__(self, _: object) -> NoReturn:
-        raise Unrecorded("a copy would not record")
+        raise Unrecorded(_COPY)
 
 
 class RecordedPools:
@@ -128,6 +136,9 @@ class RecordedPools:
         self._life(frame)  # which says whether it is in one of them
         return frame in self._inside
 
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        raise Unrecorded(_COPY)
+
 
 class RecordedAreas:
     """Stack areas that record of which pages somebody has asked whose they are.
@@ -151,3 +162,6 @@ class RecordedAreas:
         """As of areas."""
         self._area(address)
         return self._inside.find(threads, address)
+
+    def __reduce_ex__(self, _: object) -> NoReturn:
+        raise Unrecorded(_COPY)
