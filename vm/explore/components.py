@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from kstack.explore.dead_stack import Below
 from kstack.explore.encoding import encoded
-from kstack.explore.states import HookState, State, Variable
+from kstack.explore.states import CpuParts, HookState, State, Variable
 from kstack.hw.gate import Held
 from kstack.hw.memory import MemorySnapshot
 from kstack.sanitizer.frames import Frame
@@ -31,13 +31,13 @@ Shared = Literal["variable", "lock", "dry"]  # what steps share by names
 Named = Literal[Shared, "asleep"]  # there or not, by a name or a thread's id
 Cached = Literal["may", "ever"]  # of the lazy TLB, by CPU and page
 Single = Literal["threads", "reserve", "given", "ipis", "broadcast", "devices", "ended"]  # one each
-Kind = Literal[Named, Cached, Single, "pool", "cpu", "frame", "life"]
+ComponentKind = Literal[Named, Cached, Single, "pool", "cpu", "frame", "life"]
 SHARED: Final[tuple[Shared, ...]] = ("variable", "lock", "dry")
 NAMED: Final[tuple[Named, ...]] = (*SHARED, "asleep")
 CACHED: Final[tuple[Cached, ...]] = ("may", "ever")
 
-_UNKEYED: Final = frozenset[Kind](("ever", "devices", "ended"))  # no key depends on them
-_MAY_BE_ABSENT: Final = frozenset[Kind](("frame", "life", *CACHED, *NAMED))
+_UNKEYED: Final = frozenset[ComponentKind](("ever", "devices", "ended"))  # no key depends on them
+_MAY_BE_ABSENT: Final = frozenset[ComponentKind](("frame", "life", *CACHED, *NAMED))
 _NO_ENTRIES: Final = encoded(())
 _NOTHING: Final = encoded(None)
 
@@ -48,7 +48,7 @@ Name = int | str | tuple[int, int] | Variable | None
 class Component(NamedTuple):
     """Names a component of a state: `cpu 0`, `frame N`, `may (CPU, page)`, `lock NAME`, `pool CPU`, ..."""
 
-    kind: Kind
+    kind: ComponentKind
     name: Name = None
 
     @property
@@ -67,7 +67,7 @@ def _words(name: object) -> str:
 class CpuValue(NamedTuple):
     """The value of a CPU; keys depend on all but `parts` and `blocked`."""
 
-    parts: Any
+    parts: CpuParts
     key: bytes
     calls: tuple[HookState, ...]
     blocked: bool
@@ -83,7 +83,7 @@ class CpuValue(NamedTuple):
         return self.key, self.calls, self.held, self.done, self.fault, self.stores, self.below
 
 
-class Found(NamedTuple):
+class ComponentState(NamedTuple):
     """What a state has of a component.
 
     Attributes:
@@ -97,7 +97,7 @@ class Found(NamedTuple):
     identity: object
 
 
-class Components:
+class Decomposition:
     """Cuts the states of a world into components.
 
     Args:
@@ -117,14 +117,14 @@ class Components:
 
     # --- a state's components
 
-    def of(self, state: State) -> Iterator[Found]:
+    def of(self, state: State) -> Iterator[ComponentState]:
         """All in which a state can differ from the root, but for what there is not any more."""
         yield from self.fixed(state)
         for cpu in range(len(state.held)):
             yield self.cpu(state, cpu)
         yield from self.others(state)
 
-    def fixed(self, state: State) -> list[Found]:
+    def fixed(self, state: State) -> list[ComponentState]:
         """The components that are there in every state, and that belong to no CPU."""
         policy, steps = state.policy, state.policy.steps
         areas = (tuple(thread.area for thread in policy.threads), state.threads)
@@ -133,16 +133,16 @@ class Components:
         requests = tuple(sorted(state.rest.broadcast, key=lambda request: request[0]))
         pools = enumerate(steps.pools.own)
         return [
-            Found(Component("threads"), areas, areas),
-            Found(Component("reserve"), reserve, reserve),
-            *(Found(Component("pool", cpu), pool, pool) for cpu, pool in pools),
-            Found(Component("given"), (steps.counts, steps.given), steps.given),
-            Found(Component("ipis"), ipis, ipis),
-            Found(Component("broadcast"), state.rest.broadcast, requests),
-            Found(Component("devices"), state.rest.devices, state.rest.devices),
+            ComponentState(Component("threads"), areas, areas),
+            ComponentState(Component("reserve"), reserve, reserve),
+            *(ComponentState(Component("pool", cpu), pool, pool) for cpu, pool in pools),
+            ComponentState(Component("given"), (steps.counts, steps.given), steps.given),
+            ComponentState(Component("ipis"), ipis, ipis),
+            ComponentState(Component("broadcast"), state.rest.broadcast, requests),
+            ComponentState(Component("devices"), state.rest.devices, state.rest.devices),
         ]
 
-    def cpu(self, state: State, cpu: int) -> Found:
+    def cpu(self, state: State, cpu: int) -> ComponentState:
         """A CPU with its program."""
         value = CpuValue(
             state.rest.cpus[cpu],
@@ -155,39 +155,39 @@ class Components:
             state.stores[cpu],
             state.below[cpu],
         )
-        return Found(Component("cpu", cpu), value, value.identity)
+        return ComponentState(Component("cpu", cpu), value, value.identity)
 
-    def others(self, state: State) -> Iterator[Found]:
+    def others(self, state: State) -> Iterator[ComponentState]:
         """Frames and lives that differ from the root; what may be cached; what is there by a name."""
         steps = state.policy.steps
         for cached, sets in zip(CACHED, state.lazy, strict=True):
             for place, entries in sets:
-                yield Found(Component(cached, place), entries, entries)
+                yield ComponentState(Component(cached, place), entries, entries)
         for name, value in steps.variables:
-            yield Found(Component("variable", name), value, value)
+            yield ComponentState(Component("variable", name), value, value)
         for lock, holder in steps.locks:
-            yield Found(Component("lock", lock), holder, holder)
+            yield ComponentState(Component("lock", lock), holder, holder)
         for thread, is_dry in steps.dry:
-            yield Found(Component("dry", thread), is_dry, is_dry)
+            yield ComponentState(Component("dry", thread), is_dry, is_dry)
         for one in state.policy.threads:
-            yield Found(Component("asleep", one.thread), one.sleep, one.sleep)
+            yield ComponentState(Component("asleep", one.thread), one.sleep, one.sleep)
         for number, data in state.memory:
             frame = data or ZERO
-            yield Found(Component("frame", number), frame, frame)
+            yield ComponentState(Component("frame", number), frame, frame)
         for address, life in state.frames:
-            yield Found(Component("life", address), life, life[:3])  # but for the step that freed it
+            yield ComponentState(Component("life", address), life, life[:3])  # but for the step that freed it
 
-    def absent(self, component: Component) -> Found:
+    def absent(self, component: Component) -> ComponentState:
         """What a state has of a component that `others` does not have of it: what the root has of a frame, nothing of the rest."""
         kind, name = component
         if kind == "frame":
             data = self._memory.get(_number(name)) or ZERO
-            return Found(component, data, data)
+            return ComponentState(component, data, data)
         if kind == "life":
             life = self._lives[_number(name)]
-            return Found(component, life, life[:3])
+            return ComponentState(component, life, life[:3])
         nothing = () if kind in CACHED else None
-        return Found(component, nothing, nothing)
+        return ComponentState(component, nothing, nothing)
 
     # --- keys
 
@@ -201,7 +201,7 @@ class Components:
             key ^= last[1]
         return key
 
-    def identity(self, found: Found) -> bytes:
+    def identity(self, found: ComponentState) -> bytes:
         """What tells a value from all others of its component, as bytes."""
         component, _, identity = found
         if isinstance(identity, bytes):
@@ -230,7 +230,7 @@ class Components:
         return identity if isinstance(identity, bytes) else encoded(identity)
 
 
-def _is_same(kind: Kind, last: object, identity: object) -> bool:
+def _is_same(kind: ComponentKind, last: object, identity: object) -> bool:
     """Whether two values are surely the same: 1 equals True, and is another value where a policy has made it."""
     if kind == "cpu":
         assert isinstance(last, tuple) and isinstance(identity, tuple)

@@ -15,9 +15,9 @@ from kstack.explore.components import (
     NAMED,
     ZERO,
     Component,
+    ComponentKind,
+    ComponentState,
     CpuValue,
-    Found,
-    Kind,
     name_of,
 )
 from kstack.explore.encoding import encoded
@@ -32,7 +32,7 @@ from kstack.explore.states import (
 from kstack.explore.world import World
 from kstack.machine import MachineSnapshot
 
-_SEVERAL: Final[tuple[Kind, ...]] = ("frame", "life", "pool", *CACHED, *NAMED)
+_SEVERAL: Final[tuple[ComponentKind, ...]] = ("frame", "life", "pool", *CACHED, *NAMED)
 
 
 class ComponentValue:
@@ -88,7 +88,7 @@ class ComponentTable:
     def __init__(self, world: World) -> None:
         self._world = world
         self._state = root = world.state()
-        self._cut = world.components
+        self._decomposition = world.decomposition
         self.cpus = len(world.machine.cpus)
         self.components: list[Component] = []
         self._places: dict[Component, int] = {}
@@ -100,8 +100,8 @@ class ComponentTable:
             self._add(found)
         self.first_cpu = len(self.components)
         for cpu in range(self.cpus):
-            self._add(self._cut.cpu(root, cpu))
-        self._at_root = {found.component: found for found in self._cut.others(root)}
+            self._add(self._decomposition.cpu(root, cpu))
+        self._at_root = {found.component: found for found in self._decomposition.others(root)}
         pages = sorted(world.managed)
         cached = [Component(kind, (cpu, page)) for page in pages for cpu in range(self.cpus) for kind in CACHED]
         for component in dict.fromkeys([*cached, *self._at_root]):
@@ -128,24 +128,26 @@ class ComponentTable:
             component: a frame, a set of the lazy TLB, the life of a frame, or one of what there is by a name.
         """
         place = self._places.get(component)
-        return self._add(self._at_root.get(component) or self._cut.absent(component)) if place is None else place
+        return (
+            self._add(self._at_root.get(component) or self._decomposition.absent(component)) if place is None else place
+        )
 
     def has_life(self, frame: int) -> bool:
         """Whether a frame (physical address) is one of the policy's."""
-        return self._cut.has_life(frame)
+        return self._decomposition.has_life(frame)
 
-    def _add(self, found: Found) -> int:
+    def _add(self, found: ComponentState) -> int:
         """A new component, and its value at the root."""
         place = self._places[found.component] = len(self.components)
         self.components.append(found.component)
         self._interned.append({})
         self._numbered.append([])
-        self._root.append(self._intern(place, self._cut.identity(found), found.value))
+        self._root.append(self._intern(place, self._decomposition.identity(found), found.value))
         return place
 
-    def interned(self, place: int, found: Found) -> ComponentValue:
+    def interned(self, place: int, found: ComponentState) -> ComponentValue:
         """The one object of a value."""
-        identity = self._cut.identity(found)
+        identity = self._decomposition.identity(found)
         return self._interned[place].get(identity) or self._intern(place, identity, found.value)
 
     def frame(self, place: int, data: bytes) -> ComponentValue:
@@ -155,7 +157,7 @@ class ComponentTable:
     def _intern(self, place: int, identity: bytes, value: Any) -> ComponentValue:
         component = self.components[place]
         name, values = name_of(component, identity), self._numbered[place]
-        new = ComponentValue(value, identity, self._cut.share(component, identity), name, len(values))
+        new = ComponentValue(value, identity, self._decomposition.share(component, identity), name, len(values))
         values.append(new)
         self._interned[place][identity] = new
         self._named[name] = place, new
@@ -185,10 +187,10 @@ class ComponentTable:
         values = tuple([found.get(place, value) for place, value in enumerate(self._root)])
         return Node(self._sum(values), values)
 
-    def _fixed(self, state: State) -> list[Found]:
+    def _fixed(self, state: State) -> list[ComponentState]:
         """What is there in every state, and belongs to no CPU."""
         end = self._world.machine.end()
-        return [*self._cut.fixed(state), Found(Component("ended"), end, end)]
+        return [*self._decomposition.fixed(state), ComponentState(Component("ended"), end, end)]
 
     def _all(self, state: State) -> Iterator[tuple[int, ComponentValue]]:
         """Places and values of all in which a state can differ from the root."""
@@ -196,11 +198,11 @@ class ComponentTable:
             place = self._places[found.component]
             yield place, self.interned(place, found)
         for cpu in range(self.cpus):
-            yield self.first_cpu + cpu, self.interned(self.first_cpu + cpu, self._cut.cpu(state, cpu))
-        there = {found.component: found for found in self._cut.others(state)}
+            yield self.first_cpu + cpu, self.interned(self.first_cpu + cpu, self._decomposition.cpu(state, cpu))
+        there = {found.component: found for found in self._decomposition.others(state)}
         for component in self._at_root:  # what is there at the root may be gone
             if component not in there:
-                there[component] = self._cut.absent(component)
+                there[component] = self._decomposition.absent(component)
         for component, found in there.items():
             place = self.place(component)
             yield place, self.interned(place, found)
@@ -208,8 +210,8 @@ class ComponentTable:
     def state(self, node: Node) -> State:
         """The state of a node."""
         values = self.whole(node).values
-        some: dict[Kind, list[tuple[Any, Any]]] = {kind: [] for kind in _SEVERAL}  # names and values
-        one: dict[Kind, Any] = {}
+        some: dict[ComponentKind, list[tuple[Any, Any]]] = {kind: [] for kind in _SEVERAL}  # names and values
+        one: dict[ComponentKind, Any] = {}
         for (kind, name), value, root in zip(self.components, values, self._root, strict=True):
             if kind in ("frame", "life"):
                 if value is not root:

@@ -36,7 +36,7 @@ _FORM: Final = re.compile(
 )
 _REGISTERS: Final = {one.name.lower(): int(one) for one in Gpr if one not in (Gpr.RAX, Gpr.RDI, Gpr.RSP)}
 """But for those that `litmus_end` has changed."""
-Values = tuple[int, ...]
+FinalValues = tuple[int, ...]
 
 
 class FinalValue(NamedTuple):
@@ -63,7 +63,7 @@ class Reached:
     """
 
     names: tuple[str, ...]
-    outcomes: tuple[Values, ...]
+    outcomes: tuple[FinalValues, ...]
     complete: bool
     states: int
     moves: int
@@ -152,12 +152,12 @@ def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Fin
     return FinalValue(name, "entry", address)
 
 
-def final_values(world: World, watched: Iterable[FinalValue]) -> list[Values]:
+def final_values(world: World, watched: Iterable[FinalValue]) -> list[FinalValues]:
     """The final values in the state in which a world is: one for each way in which Accessed may have been set."""
     return list(product(*(_choices(world, one) for one in watched)))
 
 
-def _choices(world: World, one: FinalValue) -> Values:
+def _choices(world: World, one: FinalValue) -> FinalValues:
     machine = world.machine
     if one.what == "cpu":
         return (machine.cpus[one.where].registers.gpr[one.register],)
@@ -194,7 +194,7 @@ class _Search:
         self._numbers: dict[int, int] = {space.root.key: 0}  # by key
         self._predecessors: list[list[int]] = [[]]
         self._ends: list[int] = []
-        self._found: dict[Values, None] = {}
+        self._found: dict[FinalValues, None] = {}
         self._moves = 0
 
     def run(self) -> Reached:
@@ -267,4 +267,4 @@ class _Search:
         return reached.count(False)
 
 
-__all__ = ["FinalValue", "Reached", "Values", "final_values", "find_watched", "outcomes"]
+__all__ = ["FinalValue", "FinalValues", "Reached", "final_values", "find_watched", "outcomes"]

@@ -24,7 +24,7 @@ LOCAL: Final = 200_000  # instructions a CPU may run between two visible operati
 _RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
 
 
-class Running:
+class LocalRunner:
     """Runs the CPUs of a world.
 
     Args:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from kstack.explore.components import Components
+from kstack.explore.components import Decomposition
 from kstack.explore.encoding import encoded
 from kstack.explore.states import (
     CpuParts,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RUNS: Final = 3  # of what a CPU's snapshot says of how it runs, what decides how it goes on
 
 
-class Saved:
+class StateSaver:
     """Saves and restores the states of a world.
 
     What of the state in which the world is now is as it was saved or restored is known, and not looked at again.
@@ -36,14 +36,14 @@ class Saved:
         world: at its root.
 
     Attributes:
-        components: of its states.
+        decomposition: of its states.
     """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._base = world.machine.memory.snapshot()
         self._lives = dict(world.oracle.frames)
-        self.components = Components(self._base, self._lives)
+        self.decomposition = Decomposition(self._base, self._lives)
         cpus = len(world.machine.cpus)
         self._parts: list[CpuParts | None] = [None] * cpus  # of each CPU, as it was when it ran last
         self._calls: list[tuple[HookState, ...] | None] = [None] * cpus

@@ -35,7 +35,7 @@ from kstack.x86.registers import Gpr
 _RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
 Words = tuple[tuple[int, bytes], ...]
 """Words stored in a frame: offsets, and 8 bytes each."""
-Values = tuple[ComponentValue, ...]
+NodeValues = tuple[ComponentValue, ...]
 """A state's, by their places."""
 RootT = TypeVar("RootT", bound=Hashable)
 ResultT = TypeVar("ResultT")
@@ -115,7 +115,7 @@ class _Question(Generic[ResultT]):
         self.offset = offset
         self.answers: dict[ComponentValue | bytes, _Question[ResultT] | ResultT] = {}
 
-    def asked(self, values: Values) -> ComponentValue | bytes:
+    def asked(self, values: NodeValues) -> ComponentValue | bytes:
         """What a state has there."""
         value, offset = values[self.place], self.offset
         if offset == WHOLE:
@@ -134,7 +134,7 @@ class Recalled(Generic[RootT, ResultT]):
         self._trees: dict[RootT, _Question[ResultT] | ResultT] = {}
         self._unplaced: dict[int, dict[RootT, None]] = {}
 
-    def look_up(self, root: RootT, values: Values) -> ResultT | None:
+    def look_up(self, root: RootT, values: NodeValues) -> ResultT | None:
         """Follow the questions down to what is known, or None."""
         at = self._trees.get(root)
         while isinstance(at, _Question):
@@ -142,7 +142,7 @@ class Recalled(Generic[RootT, ResultT]):
             at = at.answers.get(value if offset == WHOLE else value.value[offset : offset + WORD])
         return at
 
-    def store(self, root: RootT, values: Values, footprint: Footprint, result: ResultT) -> None:
+    def store(self, root: RootT, values: NodeValues, footprint: Footprint, result: ResultT) -> None:
         """Remember a result."""
         self.place_frames(root, footprint)
         tree: dict[ComponentValue | bytes, _Question[ResultT] | ResultT] | None = None

@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import Final
 
 from kstack.explore.choices import AccessChoices
-from kstack.explore.components import Components
+from kstack.explore.components import Decomposition
 from kstack.explore.dead_stack import Below, below, put_back
 from kstack.explore.model.page_tables import GuestPageTables, managed_pages
 from kstack.explore.model.store_buffers import StoreBuffers, passes
 from kstack.explore.refusals import Refusals
-from kstack.explore.running import FENCE, FIRST_THREAD, Running
-from kstack.explore.saving import Saved
+from kstack.explore.running import FENCE, FIRST_THREAD, LocalRunner
+from kstack.explore.saving import StateSaver
 from kstack.explore.start import FoundBefore, NotReady, boot_litmus, get_ready
 from kstack.explore.states import Move, State
 from kstack.hw.cpu.cpu import CpuState
@@ -99,7 +99,7 @@ class World:
         self.buffers = StoreBuffers(self.machine, self.runtime.executor, self.lazy, self.tables, modes.memory_order)
         self.refusals = Refusals(scenario, self.session.symbols, self.machine, self.tables)
         self.choices = AccessChoices(self.machine, self.lazy, self.tables, self.buffers, self.refusals, self.frame_of)
-        self._running = Running(self)
+        self._runner = LocalRunner(self)
         self._close(pages)
         self.held: list[Held | None] = [None] * len(self.machine.cpus)
         self.below: list[Below | None] = [None] * len(self.machine.cpus)  # of those in an interrupt's handler
@@ -107,11 +107,11 @@ class World:
             self.watch_returns(cpu)  # an earlier world of the same machine may have been left in one
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
         for cpu in self.programs:
-            self._running.run_on(cpu)
+            self._runner.run_on(cpu)
         if self.finished:
             self.judge_end()
         self._found_until_now("visible operation")
-        self._saved = Saved(self)
+        self._saver = StateSaver(self)
         self.exercised = 0
         self.judges_end = True  # at each move that is the last one
 
@@ -223,7 +223,7 @@ class World:
             return buffers.plain(cpu, held.address) is None
         if held.what == "out":
             calls = self.runtime.calls[cpu]
-            return not calls or not self._running.is_begun(cpu) or not passes(calls[-1].step)
+            return not calls or not self._runner.is_begun(cpu) or not passes(calls[-1].step)
         return held.what != WINDOW
 
     def _make_visible(self, cpu: int) -> None:
@@ -232,7 +232,7 @@ class World:
         held = self.held[cpu]
         if held is not None and held.what == FENCE and not self.buffers.stores[cpu]:
             self.held[cpu] = None
-            self._running.run_on(cpu)
+            self._runner.run_on(cpu)
 
     def make(self, move: Move) -> Finding | None:
         """Make a move; the first finding that it brings, if any."""
@@ -278,7 +278,7 @@ class World:
         self._tell(cpu)
         self.refusals.check(cpu)
         if self.held[cpu] is None:
-            self._running.run_on(cpu)
+            self._runner.run_on(cpu)
         for thread in self.runtime.threads.values():
             thread.since = min(thread.since, 0)  # asleep for ever, or awake
         if self.judges_end and self.finished:
@@ -326,7 +326,7 @@ class World:
         held, calls = self.held[move.cpu], self.runtime.calls[move.cpu]
         broadcast = held is not None and held.what in _BROADCASTS
         broadcast = broadcast or (move.kind == "step" and bool(calls) and isinstance(calls[-1].step, Invlpgb | Tlbsync))
-        self._saved.forget(range(len(self.machine.cpus)) if broadcast else (move.cpu,))
+        self._saver.forget(range(len(self.machine.cpus)) if broadcast else (move.cpu,))
 
     def _first_finding(self, before: int) -> Finding | None:
         """The first of what the oracle has found since it had found so many."""
@@ -350,17 +350,17 @@ class World:
 
     def state(self) -> State:
         """The present state."""
-        return self._saved.state()
+        return self._saver.state()
 
     def become(self, state: State) -> None:
         """Go back, or over, to a state of this world."""
-        self._saved.become(state)
+        self._saver.become(state)
 
     def key(self, state: State) -> int:
         """What makes two states the same: all that decides what can happen; no times, no counts."""
-        return self.components.key(state)
+        return self.decomposition.key(state)
 
     @property
-    def components(self) -> Components:
-        """Into which its states are cut."""
-        return self._saved.components
+    def decomposition(self) -> Decomposition:
+        """Cuts its states into components."""
+        return self._saver.decomposition
