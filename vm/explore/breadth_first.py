@@ -144,7 +144,7 @@ class _Search:
         self._checkpoint = checkpoint
         self._sets = None if known is None else PersistentSets(known)
         self._reliant = None if self._sets is None else ReliantStates(space, self._sets)
-        self._numbers: dict[int, int] = {}  # by key
+        self._visited: dict[int, int] = {}  # by key
         self._parents: list[tuple[int, tuple[Move, ...]] | None] = []
         self._switches: list[tuple[int, int]] = []  # CPU that moved last, switches so far
         self._predecessors: list[list[int]] = []
@@ -171,7 +171,7 @@ class _Search:
                 if self._reliant is not None:
                     self._reliant.add(number, nodes[number], expansion.relied)
                 if expansion.left and not any(
-                    self._numbers[after.key] in following for _, after in expansion.successors
+                    self._visited[after.key] in following for _, after in expansion.successors
                 ):
                     self._again[number] = nodes[number]
                 if finding is not None:
@@ -207,7 +207,7 @@ class _Search:
         return [(0, root)]
 
     def _number(self, key: int, parent: tuple[int, tuple[Move, ...]] | None, switches: tuple[int, int]) -> int:
-        number = self._numbers[key] = len(self._parents)
+        number = self._visited[key] = len(self._parents)
         self._keys.append(key)
         self._parents.append(parent)
         self._switches.append(switches)
@@ -271,7 +271,7 @@ class _Search:
         for moves, node in found.successors:
             cpu = moves[0].cpu
             cost = switches + (last not in (-1, cpu))
-            number = self._numbers.get(node.key)
+            number = self._visited.get(node.key)
             if number is None:
                 number = self._number(node.key, (here, moves), (cpu, cost))
                 following[number] = node
@@ -319,7 +319,7 @@ class _Search:
                 visible=list(self._problem.visible),
                 seen=self._space.world.visible.seen,
                 stronger=list(self._space.world.buffers.stronger),
-                keys=[key.to_bytes(KEY_BYTES, "little") for key in self._numbers],
+                keys=[key.to_bytes(KEY_BYTES, "little") for key in self._visited],
                 parents=[
                     None if one is None else (one[0], [(move.cpu, move.kind, move.choice) for move in one[1]])
                     for one in self._parents
@@ -351,8 +351,8 @@ class _Search:
         """Become what was saved; the states to be expanded are made again by their moves."""
         self._touched_by(saved.seen)
         self._space.world.buffers.stronger |= dict.fromkeys(saved.stronger)
-        self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
-        self._keys = list(self._numbers)
+        self._visited = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
+        self._keys = list(self._visited)
         if self._sets is not None and self._reliant is not None and saved.names is not None:
             edges = {(_unpacked(here), _unpacked(there)): _unpacked(bits) for here, there, bits in saved.edges}
             self._sets.known.add(LearnedAccesses(saved.names, edges))

@@ -166,8 +166,7 @@ class DependenceRecorder:
 
     def _entry(self, cpu: int, page: int) -> int:
         """The leaf entry of a managed page as it is now, 0 if no table reaches it."""
-        leaf = self._world.machine.cpus[cpu].mmu.leaf_address(page << 12)
-        return 0 if leaf is None else self._world.machine.memory.read64(leaf)
+        return self._world.choices.entry(cpu, page << 12)
 
     def _pages(self, address: int, width: int) -> list[int]:
         pages = range(address >> 12, (address + width - 1 >> 12) + 1)

@@ -65,7 +65,7 @@ class _Node:
 
     Attributes:
         ready: the moves of each process that can move.
-        asleep: the sleep set: processes that need not move from here now, and what their next step reads and writes.
+        sleep_set: the sleep set: processes that need not move from here now, and what their next step reads and writes.
         idle, waiting: by CPU, its moves since it last changed anything, and what it waits for.
         backtrack: processes to move from here, in order; those before `at` have been begun.
         last, preemptions: the CPU that moved last, and how often one was left that could have gone on.
@@ -80,7 +80,7 @@ class _Node:
     state: State
     key: int
     ready: dict[Process, list[Move]]
-    asleep: dict[Process, ReadWriteSets]
+    sleep_set: dict[Process, ReadWriteSets]
     idle: dict[int, tuple[IdleMove, ...]]
     waiting: dict[int, WaitLoop]
     last: int
@@ -227,7 +227,7 @@ class SourceSetSearch:
                 return None
             process = node.backtrack[node.at]
             node.at += 1
-            if process in node.asleep or process not in node.ready or self._is_beyond(node, process):
+            if process in node.sleep_set or process not in node.ready or self._is_beyond(node, process):
                 continue
             node.process, node.step, node.moved = process, NOTHING, False
             node.left = list(node.ready[process])
@@ -238,7 +238,7 @@ class SourceSetSearch:
         assert node.process is not None
         if node.moved:
             if self._preemptions is None:
-                node.asleep[node.process] = node.step
+                node.sleep_set[node.process] = node.step
         else:
             del node.ready[node.process]
             self._consider(node.process, node.step, len(self._path) - 1, node.place)
@@ -248,7 +248,7 @@ class SourceSetSearch:
         """Choose a process if none has moved from here yet; if none can, the path ends here."""
         if node.explored:
             return False
-        awake = [process for process in node.ready if process not in node.asleep]
+        awake = [process for process in node.ready if process not in node.sleep_set]
         awake = [process for process in awake if process not in node.backtrack]
         if awake:
             node.backtrack.append(next((one for one in awake if one.cpu == node.last), awake[0]))
@@ -318,17 +318,17 @@ class SourceSetSearch:
         if self._bounds.depth is not None and depth + 1 >= self._bounds.depth:
             self._cut = f"depth {self._bounds.depth}"
             return
-        asleep = {other: step for other, step in node.asleep.items() if not step.depends(sets)}
+        sleep_set = {other: step for other, step in node.sleep_set.items() if not step.depends(sets)}
         last = idle_move_of(move, sets, node.state, after, local, len(node.ready[process]) > 1)
         idle = idle_after(node.idle, move.cpu, sets, last)
         waiting = waiting_after(node.waiting, move.cpu, sets, idle, local_of(world, move.cpu))
         cost = node.preemptions + self._cost(node, process)
-        self._push((after, key), asleep, idle, waiting, process.cpu, cost)
+        self._push((after, key), sleep_set, idle, waiting, process.cpu, cost)
 
     def _push(
         self,
         reached: tuple[State, int] | None,
-        asleep: dict[Process, ReadWriteSets],
+        sleep_set: dict[Process, ReadWriteSets],
         idle: dict[int, tuple[IdleMove, ...]],
         waiting: dict[int, WaitLoop],
         last: int,
@@ -347,7 +347,7 @@ class SourceSetSearch:
         able = [process for process in ready if has_ended or (not process.is_arrival and process.cpu in waiting)]
         for process in able:
             del ready[process]
-        self._path.append(_Node(*reached, ready, asleep, idle, waiting, last, preemptions))
+        self._path.append(_Node(*reached, ready, sleep_set, idle, waiting, last, preemptions))
         self._states += 1
         self._depth = max(self._depth, len(self._path) - 1)
         if has_ended:
@@ -425,7 +425,7 @@ class SourceSetSearch:
             without |= 1 << later
         if not before & without:
             initials.append(process)
-        if any(initial in node.backtrack or initial in node.asleep for initial in initials):
+        if any(initial in node.backtrack or initial in node.sleep_set for initial in initials):
             return
         possible = [initial for initial in initials if initial in node.ready]
         if not possible:

@@ -17,11 +17,11 @@ a footprint has all that the model looked at on the way, such as every entry tha
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from kstack.explore.components import Component, Name
+from kstack.explore.components import Component, ComponentKind, Name
 from kstack.explore.nodes import ComponentTable, ComponentValue, Node
 from kstack.explore.recorded import RecordedAreas, RecordedDict, RecordedPools
 from kstack.explore.states import StackArea
@@ -264,29 +264,24 @@ def recording(world: World, cpu: int, table: ComponentTable) -> Iterator[Footpri
         footprint.thread(call.thread)
     hooks = _Hooks(footprint, runtime)
     world.machine.instruments.add(hooks)
-    drops = (
-        world.machine.mmu_hooks.drop
-    )  # histories are of a witness, which is made again; they read what no move reads
+    # Histories are of a witness, which is made again; they would read what no move reads.
+    drops = world.machine.mmu_hooks.drop
     heard, drops.heard = drops.heard, []
     own = [(cpu, page) for page in sorted(world.managed)]  # a flush looks for its own CPU's
+
+    def noted(kind: ComponentKind) -> Callable[[Name], None]:
+        return lambda name: note(Component(kind, name))
+
+    # The executor asks how many variables there are, to refuse more than any search could come to.
+    variables = RecordedDict(executor.variables, noted("variable"), has_length=True)
     recorded: list[tuple[object, str, object]] = [
-        (lazy, "may", RecordedDict(lazy.may, lambda key: note(Component("may", key)), own)),
-        (lazy, "ever", RecordedDict(lazy.ever, lambda key: note(Component("ever", key)))),
+        (lazy, "may", RecordedDict(lazy.may, noted("may"), own)),
+        (lazy, "ever", RecordedDict(lazy.ever, noted("ever"))),
         (oracle, "frames", RecordedDict(oracle.frames, footprint.life)),
-        (
-            executor,  # which asks how many variables there are, to refuse more than any search could come to
-            "variables",
-            RecordedDict(executor.variables, lambda key: note(Component("variable", key)), has_length=True),
-        ),
-        (executor, "locks", RecordedDict(executor.locks, lambda key: note(Component("lock", key)))),
-        (executor, "dry", RecordedDict(executor.dry, lambda key: note(Component("dry", key)))),
-        (
-            executor,
-            "pools",
-            RecordedPools(
-                pools, lambda of: note(Component("pool", of)), lambda: note(Component("reserve")), footprint.life
-            ),
-        ),
+        (executor, "variables", variables),
+        (executor, "locks", RecordedDict(executor.locks, noted("lock"))),
+        (executor, "dry", RecordedDict(executor.dry, noted("dry"))),
+        (executor, "pools", RecordedPools(pools, noted("pool"), lambda: note(Component("reserve")), footprint.life)),
         (executor, "areas", RecordedAreas(executor.areas, footprint.area)),
         (oracle, "areas", RecordedAreas(oracle.areas, footprint.area)),
     ]

@@ -73,6 +73,13 @@ class ExportedValue(NamedTuple):
     value: object
 
 
+class _Named(NamedTuple):
+    """The name of a component of a kind of which there are several, and its value: of the types that the kind has."""
+
+    name: Any
+    value: Any
+
+
 class ComponentTable:
     """The components of all states of a world, and their values.
 
@@ -210,20 +217,20 @@ class ComponentTable:
     def state(self, node: Node) -> State:
         """The state of a node."""
         values = self.whole(node).values
-        some: dict[ComponentKind, list[tuple[Any, Any]]] = {kind: [] for kind in _SEVERAL}  # names and values
+        some: dict[ComponentKind, list[_Named]] = {kind: [] for kind in _SEVERAL}
         one: dict[ComponentKind, Any] = {}
         for (kind, name), value, root in zip(self.components, values, self._root, strict=True):
             if kind in ("frame", "life"):
                 if value is not root:
-                    some[kind].append((name, value.value))
+                    some[kind].append(_Named(name, value.value))
             elif kind in CACHED:
                 if value.value:
-                    some[kind].append((name, value.value))
+                    some[kind].append(_Named(name, value.value))
             elif kind in NAMED:
                 if value.value is not None:
-                    some[kind].append((name, value.value))
+                    some[kind].append(_Named(name, value.value))
             elif kind == "pool":
-                some[kind].append((name, value.value))
+                some[kind].append(_Named(name, value.value))
             elif kind != "cpu":
                 one[kind] = value.value
         cpus: list[CpuValue] = [value.value for value in values[self.first_cpu : self.first_cpu + self.cpus]]

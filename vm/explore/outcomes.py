@@ -191,7 +191,7 @@ class _Search:
         self._watched = watched
         self._sets = None if known is None else PersistentSets(known)
         self._reliant = None if self._sets is None else ReliantStates(space, self._sets)
-        self._numbers: dict[int, int] = {space.root.key: 0}  # by key
+        self._visited: dict[int, int] = {space.root.key: 0}  # by key
         self._predecessors: list[list[int]] = [[]]
         self._ends: list[int] = []
         self._found: dict[FinalValues, None] = {}
@@ -211,19 +211,19 @@ class _Search:
                 following += self._reliant.take_in(()).values()
             layer, depth = following, depth + 1
             cut = cut or self._cut(depth, bool(layer))
-            self._progress(len(self._numbers), len(layer), depth)
+            self._progress(len(self._visited), len(layer), depth)
         names = tuple(one.name for one in self._watched)
         stuck = 0 if cut else self._stuck()
-        return Reached(names, tuple(sorted(self._found)), not cut, len(self._numbers), self._moves, stuck, cut)
+        return Reached(names, tuple(sorted(self._found)), not cut, len(self._visited), self._moves, stuck, cut)
 
     def _cut(self, depth: int, left: bool) -> str:
         if left and self._bounds.depth is not None and depth >= self._bounds.depth:
             return f"depth {self._bounds.depth}"
-        return f"{self._bounds.states} states" if left and len(self._numbers) > self._bounds.states else ""
+        return f"{self._bounds.states} states" if left and len(self._visited) > self._bounds.states else ""
 
     def _expanded(self, node: Node) -> list[Node]:
         """Take a state's successors in: those that are new."""
-        here, new = self._numbers[node.key], list[Node]()
+        here, new = self._visited[node.key], list[Node]()
         expansion = self._expand(node)
         if self._reliant is not None:
             self._reliant.add(here, node, expansion.relied)
@@ -231,9 +231,9 @@ class _Search:
         if expansion.finished and not expansion.successors:
             self._end(here, node)
         for _, after in expansion.successors:
-            number = self._numbers.get(after.key)
+            number = self._visited.get(after.key)
             if number is None:
-                number = self._numbers[after.key] = len(self._predecessors)
+                number = self._visited[after.key] = len(self._predecessors)
                 self._predecessors.append([])
                 new.append(after)
             self._predecessors[number].append(here)
@@ -242,7 +242,7 @@ class _Search:
     def _expand(self, node: Node) -> Expansion:
         space, sets = self._space, self._sets
         expansion = expand(space, node, sets, whole=sets is None)
-        if expansion.left and all(successor.node.key in self._numbers for successor in expansion.successors):
+        if expansion.left and all(successor.node.key in self._visited for successor in expansion.successors):
             expansion = expand(space, node, sets)
         if expansion.finding is None:
             return expansion

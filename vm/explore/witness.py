@@ -116,8 +116,7 @@ def _pair(
     number = stores.get(page)
     if number is None:
         return None
-    leaf = world.machine.cpus[cpu].mmu.leaf_address(held.address)
-    world.lazy.invalidate(cpu, page, 0 if leaf is None else world.machine.memory.read64(leaf))
+    world.lazy.invalidate(cpu, page, world.choices.entry(cpu, held.address))
     stale = [option for option in world.choices.options(cpu, held) if option.how is not How.WALK]
     flip = f"CPU {cpu} invalidates the page between lines {number} and {len(lines)}"
     if stale:

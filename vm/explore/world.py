@@ -93,9 +93,8 @@ class World:
         self.tables = GuestPageTables(self.machine.memory, mmus, pages, self.lazy, self.session.symbols.name)
         self.visible = visible
         visible.grown, visible.tables = False, frozenset(self.tables.frames)
-        self._frames: dict[
-            tuple[int | None, int], int | None
-        ] = {}  # by root and linear page: translations that are fixed
+        # Translations that are fixed, by root and linear page.
+        self._frames: dict[tuple[int | None, int], int | None] = {}
         self.buffers = StoreBuffers(self.machine, self.runtime.executor, self.lazy, self.tables, modes.memory_order)
         self.refusals = Refusals(scenario, self.session.symbols, self.machine, self.tables)
         self.choices = AccessChoices(self.machine, self.lazy, self.tables, self.buffers, self.refusals, self.frame_of)
@@ -259,10 +258,8 @@ class World:
             if move.kind == "access":
                 self.exercised += self.choices.exercises(cpu, held)
                 gate.option, gate.option_page = self.choices.option(cpu, held, move.choice), held.address >> 12
-                pending = (
-                    self.choices.pending(cpu, held) if move.choice >= len(self.choices.options(cpu, held)) else None
-                )
-                if pending is not None:
+                accessed = move.choice >= len(self.choices.options(cpu, held))
+                if accessed and (pending := self.choices.pending(cpu, held)) is not None:
                     self.choices.set_accessed(pending.word)
             elif move.kind == "step" and move.choice:
                 self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
@@ -288,8 +285,7 @@ class World:
     def _tell(self, cpu: int) -> None:
         """Tell the oracle of entries that guest code has stored."""
         for page in dict.fromkeys(self.tables.stored):
-            leaf = self.machine.cpus[cpu].mmu.leaf_address(page << 12)
-            self.oracle.guest_stored(cpu, page << 12, 0 if leaf is None else self.machine.memory.read64(leaf))
+            self.oracle.guest_stored(cpu, page << 12, self.choices.entry(cpu, page << 12))
 
     def judge_end(self) -> Finding | None:
         """Look for frames that are lost when all programs have come to their end: the first finding, if any."""
