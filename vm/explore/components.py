@@ -145,15 +145,15 @@ class Decomposition:
     def cpu(self, state: State, cpu: int) -> ComponentState:
         """A CPU with its program."""
         value = CpuValue(
-            state.rest.cpus[cpu],
-            state.cpu_keys[cpu],
-            state.policy.calls[cpu],
-            state.policy.blocked[cpu],
-            state.held[cpu],
-            state.done[cpu],
-            dict(state.double_faults).get(cpu),
-            state.stores[cpu],
-            state.below[cpu],
+            parts=state.rest.cpus[cpu],
+            key=state.cpu_keys[cpu],
+            calls=state.policy.calls[cpu],
+            blocked=state.policy.blocked[cpu],
+            held=state.held[cpu],
+            done=state.done[cpu],
+            fault=dict(state.double_faults).get(cpu),
+            stores=state.stores[cpu],
+            below=state.below[cpu],
         )
         return ComponentState(Component("cpu", cpu), value, value.identity)
 

@@ -239,38 +239,33 @@ class ComponentTable:
         reserve, shared, drawn = one["reserve"]
         counts, given = one["given"]
         steps = StepsState(
-            counts,
-            PoolsState(reserve, shared, tuple(pool for _, pool in sorted(some["pool"])), drawn),
-            given,
-            tuple(sorted(some["variable"], key=encoded)),
-            tuple(sorted(some["lock"])),
-            tuple(sorted(some["dry"])),
+            counts=counts,
+            pools=PoolsState(reserve, shared, tuple(pool for _, pool in sorted(some["pool"])), drawn),
+            given=given,
+            variables=tuple(sorted(some["variable"], key=encoded)),
+            locks=tuple(sorted(some["lock"])),
+            dry=tuple(sorted(some["dry"])),
         )
+        policy = PolicyState(
+            calls=tuple(cpu.calls for cpu in cpus),
+            threads=tuple(ThreadState(*area, *asleep[area.thread]) for area in areas),
+            blocked=tuple(cpu.blocked for cpu in cpus),
+            steps=steps,
+        )
+        parts = tuple(cpu.parts for cpu in cpus)
         return State(
-            tuple(sorted((number, None if data == ZERO else data) for number, data in some["frame"])),
-            MachineSnapshot(
-                {},
-                tuple(cpu.parts for cpu in cpus),
-                one["devices"],
-                self._state.rest.time,
-                one["ipis"],
-                one["broadcast"],
-            ),
-            PolicyState(
-                tuple(cpu.calls for cpu in cpus),
-                tuple(ThreadState(*area, *asleep[area.thread]) for area in areas),
-                tuple(cpu.blocked for cpu in cpus),
-                steps,
-            ),
-            LazyState(tuple(sorted(some["may"])), tuple(sorted(some["ever"]))),
-            tuple(sorted(some["life"], key=lambda life: life[0])),
-            tuple(cpu.key for cpu in cpus),
-            threads,
-            tuple(cpu.held for cpu in cpus),
-            tuple(cpu.done for cpu in cpus),
-            tuple((number, cpu.fault) for number, cpu in enumerate(cpus) if cpu.fault is not None),
-            tuple(cpu.stores for cpu in cpus),
-            tuple(cpu.below for cpu in cpus),
+            memory=tuple(sorted((number, None if data == ZERO else data) for number, data in some["frame"])),
+            rest=MachineSnapshot({}, parts, one["devices"], self._state.rest.time, one["ipis"], one["broadcast"]),
+            policy=policy,
+            lazy=LazyState(tuple(sorted(some["may"])), tuple(sorted(some["ever"]))),
+            frames=tuple(sorted(some["life"], key=lambda life: life[0])),
+            cpu_keys=tuple(cpu.key for cpu in cpus),
+            threads=threads,
+            held=tuple(cpu.held for cpu in cpus),
+            done=tuple(cpu.done for cpu in cpus),
+            double_faults=tuple((number, cpu.fault) for number, cpu in enumerate(cpus) if cpu.fault is not None),
+            stores=tuple(cpu.stores for cpu in cpus),
+            below=tuple(cpu.below for cpu in cpus),
         )
 
     # --- nodes between processes

@@ -79,18 +79,18 @@ class StateSaver:
         self._changed = [frame for frame, _ in changed]
         lives = self._lives
         return State(
-            changed,
-            snapshot._replace(memory={}, cpus=tuple(parts)),
-            policy,
-            LazyState(*world.lazy.state()),
-            tuple((number, frame) for number, frame in oracle.frames.items() if frame != lives[number]),
-            tuple(self._keys),
-            tuple(oracle.threads),
-            tuple(world.held),
-            tuple(world.done),
-            tuple(sorted(oracle.double_faults.items())),
-            tuple(world.buffers.stores),
-            tuple(world.below),
+            memory=changed,
+            rest=snapshot._replace(memory={}, cpus=tuple(parts)),
+            policy=policy,
+            lazy=LazyState(*world.lazy.state()),
+            frames=tuple((number, frame) for number, frame in oracle.frames.items() if frame != lives[number]),
+            cpu_keys=tuple(self._keys),
+            threads=tuple(oracle.threads),
+            held=tuple(world.held),
+            done=tuple(world.done),
+            double_faults=tuple(sorted(oracle.double_faults.items())),
+            stores=tuple(world.buffers.stores),
+            below=tuple(world.below),
         )
 
     def _key(self, cpu: int, part: CpuParts) -> bytes:
