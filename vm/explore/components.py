@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import lru_cache
 from operator import is_
 from typing import Any, Final, Literal, NamedTuple
 
@@ -215,10 +214,12 @@ class Decomposition:
 
     def share(self, component: Component, identity: bytes) -> int:
         """What a component adds to a state's key; nothing where it is as it is where `others` does not have it."""
+        return int.from_bytes(name_of(component, identity), "little") if self.counts(component, identity) else 0
+
+    def counts(self, component: Component, identity: bytes) -> bool:
+        """Whether a value adds anything to a state's key."""
         kind = component.kind
-        if kind in _UNKEYED or (kind in _MAY_BE_ABSENT and identity == self._absent(component)):
-            return 0
-        return int.from_bytes(name_of(component, identity), "little")
+        return kind not in _UNKEYED and not (kind in _MAY_BE_ABSENT and identity == self._absent(component))
 
     def _absent(self, component: Component) -> bytes:
         """`absent` as bytes."""
@@ -238,7 +239,6 @@ def _is_same(kind: ComponentKind, last: object, identity: object) -> bool:
     return last is identity or (kind != "variable" and last == identity)
 
 
-@lru_cache(maxsize=4096)
 def name_of(component: Component, identity: bytes) -> bytes:
     """What a value of a component is called, in every process."""
     whole = hashlib.blake2b(encoded(component), digest_size=KEY_BYTES)

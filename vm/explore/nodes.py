@@ -49,12 +49,12 @@ class ComponentValue:
 
     __slots__ = ("identity", "mark", "name", "number", "share", "value")
 
-    def __init__(self, value: Any, identity: bytes, share: int, name: bytes, number: int) -> None:
+    def __init__(self, value: Any, identity: bytes, counts: bool, name: bytes, number: int) -> None:
         self.value = value
         self.identity = identity
-        self.share = share
         self.name = name
         self.mark = int.from_bytes(name, "little")
+        self.share = self.mark if counts else 0
         self.number = number
 
 
@@ -164,7 +164,7 @@ class ComponentTable:
     def _intern(self, place: int, identity: bytes, value: Any) -> ComponentValue:
         component = self.components[place]
         name, values = name_of(component, identity), self._numbered[place]
-        new = ComponentValue(value, identity, self._decomposition.share(component, identity), name, len(values))
+        new = ComponentValue(value, identity, self._decomposition.counts(component, identity), name, len(values))
         values.append(new)
         self._interned[place][identity] = new
         self._named[name] = place, new
