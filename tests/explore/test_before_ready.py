@@ -15,7 +15,7 @@ from kstack.explore.breadth_first import Problem, search
 from kstack.explore.dpor import dpor
 from kstack.explore.problem import Bounds, Outcome
 from kstack.explore.sample import sample
-from kstack.explore.world import NotReady
+from kstack.explore.start import NotReady
 from kstack.hw.modes import Modes
 from kstack.stacks import Policy
 from kstack.stacks.loading.registry import find_policy
@@ -141,7 +141,7 @@ def test_a_finding_before_is_the_answer(tmp_path: Path) -> None:
 
 
 def test_a_program_that_never_gets_ready_is_the_scenarios_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kstack.explore.world.TO_READY", 0)
+    monkeypatch.setattr("kstack.explore.start.TO_READY", 0)
     with pytest.raises(NotReady):
         _stateful(find_policy("switch-sp-ipi"))
 

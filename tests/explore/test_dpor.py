@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from kstack.explore import start
 from kstack.explore import world as world_module
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.explore.dpor import dpor
 from kstack.explore.model.gate import Visible
 from kstack.explore.model.lazy_tlb import How
+from kstack.explore.states import Grown, Move, State
 from kstack.explore.witness import witness
-from kstack.explore.world import Grown, Move, State, World
+from kstack.explore.world import World
 from kstack.guest.asm import KERNEL_LAYOUT, build
 from kstack.guest.images import CORE, ENTRY, KERNEL
 from kstack.guest.scenario import FOLDER
@@ -301,8 +303,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     class Guests:
         scenario = Found
 
-    monkeypatch.setattr(world_module, "usual_guests", Guests)
-    monkeypatch.setattr(world_module, "boot", boot)
+    for module in (start, world_module):
+        monkeypatch.setattr(module, "usual_guests", Guests)
+    monkeypatch.setattr(start, "boot", boot)
 
 
 # --- histories: what each CPU has seen; rounds of loops that changed nothing are left out
@@ -332,7 +335,7 @@ def observe(world: World, move: Move) -> str:
         return f"interrupt {world.machine.ipis[move.choice].vector:#x}"
     mmu = world.machine.cpus[move.cpu].mmu
     if move.kind == "access":
-        option = world.options(move.cpu, held)[move.choice]
+        option = world.choices.options(move.cpu, held)[move.choice]
         found = mmu.peek(held.address)
         if option.how is How.CACHED:
             frame: int | None = option.value & FRAME_MASK
@@ -369,7 +372,7 @@ def extended(history: History, before: bytes, what: str, looked: bool, after: by
 
 
 def only_looked(move: Move, before: State, after: State) -> bool:
-    same = before.memory == after.memory and before.runtime == after.runtime and before.rest.ipis == after.rest.ipis
+    same = before.memory == after.memory and before.policy == after.policy and before.rest.ipis == after.rest.ipis
     return same and move.kind in ("access", "instruction")
 
 
@@ -439,7 +442,7 @@ def enumerated(program: str, policy: type[Policy], modes: Modes, visible: Visibl
     start = tuple(() for _ in world.machine.cpus)
     first = world.key(root)
     known: set[Any] = {(first, start)}
-    work: list[tuple[State, bytes, tuple[History, ...]]] = [(root, first, start)]
+    work: list[tuple[State, int, tuple[History, ...]]] = [(root, first, start)]
     while work:
         state, here, histories = work.pop()
         world.become(state)

@@ -17,8 +17,9 @@ import pytest
 
 from kstack.explore.model.gate import Visible
 from kstack.explore.model.lazy_tlb import LazyTlb
-from kstack.explore.transitions import Memo
-from kstack.explore.world import Grown, World
+from kstack.explore.states import Grown
+from kstack.explore.transitions import StateSpace
+from kstack.explore.world import World
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.guest import FACTS
 from kstack.stacks import (
@@ -150,20 +151,20 @@ def lazily(toml: Path, programs: list[list[Op]], mode: str) -> set[History]:
     while True:
         world = World(str(toml), policy, Modes(speculation=mode), visible)
         try:
-            return _ends(Memo(world), programs)
+            return _ends(StateSpace(world), programs)
         except Grown as grown:
             visible = Visible(grown.frames)
 
 
-def _ends(memo: Memo, programs: list[list[Op]]) -> set[History]:
-    world, ends = memo.world, set()
-    seen, work = {memo.root.key}, [memo.root]
+def _ends(space: StateSpace, programs: list[list[Op]]) -> set[History]:
+    world, ends = space.world, set()
+    seen, work = {space.root.key}, [space.root]
     for node in work:
-        if memo.finished(node):
-            world.become(memo.cells.state(node))
+        if space.finished(node):
+            world.become(space.table.state(node))
             ends.add(_history(world, programs))
-        for move in memo.moves(node):  # what the oracle finds is no matter here: it goes on
-            after = memo.make(node, move).node
+        for move in space.moves(node):  # what the oracle finds is no matter here: it goes on
+            after = space.make(node, move).node
             if after.key not in seen:
                 seen.add(after.key)
                 work.append(after)

@@ -8,37 +8,37 @@ import pytest
 
 from kstack.explore.breadth_first import Problem, search
 from kstack.explore.minimise import minimised
-from kstack.explore.transitions import Memo
-from kstack.explore.world import Grown, Move
+from kstack.explore.states import Grown, Move
+from kstack.explore.transitions import StateSpace
 from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Kind
 
 
-def walk(problem: Problem, seed: int) -> tuple[Memo, list[Move], Kind]:
+def walk(problem: Problem, seed: int) -> tuple[StateSpace, list[Move], Kind]:
     """A random walk to a finding, after those that found none, with all that is visible on it."""
     while True:
         try:
-            memo = Memo(problem.world())
+            space = StateSpace(problem.world())
             while True:
-                rng, node, path = random.Random(seed), memo.root, list[Move]()
-                while (moves := memo.moves(node)) and len(path) < 3000:
+                rng, node, path = random.Random(seed), space.root, list[Move]()
+                while (moves := space.moves(node)) and len(path) < 3000:
                     path.append(rng.choice(moves))
-                    outcome = memo.make(node, path[-1])
+                    outcome = space.make(node, path[-1])
                     node = outcome.node
                     if outcome.finding is not None:
-                        return memo, path, outcome.finding.kind
+                        return space, path, outcome.finding.kind
                 seed += 1000
         except Grown as grown:
             problem = Problem(problem.scenario, problem.policy, problem.modes, grown.frames)
 
 
-def ends(memo: Memo, path: tuple[Move, ...]) -> Kind | None:
+def ends(space: StateSpace, path: tuple[Move, ...]) -> Kind | None:
     """What the last move of a path finds; None if it cannot be made, or finds nothing."""
-    node, finding = memo.root, None
+    node, finding = space.root, None
     for move in path:
-        if finding is not None or move not in memo.moves(node):
+        if finding is not None or move not in space.moves(node):
             return None
-        outcome = memo.make(node, move)
+        outcome = space.make(node, move)
         node, finding = outcome.node, outcome.finding
     return None if finding is None else finding.kind
 
@@ -47,12 +47,12 @@ def ends(memo: Memo, path: tuple[Move, ...]) -> Kind | None:
 @pytest.mark.parametrize(("scenario", "policy"), [("litmus-laight", "entry-exit"), ("litmus-cross", "switch-sp-local")])
 def test_nothing_can_be_left_out(scenario: str, policy: str, seed: int) -> None:
     problem = Problem(scenario, policy, Modes())
-    memo, path, kind = walk(problem, seed)
-    found = minimised(memo, path, kind)
-    assert ends(memo, found) is kind
+    space, path, kind = walk(problem, seed)
+    found = minimised(space, path, kind)
+    assert ends(space, found) is kind
     assert len(found) <= len(path)
     for left_out in range(len(found)):
-        assert ends(memo, found[:left_out] + found[left_out + 1 :]) is not kind
+        assert ends(space, found[:left_out] + found[left_out + 1 :]) is not kind
     shortest = search(problem)
     assert len(found) >= len(shortest.path)
 
@@ -61,5 +61,5 @@ def test_a_shortest_way_stays_as_it_is() -> None:
     problem = Problem("litmus-laight", "entry-exit", Modes())
     outcome = search(problem)
     assert outcome.finding is not None
-    memo = Memo(Problem("litmus-laight", "entry-exit", Modes(), tuple(outcome.visible.frames)).world())
-    assert minimised(memo, outcome.path, outcome.finding.kind) == outcome.path
+    space = StateSpace(Problem("litmus-laight", "entry-exit", Modes(), tuple(outcome.visible.frames)).world())
+    assert minimised(space, outcome.path, outcome.finding.kind) == outcome.path

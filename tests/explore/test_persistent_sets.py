@@ -10,12 +10,12 @@ import pytest
 from bench.shootdown import VARIANTS, Shootdown, write_guest
 from kstack.base.errors import ConfigError
 from kstack.explore import breadth_first as stateful
-from kstack.explore import may_access as locality
-from kstack.explore import persistent_sets as reduction
+from kstack.explore import may_access, persistent_sets
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
-from kstack.explore.components import Node
-from kstack.explore.may_access import READ, READ_IN, WRITE, WRITE_IN, Locality, News, Reliances, Touch
-from kstack.explore.transitions import Memo
+from kstack.explore.footprint import READ, READ_IN, WRITE, WRITE_IN, AccessMode, LocationAccess
+from kstack.explore.may_access import FutureAccesses, LearnedAccesses, Reliances
+from kstack.explore.nodes import Node
+from kstack.explore.transitions import StateSpace
 from kstack.hw.modes import Modes
 from tests.support.memory_order import abstract, outcomes, parse, write_scenario
 
@@ -56,41 +56,49 @@ def test_three_cpus_need_a_tenth_of_the_states(variant: str, tmp_path: Path) -> 
         assert reduced.states < every.states / 10
 
 
-@pytest.mark.parametrize("way", [READ, WRITE, READ_IN, WRITE_IN])
+@pytest.mark.parametrize("mode", [READ, WRITE, READ_IN, WRITE_IN])
 @pytest.mark.parametrize("other", [READ, WRITE, READ_IN, WRITE_IN])
-def test_touches_conflict_if_one_writes_but_for_two_that_are_compared_by_words(way: int, other: int) -> None:
-    known = Locality()
+def test_accesses_conflict_if_one_writes_but_for_two_that_are_compared_by_words(
+    mode: AccessMode, other: AccessMode
+) -> None:
+    known = FutureAccesses()
     writes, words = {WRITE, WRITE_IN}, {READ_IN, WRITE_IN}
-    conflicts = bool({way, other} & writes) and not {way, other} <= words
-    assert bool(known.bits([("frame", way)]).conflicting & known.bits([("frame", other)]).touched) == conflicts
+    conflicts = bool({mode, other} & writes) and not {mode, other} <= words
+    assert (
+        bool(
+            known.bits([LocationAccess("frame", mode)]).conflicting
+            & known.bits([LocationAccess("frame", other)]).accessed
+        )
+        == conflicts
+    )
 
 
 def test_a_cpu_that_would_take_an_ipi_depends_on_who_sends_it_one() -> None:
     """That holds for what it can do next, before it has done it; with interrupts off it does not look."""
     outcome = search(Problem("litmus-laight", "switch-sp-ipi", Modes()))
-    memo = Memo(Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(outcome.visible.frames)).world())
-    seen, work, met = {memo.root.key}, [memo.root], set()
+    space = StateSpace(Problem("litmus-laight", "switch-sp-ipi", Modes(), tuple(outcome.visible.frames)).world())
+    seen, work, met = {space.root.key}, [space.root], set()
     while work and len(seen) < 150:
         node = work.pop(0)
-        for ways in memo.ways(node):
-            memo.world.become(memo.cells.state(node))
-            takes = memo.world.machine.cpus[ways.cpu].registers.interrupt_flag
-            assert ((f"ipi {ways.cpu}", READ) in ways.touches) == takes
+        for enabled in space.enabled(node):
+            space.world.become(space.table.state(node))
+            takes = space.world.machine.cpus[enabled.cpu].registers.interrupt_flag
+            assert (LocationAccess(f"ipi {enabled.cpu}", READ) in enabled.accesses) == takes
             met.add(takes)
-        for move in memo.moves(node):
-            after = memo.make(node, move).node
+        for move in space.moves(node):
+            after = space.make(node, move).node
             if after.key not in seen:
                 seen.add(after.key)
                 work.append(after)
     assert met == {True, False}
 
 
-def test_a_reduction_to_which_nothing_conflicts_misses_what_there_is(
+def test_a_search_to_which_nothing_conflicts_misses_what_there_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     programs = [parse("x=1; y=1"), parse("r y; r x")]
     toml = write_scenario(tmp_path, programs)
-    monkeypatch.setattr(locality, "_CONFLICTS", dict.fromkeys((READ, WRITE, READ_IN, WRITE_IN), ()))
+    monkeypatch.setattr(may_access, "_CONFLICTS", dict.fromkeys((READ, WRITE, READ_IN, WRITE_IN), ()))
     assert outcomes(toml, programs, "sc", every_move=False) < abstract(programs, buffered=False)
 
 
@@ -98,15 +106,15 @@ def test_a_reduction_to_which_nothing_conflicts_misses_what_there_is(
 def again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Nothing is known at first, so that a search relies on what is not so; how many states are expanded again, by layer."""
     found: list[int] = []
-    take_in = reduction.Relying.take_in
+    take_in = persistent_sets.ReliantStates.take_in
 
-    def counted(self: reduction.Relying, *args: Any) -> dict[int, Node]:
+    def counted(self: persistent_sets.ReliantStates, *args: Any) -> dict[int, Node]:
         states = take_in(self, *args)
         found.append(len(states))
         return states
 
-    monkeypatch.setattr(reduction, "WALKS", 0)
-    monkeypatch.setattr(reduction.Relying, "take_in", counted)
+    monkeypatch.setattr(persistent_sets, "WALKS", 0)
+    monkeypatch.setattr(persistent_sets.ReliantStates, "take_in", counted)
     return found
 
 
@@ -131,7 +139,7 @@ def test_what_is_not_expanded_again_is_missed(
 ) -> None:
     programs = [parse(one) for one in PROGRAMS]
     toml = write_scenario(tmp_path, programs)
-    monkeypatch.setattr(locality.Reliances, "broken", lambda *_: [])
+    monkeypatch.setattr(may_access.Reliances, "broken", lambda *_: [])
     assert outcomes(toml, programs, "sc", every_move=False) < abstract(programs, buffered=False)
 
 
@@ -147,8 +155,8 @@ def test_a_finding_whose_shortest_way_is_cut_is_still_a_finding(monkeypatch: pyt
     problem, ways = Problem("litmus-laight", "entry-exit", Modes()), []
     run = stateful._Search.run
 
-    def hurried(self: stateful._Search, saved: stateful.Checkpoint | None) -> Outcome:
-        if self._reduction is None:
+    def hurried(self: stateful._Search, saved: stateful.SearchCheckpoint | None) -> Outcome:
+        if self._sets is None:
             self._deadline = 0.0
         outcome = run(self, saved)
         ways.append(outcome)
@@ -169,45 +177,48 @@ def test_a_checkpoint_of_a_search_with_every_move_is_of_another_search(tmp_path:
         search(problem, checkpoint=place)
 
 
-def news(known: Locality, *edges: tuple[int, int, list[Touch]]) -> News:
+def news(known: FutureAccesses, *edges: tuple[int, int, list[tuple[str, AccessMode]]]) -> LearnedAccesses:
     """Moves from one place to another, each with what it touches."""
-    found = {(here, there): known.bits(touches).touched for here, there, touches in edges}
-    return News(list(known.names), found)
+    found = {
+        (here, there): known.bits([LocationAccess(*one) for one in accesses]).accessed
+        for here, there, accesses in edges
+    }
+    return LearnedAccesses(list(known.names), found)
 
 
-class TestLocality:
+class TestFutureAccesses:
     """Places by number."""
 
-    def test_from_a_place_all_is_touched_that_is_touched_behind_it(self) -> None:
-        known = Locality()
-        x, y = (known.bits([(name, WRITE)]).touched for name in "xy")
+    def test_from_a_place_all_may_be_accessed_that_is_accessed_behind_it(self) -> None:
+        known = FutureAccesses()
+        x, y = (known.bits([LocationAccess(name, WRITE)]).accessed for name in "xy")
         assert known.add(news(known, (1, 2, [("x", WRITE)]), (2, 3, [("y", WRITE)])))
         assert (known.future[1], known.future[2], known.future.get(3, 0)) == (x | y, y, 0)
 
     def test_what_is_learned_of_a_place_is_known_of_all_before_it(self) -> None:
-        known = Locality()
+        known = FutureAccesses()
         known.add(news(known, (1, 2, []), (2, 1, []), (0, 1, [("x", READ)])))
         assert sorted(known.add(news(known, (2, 3, [("y", READ)])))) == [0, 1, 2]
-        assert known.future[1] == known.future[2] == known.bits([("y", READ)]).touched
+        assert known.future[1] == known.future[2] == known.bits([LocationAccess("y", READ)]).accessed
 
     def test_what_is_known_is_no_news(self) -> None:
-        known = Locality()
+        known = FutureAccesses()
         one = news(known, (1, 2, [("x", READ)]))
         assert known.add(one) == [1]
         assert known.add(one) == []
 
     def test_names_have_their_own_numbers_elsewhere(self) -> None:
-        known, other = Locality(), Locality()
-        known.bits([("x", READ)])
-        other.bits([("y", READ), ("x", READ)])
+        known, other = FutureAccesses(), FutureAccesses()
+        known.bits([LocationAccess("x", READ)])
+        other.bits([LocationAccess("y", READ), LocationAccess("x", READ)])
         known.add(news(other, (1, 2, [("y", WRITE)])))
-        assert known.future[1] == known.bits([("y", WRITE)]).touched
+        assert known.future[1] == known.bits([LocationAccess("y", WRITE)]).accessed
 
 
 class TestReliances:
     def test_a_state_is_named_once_it_has_relied_on_what_is_not_so(self) -> None:
-        known, relied = Locality(), Reliances()
-        x, y = (known.bits([(name, WRITE)]).conflicting for name in "xy")
+        known, relied = FutureAccesses(), Reliances()
+        x, y = (known.bits([LocationAccess(name, WRITE)]).conflicting for name in "xy")
         relied.add(10, [(1, x)])
         relied.add(11, [(1, y), (2, x)])
         known.add(news(known, (1, 3, [("x", READ)])))
@@ -220,16 +231,16 @@ class TestClosed:
     """CPUs 0, 1, 2 by bits."""
 
     def test_who_conflicts_with_nobody_goes_alone(self) -> None:
-        assert reduction._fewest((1, 2, 1), (0, 0, 0), (0, 0, 0)) == (0b001, 0b110)
+        assert persistent_sets._fewest((1, 2, 1), (0, 0, 0), (0, 0, 0)) == (0b001, 0b110)
 
     def test_the_fewest_moves_are_taken(self) -> None:
-        assert reduction._fewest((3, 2, 1), (0b010, 0b001, 0), (0, 0, 0)) == (0b100, 0b011)
+        assert persistent_sets._fewest((3, 2, 1), (0b010, 0b001, 0), (0, 0, 0)) == (0b100, 0b011)
 
     def test_those_who_conflict_go_together(self) -> None:
-        assert reduction._fewest((1, 1, 3), (0b010, 0b001, 0), (0, 0, 0)) == (0b011, 0b100)
+        assert persistent_sets._fewest((1, 1, 3), (0b010, 0b001, 0), (0, 0, 0)) == (0b011, 0b100)
 
     def test_who_waits_does_nothing_until_somebody_can_wake_him(self) -> None:
         """CPUs 0 and 1 conflict with CPU 2, which waits: for nobody, for CPU 1, for both."""
-        assert reduction._fewest((1, 1, 0), (0b100, 0b100, 0b010), (0, 0, 0)) == (0b001, 0b010)
-        assert reduction._fewest((1, 1, 0), (0b100, 0b100, 0b010), (0, 0, 0b010)) == (0b010, 0b001)
-        assert reduction._fewest((1, 1, 0), (0b100, 0b100, 0b011), (0, 0, 0b011)) == (0b111, 0)
+        assert persistent_sets._fewest((1, 1, 0), (0b100, 0b100, 0b010), (0, 0, 0)) == (0b001, 0b010)
+        assert persistent_sets._fewest((1, 1, 0), (0b100, 0b100, 0b010), (0, 0, 0b010)) == (0b010, 0b001)
+        assert persistent_sets._fewest((1, 1, 0), (0b100, 0b100, 0b011), (0, 0, 0b011)) == (0b111, 0)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kstack.explore.breadth_first import Problem
-from kstack.explore.world import Grown, State, World
+from kstack.explore.states import Grown, State
+from kstack.explore.world import World
 from kstack.hw.modes import Modes
 from tests.support.memory_order import write_guest
 
@@ -76,7 +77,7 @@ def test_devices_are_part_of_a_state(tmp_path: Path) -> None:
 def wander(world: World) -> None:
     """Move, and jump to where it has been, and hold each state to what it was."""
     rng = random.Random(2)
-    seen: list[tuple[State, tuple[object, ...], bytes]] = []
+    seen: list[tuple[State, tuple[object, ...], int]] = []
     state = world.state()
     for _ in range(500):
         moves = world.moves()

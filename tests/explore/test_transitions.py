@@ -1,19 +1,19 @@
-"""What a memo recalls is what the machine does: every outcome that it looks up is made as well."""
+"""What a space recalls is what the machine does: every transition that it looks up is made as well."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.shootdown import Shootdown, write_guest
-from kstack.explore import footprint as touched
 from kstack.explore.breadth_first import Problem
-from kstack.explore.components import Node
-from kstack.explore.transitions import Memo, Outcome
-from kstack.explore.world import Grown, Move
+from kstack.explore.components import Component
+from kstack.explore.footprint import Footprint
+from kstack.explore.nodes import Node
+from kstack.explore.states import Grown, Move
+from kstack.explore.transitions import StateSpace, Transition
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.modes import Modes
 
@@ -34,76 +34,76 @@ PAIRS = [
 
 
 class Wrong(Exception):
-    """A memo recalls what the machine does not do."""
+    """A space recalls what the machine does not do."""
 
 
-def check(memo: Memo, node: Node, move: Move, recalled: Outcome) -> None:
-    """Make a move whose outcome was recalled.
+def check(space: StateSpace, node: Node, move: Move, recalled: Transition) -> None:
+    """Make a move whose transition was recalled.
 
     Raises:
         Wrong: it comes to something else.
     """
-    world = memo.world
-    world.become(memo.cells.state(node))
-    if world.moves() != memo.moves(node):
-        raise Wrong(f"moves {world.moves()}, recalled {memo.moves(node)}")
-    world.become(memo.cells.state(node))
+    world = space.world
+    world.become(space.table.state(node))
+    if world.moves() != space.moves(node):
+        raise Wrong(f"moves {world.moves()}, recalled {space.moves(node)}")
+    world.become(space.table.state(node))
     before = world.exercised
     finding = world.make(move)
     if world.visible.grown:
         raise Grown(tuple(sorted(world.visible.frames)))
-    made = memo.cells.node(world.state())
-    whole = memo.cells.whole(recalled.node)
-    differing = [part for part, a, b in zip(memo.cells.parts, made.cells, whole.cells, strict=True) if a is not b]
+    made = space.table.node(world.state())
+    whole = space.table.whole(recalled.node)
+    differing = [one for one, a, b in zip(space.table.components, made.values, whole.values, strict=True) if a is not b]
     exercised = world.exercised - before
     if differing or made.key != whole.key or finding != recalled.finding or exercised != recalled.exercised:
         raise Wrong(f"{move}: {differing}, {finding}, {exercised}; recalled {recalled.finding}, {recalled.exercised}")
 
 
-def explore(problem: Problem, states: int, each: Callable[[Memo, Node, Move, Outcome], None]) -> Memo:
+def explore(problem: Problem, states: int, each: Callable[[StateSpace, Node, Move, Transition], None]) -> StateSpace:
     """Look at so many states of a problem, breadth first; `each` is told of all outcomes that are recalled."""
     while True:
         try:
-            memo = Memo(problem.world())
-            seen, work = {memo.root.key}, [memo.root]
+            space = StateSpace(problem.world())
+            seen, work = {space.root.key}, [space.root]
             for node in work:
-                for move in memo.moves(node):
-                    known = memo.recalled
-                    outcome = memo.make(node, move)
-                    if memo.recalled != known:
-                        each(memo, node, move, outcome)
-                    if outcome.finding is None and outcome.node.key not in seen and len(seen) < states:
-                        seen.add(outcome.node.key)
-                        work.append(outcome.node)
-            return memo
+                for move in space.moves(node):
+                    known = space.recalled
+                    transition = space.make(node, move)
+                    if space.recalled != known:
+                        each(space, node, move, transition)
+                    if transition.finding is None and transition.node.key not in seen and len(seen) < states:
+                        seen.add(transition.node.key)
+                        work.append(transition.node)
+            return space
         except Grown as grown:
             problem = Problem(problem.scenario, problem.policy, problem.modes, grown.frames)
 
 
 @pytest.mark.parametrize(("scenario", "policy", "modes"), PAIRS)
 def test_what_is_recalled_is_what_the_machine_does(scenario: str, policy: str, modes: Modes) -> None:
-    memo = explore(Problem(scenario, policy, modes), STATES, check)
-    assert memo.recalled > 20
+    space = explore(Problem(scenario, policy, modes), STATES, check)
+    assert space.recalled > 20
 
 
 def forget(name: str) -> Callable[[pytest.MonkeyPatch], None]:
     """Let one kind of what is touched go unnoted."""
 
     def patch(monkeypatch: pytest.MonkeyPatch) -> None:
-        part = touched.Touched.part
+        note = Footprint.component
 
-        def without(self: Any, *found: Any) -> None:
-            if found[0] != name:
-                part(self, *found)
+        def without(self: Footprint, component: Component) -> None:
+            if component.kind != name:
+                note(self, component)
 
-        monkeypatch.setattr(touched.Touched, "part", without)
+        monkeypatch.setattr(Footprint, "component", without)
 
     return patch
 
 
 def forget_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the model's own accesses to memory go unnoted."""
-    monkeypatch.setattr(touched.Touched, "memory", lambda self, address, size: None)
+    monkeypatch.setattr(Footprint, "memory", lambda self, address, size: None)
 
 
 @pytest.mark.parametrize(
@@ -135,21 +135,21 @@ def test_interrupts_on_their_way_unnoted_show(tmp_path: Path, monkeypatch: pytes
         explore(problem, 6000, check)
 
 
-def met() -> tuple[Memo, list[Node]]:
-    """A memo, and nodes of it."""
-    nodes: list[tuple[Memo, Node]] = []
+def met() -> tuple[StateSpace, list[Node]]:
+    """A space, and nodes of it."""
+    nodes: list[tuple[StateSpace, Node]] = []
     problem = Problem("litmus-cross", "switch-sp-ipi", Modes())
-    memo = explore(problem, STATES, lambda memo, node, *_: nodes.append((memo, node)))
-    return memo, [node for whose, node in nodes if whose is memo]
+    space = explore(problem, STATES, lambda space, node, *_: nodes.append((space, node)))
+    return space, [node for whose, node in nodes if whose is space]
 
 
 def test_nodes_are_states_and_states_are_nodes() -> None:
-    memo, nodes = met()
+    space, nodes = met()
     for node in nodes:
-        memo.world.become(memo.cells.state(node))
-        again = memo.cells.node(memo.world.state())
-        assert again.key == node.key
-        assert again.cells == memo.cells.whole(node).cells
+        space.world.become(space.table.state(node))
+        again = space.table.node(space.world.state())
+        assert again.key == node.key == space.world.key(space.world.state())
+        assert again.values == space.table.whole(node).values
 
 
 def test_the_model_s_own_accesses_are_told_of_as_long_as_somebody_wants_to_hear() -> None:
@@ -168,19 +168,19 @@ def test_the_model_s_own_accesses_are_told_of_as_long_as_somebody_wants_to_hear(
     assert not told
 
 
-def test_another_process_can_go_on_from_a_node_s_cells() -> None:
-    """Two memos of one problem number their parts as they meet them; nodes go between them by the names of cells."""
-    memo, nodes = met()
-    other = Memo(Problem("litmus-cross", "switch-sp-ipi", Modes(), tuple(memo.world.visible.frames)).world())
-    assert len(other.cells.parts) < len(memo.cells.parts)
+def test_another_process_can_go_on_from_a_node_s_values() -> None:
+    """Two state spaces of one problem number their components as they meet them; nodes go between them by the names of values."""
+    space, nodes = met()
+    other = StateSpace(Problem("litmus-cross", "switch-sp-ipi", Modes(), tuple(space.world.visible.frames)).world())
+    assert len(other.table.components) < len(space.table.components)
     for node in reversed(nodes):
-        names = memo.cells.difference(node, memo.root)
-        other.cells.learn(memo.cells.export(names))
-        there = other.cells.with_cells(node.key, other.root, names)
-        assert other.moves(there) == memo.moves(node)
-        for move in memo.moves(node):
-            here, elsewhere = memo.make(node, move), other.make(there, move)
+        names = space.table.difference(node, space.root)
+        other.table.learn(space.table.export(names))
+        there = other.table.with_values(node.key, other.root, names)
+        assert other.moves(there) == space.moves(node)
+        for move in space.moves(node):
+            here, elsewhere = space.make(node, move), other.make(there, move)
             assert here.node.key == elsewhere.node.key
-            back = other.cells.difference(elsewhere.node, there)
-            memo.cells.learn(other.cells.export(back))
-            assert memo.cells.with_cells(elsewhere.node.key, node, back).cells == memo.cells.whole(here.node).cells
+            back = other.table.difference(elsewhere.node, there)
+            space.table.learn(other.table.export(back))
+            assert space.table.with_values(elsewhere.node.key, node, back).values == space.table.whole(here.node).values

@@ -7,7 +7,7 @@ from functools import cache
 import msgspec
 
 from kstack.explore.breadth_first import Bounds, Problem, search
-from kstack.explore.checkpoint import VERSION, Checkpoint, identity, read_checkpoint
+from kstack.explore.checkpoint import VERSION, SearchCheckpoint, identity, read_checkpoint
 from kstack.hw.modes import Modes
 from tests.fuzz.files import written
 
@@ -53,5 +53,5 @@ def checkpoint(data: bytes) -> object:
 def checkpoints() -> list[bytes]:
     """One as it is written, and parts of it."""
     whole = msgspec.msgpack.decode(_saved())
-    assert whole["version"] == VERSION and set(whole["checkpoint"]) == set(Checkpoint.__struct_fields__)
+    assert whole["version"] == VERSION and set(whole["checkpoint"]) == set(SearchCheckpoint.__struct_fields__)
     return [_saved()]

@@ -23,8 +23,8 @@ from kstack.explore.explorer import explore as search
 from kstack.explore.minimise import minimised
 from kstack.explore.path import write_path
 from kstack.explore.problem import Bounds, Outcome, Problem
-from kstack.explore.transitions import Memo
-from kstack.explore.witness import Line, Witness, witness
+from kstack.explore.transitions import StateSpace
+from kstack.explore.witness import PathWitness, WitnessLine, witness
 from kstack.explore.workers import executor_of
 from kstack.hw.modes import Modes
 from kstack.report.decisions import in_words, readings_of, shipped_breaks
@@ -149,7 +149,7 @@ def explore(
     path = outcome.path
     if engine != "stateful" and outcome.finding is not None and path:
         seen = replace(problem, visible=tuple(sorted(outcome.visible.frames)))
-        path = minimised(Memo(seen.world()), path, outcome.finding.kind)
+        path = minimised(StateSpace(seen.world()), path, outcome.finding.kind)
     found = witness(scenario, chosen, modes, outcome.visible, path) if path else None
     if found is not None and found.finding is not None:
         outcome = replace(outcome, finding=found.finding)
@@ -237,7 +237,7 @@ def _warn(policy: str | None, modes: Modes) -> None:
 
 
 def _document(
-    outcome: Outcome, found: Witness | None, engine: str, bound: dict[str, Any], modes: Modes, seconds: float
+    outcome: Outcome, found: PathWitness | None, engine: str, bound: dict[str, Any], modes: Modes, seconds: float
 ) -> dict[str, Any]:
     pair = found.pair if found else None
     return {
@@ -264,11 +264,11 @@ def _document(
     }
 
 
-def _line(line: Line) -> dict[str, Any]:
+def _line(line: WitnessLine) -> dict[str, Any]:
     return {"number": line.number, "cpu": line.cpu, "what": line.what, "symbol": line.symbol}
 
 
-def _show(scenario: str, policy: str, outcome: Outcome, found: Witness | None, modes: Modes, reduced: bool) -> None:
+def _show(scenario: str, policy: str, outcome: Outcome, found: PathWitness | None, modes: Modes, reduced: bool) -> None:
     out = console()
     if outcome.asks_nothing:
         out.print(

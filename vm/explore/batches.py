@@ -1,4 +1,4 @@
-"""States that another process expands: what it is sent, and what it answers."""
+"""States that another process expands: what it is sent, and what it replies."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 from kstack.base.errors import ConfigError
 from kstack.explore.checkpoint import identity
-from kstack.explore.components import Export
-from kstack.explore.may_access import Locality, News
+from kstack.explore.may_access import FutureAccesses, LearnedAccesses
 from kstack.explore.model.gate import Masks
-from kstack.explore.persistent_sets import Expansion, Reduction, expand
+from kstack.explore.nodes import ExportedValue
+from kstack.explore.persistent_sets import Expansion, PersistentSets, expand
 from kstack.explore.problem import Problem
-from kstack.explore.transitions import Memo
-from kstack.explore.world import Grown, Move
+from kstack.explore.states import Grown, Move
+from kstack.explore.transitions import StateSpace
 
-_WORKING = Lock()  # a process has one memo at a time, also where its workers are threads
+_WORKING = Lock()  # a process has one state space at a time, also where its workers are threads
 
 
 @lru_cache(maxsize=2)
-def worker(problem: Problem, search: str, expected: tuple[tuple[str, str], ...]) -> Memo:
-    """This process's memo of a problem, for one search: files may be others in the next.
+def worker(problem: Problem, search: str, expected: tuple[tuple[str, str], ...]) -> StateSpace:
+    """This process's state space of a problem, for one search: files may be others in the next.
 
     Raises:
         ConfigError: image or policy are not what they are where the search is.
@@ -31,45 +31,63 @@ def worker(problem: Problem, search: str, expected: tuple[tuple[str, str], ...])
     if isinstance(problem.policy, str) and (here := identity(problem)) != dict(expected):
         wrong = next(name for name, value in expected if here.get(name) != value)
         raise ConfigError(f"a worker has another {wrong} than the search; start the workers again, from the same files")
-    return Memo(problem.world())
+    return StateSpace(problem.world())
 
 
-class Batch(NamedTuple):
-    """States to be expanded by another process: keys, names of cells that differ from the root's, and whether in full.
+class NamedNode(NamedTuple):
+    """A node for another process: its key, and the names of the values in which it differs from one that both know."""
 
-    `known` is who touches what, None to make every move by itself; `search` and `expected` are for `worker`.
+    key: int
+    names: tuple[bytes, ...]
+
+
+class NamedSuccessor(NamedTuple):
+    """Where moves lead from a state; the node by how it differs from that state's."""
+
+    moves: tuple[Move, ...]
+    node: NamedNode
+
+
+class ExpansionRequest(NamedTuple):
+    """States to be expanded by another process.
+
+    Attributes:
+        problem, search, expected: for `worker`.
+        nodes: by how they differ from the root, each with whether it is to be expanded in full.
+        values: those that nodes name.
+        known: what CPUs may access; None to make every move by itself.
     """
 
     problem: Problem
     search: str
     expected: tuple[tuple[str, str], ...]
-    nodes: list[tuple[int, tuple[bytes, ...], bool]]
-    cells: dict[bytes, Export]
-    known: Locality | None
+    nodes: list[tuple[NamedNode, bool]]
+    values: dict[bytes, ExportedValue]
+    known: FutureAccesses | None
 
 
-class Answer(NamedTuple):
-    """What a process answers.
+class ExpansionReply(NamedTuple):
+    """What a process replies.
 
     Attributes:
-        expansions: successors as moves, keys, and names of cells that differ from the state's; and all else.
-        cells: those that the question did not have.
+        expansions: of each state, its successors; and all else.
+        values: those that the request did not have.
         touched: which CPU has touched which frame there: two processes can each have seen one CPU only.
-        learned: who touches what.
+        learned: what CPUs may access.
         grown: the visible frames, where more is visible than was known.
         stronger: of `StoreBuffers`.
     """
 
-    expansions: list[tuple[list[tuple[tuple[Move, ...], int, tuple[bytes, ...]]], Expansion]]
-    cells: dict[bytes, Export]
+    expansions: list[tuple[list[NamedSuccessor], Expansion]]
+    values: dict[bytes, ExportedValue]
     touched: dict[int, Masks]
-    learned: News | None
+    learned: LearnedAccesses | None
     grown: tuple[int, ...] = ()
     stronger: tuple[int, ...] = ()
 
 
 def expand_all(packed: bytes) -> bytes:
-    """Expand states in another process: a `Batch` to an `Answer`, both pickled.
+    """Expand states in another process: an `ExpansionRequest` to an `ExpansionReply`, both pickled.
 
     Pickled here and not by the executor, since dask looks into tuples and takes some for tasks.
     """
@@ -77,21 +95,25 @@ def expand_all(packed: bytes) -> bytes:
         return pickle.dumps(_expand_all(pickle.loads(packed)), pickle.HIGHEST_PROTOCOL)
 
 
-def _expand_all(batch: Batch) -> Answer:
-    expansions = []
+def _expand_all(request: ExpansionRequest) -> ExpansionReply:
+    expansions: list[tuple[list[NamedSuccessor], Expansion]] = []
     new: dict[bytes, None] = {}
-    reduction = None if batch.known is None else Reduction(batch.known)
+    sets = None if request.known is None else PersistentSets(request.known)
     try:
-        memo = worker(batch.problem, batch.search, batch.expected)
-        memo.cells.learn(batch.cells)
-        for key, names, whole in batch.nodes:
-            node = memo.cells.with_cells(key, memo.root, names)
-            found = expand(memo, node, reduction, whole)
-            successors = [(moves, after.key, memo.cells.difference(after, node)) for moves, after in found.successors]
-            new.update((name, None) for _, _, changed in successors for name in changed if name not in batch.cells)
+        space = worker(request.problem, request.search, request.expected)
+        table = space.table
+        table.learn(request.values)
+        for (key, names), whole in request.nodes:
+            node = table.with_values(key, space.root, names)
+            found = expand(space, node, sets, whole)
+            successors = [
+                NamedSuccessor(moves, NamedNode(after.key, table.difference(after, node)))
+                for moves, after in found.successors
+            ]
+            new.update((name, None) for one in successors for name in one.node.names if name not in request.values)
             expansions.append((successors, found._replace(successors=[])))
     except Grown as grown:
-        return Answer([], {}, {}, None, grown.frames)
-    learned = None if reduction is None else reduction.take_news()
-    seen, stronger = dict(memo.world.visible.seen), tuple(memo.world.buffers.stronger)
-    return Answer(expansions, memo.cells.export(new), seen, learned, stronger=stronger)
+        return ExpansionReply([], {}, {}, None, grown.frames)
+    learned = None if sets is None else sets.take_learned()
+    seen, stronger = dict(space.world.visible.seen), tuple(space.world.buffers.stronger)
+    return ExpansionReply(expansions, table.export(new), seen, learned, stronger=stronger)

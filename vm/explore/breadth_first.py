@@ -19,18 +19,20 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from kstack.base.errors import ConfigError
-from kstack.explore.batches import Answer, Batch, expand_all
-from kstack.explore.checkpoint import KEY_BYTES, Checkpoint, identity, read_checkpoint, write_checkpoint
-from kstack.explore.components import Node
-from kstack.explore.may_access import Locality, News
+from kstack.explore.batches import ExpansionReply, ExpansionRequest, NamedNode, expand_all
+from kstack.explore.checkpoint import SearchCheckpoint, identity, read_checkpoint, write_checkpoint
+from kstack.explore.components import KEY_BYTES
+from kstack.explore.may_access import FutureAccesses, LearnedAccesses
 from kstack.explore.model.gate import Masks, Visible
-from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Successor, expand, wander
+from kstack.explore.nodes import Node
+from kstack.explore.persistent_sets import Expansion, PersistentSets, ReliantStates, Successor, expand, wander
 from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
-from kstack.explore.transitions import Memo
-from kstack.explore.world import FoundBefore, Grown, Move, NotReady
+from kstack.explore.start import FoundBefore, NotReady
+from kstack.explore.states import Grown, Move
+from kstack.explore.transitions import StateSpace
 from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding
 
@@ -69,19 +71,19 @@ def search(
         if (saved.names is not None) != bounds.reduces:
             raise ConfigError(f"--checkpoint {checkpoint} is of another search: one of them with every move by itself")
     deadline = None if bounds.budget is None else _CLOCK() + bounds.budget
-    booted, memo, first = problem.boot(), None, None
-    known = Locality() if bounds.reduces else None
+    booted, space, first = problem.boot(), None, None
+    known = FutureAccesses() if bounds.reduces else None
     while True:
         file = checkpoint if first is None else None
         try:
-            if memo is None:
-                memo = Memo(problem.world(booted))
+            if space is None:
+                space = StateSpace(problem.world(booted))
                 if known is not None:
-                    wander(memo, Reduction(known))
-            outcome = _Search(problem, memo, bounds, deadline, progress, executor, file, known).run(saved)
+                    wander(space, PersistentSets(known))
+            outcome = _Search(problem, space, bounds, deadline, progress, executor, file, known).run(saved)
         except Grown as grown:
-            problem, memo, saved = replace(problem, visible=grown.frames), None, None
-            known = None if known is None else Locality()
+            problem, space, saved = replace(problem, visible=grown.frames), None, None
+            known = None if known is None else FutureAccesses()
         except (FoundBefore, NotReady) as why:
             return at_once(problem.scenario, problem.chosen, problem.modes, why)
         else:
@@ -103,27 +105,35 @@ def _with_history(problem: Problem, booted: BootedScenario, outcome: Outcome) ->
     return replace(outcome, finding=findings[-1])
 
 
+class _Kept(NamedTuple):
+    """Fields of a checkpoint."""
+
+    names: list[str] | None
+    edges: list[tuple[bytes, bytes, bytes]]
+    relied: list[tuple[int, bytes, bytes]]
+
+
 class _Search:
     """One attempt with what is known to be visible, and to be local; states by number, as they were found.
 
     `parents` has for each the one it was reached from first, with the fewest switches of CPU among the
-    shortest ways; `predecessors` is for the search for states without an end. `known` is who touches what, as
-    learned by earlier attempts; None makes every move by itself.
+    shortest ways; `predecessors` is for the search for states without an end. `known` is what CPUs may
+    access, as learned by earlier attempts; None makes every move by itself.
     """
 
     def __init__(
         self,
         problem: Problem,
-        memo: Memo,
+        space: StateSpace,
         bounds: Bounds,
         deadline: float | None,
         progress: Progress,
         executor: Executor | None,
         checkpoint: Path | None,
-        known: Locality | None,
+        known: FutureAccesses | None,
     ) -> None:
         self._problem = problem
-        self._memo = memo
+        self._space = space
         self._bounds = bounds
         self._deadline = deadline
         self._progress = progress
@@ -132,9 +142,9 @@ class _Search:
         shared = executor is not None and isinstance(problem.policy, str)
         self._expected = tuple(identity(problem).items()) if shared else ()
         self._checkpoint = checkpoint
-        self._reduction = None if known is None else Reduction(known)
-        self._relying = None if self._reduction is None else Relying(memo, self._reduction)
-        self._numbers: dict[int, int] = {}  # by key
+        self._sets = None if known is None else PersistentSets(known)
+        self._reliant = None if self._sets is None else ReliantStates(space, self._sets)
+        self._visited: dict[int, int] = {}  # by key
         self._parents: list[tuple[int, tuple[Move, ...]] | None] = []
         self._switches: list[tuple[int, int]] = []  # CPU that moved last, switches so far
         self._predecessors: list[list[int]] = []
@@ -142,10 +152,10 @@ class _Search:
         self._whole: set[int] = set()  # of the layer, those to be expanded in full; asked for membership only
         self._again: dict[int, Node] = {}  # to be expanded in full next
         self._keys: list[int] = []
-        self._news: list[News] = []  # from other processes
+        self._learned_elsewhere: list[LearnedAccesses] = []  # from other processes
         self._moves = self._exercised = self._depth = 0
 
-    def run(self, saved: Checkpoint | None) -> Outcome:
+    def run(self, saved: SearchCheckpoint | None) -> Outcome:
         """Search layer by layer."""
         layer = self._begin() if saved is None else self._go_on(saved)
         cut = ""
@@ -158,10 +168,10 @@ class _Search:
             nodes = dict(layer)
             for number, expansion in self._expand(layer):
                 finding = self._merge(number, expansion, following)
-                if self._relying is not None:
-                    self._relying.add(number, nodes[number], expansion.relied)
+                if self._reliant is not None:
+                    self._reliant.add(number, nodes[number], expansion.relied)
                 if expansion.left and not any(
-                    self._numbers[after.key] in following for _, after in expansion.successors
+                    self._visited[after.key] in following for _, after in expansion.successors
                 ):
                     self._again[number] = nodes[number]
                 if finding is not None:
@@ -172,9 +182,9 @@ class _Search:
                     break
             if cut:
                 break
-            if self._relying is not None:
-                following |= self._relying.take_in(self._news, self._made_again)
-                self._news.clear()
+            if self._reliant is not None:
+                following |= self._reliant.take_in(self._learned_elsewhere, self._made_again)
+                self._learned_elsewhere.clear()
             layer = sorted((following | self._again).items())
             self._whole, self._again = set(self._again), {}
             self._depth += 1
@@ -192,12 +202,12 @@ class _Search:
         return self._outcome("safe")
 
     def _begin(self) -> list[tuple[int, Node]]:
-        root = self._memo.root
+        root = self._space.root
         self._number(root.key, None, (-1, 0))
         return [(0, root)]
 
     def _number(self, key: int, parent: tuple[int, tuple[Move, ...]] | None, switches: tuple[int, int]) -> int:
-        number = self._numbers[key] = len(self._parents)
+        number = self._visited[key] = len(self._parents)
         self._keys.append(key)
         self._parents.append(parent)
         self._switches.append(switches)
@@ -208,42 +218,42 @@ class _Search:
         """Expand a layer's states, in order."""
         if self._executor is None or len(layer) < 2 * BATCH:
             for number, node in layer:
-                yield number, expand(self._memo, node, self._reduction, number in self._whole)
+                yield number, expand(self._space, node, self._sets, number in self._whole)
             return
         batches = [layer[at : at + BATCH] for at in range(0, len(layer), BATCH)]
         futures = [self._executor.submit(expand_all, self._packed(one)) for one in batches]
         for batch, future in zip(batches, futures, strict=True):
-            answer: Answer = pickle.loads(future.result())
-            self._take_over(answer)
-            for (number, node), (successors, rest) in zip(batch, answer.expansions, strict=True):
+            reply: ExpansionReply = pickle.loads(future.result())
+            self._take_over(reply)
+            for (number, node), (successors, rest) in zip(batch, reply.expansions, strict=True):
                 found = [
-                    Successor(moves, self._memo.cells.with_cells(key, node, names)) for moves, key, names in successors
+                    Successor(moves, self._space.table.with_values(key, node, names))
+                    for moves, (key, names) in successors
                 ]
                 yield number, rest._replace(successors=found)
 
     def _packed(self, layer: list[tuple[int, Node]]) -> bytes:
         """States for another process."""
-        memo = self._memo
-        plain = [(node.key, memo.cells.difference(node, memo.root), number in self._whole) for number, node in layer]
-        cells = memo.cells.export(dict.fromkeys(name for _, names, _ in plain for name in names))
-        known = None if self._reduction is None else self._reduction.known
-        return pickle.dumps(
-            Batch(self._problem, self._name, self._expected, plain, cells, known), pickle.HIGHEST_PROTOCOL
-        )
+        table, root = self._space.table, self._space.root
+        nodes = [(NamedNode(node.key, table.difference(node, root)), number in self._whole) for number, node in layer]
+        values = table.export(dict.fromkeys(name for node, _ in nodes for name in node.names))
+        known = None if self._sets is None else self._sets.known
+        request = ExpansionRequest(self._problem, self._name, self._expected, nodes, values, known)
+        return pickle.dumps(request, pickle.HIGHEST_PROTOCOL)
 
-    def _take_over(self, answer: Answer) -> None:
+    def _take_over(self, reply: ExpansionReply) -> None:
         """What another process knows is known here too."""
-        if answer.grown:
-            raise Grown(answer.grown)
-        self._touched_by(answer.touched)
-        self._memo.world.buffers.stronger |= dict.fromkeys(answer.stronger)
-        self._memo.cells.learn(answer.cells)
-        if self._reduction is not None and answer.learned is not None:
-            self._news.append(answer.learned)
+        if reply.grown:
+            raise Grown(reply.grown)
+        self._touched_by(reply.touched)
+        self._space.world.buffers.stronger |= dict.fromkeys(reply.stronger)
+        self._space.table.learn(reply.values)
+        if self._sets is not None and reply.learned is not None:
+            self._learned_elsewhere.append(reply.learned)
 
     def _touched_by(self, seen: dict[int, Masks]) -> None:
         """Who has touched which frame elsewhere, or before: one that another CPU has touched here is visible."""
-        visible = self._memo.world.visible
+        visible = self._space.world.visible
         visible.take_in(seen)
         if visible.grown:
             raise Grown(tuple(sorted(visible.frames)))
@@ -261,7 +271,7 @@ class _Search:
         for moves, node in found.successors:
             cpu = moves[0].cpu
             cost = switches + (last not in (-1, cpu))
-            number = self._numbers.get(node.key)
+            number = self._visited.get(node.key)
             if number is None:
                 number = self._number(node.key, (here, moves), (cpu, cost))
                 following[number] = node
@@ -305,16 +315,16 @@ class _Search:
         write_checkpoint(
             self._checkpoint,
             self._problem,
-            Checkpoint(
+            SearchCheckpoint(
                 visible=list(self._problem.visible),
-                seen=self._memo.world.visible.seen,
-                stronger=list(self._memo.world.buffers.stronger),
-                keys=[key.to_bytes(KEY_BYTES, "little") for key in self._numbers],
+                seen=self._space.world.visible.seen,
+                stronger=list(self._space.world.buffers.stronger),
+                keys=[key.to_bytes(KEY_BYTES, "little") for key in self._visited],
                 parents=[
                     None if one is None else (one[0], [(move.cpu, move.kind, move.choice) for move in one[1]])
                     for one in self._parents
                 ],
-                **self._learned(),
+                **self._kept()._asdict(),
                 switches=self._switches,
                 predecessors=self._predecessors,
                 ends=self._ends,
@@ -326,28 +336,28 @@ class _Search:
             ),
         )
 
-    def _learned(self) -> dict[str, Any]:
-        """What a checkpoint has of a reduction."""
-        if self._reduction is None or self._relying is None:
-            return {"names": None, "edges": [], "relied": []}
-        known = self._reduction.known
-        return {
-            "names": list(known.names),
-            "edges": [(_packed(here), _packed(there), _packed(bits)) for (here, there), bits in known.edges.items()],
-            "relied": [(state, _packed(place), _packed(bits)) for state, place, bits in self._relying],
-        }
+    def _kept(self) -> _Kept:
+        """What a checkpoint has of what was learned."""
+        if self._sets is None or self._reliant is None:
+            return _Kept(None, [], [])
+        known = self._sets.known
+        return _Kept(
+            list(known.names),
+            [(_packed(here), _packed(there), _packed(bits)) for (here, there), bits in known.edges.items()],
+            [(state, _packed(place), _packed(bits)) for state, place, bits in self._reliant],
+        )
 
-    def _go_on(self, saved: Checkpoint) -> list[tuple[int, Node]]:
+    def _go_on(self, saved: SearchCheckpoint) -> list[tuple[int, Node]]:
         """Become what was saved; the states to be expanded are made again by their moves."""
         self._touched_by(saved.seen)
-        self._memo.world.buffers.stronger |= dict.fromkeys(saved.stronger)
-        self._numbers = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
-        self._keys = list(self._numbers)
-        if self._reduction is not None and self._relying is not None and saved.names is not None:
+        self._space.world.buffers.stronger |= dict.fromkeys(saved.stronger)
+        self._visited = {int.from_bytes(key, "little"): number for number, key in enumerate(saved.keys)}
+        self._keys = list(self._visited)
+        if self._sets is not None and self._reliant is not None and saved.names is not None:
             edges = {(_unpacked(here), _unpacked(there)): _unpacked(bits) for here, there, bits in saved.edges}
-            self._reduction.known.add(News(saved.names, edges))
+            self._sets.known.add(LearnedAccesses(saved.names, edges))
             for state, place, bits in saved.relied:
-                self._relying.add(state, None, [(_unpacked(place), _unpacked(bits))])
+                self._reliant.add(state, None, [(_unpacked(place), _unpacked(bits))])
         self._parents = [
             None if one is None else (one[0], tuple(Move(*move) for move in one[1])) for one in saved.parents
         ]
@@ -363,10 +373,10 @@ class _Search:
         Raises:
             ConfigError: they do not.
         """
-        node = self._memo.root
+        node = self._space.root
         try:
             for move in self._path(number):
-                node = self._memo.make(node, move).node
+                node = self._space.make(node, move).node
         except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ConfigError(f"checkpoint {self._checkpoint} is damaged: its moves cannot be made") from error
         if node.key != self._keys[number]:
@@ -381,9 +391,9 @@ class _Search:
             moves=self._moves,
             exercised=self._exercised,
             depth=self._deepest(),
-            shortest=verdict == "unsafe" and self._reduction is None,
+            shortest=verdict == "unsafe" and self._sets is None,
             visible=Visible(self._problem.visible),
-            stronger=self._memo.world.stronger,
+            stronger=self._space.world.stronger,
             **more,  # type: ignore[arg-type] # fields of Outcome, by name
         )
 

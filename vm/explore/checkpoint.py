@@ -13,6 +13,7 @@ import msgspec
 
 from kstack.base.errors import ConfigError
 from kstack.base.files import refused_as, write_whole
+from kstack.explore.components import KEY_BYTES
 from kstack.kernels.known import usual_guests
 from kstack.machine import MAX_CPUS
 from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash
@@ -21,8 +22,7 @@ from kstack.stacks.loading.registry import policy_hash
 if TYPE_CHECKING:
     from kstack.explore.problem import Problem
 
-VERSION: Final = 5
-KEY_BYTES: Final = 16
+VERSION: Final = 6
 
 _Number = Annotated[int, msgspec.Meta(ge=0)]
 _Cpu = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CPUS)]
@@ -31,7 +31,7 @@ _Masks = tuple[_Cpus, _Cpus, _Cpus, _Cpus]
 _Place = Annotated[bytes, msgspec.Meta(max_length=KEY_BYTES)]
 
 
-class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class SearchCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where a search stands; states by number, in the order in which they were found.
 
     Attributes:
@@ -45,8 +45,8 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         ends: states in which all programs have ended.
         layer: states to be expanded next; of these, `whole` in full.
         moves, exercised, depth: counts so far.
-        names, edges: of `Locality`; `names` is None where every move is made by itself.
-        relied: states, each with where a CPU was taken to stand, and not to touch what, as bits.
+        names, edges: of `FutureAccesses`; `names` is None where every move is made by itself.
+        relied: states, each with where a CPU was taken to stand, and not to access what, as bits.
     """
 
     visible: list[_Number]
@@ -70,7 +70,7 @@ class Checkpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     version: int
     search: dict[str, str]
-    checkpoint: Checkpoint
+    checkpoint: SearchCheckpoint
 
 
 def identity(problem: Problem) -> dict[str, str]:
@@ -91,7 +91,7 @@ def identity(problem: Problem) -> dict[str, str]:
     }
 
 
-def write_checkpoint(path: Path, problem: Problem, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: Path, problem: Problem, checkpoint: SearchCheckpoint) -> None:
     """Write it whole or not at all.
 
     Raises:
@@ -101,7 +101,7 @@ def write_checkpoint(path: Path, problem: Problem, checkpoint: Checkpoint) -> No
     write_whole(path, data, f"--checkpoint {path}")
 
 
-def read_checkpoint(path: Path, problem: Problem) -> Checkpoint:
+def read_checkpoint(path: Path, problem: Problem) -> SearchCheckpoint:
     """Read one that belongs to this search.
 
     Raises:

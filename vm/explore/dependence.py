@@ -1,15 +1,15 @@
 """What a move reads and writes of all that CPUs share, and whether two moves depend on each other.
 
 Two moves of different CPUs that do not depend on each other lead to the same state in both orders, and
-neither makes the other possible or impossible. A move's *footprint* is recorded while it is made. The
-things that it is made of:
+neither makes the other possible or impossible. What a move reads and writes is recorded while it is made, by what the operation
+means; `footprint.py` says why a footprint is something else. The locations:
 
     word N                  8 bytes of RAM from physical address 8 * N
     filled F, looked F      frame F as a whole is written; the oracle looks through all of it
     pte P                   the leaf entry of managed page P (linear page number), and what a store to it
                             adds to the sets of entries that CPUs may have cached
     may C P                 what CPU C may have cached of page P
-    ghost F                 the oracle's word on whose frame F is (a stale access asks, so it is a read)
+    life F                  the oracle's word on whose frame F is (a stale access asks, so it is a read)
     pool C, reserve         CPU C's pool; what is behind all pools
     variable, lock          a policy's, by name
     thread T, threads       a thread as policies see it; which threads there are
@@ -22,11 +22,14 @@ What is not known is `everything`.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from kstack.explore.components import Component
+from kstack.explore.footprint import THREADS, Location, ipis_of, thread_of
 from kstack.explore.model.gate import Gate
 from kstack.explore.model.lazy_tlb import How
-from kstack.explore.world import Move, World
+from kstack.explore.states import Move
+from kstack.explore.world import World
 from kstack.hw.apic.registers import Reg
 from kstack.hw.cpu.decode import Instruction, decode, effective_address
 from kstack.sanitizer.findings import Finding
@@ -38,7 +41,6 @@ from kstack.x86.access import Access
 from kstack.x86.entries import FRAME_MASK, P
 from kstack.x86.registers import Gpr
 
-Thing = tuple[Any, ...]
 _WORD: Final = 8
 _RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
 _EOI: Final = int(Reg.EOI)  # nobody else can tell of a store to it
@@ -46,14 +48,14 @@ _ALONE: Final = frozenset({"pause", "cpuid", "clts", "clac", "stac"})  # touch t
 _FLUSHES: Final = frozenset({"mov", "invpcid"})  # loads of control registers: the CPU's whole TLB
 
 
-class Footprint(NamedTuple):
+class ReadWriteSets(NamedTuple):
     """What a move reads and writes; `everything` where that is not known."""
 
-    reads: frozenset[Thing] = frozenset()
-    writes: frozenset[Thing] = frozenset()
+    reads: frozenset[Location] = frozenset()
+    writes: frozenset[Location] = frozenset()
     everything: bool = False
 
-    def depends(self, other: Footprint) -> bool:
+    def depends(self, other: ReadWriteSets) -> bool:
         """Whether the order of two moves may make a difference."""
         if self.everything or other.everything:
             return True
@@ -63,12 +65,14 @@ class Footprint(NamedTuple):
             and self.reads.isdisjoint(other.writes)
         )
 
-    def with_(self, other: Footprint) -> Footprint:
+    def with_(self, other: ReadWriteSets) -> ReadWriteSets:
         """Both together."""
-        return Footprint(self.reads | other.reads, self.writes | other.writes, self.everything or other.everything)
+        return ReadWriteSets(self.reads | other.reads, self.writes | other.writes, self.everything or other.everything)
 
 
-EVERYTHING: Final = Footprint(everything=True)
+_RESERVE: Final = Component("reserve").label
+_PORTS: Final = "ports"
+EVERYTHING: Final = ReadWriteSets(everything=True)
 
 
 class _NotingGate(Gate):
@@ -86,7 +90,7 @@ class _NotingGate(Gate):
         return stops
 
 
-class Recorder:
+class DependenceRecorder:
     """Makes a world's moves and says what each has read and written.
 
     Args:
@@ -96,32 +100,32 @@ class Recorder:
     def __init__(self, world: World) -> None:
         self._world = world
         self._noted: list[tuple[int, bool]] = []
-        self._reads: set[Thing] = set()  # asked for membership only, as the next one
-        self._writes: set[Thing] = set()
+        self._reads: set[Location] = set()  # asked for membership only, as the next one
+        self._writes: set[Location] = set()
         self._everything = False
         self._was_empty = False
         world.machine.instruments.add(self)
         for cpu in world.machine.cpus:
             cpu.mmu.translator = _NotingGate(world, cpu.index, self._noted)
 
-    def make(self, move: Move) -> tuple[Finding | None, Footprint]:
-        """Make a move: the first finding that it brings, and its footprint."""
+    def make(self, move: Move) -> tuple[Finding | None, ReadWriteSets]:
+        """Make a move: the first finding that it brings, and what it has read and written."""
         world, cpu = self._world, move.cpu
         self._noted.clear()
         self._reads.clear()
         self._writes.clear()
         self._everything = False
-        self._writes.add(("cpu", cpu))
+        self._writes.add(cpu_itself(cpu))
         width, entries, cached = _WORD, {}, 0
         held = world.held[cpu]
         if move.kind == "interrupt":
-            self._writes.add(("ipi", cpu))
+            self._writes.add(ipis_of(cpu))
         elif move.kind == "access":
             assert held is not None
             instruction = self._instruction(cpu)
             if instruction is not None and instruction.memory is not None:
                 width = max(width, instruction.memory.width)
-            option = world.option(cpu, held, move.choice)
+            option = world.choices.option(cpu, held, move.choice)
             cached = option.value if option.how is How.CACHED else 0
             entries = {page: self._entry(cpu, page) for page in self._pages(held.address, width)}
         elif move.kind == "store":
@@ -133,26 +137,26 @@ class Recorder:
         finding = world.make(move)
         for address, is_store in self._noted:
             self._accessed(cpu, address, width, is_store, entries, cached)
-        self._writes |= {("pte", page) for page in world.tables.stored}
+        self._writes |= {_pte(page) for page in world.tables.stored}
         if world.buffers.stores[cpu]:
-            self._writes.add(("cpu", cpu))
+            self._writes.add(cpu_itself(cpu))
         if world.machine.end() is not None:
             self._everything = True
-        return finding, Footprint(frozenset(self._reads), frozenset(self._writes), self._everything)
+        return finding, ReadWriteSets(frozenset(self._reads), frozenset(self._writes), self._everything)
 
-    def waiting(self, cpu: int) -> Footprint:
+    def waiting(self, cpu: int) -> ReadWriteSets:
         """What a CPU waits for that stands at a step that cannot be made now."""
         step = self._world.runtime.calls[cpu][-1].step
         if isinstance(step, steps.Lock):
-            return Footprint(writes=frozenset({("cpu", cpu), ("lock", step.name)}))
+            return ReadWriteSets(writes=frozenset({cpu_itself(cpu), _lock(step)}))
         if isinstance(step, steps.WaitForAck):
             words = _words(self._world.runtime.kernel.waiting_words(step.cpu))
-            return Footprint(frozenset(words), frozenset({("cpu", cpu)}))
+            return ReadWriteSets(frozenset(words), frozenset({cpu_itself(cpu)}))
         return EVERYTHING
 
-    def arriving(self, cpu: int) -> Footprint:
+    def arriving(self, cpu: int) -> ReadWriteSets:
         """What the arrival of an interrupt at a CPU would read and write."""
-        return Footprint(writes=frozenset({("cpu", cpu), ("ipi", cpu)}))
+        return ReadWriteSets(writes=frozenset({cpu_itself(cpu), ipis_of(cpu)}))
 
     # --- accesses
 
@@ -162,8 +166,7 @@ class Recorder:
 
     def _entry(self, cpu: int, page: int) -> int:
         """The leaf entry of a managed page as it is now, 0 if no table reaches it."""
-        leaf = self._world.machine.cpus[cpu].mmu.leaf_address(page << 12)
-        return 0 if leaf is None else self._world.machine.memory.read64(leaf)
+        return self._world.choices.entry(cpu, page << 12)
 
     def _pages(self, address: int, width: int) -> list[int]:
         pages = range(address >> 12, (address + width - 1 >> 12) + 1)
@@ -184,26 +187,26 @@ class Recorder:
                 self._everything |= is_store and physical & 0xFFF != _EOI
             return
         was, now = before.get(page), self._entry(cpu, page)
-        self._reads |= {("pte", page), ("threads",)}
-        self._writes.add(("may", cpu, page))
+        self._reads |= {_pte(page), THREADS}
+        self._writes.add(_may(cpu, page))
         if was is None or was != now:  # A or D set; or a page that the instruction was not expected to reach
-            self._writes.add(("pte", page))
+            self._writes.add(_pte(page))
         entries = [entry for entry in (was or 0, now, cached) if entry & P]
         for frame in sorted({entry & FRAME_MASK for entry in entries}):
-            self._reads.add(("ghost", frame))
+            self._reads.add(_life(frame))
             self._touch(frame | address & 0xFFF, width, is_store)
 
     def _touch(self, physical: int, width: int, is_store: bool) -> None:
         """Words of RAM are read, or read and written."""
-        words = [("word", word) for word in range(physical // _WORD, (physical + width - 1) // _WORD + 1)]
-        entries = [("pte", page) for _, page in self._world.tables.pages_of(physical, width)]
+        words = [_word(word) for word in range(physical // _WORD, (physical + width - 1) // _WORD + 1)]
+        entries = [_pte(page) for _, page in self._world.tables.pages_of(physical, width)]
         self._reads.update(words)
         self._reads.update(entries)
-        self._reads.add(("filled", physical & ~0xFFF))
+        self._reads.add(_filled(physical & ~0xFFF))
         if is_store:
             self._writes.update(words)
             self._writes.update(entries)
-            self._reads.add(("looked", physical & ~0xFFF))
+            self._reads.add(_looked(physical & ~0xFFF))
 
     def _becomes_visible(self, cpu: int) -> None:
         """The store of a read-modify-write, which its CPU has made and nobody else has seen."""
@@ -225,13 +228,13 @@ class Recorder:
             for _, page in sorted(self._world.lazy.may):
                 self._invalidates(cpu, page)
         elif name == "in":  # the console, when the guest panics
-            self._writes.add(("ports",))
+            self._writes.add(_PORTS)
         elif name not in _ALONE:
             self._everything = True
 
     def _invalidates(self, cpu: int, page: int) -> None:
-        self._reads.add(("pte", page))
-        self._writes.add(("may", cpu, page))
+        self._reads.add(_pte(page))
+        self._writes.add(_may(cpu, page))
 
     # --- a policy's steps
 
@@ -244,7 +247,7 @@ class Recorder:
             return
         step, pools = calls[-1].step, world.runtime.pools
         if move.choice:
-            self._writes.add(("pte", step.page.address >> 12))
+            self._writes.add(_pte(step.page.address >> 12))
         self._was_empty = pools is not None and not pools.level(cpu)
         if isinstance(step, steps.Tlbsync):
             for issuer, rax, pages, _ in world.machine.broadcast.snapshot():
@@ -260,15 +263,15 @@ class Recorder:
         """A policy looks at its thread, or a switch changes what it sees there."""
         switches = call.hook in (HookKind.SWITCH_IN, HookKind.SWITCH_OUT)
         lives = call.hook in (HookKind.CREATE_THREAD, HookKind.EXIT_THREAD)
-        (self._writes if switches else self._reads).add(("thread", call.thread))
-        (self._writes if lives else self._reads).add(("threads",))
+        (self._writes if switches else self._reads).add(thread_of(call.thread))
+        (self._writes if lives else self._reads).add(THREADS)
 
-    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: object, answer: object, previous: Pte | None) -> None:
         """A micro-step was made."""
         reads, writes = self._reads, self._writes
-        reads |= {("thread", call.thread), ("threads",)}
+        reads |= {thread_of(call.thread), THREADS}
         if isinstance(step, steps.ReadPte):
-            reads.add(("pte", step.page.address >> 12))
+            reads.add(_pte(step.page.address >> 12))
         elif isinstance(step, steps.PteStore):
             self._stored(step, previous)
         elif isinstance(step, steps.Invlpg):
@@ -278,62 +281,109 @@ class Recorder:
         elif isinstance(step, steps.TakePage | steps.AllocPage | steps.PoolLevel | steps.GiveBack):
             self._pooled(cpu, call, step, answer)
         elif isinstance(step, steps.ZeroPage):
-            writes |= {("filled", step.frame), ("looked", step.frame)}
+            writes |= {_filled(step.frame), _looked(step.frame)}
         elif isinstance(step, steps.Load):
-            reads.add(("variable", step.name, step.key))
+            reads.add(_variable(step))
         elif isinstance(step, steps.Store | steps.Swap):
-            writes.add(("variable", step.name, step.key))
+            writes.add(_variable(step))
         elif isinstance(step, steps.Sleepers):
-            reads |= {("thread", thread) for thread in self._world.runtime.threads}
+            reads |= {thread_of(thread) for thread in self._world.runtime.threads}
         elif isinstance(step, steps.ThreadAt):
-            reads |= {("thread", thread.id) for thread in (answer,) if thread is not None}
+            reads |= {thread_of(thread.id) for thread in (answer,) if isinstance(thread, Thread)}
         elif isinstance(step, steps.Lock | steps.Unlock):
-            writes.add(("lock", step.name))
+            writes.add(_lock(step))
         elif isinstance(step, steps.PostFlush):
             writes.update(_words(self._world.runtime.kernel.posting_words(step.cpu)))
         elif isinstance(step, steps.WaitForAck):
             reads.update(_words(self._world.runtime.kernel.waiting_words(step.cpu)))
         elif isinstance(step, steps.SendIpi):
-            writes.add(("ipi", step.cpu))
+            writes.add(ipis_of(step.cpu))
         elif not isinstance(step, steps.OtherCpus | steps.Tlbsync):
             self._everything = True
 
     def _stored(self, step: steps.PteStore, previous: Pte | None) -> None:
         """A store to a leaf entry; one that was compared in vain has only read it."""
         page = step.page.address >> 12
-        self._reads.add(("pte", page))
+        self._reads.add(_pte(page))
         if previous is None:
             return
-        self._writes.add(("pte", page))
+        self._writes.add(_pte(page))
         for pte in (previous, step.pte):
             if pte.present:
-                self._writes.add(("ghost", pte.frame))
+                self._writes.add(_life(pte.frame))
         if step.pte.present:  # the oracle looks for another thread's data in it
-            self._reads.add(("filled", step.pte.frame))
-            self._writes.add(("looked", step.pte.frame))
+            self._reads.add(_filled(step.pte.frame))
+            self._writes.add(_looked(step.pte.frame))
 
-    def _pooled(self, cpu: int, call: HookCall, step: Any, answer: Any) -> None:
+    def _pooled(
+        self,
+        cpu: int,
+        call: HookCall,
+        step: steps.TakePage | steps.AllocPage | steps.PoolLevel | steps.GiveBack,
+        answer: object,
+    ) -> None:
         writes = self._writes
         if isinstance(step, steps.PoolLevel):
-            self._reads.add(("pool", cpu))
+            self._reads.add(_pool(cpu))
         elif isinstance(step, steps.GiveBack):
-            writes |= {("pool", cpu if step.cpu is None else step.cpu), ("ghost", step.frame)}
+            writes |= {_pool(cpu if step.cpu is None else step.cpu), _life(step.frame)}
         else:
-            writes.add(("thread", call.thread))  # whether there was a page for it
+            writes.add(thread_of(call.thread))  # whether there was a page for it
             if isinstance(step, steps.AllocPage) or (step.fallback and self._was_empty):
-                writes.add(("reserve",))
+                writes.add(_RESERVE)
             if isinstance(step, steps.TakePage):
-                writes.add(("pool", cpu))
-            if answer is not None:
-                writes.add(("ghost", answer))
+                writes.add(_pool(cpu))
+            if isinstance(answer, int):
+                writes.add(_life(answer))
 
     def on_thread(self, _: Thread) -> None:
         """The set of threads changes."""
-        self._writes.add(("threads",))
+        self._writes.add(THREADS)
 
     on_thread_end = on_thread
 
 
-def _words(addresses: list[int]) -> list[Thing]:
+def _words(addresses: list[int]) -> list[Location]:
     """Words of memory, by physical address."""
-    return [("word", address // _WORD) for address in addresses]
+    return [_word(address // _WORD) for address in addresses]
+
+
+def _word(number: int) -> Location:
+    return f"word {number}"
+
+
+def _filled(frame: int) -> Location:
+    return f"filled {frame}"
+
+
+def _looked(frame: int) -> Location:
+    return f"looked {frame}"
+
+
+def _pte(page: int) -> Location:
+    return f"pte {page}"
+
+
+def _may(cpu: int, page: int) -> Location:
+    return Component("may", (cpu, page)).label
+
+
+def _life(frame: int) -> Location:
+    return Component("life", frame).label
+
+
+def _pool(cpu: int) -> Location:
+    return Component("pool", cpu).label
+
+
+def _variable(step: steps.Load | steps.Store | steps.Swap) -> Location:
+    return Component("variable", (step.name, step.key)).label
+
+
+def _lock(step: steps.Lock | steps.Unlock) -> Location:
+    return Component("lock", step.name).label
+
+
+def cpu_itself(cpu: int) -> Location:
+    """Names a CPU itself."""
+    return Component("cpu", cpu).label

@@ -22,16 +22,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from kstack.explore.dependence import EVERYTHING, Footprint, Recorder
+from kstack.explore.dependence import EVERYTHING, DependenceRecorder, ReadWriteSets
 from kstack.explore.model.gate import Visible
 from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
-from kstack.explore.wait_loops import Look, Spin, local_of, look_of, looks_after, spins_after
-from kstack.explore.world import FoundBefore, Grown, Move, NotReady, State, World
+from kstack.explore.start import FoundBefore, NotReady
+from kstack.explore.states import Grown, Move, State
+from kstack.explore.wait_loops import IdleMove, WaitLoop, idle_after, idle_move_of, local_of, waiting_after
+from kstack.explore.world import World
 from kstack.sanitizer.findings import Finding
 from kstack.x86.registers import Gpr
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds
-NOTHING: Final = Footprint()
+NOTHING: Final = ReadWriteSets()
 
 
 class Watcher(Protocol):
@@ -63,34 +65,34 @@ class _Node:
 
     Attributes:
         ready: the moves of each process that can move.
-        asleep: processes that need not move from here now, and the footprint of their next step.
-        looks, spins: by CPU, what it has read since it last changed anything, and what it waits for.
+        sleep_set: the sleep set: processes that need not move from here now, and what their next step reads and writes.
+        idle, waiting: by CPU, its moves since it last changed anything, and what it waits for.
         backtrack: processes to move from here, in order; those before `at` have been begun.
         last, preemptions: the CPU that moved last, and how often one was left that could have gone on.
-        process, move, footprint: the event that the path goes on by.
+        process, move, sets: the event that the path goes on by, and what it reads and writes.
         before: the events that happened before it, as bits.
         place: RIP and RSP of the CPU before it.
-        step: the footprint of all choices of `process` together.
+        step: what all choices of `process` together read and write.
         left: its choices still to be made.
         explored: an event has been made from here.
     """
 
     state: State
-    key: bytes
+    key: int
     ready: dict[Process, list[Move]]
-    asleep: dict[Process, Footprint]
-    looks: dict[int, tuple[Look, ...]]
-    spins: dict[int, Spin]
+    sleep_set: dict[Process, ReadWriteSets]
+    idle: dict[int, tuple[IdleMove, ...]]
+    waiting: dict[int, WaitLoop]
     last: int
     preemptions: int
     backtrack: list[Process] = field(default_factory=list)
     at: int = 0
     process: Process | None = None
     move: Move | None = None
-    footprint: Footprint = NOTHING
+    sets: ReadWriteSets = NOTHING
     before: int = 0
     place: tuple[int, int] = (0, 0)
-    step: Footprint = NOTHING
+    step: ReadWriteSets = NOTHING
     left: list[Move] = field(default_factory=list)
     moved: bool = False
     explored: bool = False
@@ -124,7 +126,7 @@ def dpor(
             if visible.grown:  # on the way to the first visible operations
                 continue
             if preemptions is None:
-                return Search(world, bounds, None, progress, watcher).run()
+                return SourceSetSearch(world, bounds, None, progress, watcher).run()
             return _deepen(world, bounds, preemptions, progress, watcher)
         except Grown:
             continue
@@ -134,18 +136,18 @@ def dpor(
 
 def _deepen(world: World, bounds: Bounds, most: int, progress: Progress, watcher: Watcher | None) -> Outcome:
     """Search with 0, 1, 2, ... preemptions, until something is found or nothing was cut."""
-    root, recorder = world.state(), Recorder(world)
+    root, recorder = world.state(), DependenceRecorder(world)
     executions = states = moves = 0
     for bound in range(most + 1):
         world.become(root)
-        outcome = Search(world, bounds, bound, progress, watcher, recorder).run()
+        outcome = SourceSetSearch(world, bounds, bound, progress, watcher, recorder).run()
         executions, states, moves = executions + outcome.executions, states + outcome.states, moves + outcome.moves
         if outcome.verdict != "undecided" or outcome.cut.startswith("budget"):
             break
     return outcome.__class__(**{**vars(outcome), "executions": executions, "states": states, "moves": moves})
 
 
-class Search:
+class SourceSetSearch:
     """One search from a world's present state.
 
     Args:
@@ -160,10 +162,10 @@ class Search:
         preemptions: int | None,
         progress: Progress,
         watcher: Watcher | None,
-        recorder: Recorder | None = None,
+        recorder: DependenceRecorder | None = None,
     ) -> None:
         self._world = world
-        self._recorder = recorder or Recorder(world)
+        self._recorder = recorder or DependenceRecorder(world)
         self._bounds = bounds
         self._preemptions = preemptions
         self._progress = progress
@@ -225,7 +227,7 @@ class Search:
                 return None
             process = node.backtrack[node.at]
             node.at += 1
-            if process in node.asleep or process not in node.ready or self._is_beyond(node, process):
+            if process in node.sleep_set or process not in node.ready or self._is_beyond(node, process):
                 continue
             node.process, node.step, node.moved = process, NOTHING, False
             node.left = list(node.ready[process])
@@ -236,7 +238,7 @@ class Search:
         assert node.process is not None
         if node.moved:
             if self._preemptions is None:
-                node.asleep[node.process] = node.step
+                node.sleep_set[node.process] = node.step
         else:
             del node.ready[node.process]
             self._consider(node.process, node.step, len(self._path) - 1, node.place)
@@ -246,7 +248,7 @@ class Search:
         """Choose a process if none has moved from here yet; if none can, the path ends here."""
         if node.explored:
             return False
-        awake = [process for process in node.ready if process not in node.asleep]
+        awake = [process for process in node.ready if process not in node.sleep_set]
         awake = [process for process in awake if process not in node.backtrack]
         if awake:
             node.backtrack.append(next((one for one in awake if one.cpu == node.last), awake[0]))
@@ -268,7 +270,7 @@ class Search:
 
     def _end(self, node: _Node) -> None:
         world = self._world
-        if any(spin.chose for spin in node.spins.values()):
+        if any(loop.chose for loop in node.waiting.values()):
             return  # by the other choice it goes on, from the same state
         self._go(node)
         self._executions += 1
@@ -295,11 +297,11 @@ class Search:
         if self._watcher is not None:
             self._watcher.moves(world, depth, move)
         self._here = None
-        finding, footprint = self._recorder.make(move)
+        finding, sets = self._recorder.make(move)
         if world.visible.grown:
             raise Grown(tuple(sorted(world.visible.frames)))
         self._moves += 1
-        node.step = node.step.with_(footprint)
+        node.step = node.step.with_(sets)
         if self._watcher is not None:
             self._watcher.moved(world, depth, move, finding)
         after = world.state()
@@ -307,8 +309,8 @@ class Search:
         if key == node.key and finding is None:
             return
         node.moved = node.explored = True
-        node.move, node.footprint = move, footprint
-        node.before = self._consider(process, footprint, depth, node.place)
+        node.move, node.sets = move, sets
+        node.before = self._consider(process, sets, depth, node.place)
         if finding is not None and self._first is None:
             self._first = (finding, tuple(one.move for one in self._path if one.move is not None))
             if self._watcher is None:
@@ -316,19 +318,19 @@ class Search:
         if self._bounds.depth is not None and depth + 1 >= self._bounds.depth:
             self._cut = f"depth {self._bounds.depth}"
             return
-        asleep = {other: step for other, step in node.asleep.items() if not step.depends(footprint)}
-        look = look_of(move, footprint, node.state, after, local, len(node.ready[process]) > 1)
-        looks = looks_after(node.looks, move.cpu, footprint, look)
-        spins = spins_after(node.spins, move.cpu, footprint, looks, local_of(world, move.cpu))
+        sleep_set = {other: step for other, step in node.sleep_set.items() if not step.depends(sets)}
+        last = idle_move_of(move, sets, node.state, after, local, len(node.ready[process]) > 1)
+        idle = idle_after(node.idle, move.cpu, sets, last)
+        waiting = waiting_after(node.waiting, move.cpu, sets, idle, local_of(world, move.cpu))
         cost = node.preemptions + self._cost(node, process)
-        self._push((after, key), asleep, looks, spins, process.cpu, cost)
+        self._push((after, key), sleep_set, idle, waiting, process.cpu, cost)
 
     def _push(
         self,
-        reached: tuple[State, bytes] | None,
-        asleep: dict[Process, Footprint],
-        looks: dict[int, tuple[Look, ...]],
-        spins: dict[int, Spin],
+        reached: tuple[State, int] | None,
+        sleep_set: dict[Process, ReadWriteSets],
+        idle: dict[int, tuple[IdleMove, ...]],
+        waiting: dict[int, WaitLoop],
         last: int,
         preemptions: int,
     ) -> None:
@@ -342,23 +344,23 @@ class Search:
         has_ended = world.machine.end() is not None
         for move in world.moves():
             ready.setdefault(Process(move.cpu, move.kind == "interrupt"), []).append(move)
-        able = [process for process in ready if has_ended or (not process.is_arrival and process.cpu in spins)]
+        able = [process for process in ready if has_ended or (not process.is_arrival and process.cpu in waiting)]
         for process in able:
             del ready[process]
-        self._path.append(_Node(*reached, ready, asleep, looks, spins, last, preemptions))
+        self._path.append(_Node(*reached, ready, sleep_set, idle, waiting, last, preemptions))
         self._states += 1
         self._depth = max(self._depth, len(self._path) - 1)
         if has_ended:
             for process in able:
                 self._consider(process, EVERYTHING, len(self._path) - 1, self._place(process.cpu))
         else:
-            self._consider_waiting(ready, spins)
+            self._consider_waiting(ready, waiting)
 
-    def _consider_waiting(self, ready: dict[Process, list[Move]], spins: dict[int, Spin]) -> None:
+    def _consider_waiting(self, ready: dict[Process, list[Move]], waiting: dict[int, WaitLoop]) -> None:
         """Processes that cannot move now might have moved earlier."""
         world, depth = self._world, len(self._path) - 1
         for cpu in world.programs:
-            if world.held[cpu] is not None and Process(cpu) not in ready and cpu not in spins:
+            if world.held[cpu] is not None and Process(cpu) not in ready and cpu not in waiting:
                 self._consider(Process(cpu), self._recorder.waiting(cpu), depth, self._place(cpu))
         for cpu in sorted({ipi.target for ipi in world.machine.ipis}):
             if Process(cpu, True) not in ready:
@@ -370,7 +372,7 @@ class Search:
         registers = self._world.machine.cpus[cpu].registers
         return registers.rip, registers.gpr[Gpr.RSP]
 
-    def _consider(self, process: Process, footprint: Footprint, depth: int, place: tuple[int, int]) -> int:
+    def _consider(self, process: Process, sets: ReadWriteSets, depth: int, place: tuple[int, int]) -> int:
         """Take a step of `process` at `place` behind the path's first `depth` events into account.
 
         For each event that races with it (depends on it, with nothing between them that orders them),
@@ -388,7 +390,7 @@ class Search:
                 continue
             event = self._path[number]
             assert event.process is not None
-            if event.process == process or event.footprint.depends(footprint):
+            if event.process == process or event.sets.depends(sets):
                 before |= event.before | 1 << number
                 if event.process.cpu != process.cpu or (process.is_arrival and not event.process.is_arrival):
                     races.append(number)
@@ -423,7 +425,7 @@ class Search:
             without |= 1 << later
         if not before & without:
             initials.append(process)
-        if any(initial in node.backtrack or initial in node.asleep for initial in initials):
+        if any(initial in node.backtrack or initial in node.sleep_set for initial in initials):
             return
         possible = [initial for initial in initials if initial in node.ready]
         if not possible:

@@ -1,23 +1,34 @@
-"""What a move touches, as parts of a state: noted while it is made on the machine.
+"""The footprint of a move: all that it touches of a state, recorded while it is made on the machine.
 
-A write counts as a read too, so that what a move leaves as it was is known to have been so. Frames are noted by words
-where the model itself reads and writes, and where a CPU makes a single access that comes back to the model (visible
-pages: as many words as the longest access has); a frame that a CPU's engine has at its free disposal is noted whole.
+It is asked in two ways. What a move's outcome depends on, components and words of frames with the values that they have
+(`reads`), is by what `transitions.py` recalls it: a write counts as a read there, so that what a move leaves as it was is
+known to have been so. What it has to do with other moves, locations and how each is accessed (`read`, `written`), is by what
+`persistent_sets.py` finds that two commute, and `may_access.py` keeps it.
+
+Frames are recorded by words where the model itself reads and writes, and where a CPU makes a single access that comes back to
+the model (visible pages: as many words as the longest access has); a frame that a CPU's engine has at its free disposal
+is recorded whole.
+
+The engine dpor goes by something else (`dependence.py`): it must say of two moves, both of which were made, that their order is
+no matter, and each pair of which it cannot say so is an execution more. So it goes by what an operation means, where
+a footprint has all that the model looked at on the way, such as every entry that a flush goes through; and it knows nothing of values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import enum
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-from kstack.explore.components import Cells
+from kstack.explore.components import Component, ComponentKind, Name
 from kstack.explore.model.gate import gate_of
+from kstack.explore.nodes import ComponentTable, ComponentValue, Node
+from kstack.explore.recorded import RecordedAreas, RecordedDict, RecordedPools
+from kstack.explore.states import StackArea
 from kstack.explore.world import World
 from kstack.stacks import Pte, Sleepers, Thread, ThreadAt
-from kstack.stacks.area import Areas
 from kstack.stacks.host.call import HookCall
-from kstack.stacks.host.pool import Pools
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.x86.addresses import PAGE
 
@@ -25,148 +36,66 @@ WORD: Final = 8  # bytes
 LONGEST: Final = 64  # bytes of one access
 WHOLE: Final = -1  # instead of a word's offset
 THREADS: Final = "threads"  # which there are: one that looks at all of them touches that
+_WORDS: Final = range(0, PAGE, WORD)
 
 
-class _Watched(dict[Any, Any]):
-    """A dictionary that notes which of its keys are touched.
+class AccessMode(enum.IntEnum):
+    """How a location is accessed; of a frame, a word in it too, which is a location of its own."""
 
-    Args:
-        found: what is in it.
-        note: told of each key.
-        everything: the keys that count as touched where somebody looks which there are.
-    """
-
-    def __init__(self, found: dict[Any, Any], note: Callable[[Any], None], everything: Iterable[Any] = ()) -> None:
-        super().__init__(found)
-        self._note = note
-        self._everything = everything
-
-    def __getitem__(self, key: Any) -> Any:
-        self._note(key)
-        return super().__getitem__(key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._note(key)
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: Any) -> None:
-        self._note(key)
-        super().__delitem__(key)
-
-    def __contains__(self, key: Any) -> bool:
-        self._note(key)
-        return super().__contains__(key)
-
-    def __iter__(self) -> Iterator[Any]:
-        for key in self._everything:
-            self._note(key)
-        return super().__iter__()
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        """As of a dictionary."""
-        self._note(key)
-        return super().get(key, default)
-
-    def pop(self, key: Any, *default: Any) -> Any:
-        """As of a dictionary."""
-        self._note(key)
-        return super().pop(key, *default)
+    READ = 0
+    WRITE = 1
+    READ_IN = 2
+    WRITE_IN = 3
 
 
-class _WatchedPools:
-    """Pools that note which of them are touched.
+READ, WRITE, READ_IN, WRITE_IN = AccessMode
+Location = str
+"""Names one thing that moves have in common; the same in every process."""
+
+
+class LocationAccess(NamedTuple):
+    """A location, and how it is accessed."""
+
+    location: Location
+    mode: AccessMode
+
+
+class Footprint:
+    """What a move has touched, in order.
 
     Args:
-        inside: the pools.
-        note: told of parts.
-    """
-
-    def __init__(self, inside: Pools, note: Callable[..., None]) -> None:
-        self._inside = inside
-        self._note = note
-
-    def take(self, cpu: int, fallback: bool = True) -> int | None:
-        """As of pools; what is behind them all is touched where the CPU's is empty."""
-        self._note("pool", cpu)
-        if fallback and not self._inside.level(cpu):
-            self._note("reserve")
-        return self._inside.take(cpu, fallback)
-
-    def allocate(self) -> int | None:
-        """As of pools."""
-        self._note("reserve")
-        return self._inside.allocate()
-
-    def give(self, cpu: int, frame: int) -> None:
-        """As of pools."""
-        self._note("pool", cpu)
-        self._inside.give(cpu, frame)
-
-    def level(self, cpu: int) -> int:
-        """As of pools."""
-        self._note("pool", cpu)
-        return self._inside.level(cpu)
-
-    def snapshot(self) -> Any:
-        """As of pools; a state is no part of a move."""
-        return self._inside.snapshot()
-
-    def __contains__(self, frame: int) -> bool:
-        self._note("life", frame)  # which says whether it is in one of them
-        return frame in self._inside
-
-
-class _WatchedAreas:
-    """Stack areas that note of which pages somebody has asked whose they are.
-
-    Args:
-        inside: the areas.
-        note: told of addresses.
-    """
-
-    def __init__(self, inside: Areas, note: Callable[[int], None]) -> None:
-        self._inside = inside
-        self._note = note
-        self.add = inside.add
-
-    def find(self, threads: Mapping[int, Thread], address: int) -> Thread | None:
-        """As of areas."""
-        self._note(address)
-        return self._inside.find(threads, address)
-
-
-class Touched:
-    """What has been touched: places of parts, each with a word's offset in it or WHOLE, in order.
-
-    Args:
-        cells: of the world that is watched.
+        table: of the world in which it is made.
+        cpu: whose move it is.
 
     Attributes:
-        places: the same.
-        frames: (number, offset) of frames that are the same in all states so far, and so are no parts.
-        threads: of which threads, or pages of stacks, it was asked whether there are any: names, as `thread_names` has.
+        reads: places of components, each with a word's offset in it or WHOLE.
+        unplaced: (number, offset) of frames that are the same in all states so far, and so are no components.
+        threads: of which threads, or pages of stacks, it was asked whether there are any.
     """
 
-    def __init__(self, cells: Cells) -> None:
-        self._cells = cells
-        self.places: dict[tuple[int, int], None] = {}
-        self.frames: dict[tuple[int, int], None] = {}
-        self.threads: dict[str, None] = {}
+    def __init__(self, table: ComponentTable, cpu: int) -> None:
+        self._table = table
+        self._cpu = cpu
+        self.reads: dict[tuple[int, int], None] = {}
+        self.unplaced: dict[tuple[int, int], None] = {}
+        self.threads: dict[Location, None] = {}
 
-    def part(self, *part: Any) -> None:
-        """Note a part."""
-        self.places[self._cells.place(part), WHOLE] = None
+    # --- what is recorded
+
+    def component(self, component: Component) -> None:
+        """A component."""
+        self.reads[self._table.place(component), WHOLE] = None
 
     def frame(self, number: int, offset: int) -> None:
-        """Note a word of a frame, or all of it."""
-        place = self._cells.known(("frame", number))
+        """A word of a frame, or all of it."""
+        place = self._table.known(Component("frame", number))
         if place is None:
-            self.frames[number, offset] = None
+            self.unplaced[number, offset] = None
         else:
-            self.places[place, offset] = None
+            self.reads[place, offset] = None
 
     def memory(self, address: int, size: int) -> None:
-        """Note bytes of RAM."""
+        """Bytes of RAM."""
         first, last = address >> 12, address + size - 1 >> 12
         if first != last or size >= PAGE:
             for number in range(first, last + 1):
@@ -177,102 +106,197 @@ class Touched:
             self.frame(first, word)
 
     def entered(self, physical: int, single: bool) -> None:
-        """Note where in RAM a CPU goes: by a single access, or to a frame to which it may come back unseen."""
+        """Where in RAM a CPU goes: by a single access, or to a frame to which it may come back unseen."""
         if single:
             self.memory(physical, min(LONGEST, PAGE - (physical & PAGE - 1)))
         else:
             self.frame(physical >> 12, WHOLE)
 
     def life(self, frame: int) -> None:
-        """Note the life of a frame, if it is one of the policy's."""
-        if self._cells.has_life(frame):
-            self.part("life", frame)
+        """The life of a frame, if it is one of the policy's."""
+        if self._table.has_life(frame):
+            self.component(Component("life", frame))
 
     def thread(self, thread: int) -> None:
-        """Note a thread, by its id."""
+        """A thread, by its id."""
         if thread:
-            self.threads[f"thread {thread}"] = None
-            self.part("asleep", thread)
+            self.threads[thread_of(thread)] = None
+            self.component(Component("asleep", thread))
 
     def area(self, address: int) -> None:
-        """Note that somebody has asked whose stack an address is in."""
-        self.threads[f"area {address // PAGE:#x}"] = None
+        """Somebody has asked whose stack an address is in."""
+        self.threads[_area(address // PAGE)] = None
 
     def all_threads(self, threads: Iterable[int]) -> None:
-        """Note all threads, by their ids, and which there are."""
+        """All threads, by their ids, and which there are."""
         self.threads[THREADS] = None
         for thread in threads:
-            self.part("asleep", thread)
+            self.component(Component("asleep", thread))
+
+    def place_frames(self) -> list[tuple[int, int]]:
+        """Frames that were no components when they were touched may be now; those that are not are taken out."""
+        left: list[tuple[int, int]] = []
+        for number, offset in self.unplaced:
+            place = self._table.known(Component("frame", number))
+            if place is None:
+                left.append((number, offset))
+            else:
+                self.reads[place, offset] = None
+        self.unplaced.clear()
+        return left
+
+    # --- what it has to do with other moves
+
+    def read(self) -> dict[LocationAccess, None]:
+        """What has been read, as accesses to locations."""
+        found = {LocationAccess(Component("cpu", self._cpu).label, READ): None}
+        for name in self.threads:
+            found[LocationAccess(name, READ)] = None
+            if name != THREADS:
+                found[LocationAccess(THREADS, READ_IN)] = None
+        components = self._table.components
+        frames = [(components[place].name, at) for place, at in self.reads if components[place].kind == "frame"]
+        for number, offset in (*frames, *self.unplaced):
+            if offset == WHOLE:
+                found[LocationAccess(_frame(number), READ)] = None
+            else:
+                found[LocationAccess(_frame(number), READ_IN)] = None
+                found[LocationAccess(_word(number, offset), READ)] = None
+        others = [components[place] for place, _ in self.reads if components[place].kind not in ("frame", "ipis")]
+        return found | {LocationAccess(component.label, READ): None for component in others}
+
+    def written(self, node: Node, after: Node, changed: Sequence[int]) -> dict[LocationAccess, None]:
+        """What has been changed, as accesses to locations.
+
+        Args:
+            node: the state before the move.
+            after: the state behind it.
+            changed: places of the components in which they differ.
+        """
+        found = {LocationAccess(Component("ended").label, READ): None}
+        for place in changed:
+            component, old, new = self._table.components[place], node.values[place], after.values[place]
+            if component.kind == "frame":
+                found[LocationAccess(_frame(component.name), WRITE_IN)] = None
+                words = words_changed(old, new)
+                found |= {LocationAccess(_word(component.name, at), WRITE): None for at in words}
+            elif component.kind == "ipis":
+                for cpu in range(self._table.cpus):
+                    was, now = ([ipi for ipi in one.value if ipi.target == cpu] for one in (old, new))
+                    if was != now:
+                        found[LocationAccess(ipis_of(cpu), WRITE)] = None
+            elif component.kind == "threads":
+                found[LocationAccess(THREADS, WRITE_IN)] = None
+                found |= {LocationAccess(name, WRITE): None for name in _come_and_gone(old.value[0], new.value[0])}
+            else:
+                found[LocationAccess(component.label, WRITE)] = None
+        return found
 
 
-def thread_names(thread: int, bottom: int, size: int) -> list[str]:
-    """What comes and goes with a thread.
+def words_changed(old: ComponentValue, new: ComponentValue) -> list[int]:
+    """The offsets of the words in which two values of a frame differ."""
+    before: bytes = old.value
+    after: bytes = new.value
+    return [at for at in _WORDS if before[at : at + WORD] != after[at : at + WORD]]
 
-    Args:
-        thread: its id.
-        bottom: lowest address of its stack area (bytes).
-        size: bytes of the area.
-    """
-    return [f"thread {thread}", *(f"area {page:#x}" for page in range(bottom // PAGE, (bottom + size) // PAGE))]
+
+def thread_of(thread: int) -> Location:
+    """Names a thread, by its id."""
+    return f"thread {thread}"
+
+
+def _area(page: int) -> Location:
+    return f"area {page:#x}"
+
+
+def _frame(number: Name) -> Location:
+    return f"frame {number}"
+
+
+def _word(number: Name, offset: int) -> Location:
+    return f"frame {number}+{offset:#x}"
+
+
+def ipis_of(cpu: int) -> Location:
+    """Names the interrupts that are on their way to a CPU."""
+    return f"ipi {cpu}"
+
+
+def _with_thread(area: StackArea) -> list[Location]:
+    """What comes and goes with a thread: itself, and the pages of its stack."""
+    pages = range(area.bottom // PAGE, (area.bottom + area.size) // PAGE)
+    return [thread_of(area.thread), *map(_area, pages)]
+
+
+def _come_and_gone(old: Sequence[StackArea], new: Sequence[StackArea]) -> list[Location]:
+    areas = [area for area in (*old, *new) if not (area in old and area in new)]
+    return [name for area in areas for name in _with_thread(area)]
 
 
 class _Hooks:
-    """Notes the threads that a CPU's hooks are about, and those at which a policy looks."""
+    """Records the threads that a CPU's hooks are about, and those at which a policy looks."""
 
-    def __init__(self, touched: Touched, runtime: StackRuntime) -> None:
-        self._touched = touched
+    def __init__(self, footprint: Footprint, runtime: StackRuntime) -> None:
+        self._footprint = footprint
         self._runtime = runtime
 
     def on_call(self, cpu: int, call: HookCall) -> None:
         """A hook has been called."""
-        self._touched.thread(call.thread)
+        self._footprint.thread(call.thread)
 
-    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: object, answer: object, previous: Pte | None) -> None:
         """A micro-step was carried out."""
         if isinstance(step, Sleepers):
-            self._touched.all_threads(self._runtime.threads)
-        elif isinstance(step, ThreadAt) and answer is not None:
-            self._touched.part("asleep", answer.id)
+            self._footprint.all_threads(self._runtime.threads)
+        elif isinstance(step, ThreadAt) and isinstance(answer, Thread):
+            self._footprint.component(Component("asleep", answer.id))
 
 
 @contextmanager
-def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
-    """Note what is touched on a CPU's behalf, from a state that the world has just become."""
-    touched = Touched(cells)
+def recording(world: World, cpu: int, table: ComponentTable) -> Iterator[Footprint]:
+    """Record what is touched on a CPU's behalf, from a state that the world has just become."""
+    footprint = Footprint(table, cpu)
+    note = footprint.component
     core, executor, memory = world.machine.cpus[cpu], world.runtime.executor, world.machine.memory
+    lazy, oracle, runtime, pools = world.lazy, world.oracle, world.runtime, world.runtime.pools
     gate = gate_of(core)
-    core.mmu.softmmu.flush()  # or it would not ask
-    lazy, oracle, runtime = world.lazy, world.oracle, world.runtime
-    pools, areas, seen = executor.pools, executor.areas, oracle.areas
     assert pools is not None
+    core.mmu.softmmu.flush()  # or it would not ask
     for call in runtime.calls[cpu]:
-        touched.thread(call.thread)
-    hooks = _Hooks(touched, runtime)
+        footprint.thread(call.thread)
+    hooks = _Hooks(footprint, runtime)
     world.machine.instruments.add(hooks)
-    drops = (
-        world.machine.mmu_hooks.drop
-    )  # histories are of a witness, which is made again; they would read what no move reads
+    # Histories are of a witness, which is made again; they would read what no move reads.
+    drops = world.machine.mmu_hooks.drop
     heard, drops.heard = drops.heard, []
     own = [(cpu, page) for page in sorted(world.managed)]  # a flush looks for its own CPU's
-    lazy.may = _Watched(lazy.may, lambda key: touched.part("may", *key), own)
-    lazy.ever = _Watched(lazy.ever, lambda key: touched.part("ever", *key))
-    oracle.frames = _Watched(oracle.frames, touched.life)
-    executor.variables = _Watched(executor.variables, lambda key: touched.part("variable", key))
-    executor.locks = _Watched(executor.locks, lambda key: touched.part("lock", key))
-    executor.dry = _Watched(executor.dry, lambda key: touched.part("dry", key))
-    executor.pools = _WatchedPools(pools, touched.part)  # type: ignore[assignment] # looks like them
-    executor.areas = _WatchedAreas(areas, touched.area)  # type: ignore[assignment] # looks like them
-    oracle.areas = _WatchedAreas(seen, touched.area)  # type: ignore[assignment] # looks like them
-    memory.hears_touch.hold(touched.memory)
-    gate.hears_enter.hold(touched.entered)
+
+    def noted(kind: ComponentKind) -> Callable[[Name], None]:
+        return lambda name: note(Component(kind, name))
+
+    # The executor asks how many variables there are, to refuse more than any search could come to.
+    variables = RecordedDict(executor.variables, noted("variable"), has_length=True)
+    recorded: list[tuple[object, str, object]] = [
+        (lazy, "may", RecordedDict(lazy.may, noted("may"), own)),
+        (lazy, "ever", RecordedDict(lazy.ever, noted("ever"))),
+        (oracle, "frames", RecordedDict(oracle.frames, footprint.life)),
+        (executor, "variables", variables),
+        (executor, "locks", RecordedDict(executor.locks, noted("lock"))),
+        (executor, "dry", RecordedDict(executor.dry, noted("dry"))),
+        (executor, "pools", RecordedPools(pools, noted("pool"), lambda: note(Component("reserve")), footprint.life)),
+        (executor, "areas", RecordedAreas(executor.areas, footprint.area)),
+        (oracle, "areas", RecordedAreas(oracle.areas, footprint.area)),
+    ]
+    inside = [(owner, name, getattr(owner, name)) for owner, name, _ in recorded]
+    for owner, name, container in recorded:
+        setattr(owner, name, container)
+    memory.hears_touch.hold(footprint.memory)
+    gate.hears_enter.hold(footprint.entered)
     try:
-        yield touched
+        yield footprint
     finally:
-        lazy.may, lazy.ever = dict(lazy.may.items()), dict(lazy.ever.items())
-        oracle.frames = dict(oracle.frames.items())
-        executor.variables, executor.locks = dict(executor.variables.items()), dict(executor.locks.items())
-        executor.dry, executor.pools = dict(executor.dry.items()), pools
-        executor.areas, oracle.areas = areas, seen
+        for owner, name, container in inside:
+            setattr(owner, name, container)
         drops.heard = heard
         world.machine.instruments.remove(hooks)
         memory.hears_touch.release()

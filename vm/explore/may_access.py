@@ -1,8 +1,8 @@
-"""Who touches what from where on: learned while moves are made, and relied upon to make fewer of them.
+"""What each CPU may access from where it stands: learned while moves are made, and relied upon to make fewer of them.
 
-Things are named, and touched in one of four ways: read or written whole, or, of a frame, a word of it read or written
-(then that word is read or written whole as well). Each way of touching a thing is a bit. Where a CPU stands is a number
-(`Memo.control`); what it can touch from there on is what is touched by the moves that were seen to lead on from there.
+Locations are named, and accessed in one of four modes: read or written whole, or, of a frame, a word of it read or written
+(then that word is read or written whole as well). Each mode of accessing a location is a bit. Where a CPU stands is a number
+(`StateSpace.stands`); what it may access from there on is what is accessed by the moves that were seen to lead on from there.
 Names and numbers are the same in every process.
 """
 
@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-READ, WRITE, READ_IN, WRITE_IN = range(4)
-Touch = tuple[str, int]
-"""A thing's name, and the way in which it is touched."""
+from kstack.explore.footprint import READ, READ_IN, WRITE, WRITE_IN, AccessMode, LocationAccess
+
 Edge = tuple[int, int]
 """Where a CPU stood, and where it stands after a move."""
 
-_WAYS: Final = 4
-_CONFLICTS: Final = {
+_MODES: Final = len(AccessMode)
+_CONFLICTS: Final[Mapping[AccessMode, tuple[AccessMode, ...]]] = {
     READ: (WRITE, WRITE_IN),
     WRITE: (READ, WRITE, READ_IN, WRITE_IN),
     READ_IN: (WRITE,),
@@ -26,32 +25,32 @@ _CONFLICTS: Final = {
 }
 
 
-class Bits(NamedTuple):
-    """Touches as bits: what is touched, and all that conflicts with that."""
+class AccessBits(NamedTuple):
+    """Accesses as bits: what is accessed, and all that conflicts with that."""
 
-    touched: int
+    accessed: int
     conflicting: int
 
 
-class News(NamedTuple):
-    """What is to be added to a `Locality`.
+class LearnedAccesses(NamedTuple):
+    """What is to be added to `FutureAccesses`.
 
     Attributes:
-        names: in the order of their bits.
-        edges: what is touched, as bits, on the way from one place to another.
+        names: of locations, in the order of their bits.
+        edges: what is accessed, as bits, on the way from one place to another.
     """
 
     names: Sequence[str]
     edges: Mapping[Edge, int]
 
 
-class Locality:
-    """Who touches what from where on.
+class FutureAccesses:
+    """What CPUs may access from where they stand.
 
     Attributes:
-        names: of things, each with the number of its first bit.
-        future: by place: all that a CPU that stands there is known to touch from there on, as bits.
-        edges: what is touched, as bits, on the way from one place to another.
+        names: of locations, each with the number of its first bit.
+        future: by place: all that a CPU that stands there is known to access from there on, as bits.
+        edges: what is accessed, as bits, on the way from one place to another.
     """
 
     def __init__(self) -> None:
@@ -60,32 +59,32 @@ class Locality:
         self.edges: dict[Edge, int] = {}
         self._before: dict[int, list[int]] = {}
 
-    def bits(self, touches: Iterable[Touch]) -> Bits:
-        """Touches as bits; new names get the next ones."""
-        touched = conflicting = 0
-        for name, way in touches:
-            first = self.names.setdefault(name, _WAYS * len(self.names))
-            touched |= 1 << first + way
-            for other in _CONFLICTS[way]:
+    def bits(self, accesses: Iterable[LocationAccess]) -> AccessBits:
+        """Accesses as bits; new names get the next ones."""
+        accessed = conflicting = 0
+        for name, mode in accesses:
+            first = self.names.setdefault(name, _MODES * len(self.names))
+            accessed |= 1 << first + mode
+            for other in _CONFLICTS[mode]:
                 conflicting |= 1 << first + other
-        return Bits(touched, conflicting)
+        return AccessBits(accessed, conflicting)
 
-    def add(self, news: News) -> list[int]:
-        """Take in what was learned; the places from which more can be touched than was known."""
+    def add(self, learned: LearnedAccesses) -> list[int]:
+        """Take in what was learned; the places from which more may be accessed than was known."""
         grown: dict[int, None] = {}
-        numbers = [self.names.setdefault(name, _WAYS * len(self.names)) for name in news.names]
-        as_here = numbers == list(range(0, _WAYS * len(numbers), _WAYS))
-        for edge, found in news.edges.items():
+        numbers = [self.names.setdefault(name, _MODES * len(self.names)) for name in learned.names]
+        as_here = numbers == list(range(0, _MODES * len(numbers), _MODES))
+        for edge, found in learned.edges.items():
             self._connect(edge, found if as_here else _renumbered(found, numbers), grown)
         return list(grown)
 
-    def _connect(self, edge: Edge, touched: int, grown: dict[int, None]) -> None:
-        """A move leads from one place to another; note from where more can be touched by that."""
+    def _connect(self, edge: Edge, accessed: int, grown: dict[int, None]) -> None:
+        """A move leads from one place to another; note from where more may be accessed by that."""
         here, there = edge
         if edge not in self.edges:
             self._before.setdefault(there, []).append(here)
-        self.edges[edge] = self.edges.get(edge, 0) | touched
-        work = [(here, touched | self.future.get(there, 0))]
+        self.edges[edge] = self.edges.get(edge, 0) | accessed
+        work = [(here, accessed | self.future.get(there, 0))]
         while work:
             place, found = work.pop()
             old = self.future.get(place, 0)
@@ -96,13 +95,13 @@ class Locality:
 
 
 class Reliances:
-    """Which states' expansions rely on what CPUs do not touch from where they stand."""
+    """Which states' expansions rely on what CPUs do not access from where they stand."""
 
     def __init__(self) -> None:
         self._found: dict[int, dict[int, list[int]]] = {}  # by place and bits: states
 
     def add(self, state: int, relied: Iterable[tuple[int, int]]) -> None:
-        """A state's expansion relies on it that a CPU at each of these places does not touch any of these bits."""
+        """A state's expansion relies on it that a CPU at each of these places does not access any of these bits."""
         for place, bits in relied:
             self._found.setdefault(place, {}).setdefault(bits, []).append(state)
 
@@ -113,12 +112,12 @@ class Reliances:
                 for state in states:
                     yield state, place, bits
 
-    def broken(self, known: Locality, places: Iterable[int]) -> list[int]:
+    def broken(self, known: FutureAccesses, places: Iterable[int]) -> list[int]:
         """Take out the states that have relied on what is not so.
 
         Args:
-            known: who touches what.
-            places: from where more can be touched than was known.
+            known: what CPUs may access.
+            places: from where more may be accessed than was known.
         """
         found: dict[int, None] = {}
         for place in places:
@@ -130,7 +129,7 @@ class Reliances:
 
 def _renumbered(bits: int, numbers: list[int]) -> int:
     """Bits by names' places in a list, as bits by the numbers of their first bits."""
-    found, mask = 0, (1 << _WAYS) - 1
+    found, mask = 0, (1 << _MODES) - 1
     for at, first in enumerate(numbers):
-        found |= (bits >> _WAYS * at & mask) << first
+        found |= (bits >> _MODES * at & mask) << first
     return found

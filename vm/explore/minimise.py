@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kstack.base.ddmin import reduced
-from kstack.explore.transitions import Memo
-from kstack.explore.world import Move
+from kstack.explore.states import Move
+from kstack.explore.transitions import StateSpace
 from kstack.sanitizer.findings import Kind
 
 
-def minimised(memo: Memo, path: Sequence[Move], kind: Kind) -> tuple[Move, ...]:
+def minimised(space: StateSpace, path: Sequence[Move], kind: Kind) -> tuple[Move, ...]:
     """A path that still ends with a finding of this kind, from which no move can be left out.
 
     Args:
-        memo: of the world in which the path was found, with all that is visible on it.
+        space: of the world in which the path was found, with all that is visible on it.
         path: ends with the finding.
         kind: of the finding.
 
@@ -28,28 +28,28 @@ def minimised(memo: Memo, path: Sequence[Move], kind: Kind) -> tuple[Move, ...]:
     """
     found = tuple(path)
     while True:
-        fewer = reduced(found, lambda moves: _attempt(memo, moves, kind))
-        shorter = _merged(memo, tuple(fewer), kind)
+        fewer = reduced(found, lambda moves: _attempt(space, moves, kind))
+        shorter = _merged(space, tuple(fewer), kind)
         if shorter == found:
             return found
         found = shorter
 
 
-def _attempt(memo: Memo, moves: Sequence[Move], kind: Kind) -> tuple[Move, ...] | None:
+def _attempt(space: StateSpace, moves: Sequence[Move], kind: Kind) -> tuple[Move, ...] | None:
     """The moves that can be made of these, up to a finding of this kind; None if none comes."""
-    node, made = memo.root, []
+    node, made = space.root, []
     for move in moves:
-        if move not in memo.moves(node):
+        if move not in space.moves(node):
             continue
-        outcome = memo.make(node, move)
+        transition = space.make(node, move)
         made.append(move)
-        node = outcome.node
-        if outcome.finding is not None:
-            return tuple(made) if outcome.finding.kind is kind else None
+        node = transition.node
+        if transition.finding is not None:
+            return tuple(made) if transition.finding.kind is kind else None
     return None
 
 
-def _merged(memo: Memo, path: tuple[Move, ...], kind: Kind) -> tuple[Move, ...]:
+def _merged(space: StateSpace, path: tuple[Move, ...], kind: Kind) -> tuple[Move, ...]:
     """With neighbouring stretches exchanged as long as that saves switches."""
     found = path
     improved = True
@@ -61,7 +61,7 @@ def _merged(memo: Memo, path: tuple[Move, ...], kind: Kind) -> tuple[Move, ...]:
             moves = tuple(move for stretch in swapped for move in stretch)
             if len(_stretches(moves)) >= len(stretches):
                 continue
-            attempt = _attempt(memo, moves, kind)
+            attempt = _attempt(space, moves, kind)
             if attempt is not None and len(attempt) <= len(found) and len(_stretches(attempt)) < len(stretches):
                 found, improved = attempt, True
                 break

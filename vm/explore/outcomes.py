@@ -18,12 +18,13 @@ from itertools import product
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ScenarioError
-from kstack.explore.components import Node
-from kstack.explore.may_access import Locality
-from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Successor, expand, wander
+from kstack.explore.may_access import FutureAccesses
+from kstack.explore.nodes import Node
+from kstack.explore.persistent_sets import Expansion, PersistentSets, ReliantStates, Successor, expand, wander
 from kstack.explore.problem import Bounds, Problem, Progress
-from kstack.explore.transitions import Memo
-from kstack.explore.world import Grown, World
+from kstack.explore.states import Grown
+from kstack.explore.transitions import StateSpace
+from kstack.explore.world import World
 from kstack.kernels.known import usual_guests
 from kstack.run.booted import BootedScenario
 from kstack.x86.entries import A
@@ -33,10 +34,12 @@ _CLOCK = time.monotonic  # for the budget alone
 _FORM: Final = re.compile(
     r"cpu (?P<cpu>\d{1,3}) (?P<register>\w+)|(?P<what>word|entry) (?P<symbol>[\w.$]+)(\+(?P<offset>\w+))?"
 )
-Values = tuple[int, ...]
+_REGISTERS: Final = {one.name.lower(): int(one) for one in Gpr if one not in (Gpr.RAX, Gpr.RDI, Gpr.RSP)}
+"""But for those that `litmus_end` has changed."""
+FinalValues = tuple[int, ...]
 
 
-class Watched(NamedTuple):
+class FinalValue(NamedTuple):
     """A final value: its name; `cpu`, `word` or `entry`; the CPU, or an address (physical for a word, else linear); the register."""
 
     name: str
@@ -60,7 +63,7 @@ class Reached:
     """
 
     names: tuple[str, ...]
-    outcomes: tuple[Values, ...]
+    outcomes: tuple[FinalValues, ...]
     complete: bool
     states: int
     moves: int
@@ -90,25 +93,25 @@ def outcomes(
     deadline = None if bounds.budget is None else _CLOCK() + bounds.budget
     booted = booted or problem.boot()
     watched = find_watched(problem.scenario, booted)
-    known = Locality() if bounds.reduces else None
-    memo: Memo | None = None
+    known = FutureAccesses() if bounds.reduces else None
+    space: StateSpace | None = None
     while True:
         try:
-            if memo is None:
-                memo = Memo(problem.world(booted))
+            if space is None:
+                space = StateSpace(problem.world(booted))
                 if known is not None:
-                    wander(memo, Reduction(known))
-            found = _Search(memo, bounds, deadline, progress, watched, known).run()
+                    wander(space, PersistentSets(known))
+            found = _Search(space, bounds, deadline, progress, watched, known).run()
             return replace(found, visible=problem.visible)
         except Grown as grown:
-            problem, memo = replace(problem, visible=grown.frames), None
-            known = None if known is None else Locality()
+            problem, space = replace(problem, visible=grown.frames), None
+            known = None if known is None else FutureAccesses()
 
 
 # --- what is watched
 
 
-def find_watched(scenario: str, booted: BootedScenario) -> tuple[Watched, ...]:
+def find_watched(scenario: str, booted: BootedScenario) -> tuple[FinalValue, ...]:
     """The final values that a scenario names; its guest, which is rewound, maps each symbol where it was loaded.
 
     Raises:
@@ -124,18 +127,15 @@ def find_watched(scenario: str, booted: BootedScenario) -> tuple[Watched, ...]:
 _HOW: Final = "write a table [outcomes] with NAME = 'cpu N REGISTER', 'word SYMBOL+OFFSET' or 'entry SYMBOL'"
 
 
-def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Watched:
+def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> FinalValue:
     match, cpus = _FORM.fullmatch(text), booted.machine.cpus
     place = f"scenario {scenario}: outcomes.{name}: {text!r}"
     if match is None:
         raise ScenarioError(f"{place} is no value; {_HOW}")
     if match["register"] is not None:
-        programs = booted.facts.programs
-        spoiled = frozenset(Gpr) if programs is None else programs.spoiled
-        registers = {one.name.lower(): int(one) for one in Gpr if one not in spoiled}
-        if match["register"] not in registers or int(match["cpu"]) >= len(cpus):
-            raise ScenarioError(f"{place}: give a CPU from 0 to {len(cpus) - 1}, and one of {', '.join(registers)}")
-        return Watched(name, "cpu", int(match["cpu"]), registers[match["register"]])
+        if match["register"] not in _REGISTERS or int(match["cpu"]) >= len(cpus):
+            raise ScenarioError(f"{place}: give a CPU from 0 to {len(cpus) - 1}, and one of {', '.join(_REGISTERS)}")
+        return FinalValue(name, "cpu", int(match["cpu"]), _REGISTERS[match["register"]])
     try:
         offset = int(match["offset"] or "0", 0)
     except ValueError:
@@ -146,18 +146,18 @@ def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Wat
     if physical is None or not booted.machine.memory.is_ram(physical):
         raise ScenarioError(f"{place}: the guest has no symbol {match['symbol']!r} that it maps")
     if match["what"] == "word":
-        return Watched(name, "word", physical)
+        return FinalValue(name, "word", physical)
     if cpus[0].mmu.leaf_address(address) is None:
         raise ScenarioError(f"{place}: no 4 KiB entry maps it")
-    return Watched(name, "entry", address)
+    return FinalValue(name, "entry", address)
 
 
-def final_values(world: World, watched: Iterable[Watched]) -> list[Values]:
+def final_values(world: World, watched: Iterable[FinalValue]) -> list[FinalValues]:
     """The final values in the state in which a world is: one for each way in which Accessed may have been set."""
     return list(product(*(_choices(world, one) for one in watched)))
 
 
-def _choices(world: World, one: Watched) -> Values:
+def _choices(world: World, one: FinalValue) -> FinalValues:
     machine = world.machine
     if one.what == "cpu":
         return (machine.cpus[one.where].registers.gpr[one.register],)
@@ -177,29 +177,29 @@ class _Search:
 
     def __init__(
         self,
-        memo: Memo,
+        space: StateSpace,
         bounds: Bounds,
         deadline: float | None,
         progress: Progress,
-        watched: tuple[Watched, ...],
-        known: Locality | None,
+        watched: tuple[FinalValue, ...],
+        known: FutureAccesses | None,
     ) -> None:
-        self._memo = memo
+        self._space = space
         self._bounds = bounds
         self._deadline = deadline
         self._progress = progress
         self._watched = watched
-        self._reduction = None if known is None else Reduction(known)
-        self._relying = None if self._reduction is None else Relying(memo, self._reduction)
-        self._numbers: dict[int, int] = {memo.root.key: 0}  # by key
+        self._sets = None if known is None else PersistentSets(known)
+        self._reliant = None if self._sets is None else ReliantStates(space, self._sets)
+        self._visited: dict[int, int] = {space.root.key: 0}  # by key
         self._predecessors: list[list[int]] = [[]]
         self._ends: list[int] = []
-        self._found: dict[Values, None] = {}
+        self._found: dict[FinalValues, None] = {}
         self._moves = 0
 
     def run(self) -> Reached:
         """Search layer by layer."""
-        layer, depth, cut = [self._memo.root], 0, ""
+        layer, depth, cut = [self._space.root], 0, ""
         while layer and not cut:
             following: list[Node] = []
             for node in layer:
@@ -207,52 +207,52 @@ class _Search:
                 if self._deadline is not None and _CLOCK() > self._deadline:
                     cut = f"budget {self._bounds.budget:g} s"
                     break
-            if self._relying is not None:
-                following += self._relying.take_in(()).values()
+            if self._reliant is not None:
+                following += self._reliant.take_in(()).values()
             layer, depth = following, depth + 1
             cut = cut or self._cut(depth, bool(layer))
-            self._progress(len(self._numbers), len(layer), depth)
+            self._progress(len(self._visited), len(layer), depth)
         names = tuple(one.name for one in self._watched)
         stuck = 0 if cut else self._stuck()
-        return Reached(names, tuple(sorted(self._found)), not cut, len(self._numbers), self._moves, stuck, cut)
+        return Reached(names, tuple(sorted(self._found)), not cut, len(self._visited), self._moves, stuck, cut)
 
     def _cut(self, depth: int, left: bool) -> str:
         if left and self._bounds.depth is not None and depth >= self._bounds.depth:
             return f"depth {self._bounds.depth}"
-        return f"{self._bounds.states} states" if left and len(self._numbers) > self._bounds.states else ""
+        return f"{self._bounds.states} states" if left and len(self._visited) > self._bounds.states else ""
 
     def _expanded(self, node: Node) -> list[Node]:
         """Take a state's successors in: those that are new."""
-        here, new = self._numbers[node.key], list[Node]()
+        here, new = self._visited[node.key], list[Node]()
         expansion = self._expand(node)
-        if self._relying is not None:
-            self._relying.add(here, node, expansion.relied)
+        if self._reliant is not None:
+            self._reliant.add(here, node, expansion.relied)
         self._moves += sum(len(moves) for moves, _ in expansion.successors)
         if expansion.finished and not expansion.successors:
             self._end(here, node)
         for _, after in expansion.successors:
-            number = self._numbers.get(after.key)
+            number = self._visited.get(after.key)
             if number is None:
-                number = self._numbers[after.key] = len(self._predecessors)
+                number = self._visited[after.key] = len(self._predecessors)
                 self._predecessors.append([])
                 new.append(after)
             self._predecessors[number].append(here)
         return new
 
     def _expand(self, node: Node) -> Expansion:
-        memo, reduction = self._memo, self._reduction
-        expansion = expand(memo, node, reduction, whole=reduction is None)
-        if expansion.left and all(successor.node.key in self._numbers for successor in expansion.successors):
-            expansion = expand(memo, node, reduction)
+        space, sets = self._space, self._sets
+        expansion = expand(space, node, sets, whole=sets is None)
+        if expansion.left and all(successor.node.key in self._visited for successor in expansion.successors):
+            expansion = expand(space, node, sets)
         if expansion.finding is None:
             return expansion
-        successors = [Successor((move,), memo.make(node, move).node) for move in memo.moves(node)]
-        return Expansion(successors, None, memo.finished(node), 0, 0)
+        successors = [Successor((move,), space.make(node, move).node) for move in space.moves(node)]
+        return Expansion(successors, None, space.finished(node), 0, 0)
 
     def _end(self, number: int, node: Node) -> None:
         self._ends.append(number)
-        self._memo.world.become(self._memo.cells.state(node))
-        self._found.update(dict.fromkeys(final_values(self._memo.world, self._watched)))
+        self._space.world.become(self._space.table.state(node))
+        self._found.update(dict.fromkeys(final_values(self._space.world, self._watched)))
 
     def _stuck(self) -> int:
         """From how many states no end can be reached."""
@@ -267,4 +267,4 @@ class _Search:
         return reached.count(False)
 
 
-__all__ = ["Reached", "Values", "Watched", "final_values", "find_watched", "outcomes"]
+__all__ = ["FinalValue", "FinalValues", "Reached", "final_values", "find_watched", "outcomes"]

@@ -12,8 +12,9 @@ from typing import Annotated, Final
 import msgspec
 
 from kstack.explore.model.gate import Visible
-from kstack.explore.witness import Line, Witness, line_of
-from kstack.explore.world import Grown, Move, World
+from kstack.explore.states import Grown, Move
+from kstack.explore.witness import PathWitness, WitnessLine, line_of
+from kstack.explore.world import World
 from kstack.hw.modes import Modes
 from kstack.kernels.known import usual_guests
 from kstack.recording import (
@@ -35,7 +36,7 @@ FRAMES: Final = 2  # the first version whose visible pages are named by their fr
 KIND: Final = "witness"
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WitnessStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One move: its CPU, kind and choice, and where and what it was."""
 
     cpu: int
@@ -66,7 +67,7 @@ class PathFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     policy_hash: str
     modes: dict[str, str]
     visible: list[int]
-    steps: Annotated[list[Step], msgspec.Meta(min_length=1)]
+    steps: Annotated[list[WitnessStep], msgspec.Meta(min_length=1)]
     finding: tuple[str, str] | None
     rules: int = UNNAMED_RULES
 
@@ -79,7 +80,7 @@ class Divergence(msgspec.Struct, frozen=True):
     now: str
 
 
-def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Visible, found: Witness) -> None:
+def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Visible, found: PathWitness) -> None:
     """Write a witness to a file, whole or not at all.
 
     Raises:
@@ -94,7 +95,7 @@ def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Vi
         policy_hash=policy_hash(policy),
         modes=modes.as_dict(),
         visible=sorted(visible.frames),
-        steps=[Step(*move, line.symbol, line.what) for move, line in zip(found.path, found.lines, strict=True)],
+        steps=[WitnessStep(*move, line.symbol, line.what) for move, line in zip(found.path, found.lines, strict=True)],
         finding=None if finding is None else (finding.kind.value, finding.text),
         rules=RULES_VERSION,
     )
@@ -122,7 +123,7 @@ def read_path(path: Path) -> PathFile:
     return parsed(path, document, PathFile)
 
 
-def follow(saved: PathFile, anyway: bool = False) -> tuple[list[Line], Divergence | None]:
+def follow(saved: PathFile, anyway: bool = False) -> tuple[list[WitnessLine], Divergence | None]:
     """Make a witness's moves again: the lines so far, and where it is not what it was.
 
     Args:
@@ -134,7 +135,7 @@ def follow(saved: PathFile, anyway: bool = False) -> tuple[list[Line], Divergenc
         KstackError: the scenario, the policy or a mode does not exist any more.
     """
     check_rules(f"the witness of {saved.scenario}", saved.rules, anyway)
-    lines: list[Line] = []
+    lines: list[WitnessLine] = []
     modes = Modes.of(saved.modes)
     try:
         world = _world(saved, modes)
@@ -164,7 +165,7 @@ def _world(saved: PathFile, modes: Modes) -> World:
     return World(saved.scenario, policy, modes, Visible(frames), world.booted)
 
 
-def _compare(world: World, number: int, step: Step) -> Divergence | None:
+def _compare(world: World, number: int, step: WitnessStep) -> Divergence | None:
     """Whether a move can be made and is what it was."""
     recorded, move = f"CPU {step.cpu} at {step.symbol}: {step.what}", Move(step.cpu, step.kind, step.choice)
     possible = world.moves()

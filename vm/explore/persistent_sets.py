@@ -3,9 +3,9 @@
 From each state only the moves of some CPUs are made, where nothing that the others can do without them conflicts with
 these moves, or lets these CPUs do anything else (persistent sets; Godefroid, LNCS 1032, 1996, chapter 4). What a CPU can
 do later is all that it was seen to do from where it stands; a CPU that waits does nothing until somebody writes what it
-waits for. Where a CPU has one way only, and no other CPU touches what that touches any more, it goes on at once.
+waits for. Where a CPU has one move only, and no other CPU may access what that accesses any more, it goes on at once.
 
-What a CPU can touch from where it stands is learned on the way, as the set of visible pages is: a state whose expansion
+What a CPU may access from where it stands is learned on the way, as the set of visible pages is: a state whose expansion
 has relied on what turns out otherwise is expanded again. No move is put off for ever, since a state all of whose successors are old is expanded in full
 (Bosnacki, Leue and Lafuente, SPIN 2006).
 """
@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from kstack.explore.components import Node
-from kstack.explore.may_access import Bits, Edge, Locality, News, Reliances
-from kstack.explore.transitions import Deed, Memo, Outcome, Ways
-from kstack.explore.world import Move
+from kstack.explore.may_access import AccessBits, Edge, FutureAccesses, LearnedAccesses, Reliances
+from kstack.explore.nodes import Node
+from kstack.explore.states import Move
+from kstack.explore.transitions import Effect, EnabledMoves, StateSpace, Transition
 from kstack.sanitizer.findings import Finding
 
 LONGEST: Final = 10_000  # moves that a CPU makes at once
@@ -47,7 +47,7 @@ class Expansion(NamedTuple):
         finished: whether the state is an end.
         exercised: accesses that could have gone two ways.
         left: how many moves were not made, since they can be made later.
-        relied: on which CPUs, by where they stand, not to touch what, as bits.
+        relied: on which CPUs, by where they stand, not to access what, as bits.
     """
 
     successors: list[Successor]
@@ -58,91 +58,99 @@ class Expansion(NamedTuple):
     relied: tuple[tuple[int, int], ...] = ()
 
 
-class Reduction:
-    """Which moves are made, by what is known of who touches what from where on.
+class PersistentSets:
+    """Which moves are made, by what is known of what CPUs may access from where they stand.
 
     Args:
-        known: the same; changed by `Relying` alone.
+        known: the same; changed by `ReliantStates` alone.
     """
 
-    def __init__(self, known: Locality) -> None:
+    def __init__(self, known: FutureAccesses) -> None:
         self.known = known
         self._edges: dict[Edge, int] = {}
-        self._relied: dict[int, int] = {}  # by where a CPU stands: what it was taken not to touch from there on
-        self._bits: dict[Deed | Ways, Bits] = {}
-        self._seen: set[tuple[Deed, int]] = set()  # learned already, by where its CPU stood; asked for membership only
+        self._relied: dict[int, int] = {}  # by where a CPU stands: what it was taken not to access from there on
+        self._bits: dict[Effect | EnabledMoves, AccessBits] = {}
+        self._seen: set[tuple[Effect, int]] = (
+            set()
+        )  # learned already, by where its CPU stood; asked for membership only
 
-    def take_news(self) -> News:
+    def take_learned(self) -> LearnedAccesses:
         """What has been learned since the last time."""
-        news, self._edges = News(list(self.known.names), self._edges), {}
-        return news
+        learned, self._edges = LearnedAccesses(list(self.known.names), self._edges), {}
+        return learned
 
     def take_relied(self) -> tuple[tuple[int, int], ...]:
         """What has been relied upon since the last time."""
         relied, self._relied = tuple(self._relied.items()), {}
         return relied
 
-    def bits(self, seen: Deed | Ways) -> Bits:
-        """What has been touched."""
+    def bits(self, seen: Effect | EnabledMoves) -> AccessBits:
+        """What has been accessed."""
         found = self._bits.get(seen)
         if found is None:
-            found = self._bits[seen] = self.known.bits(seen.touches)
+            found = self._bits[seen] = self.known.bits(seen.accesses)
         return found
 
-    def learn(self, ways: list[Ways], made: list[tuple[Move, Outcome]], stands: tuple[int, ...], memo: Memo) -> None:
+    def learn(
+        self,
+        enabled: list[EnabledMoves],
+        made: list[tuple[Move, Transition]],
+        stands: tuple[int, ...],
+        space: StateSpace,
+    ) -> None:
         """Learn what comes of a state.
 
         Args:
-            ways: what each CPU can do there.
+            enabled: what each CPU can do there.
             made: all moves out of it, with what they come to.
             stands: where each CPU stands.
-            memo: of the state's world.
+            space: of the state's world.
         """
-        for one in ways:
-            self._learn(stands[one.cpu], self.bits(one).touched, stands[one.cpu])
-        for move, outcome in made:
-            seen = outcome.deed, stands[move.cpu]
+        for one in enabled:
+            self._learn(stands[one.cpu], self.bits(one).accessed, stands[one.cpu])
+        for move, transition in made:
+            seen = transition.effect, stands[move.cpu]
             if seen in self._seen:
                 continue
-            if not outcome.deed.moves_others:
+            if not transition.effect.moves_others:
                 self._seen.add(seen)
-            for cpu, there in enumerate(memo.stands(outcome.node)):
+            for cpu, there in enumerate(space.stands(transition.node)):
                 if cpu == move.cpu:
-                    self._learn(stands[cpu], self.bits(outcome.deed).touched, there)
+                    self._learn(stands[cpu], self.bits(transition.effect).accessed, there)
                 elif there != stands[cpu]:
                     self._learn(stands[cpu], 0, there)
 
-    def _learn(self, here: int, touched: int, there: int) -> None:
-        """A CPU comes from one place to another, and touches this on the way."""
+    def _learn(self, here: int, accessed: int, there: int) -> None:
+        """A CPU comes from one place to another, and accesses this on the way."""
         edge = here, there
         known = self.known.edges.get(edge)
-        if known is None or touched & ~known:
-            self._edges[edge] = self._edges.get(edge, 0) | touched
+        if known is None or accessed & ~known:
+            self._edges[edge] = self._edges.get(edge, 0) | accessed
 
     def _rely(self, stand: int, conflicting: int) -> None:
-        """Rely on it that a CPU that stands there does not touch this from there on."""
+        """Rely on it that a CPU that stands there does not access this from there on."""
         self._relied[stand] = self._relied.get(stand, 0) | conflicting
 
-    def follow(self, memo: Memo, cpu: int, node: Node) -> tuple[list[Move], Node, Finding | None, int]:
+    def follow(self, space: StateSpace, cpu: int, node: Node) -> tuple[list[Move], Node, Finding | None, int]:
         """Make all that a CPU can do next as long as no other CPU can tell."""
         moves: list[Move] = []
         exercised, keys, future = 0, {node.key}, self.known.future
-        while len(moves) < LONGEST and (ways := memo.only_way(node, cpu)) is not None:
-            stands = memo.stands(node)
+        while len(moves) < LONGEST and (enabled := space.only_move(node, cpu)) is not None:
+            stands = space.stands(node)
             others = [stand for other, stand in enumerate(stands) if other != cpu]
-            move = ways.moves[0]
-            outcome = memo.make(node, move)
-            self.learn([ways], [(move, outcome)], stands, memo)
-            conflicting = self.bits(ways).conflicting | self.bits(outcome.deed).conflicting
+            move = enabled.moves[0]
+            transition = space.make(node, move)
+            self.learn([enabled], [(move, transition)], stands, space)
+            conflicting = self.bits(enabled).conflicting | self.bits(transition.effect).conflicting
             if any(future.get(stand, 0) & conflicting for stand in others):
                 break
             for stand in others:
                 self._rely(stand, conflicting)
             moves.append(move)
-            exercised += outcome.exercised
-            node = outcome.node
-            if outcome.finding is not None:
-                return moves, node, outcome.finding, exercised
+            exercised += transition.exercised
+            node = transition.node
+            if transition.finding is not None:
+                return moves, node, transition.finding, exercised
             if node.key in keys:
                 break  # it goes round in a circle: what others do is looked at from here
             keys.add(node.key)
@@ -150,28 +158,28 @@ class Reduction:
 
     def choose(
         self,
-        ways: list[Ways],
-        made: list[tuple[Move, Outcome]],
-        idle: list[tuple[Move, Outcome]],
+        enabled: list[EnabledMoves],
+        made: list[tuple[Move, Transition]],
+        idle: list[tuple[Move, Transition]],
         stands: tuple[int, ...],
     ) -> int:
         """The CPUs (as bits) whose moves are made: all, or as few moves as need not wait for the others.
 
         Args:
-            ways: what each CPU can do.
+            enabled: what each CPU can do.
             made: all moves out of a state that change it, with what they come to.
             idle: those that do not: their CPUs wait for what they look at to change.
             stands: where each CPU stands.
         """
-        cpus = range(len(ways))
-        everyone = (1 << len(ways)) - 1
-        waits = [self.bits(one).conflicting for one in ways]
-        for move, outcome in idle:
-            waits[move.cpu] |= self.bits(outcome.deed).conflicting
-        counts, meets = [0] * len(ways), list(waits)
-        for move, outcome in made:
+        cpus = range(len(enabled))
+        everyone = (1 << len(enabled)) - 1
+        waits = [self.bits(one).conflicting for one in enabled]
+        for move, transition in idle:
+            waits[move.cpu] |= self.bits(transition.effect).conflicting
+        counts, meets = [0] * len(enabled), list(waits)
+        for move, transition in made:
             counts[move.cpu] += 1
-            meets[move.cpu] |= self.bits(outcome.deed).conflicting
+            meets[move.cpu] |= self.bits(transition.effect).conflicting
         future = [self.known.future.get(stand, 0) for stand in stands]
         conflicts, waits_for = (
             tuple(sum(1 << other for other in cpus if other != cpu and one[cpu] & future[other]) for cpu in cpus)
@@ -191,17 +199,17 @@ class Reduction:
         return best
 
 
-class Relying:
-    """The states whose expansions rely on what CPUs do not touch: each is expanded again where that turns out otherwise.
+class ReliantStates:
+    """The states whose expansions rely on what CPUs do not access: each is expanded again where that turns out otherwise.
 
     Args:
-        memo: of the states' world.
-        reduction: what they rely on.
+        space: of the states' world.
+        sets: what they rely on.
     """
 
-    def __init__(self, memo: Memo, reduction: Reduction) -> None:
-        self._memo = memo
-        self._reduction = reduction
+    def __init__(self, space: StateSpace, sets: PersistentSets) -> None:
+        self._space = space
+        self._sets = sets
         self._reliances = Reliances()
         self._nodes: dict[int, tuple[int, array[int]] | None] = {}  # by state: its key, and the rest in little room
 
@@ -209,17 +217,19 @@ class Relying:
         """A state's expansion has relied on something; None for the node of one that can be made again by its moves."""
         if relied:
             self._reliances.add(state, relied)
-            self._nodes[state] = None if node is None else (node.key, self._memo.cells.packed(node))
+            self._nodes[state] = None if node is None else (node.key, self._space.table.packed(node))
 
-    def take_in(self, learned: Iterable[News], remade: Callable[[int], Node] | None = None) -> dict[int, Node]:
+    def take_in(
+        self, learned: Iterable[LearnedAccesses], remade: Callable[[int], Node] | None = None
+    ) -> dict[int, Node]:
         """Know what was learned; the states that are to be expanded again, in order.
 
         Args:
             learned: in other processes.
             remade: the node of a state that was added without one; None if there are none.
         """
-        known, found = self._reduction.known, dict[int, Node]()
-        grown = [place for news in (self._reduction.take_news(), *learned) for place in known.add(news)]
+        known, found = self._sets.known, dict[int, Node]()
+        grown = [place for one in (self._sets.take_learned(), *learned) for place in known.add(one)]
         for state in self._reliances.broken(known, dict.fromkeys(grown)):
             if state in self._nodes:  # it has not been expanded again since
                 kept = self._nodes.pop(state)
@@ -227,11 +237,11 @@ class Relying:
                     assert remade is not None
                     found[state] = remade(state)
                 else:
-                    found[state] = self._memo.cells.unpacked(*kept)
+                    found[state] = self._space.table.unpacked(*kept)
         return found
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Each state, with where a CPU stands, and what it was taken not to touch from there on, as bits."""
+        """Each state, with where a CPU stands, and what it was taken not to access from there on, as bits."""
         return iter(self._reliances)
 
 
@@ -272,13 +282,13 @@ def _closed(
         chosen |= more
 
 
-def expand(memo: Memo, node: Node, reduction: Reduction | None = None, whole: bool = True) -> Expansion:
+def expand(space: StateSpace, node: Node, sets: PersistentSets | None = None, whole: bool = True) -> Expansion:
     """Make the moves out of a state.
 
     Args:
-        memo: of the state's world.
+        space: of the state's world.
         node: the state.
-        reduction: makes at once, after each move, what no other CPU can tell; None makes every move by itself.
+        sets: makes at once, after each move, what no other CPU can tell; None makes every move by itself.
         whole: make all moves, and not only those of the CPUs that need not wait for others.
 
     Raises:
@@ -286,57 +296,59 @@ def expand(memo: Memo, node: Node, reduction: Reduction | None = None, whole: bo
     """
     found: list[Successor] = []
     first: tuple[tuple[Move, ...], Finding] | None = None
-    exercised, finished, left = 0, memo.finished(node), 0
-    ways = memo.ways(node)
-    made = [(move, memo.make(node, move)) for one in ways for move in one.moves]
-    made += [(move, memo.make(node, move)) for move in memo.interrupts(node)]
-    if reduction is not None:
-        stands = memo.stands(node)
-        reduction.learn(ways, made, stands, memo)
+    exercised, finished, left = 0, space.finished(node), 0
+    enabled = space.enabled(node)
+    made = [(move, space.make(node, move)) for one in enabled for move in one.moves]
+    made += [(move, space.make(node, move)) for move in space.interrupts(node)]
+    if sets is not None:
+        stands = space.stands(node)
+        sets.learn(enabled, made, stands, space)
         idle = [one for one in made if one[1].node.key == node.key and one[1].finding is None]
         if idle:
-            exercised += sum(outcome.exercised for _, outcome in idle)
+            exercised += sum(transition.exercised for _, transition in idle)
             made = [one for one in made if one[1].node.key != node.key or one[1].finding is not None]
-        if not whole and all(outcome.finding is None for _, outcome in made):
-            chosen = reduction.choose(ways, made, idle, stands)
+        if not whole and all(transition.finding is None for _, transition in made):
+            chosen = sets.choose(enabled, made, idle, stands)
             left = len(made)
-            made = [(move, outcome) for move, outcome in made if chosen >> move.cpu & 1]
+            made = [(move, transition) for move, transition in made if chosen >> move.cpu & 1]
             left -= len(made)
-    for move, outcome in made:
+    for move, transition in made:
         moves: tuple[Move, ...] = (move,)
-        after, finding = outcome.node, outcome.finding
-        exercised += outcome.exercised
-        if reduction is not None and finding is None:
-            more, after, finding, times = reduction.follow(memo, move.cpu, after)
+        after, finding = transition.node, transition.finding
+        exercised += transition.exercised
+        if sets is not None and finding is None:
+            more, after, finding, times = sets.follow(space, move.cpu, after)
             moves, exercised = (move, *more), exercised + times
         if finding is not None:
             first = moves, finding
             break
         found.append(Successor(moves, after))
-    relied = () if reduction is None else reduction.take_relied()
+    relied = () if sets is None else sets.take_relied()
     return Expansion(found, first, finished, exercised, left, relied)
 
 
-def wander(memo: Memo, reduction: Reduction) -> None:
-    """Learn who touches what on random walks by seed, until some of them have nothing new to tell.
+def wander(space: StateSpace, sets: PersistentSets) -> None:
+    """Learn what CPUs may access on random walks by seed, until some of them have nothing new to tell.
 
     Raises:
         Grown: more is visible than the world knew.
     """
     drawn, vain = random.Random(0), 0
     for walk in range(WALKS):
-        node, last, stays = memo.root, -1, STAYS[walk % len(STAYS)]
+        node, last, stays = space.root, -1, STAYS[walk % len(STAYS)]
         for _ in range(LONGEST_WALK):
-            ways = memo.ways(node)
-            made = [(move, memo.make(node, move)) for one in ways for move in one.moves]
-            made += [(move, memo.make(node, move)) for move in memo.interrupts(node)]
-            reduction.learn(ways, made, memo.stands(node), memo)
-            on = [outcome for _, outcome in made if outcome.finding is None and outcome.node.key != node.key]
+            enabled = space.enabled(node)
+            made = [(move, space.make(node, move)) for one in enabled for move in one.moves]
+            made += [(move, space.make(node, move)) for move in space.interrupts(node)]
+            sets.learn(enabled, made, space.stands(node), space)
+            on = [
+                transition for _, transition in made if transition.finding is None and transition.node.key != node.key
+            ]
             if not on:
                 break
-            own = [outcome for outcome in on if outcome.deed.cpu == last]
-            outcome = drawn.choice(own if own and drawn.random() < stays else on)
-            node, last = outcome.node, outcome.deed.cpu
-        vain = 0 if reduction.known.add(reduction.take_news()) else vain + 1
+            own = [transition for transition in on if transition.effect.cpu == last]
+            transition = drawn.choice(own if own and drawn.random() < stays else on)
+            node, last = transition.node, transition.effect.cpu
+        vain = 0 if sets.known.add(sets.take_learned()) else vain + 1
         if vain >= VAIN:
             break

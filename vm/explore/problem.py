@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from kstack.explore.model.gate import Visible
-from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World, boot_litmus
+from kstack.explore.start import FoundBefore, NotReady, boot_litmus
+from kstack.explore.states import Grown, Move
+from kstack.explore.world import World
 from kstack.hw.modes import Modes
 from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from kstack.explore.model.gate import Visible
 from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
-from kstack.explore.transitions import Memo
-from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World
+from kstack.explore.start import FoundBefore, NotReady
+from kstack.explore.states import Grown, Move
+from kstack.explore.transitions import StateSpace
+from kstack.explore.world import World
 from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy
@@ -35,7 +37,7 @@ def sample(problem: Problem, bounds: Bounds = Bounds(), progress: Progress = lam
     while True:
         try:
             world = World(problem.scenario, problem.chosen, problem.modes, visible)
-            return _walks(Memo(world), bounds.executions, bounds, progress)
+            return _walks(StateSpace(world), bounds.executions, bounds, progress)
         except Grown:
             continue
         except (FoundBefore, NotReady) as why:
@@ -54,18 +56,18 @@ def hits(scenario: str, policy: type[Policy], modes: Modes, executions: int) -> 
     visible = Visible()
     while True:
         try:
-            memo = Memo(World(scenario, policy, modes, visible))
-            return sum(_walk(memo, seed, LONGEST).finding is not None for seed in range(executions))
+            space = StateSpace(World(scenario, policy, modes, visible))
+            return sum(_walk(space, seed, LONGEST).finding is not None for seed in range(executions))
         except Grown:
             continue
 
 
-def _walks(memo: Memo, executions: int, bounds: Bounds, progress: Progress) -> Outcome:
+def _walks(space: StateSpace, executions: int, bounds: Bounds, progress: Progress) -> Outcome:
     made = exercised = done = 0
     cut = False
-    started, longest, visible = _CLOCK(), bounds.depth or LONGEST, memo.world.visible
+    started, longest, visible = _CLOCK(), bounds.depth or LONGEST, space.world.visible
     for seed in range(executions):
-        walk = _walk(memo, seed, longest)
+        walk = _walk(space, seed, longest)
         made += len(walk.path)
         exercised += walk.exercised
         if walk.finding is not None:
@@ -79,7 +81,7 @@ def _walks(memo: Memo, executions: int, bounds: Bounds, progress: Progress) -> O
                 finding=walk.finding,
                 path=tuple(walk.path),
                 visible=visible,
-                stronger=memo.world.stronger,
+                stronger=space.world.stronger,
                 executions=done + 1,
             )
         cut = cut or len(walk.path) >= longest
@@ -98,7 +100,7 @@ def _walks(memo: Memo, executions: int, bounds: Bounds, progress: Progress) -> O
         cut=reason,
         visible=visible,
         executions=done,
-        stronger=memo.world.stronger,
+        stronger=space.world.stronger,
     )
 
 
@@ -110,18 +112,18 @@ class _Walk(NamedTuple):
     exercised: int
 
 
-def _walk(memo: Memo, seed: int, longest: int) -> _Walk:
-    rng, programs = random.Random(seed), memo.world.programs
+def _walk(space: StateSpace, seed: int, longest: int) -> _Walk:
+    rng, programs = random.Random(seed), space.world.programs
     style, starved = seed % 3, programs[rng.randrange(len(programs))]
     path: list[Move] = []
-    node, exercised = memo.root, 0
-    while len(path) < longest and (moves := memo.moves(node)):
+    node, exercised = space.root, 0
+    while len(path) < longest and (moves := space.moves(node)):
         move = _choose(rng, style, starved, moves, path[-1].cpu if path else -1)
         path.append(move)
-        outcome = memo.make(node, move)
-        node, exercised = outcome.node, exercised + outcome.exercised
-        if outcome.finding is not None:
-            return _Walk(path, outcome.finding, exercised)
+        transition = space.make(node, move)
+        node, exercised = transition.node, exercised + transition.exercised
+        if transition.finding is not None:
+            return _Walk(path, transition.finding, exercised)
     return _Walk(path, None, exercised)
 
 

@@ -8,94 +8,111 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kstack.explore.dependence import Footprint, Thing
-from kstack.explore.world import Move, State, World
+from kstack.explore.dependence import ReadWriteSets, cpu_itself
+from kstack.explore.footprint import Location
+from kstack.explore.model.gate import Held
+from kstack.explore.states import Move, State
+from kstack.explore.world import World
 
-Local = tuple[object, ...]
+
+class LocalState(NamedTuple):
+    """A CPU by itself: its registers, the operation before which it stands, what it may have cached, by page."""
+
+    registers: bytes
+    held: Held | None
+    cached: tuple[tuple[int, tuple[int, ...]], ...]
 
 
-class Look(NamedTuple):
+class IdleMove(NamedTuple):
     """A move that changed nothing but its CPU: where the CPU was, what it read, whether it could have chosen."""
 
-    local: Local
-    reads: frozenset[Thing]
+    local: LocalState
+    reads: frozenset[Location]
     chose: bool
 
 
-class Spin(NamedTuple):
+class WaitLoop(NamedTuple):
     """A CPU that waits until one of these is written; `chose` if it might have left by another choice."""
 
-    reads: frozenset[Thing]
+    reads: frozenset[Location]
     chose: bool
 
 
-def local_of(world: World, cpu: int) -> Local:
-    """A CPU by itself: its registers, the operation before which it stands, what it may have cached."""
+def local_of(world: World, cpu: int) -> LocalState:
+    """A CPU by itself, as it is now."""
     cached = tuple(sorted((page, tuple(sorted(may))) for (who, page), may in world.lazy.may.items() if who == cpu))
-    return world.machine.cpus[cpu].registers.canonical(), world.held[cpu], cached
+    return LocalState(world.machine.cpus[cpu].registers.canonical(), world.held[cpu], cached)
 
 
-def look_of(move: Move, footprint: Footprint, before: State, after: State, local: Local, chose: bool) -> Look | None:
-    """A move as a look, None if it may have changed more than its CPU.
+def idle_move_of(
+    move: Move, sets: ReadWriteSets, before: State, after: State, local: LocalState, chose: bool
+) -> IdleMove | None:
+    """A move as an idle one, None if it may have changed more than its CPU.
 
     Args:
         move: what was made.
-        footprint: of the move.
+        sets: what it has read and written.
         before: the state before it.
         after: the state after it.
         local: of its CPU, before.
         chose: there was another choice.
     """
-    if footprint.everything or move.kind not in ("access", "instruction") or before.memory != after.memory:
+    if sets.everything or move.kind not in ("access", "instruction") or before.memory != after.memory:
         return None
-    if before.runtime != after.runtime or before.rest.ipis != after.rest.ipis or before.stores != after.stores:
+    if before.policy != after.policy or before.rest.ipis != after.rest.ipis or before.stores != after.stores:
         return None
-    return Look(local, (footprint.reads | footprint.writes) - {("cpu", move.cpu)}, chose)
+    return IdleMove(local, (sets.reads | sets.writes) - {cpu_itself(move.cpu)}, chose)
 
 
-def looks_after(
-    looks: dict[int, tuple[Look, ...]], cpu: int, footprint: Footprint, look: Look | None
-) -> dict[int, tuple[Look, ...]]:
+def idle_after(
+    idle: dict[int, tuple[IdleMove, ...]], cpu: int, sets: ReadWriteSets, last: IdleMove | None
+) -> dict[int, tuple[IdleMove, ...]]:
     """What each CPU has read since it last changed anything, and nobody has written since.
 
     Args:
-        looks: before a move.
+        idle: before a move.
         cpu: whose move.
-        footprint: of the move.
-        look: the move, if it is one.
+        sets: what it has read and written.
+        last: the move, if it is one.
     """
-    if footprint.everything:
+    if sets.everything:
         return {}
     left = {
         other: seen
-        for other, seen in looks.items()
-        if other != cpu and all(one.reads.isdisjoint(footprint.writes) for one in seen)
+        for other, seen in idle.items()
+        if other != cpu and all(one.reads.isdisjoint(sets.writes) for one in seen)
     }
-    if look is not None:
-        left[cpu] = (*looks.get(cpu, ()), look)
+    if last is not None:
+        left[cpu] = (*idle.get(cpu, ()), last)
     return left
 
 
-def spins_after(
-    spins: dict[int, Spin], cpu: int, footprint: Footprint, looks: dict[int, tuple[Look, ...]], local: Local
-) -> dict[int, Spin]:
+def waiting_after(
+    waiting: dict[int, WaitLoop],
+    cpu: int,
+    sets: ReadWriteSets,
+    idle: dict[int, tuple[IdleMove, ...]],
+    local: LocalState,
+) -> dict[int, WaitLoop]:
     """The CPUs that wait after a move.
 
     Args:
-        spins: before it.
+        waiting: before it.
         cpu: whose move.
-        footprint: of the move.
-        looks: after it.
+        sets: what it has read and written.
+        idle: after it.
         local: of `cpu`, after it.
     """
     left = {
-        other: spin
-        for other, spin in spins.items()
-        if other != cpu and not footprint.everything and spin.reads.isdisjoint(footprint.writes)
+        other: loop
+        for other, loop in waiting.items()
+        if other != cpu and not sets.everything and loop.reads.isdisjoint(sets.writes)
     }
-    seen = looks.get(cpu, ())
-    for at, look in enumerate(seen):
-        if look.local == local:
-            left[cpu] = Spin(frozenset().union(*(one.reads for one in seen[at:])), any(one.chose for one in seen[at:]))
+    seen = idle.get(cpu, ())
+    for at, first in enumerate(seen):
+        if first.local == local:
+            left[cpu] = WaitLoop(
+                frozenset().union(*(one.reads for one in seen[at:])), any(one.chose for one in seen[at:])
+            )
             break
     return left

@@ -9,7 +9,8 @@ from itertools import pairwise
 from kstack.base.errors import KstackError
 from kstack.explore.model.gate import Held, Visible
 from kstack.explore.model.lazy_tlb import How
-from kstack.explore.world import Grown, Move, World
+from kstack.explore.states import Grown, Move
+from kstack.explore.world import World
 from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy, PteStore
@@ -20,7 +21,7 @@ REPLAYS = 10
 
 
 @dataclass(frozen=True)
-class Line:
+class WitnessLine:
     """One move of a witness: number from 1, CPU, what it does, and where in the guest."""
 
     number: int
@@ -30,7 +31,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Pair:
+class CriticalPair:
     """The two moves that must not meet, and what would have kept them apart.
 
     Attributes:
@@ -39,13 +40,13 @@ class Pair:
         flip: one change with which the same moves end without the finding; checked by making them again.
     """
 
-    store: Line
-    access: Line
+    store: WitnessLine
+    access: WitnessLine
     flip: str
 
 
 @dataclass(frozen=True)
-class Witness:
+class PathWitness:
     """A path to a finding.
 
     Attributes:
@@ -57,10 +58,10 @@ class Witness:
     """
 
     path: tuple[Move, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[WitnessLine, ...]
     finding: Finding | None
     switches: int
-    pair: Pair | None
+    pair: CriticalPair | None
 
 
 def switches(path: Sequence[Move]) -> int:
@@ -68,7 +69,7 @@ def switches(path: Sequence[Move]) -> int:
     return sum(one.cpu != other.cpu for one, other in pairwise(path))
 
 
-def witness(scenario: str, policy: type[Policy], modes: Modes, visible: Visible, path: tuple[Move, ...]) -> Witness:
+def witness(scenario: str, policy: type[Policy], modes: Modes, visible: Visible, path: tuple[Move, ...]) -> PathWitness:
     """Make a path's moves again, ten times, and put them into words.
 
     Raises:
@@ -82,12 +83,12 @@ def witness(scenario: str, policy: type[Policy], modes: Modes, visible: Visible,
     pair = None
     if finding is not None and path[-1].kind == "access" and path[-1].choice:
         pair = _pair(World(scenario, policy, modes, visible), path, lines, stores, finding)
-    return Witness(path, tuple(lines), finding, switches(path), pair)
+    return PathWitness(path, tuple(lines), finding, switches(path), pair)
 
 
-def _follow(world: World, path: Sequence[Move]) -> tuple[list[Line], Finding | None, dict[int, int]]:
+def _follow(world: World, path: Sequence[Move]) -> tuple[list[WitnessLine], Finding | None, dict[int, int]]:
     """The lines of a path, its finding, and for each page (linear number) the line that stored its entry last."""
-    lines: list[Line] = []
+    lines: list[WitnessLine] = []
     stores: dict[int, int] = {}
     finding = None
     for number, move in enumerate(path, 1):
@@ -103,8 +104,8 @@ def _follow(world: World, path: Sequence[Move]) -> tuple[list[Line], Finding | N
 
 
 def _pair(
-    world: World, path: Sequence[Move], lines: list[Line], stores: dict[int, int], finding: Finding
-) -> Pair | None:
+    world: World, path: Sequence[Move], lines: list[WitnessLine], stores: dict[int, int], finding: Finding
+) -> CriticalPair | None:
     """The critical pair, if one invalidation on the accessing CPU would have kept its halves apart."""
     cpu = path[-1].cpu
     for move in path[:-1]:
@@ -115,19 +116,18 @@ def _pair(
     number = stores.get(page)
     if number is None:
         return None
-    leaf = world.machine.cpus[cpu].mmu.leaf_address(held.address)
-    world.lazy.invalidate(cpu, page, 0 if leaf is None else world.machine.memory.read64(leaf))
-    stale = [option for option in world.options(cpu, held) if option.how is not How.WALK]
+    world.lazy.invalidate(cpu, page, world.choices.entry(cpu, held.address))
+    stale = [option for option in world.choices.options(cpu, held) if option.how is not How.WALK]
     flip = f"CPU {cpu} invalidates the page between lines {number} and {len(lines)}"
     if stale:
         return None
-    return Pair(lines[number - 1], lines[-1], flip)
+    return CriticalPair(lines[number - 1], lines[-1], flip)
 
 
-def line_of(world: World, number: int, move: Move) -> Line:
+def line_of(world: World, number: int, move: Move) -> WitnessLine:
     """A move that is about to be made, in words."""
     symbol = world.session.symbols.name(world.machine.cpus[move.cpu].registers.rip)
-    return Line(number, move.cpu, describe(world, move), symbol)
+    return WitnessLine(number, move.cpu, describe(world, move), symbol)
 
 
 def describe(world: World, move: Move) -> str:
@@ -187,9 +187,9 @@ def _entry_at(world: World, physical: int) -> str | None:
 def _access(world: World, move: Move, held: Held) -> str:
     verb = "stores to" if held.write else "loads from"
     where = _entry(world, move.cpu, held.address) or _where(world, held.address)
-    option = world.option(move.cpu, held, move.choice)
+    option = world.choices.option(move.cpu, held, move.choice)
     if option.how is How.WALK:
-        accessed = move.choice >= len(world.options(move.cpu, held))
+        accessed = move.choice >= len(world.choices.options(move.cpu, held))
         return f"{verb} {where}{', and some walker has set Accessed before' if accessed else ''}"
     by = f"{verb} {where} through what it has cached: frame {option.value & FRAME_MASK & ~RESERVED_HIGH:#x}"
     return f"{by}, which forbids it" if option.how is How.REFUSED else by

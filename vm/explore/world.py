@@ -10,137 +10,40 @@ Time does not exist here: no timers, and every sleeper has slept long enough for
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final
 
-from kstack.base.errors import ConfigError, ScenarioError
+from kstack.base.errors import ScenarioError
+from kstack.explore.choices import AccessChoices
+from kstack.explore.components import Decomposition
 from kstack.explore.dead_stack import Below, below, put_back
 from kstack.explore.model.gate import Gate, Held, Touch, Visible, gate_of
-from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
-from kstack.explore.model.page_tables import Tables, managed_pages
-from kstack.explore.model.store_buffers import StoreBuffers, drains, passes, plain
-from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.cpu.decode import decode
+from kstack.explore.model.lazy_tlb import LazyTlb
+from kstack.explore.model.page_tables import GuestPageTables, managed_pages
+from kstack.explore.model.store_buffers import StoreBuffers, passes
+from kstack.explore.refusals import Refusals
+from kstack.explore.running import FENCE, LocalRunner
+from kstack.explore.saving import StateSaver
+from kstack.explore.start import FoundBefore, NotReady, boot_litmus, get_ready
+from kstack.explore.states import Move, State
 from kstack.hw.cpu.state import ActivityState
-from kstack.hw.engine import Registers
-from kstack.hw.mmu.walk import Attempt, forbidding
 from kstack.hw.modes import Modes
 from kstack.kernels.known import usual_guests
-from kstack.machine import End, Machine, MachineSnapshot
+from kstack.machine import Machine
 from kstack.run.booted import BootedScenario
 from kstack.run.expected import ignored_kinds
 from kstack.run.options import RunOptions
 from kstack.run.session import Session
-from kstack.run.spec import boot
 from kstack.sanitizer.findings import Finding
-from kstack.sanitizer.frames import Frame
 from kstack.schedule import RoundRobin
-from kstack.stacks import Invlpgb, Page, Policy, Tlbsync
-from kstack.stacks.hooks import HookKind
-from kstack.stacks.host.execute import Pending
+from kstack.stacks import Invlpgb, Policy, Tlbsync
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.oracle import Oracle
 from kstack.x86.addresses import PAGE
-from kstack.x86.entries import A
-from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr
 
 _RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
-FENCE: Final = "fence"
 WINDOW: Final = "window"
 _BROADCASTS: Final = frozenset({"invlpgb", "tlbsync"})
-USER: Final = 3  # privilege level
-_TAKEN_WITH_IF: Final = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)
-_CLOCKS: Final = frozenset({"rdtsc", "rdtscp", "rdpmc"})
-_INVALIDATES: Final = frozenset({"int1", "int3", "into", "invd", "invlpg", "invlpgb", "invpcid"})
-LOCAL: Final = 200_000  # instructions a CPU may run between two visible operations
-TO_READY: Final = 3_000_000
-
-
-class Grown(Exception):
-    """More is visible than was known: what has been explored so far was too coarse, so begin again.
-
-    Args:
-        frames: all that is known to be visible now (frame numbers, sorted).
-    """
-
-    def __init__(self, frames: tuple[int, ...] = ()) -> None:
-        super().__init__(frames)
-        self.frames = frames
-
-
-class Move(NamedTuple):
-    """One visible operation.
-
-    Attributes:
-        cpu: whose.
-        kind: `access`, `step`, `instruction`, `interrupt`, or `store` for the moment at which the oldest store
-            in its buffer becomes visible.
-        choice: which of its outcomes, 0 for the first (the tables; A as it is). Of an access that loads an entry, those in
-            which some walker has set A come behind those in which none has.
-    """
-
-    cpu: int
-    kind: str
-    choice: int = 0
-
-
-class State(NamedTuple):
-    """Everything, immutable; `memory` and `frames` are what differs from the root state.
-
-    Parts that a move does not touch are the same objects in the state before and the one after it.
-    """
-
-    memory: tuple[tuple[int, bytes | None], ...]
-    rest: MachineSnapshot
-    runtime: Any
-    lazy: Any
-    frames: tuple[tuple[int, Frame[Page]], ...]
-    cpu_keys: tuple[bytes, ...]
-    threads: tuple[int, ...]
-    held: tuple[Held | None, ...]
-    done: tuple[bool, ...]
-    double_faults: tuple[tuple[int, tuple[int, bool]], ...]
-    stores: tuple[tuple[Pending, ...], ...]
-    below: tuple[Below | None, ...]
-
-
-def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScenario:
-    """Boot the guest of a world.
-
-    Raises:
-        ScenarioError: the scenario is no litmus scenario.
-        ConfigError: a mode cannot be explored.
-    """
-    found = usual_guests().scenario(scenario)
-    if not found.litmus:
-        raise ScenarioError(
-            f"scenario {scenario} is not made to be explored (its TOML has no litmus = true); kstack scenarios lists those that are"
-        )
-    if modes.dirty_rewalk != "yes":
-        raise ConfigError("dirty-rewalk=no cannot be explored; kstack compare and kstack run can have it")
-    if modes.capacity:
-        raise ConfigError("tlb=capacity cannot be explored: every fill and eviction is tried; leave it out")
-    return boot(found, modes=replace(modes.resolved(policy.delivery), tlb="retain", memory_order="sc"))
-
-
-class FoundBefore(ScenarioError):
-    """A finding before a move could be made: there is nothing left to explore.
-
-    Args:
-        scenario: its id.
-        what: before which of the programs' `event`s or operations it is.
-        finding: the first.
-    """
-
-    def __init__(self, scenario: str, what: str, finding: Finding) -> None:
-        super().__init__(f"scenario {scenario}: before its programs' {what}, {finding.kind.value}: {finding.text}")
-        self.finding = finding
-
-
-class NotReady(ScenarioError):
-    """The programs of a scenario do not get ready."""
 
 
 class World:
@@ -177,12 +80,15 @@ class World:
             raise ScenarioError(
                 f"scenario {scenario} cannot be explored: its kernel runs no programs of litmus scenarios"
             )
-        self._marks = programs
+        self.marks = programs
         assert self.session.oracle is not None
         self.oracle: Oracle = self.session.oracle
         self.ignored = ignored_kinds(found)
         self._scenario = scenario
-        self.programs = self._get_ready()
+        self.programs = get_ready(self.session, programs.ready)
+        self._found_until_now("event `ready`")
+        if not self.programs:
+            raise NotReady(f"scenario {scenario}: its programs do not get ready")
         stacks = (
             page.address >> 12
             for thread in self.runtime.threads.values()
@@ -193,55 +99,31 @@ class World:
         self.managed = pages  # linear page numbers; asked for membership, or sorted
         self.lazy = LazyTlb(len(self.machine.cpus), modes.speculation, lambda address: address >> 12 in pages)
         mmus = [cpu.mmu for cpu in self.machine.cpus]
-        self.tables = Tables(self.machine.memory, mmus, pages, self.lazy, self.session.symbols.name)
+        self.tables = GuestPageTables(self.machine.memory, mmus, pages, self.lazy, self.session.symbols.name)
         self.visible = visible
         visible.grown, visible.tables = False, frozenset(self.tables.frames)
-        self._frames: dict[
-            tuple[int | None, int], int | None
-        ] = {}  # by root and linear page: translations that are fixed
+        # Translations that are fixed, by root and linear page.
+        self._frames: dict[tuple[int | None, int], int | None] = {}
         self.buffers = StoreBuffers(self.machine, self.runtime.executor, self.lazy, self.tables, modes.memory_order)
+        self.refusals = Refusals(scenario, self.session.symbols, self.machine, self.tables, self.facts.ports)
+        self.choices = AccessChoices(self.machine, self.lazy, self.tables, self.buffers, self.refusals, self.frame_of)
+        self._runner = LocalRunner(self)
         self._close(pages)
         self.held: list[Held | None] = [None] * len(self.machine.cpus)
         self.below: list[Below | None] = [None] * len(self.machine.cpus)  # of those in an interrupt's handler
         for cpu in range(len(self.machine.cpus)):
-            self._watch_returns(cpu)  # an earlier world of the same machine may have been left in one
+            self.watch_returns(cpu)  # an earlier world of the same machine may have been left in one
         self.done = [cpu not in self.programs for cpu in range(len(self.machine.cpus))]
         for cpu in self.programs:
-            self._run_on(cpu)
+            self._runner.run_on(cpu)
         if self.finished:
             self.judge_end()
         self._found_until_now("visible operation")
-        self._base = self.machine.memory.snapshot()
-        self._digests: dict[bytes, bytes] = {}
-        self._lives = dict(self.oracle.frames)
-        self._parts: list[Any] = [None] * len(self.machine.cpus)  # of each CPU, as it was when it ran last
-        self._calls: list[Any] = [None] * len(self.machine.cpus)
-        self._devices: Any = None
-        self._ports = -1  # accesses to them until then
-        self._changed: list[int] = []  # frames that differ from the root, but for those that are dirty
-        self._keys: list[bytes] = [b""] * len(self.machine.cpus)
+        self._saver = StateSaver(self)
         self.exercised = 0
         self.judges_end = True  # at each move that is the last one
 
     # --- the beginning
-
-    def _get_ready(self) -> list[int]:
-        """Run every CPU to its event `ready`; the CPUs that have a program."""
-        machine, ready = self.machine, []
-        while machine.time < TO_READY:
-            running = [cpu for cpu in machine.runnable() if cpu not in ready]
-            if not running or machine.end() is not None:
-                break
-            for cpu in running:
-                if cpu not in ready:
-                    machine.run(cpu, 50)
-                    ready += [
-                        who for _, who, name in self.session.events if name == self._marks.ready and who not in ready
-                    ]
-        self._found_until_now("event `ready`")
-        if not ready:
-            raise NotReady(f"scenario {self._scenario}: its programs do not get ready")
-        return sorted(ready)
 
     def _found_until_now(self, what: str) -> None:
         """Find out whether anything is wrong before there is a move to make.
@@ -325,7 +207,7 @@ class World:
 
     def _moves_of(self, cpu: int, held: Held) -> list[Move]:
         if held.what == "access":
-            ways = len(self.options(cpu, held)) * (2 if self._pending(cpu, held) else 1)
+            ways = len(self.choices.options(cpu, held)) * (2 if self.choices.pending(cpu, held) else 1)
             return [Move(cpu, "access", choice) for choice in range(ways)]
         if held.what == FENCE:
             return []
@@ -351,7 +233,7 @@ class World:
             return buffers.plain(cpu, held.address) is None
         if held.what == "out":
             calls = self.runtime.calls[cpu]
-            return not calls or not self._is_begun(cpu) or not passes(calls[-1].step)
+            return not calls or not self._runner.is_begun(cpu) or not passes(calls[-1].step)
         return held.what != WINDOW
 
     def _make_visible(self, cpu: int) -> None:
@@ -360,67 +242,7 @@ class World:
         held = self.held[cpu]
         if held is not None and held.what == FENCE and not self.buffers.stores[cpu]:
             self.held[cpu] = None
-            self._run_on(cpu)
-
-    def options(self, cpu: int, held: Held) -> list[Option]:
-        """How an access can go."""
-        if not self.lazy.manages(held.address):
-            return [Option(How.WALK)]
-        core = self.machine.cpus[cpu]
-        leaf = core.mmu.leaf_address(held.address)
-        entry = 0 if leaf is None else self.machine.memory.read64(leaf)
-        user = core.registers.cpl == USER
-        smap = core.mmu.smap and not user and not core.registers.rflags & Flags.AC
-        write = held.write or self.buffers.is_locked(cpu)  # which loads and stores by one translation
-        denies = forbidding(Attempt(write, False, user, smap), core.mmu.control)
-        walks = not self.buffers.holds_back(cpu, held.address)
-        return self.lazy.options(cpu, held.address >> 12, entry, write, denies, walks)
-
-    def option(self, cpu: int, held: Held, choice: int) -> Option:
-        """How an access goes by a choice of `Move`."""
-        options = self.options(cpu, held)
-        return options[choice % len(options)]
-
-    def _pending(self, cpu: int, held: Held) -> tuple[int, int] | None:
-        """The entry (its address, a managed page) that an access loads and of which it shows now if A has been set."""
-        if self.lazy.manages(held.address):
-            return None
-        frame = self.frame_of(cpu, held.address)
-        if frame not in self.tables.frames:
-            return None
-        code = self.buffers.code(cpu)
-        operand = plain(code, held.address)
-        if operand is not None and operand.only_stores:
-            return None
-        physical = frame << 12 | held.address & 0xFFF
-        entries = [
-            (word, page)
-            for word, page in self.tables.pages_of(physical, 8 if operand is None else operand.width)
-            if self.lazy.is_pending(self.machine.memory.read64(word)) and not self.buffers.has_word(cpu, word)
-        ]
-        if len({word for word, _ in entries}) > 1:
-            self._refuse(cpu, "loads several entries at once")
-        return entries[0] if entries else None
-
-    def _set_accessed(self, word: int) -> None:
-        """Some CPU's walker has set Accessed, speculatively, in the entry at a physical address."""
-        memory = self.machine.memory
-        entry = memory.read64(word)
-        memory.exchange_quietly(word, entry, entry | A)
-        for page in self.tables.leaves[word]:
-            self.lazy.entry_is(page, entry | A)
-
-    def _refuse(self, cpu: int, what: str) -> NoReturn:
-        place = self.session.symbols.name(self.machine.cpus[cpu].registers.rip)
-        raise ScenarioError(f"scenario {self._scenario} cannot be explored: CPU {cpu} {what}, at {place}")
-
-    def _exercises(self, cpu: int, held: Held) -> bool:
-        """Whether an access could have gone two ways had nothing ever been invalidated."""
-        if not self.lazy.manages(held.address):
-            return False
-        leaf = self.machine.cpus[cpu].mmu.leaf_address(held.address)
-        entry = 0 if leaf is None else self.machine.memory.read64(leaf)
-        return self.lazy.is_exercised(cpu, held.address >> 12, entry)
+            self._runner.run_on(cpu)
 
     def make(self, move: Move) -> Finding | None:
         """Make a move; the first finding that it brings, if any."""
@@ -445,11 +267,11 @@ class World:
             assert held is not None
             gate = gate_of(core)
             if move.kind == "access":
-                self.exercised += self._exercises(cpu, held)
-                gate.option, gate.option_page = self.option(cpu, held, move.choice), held.address >> 12
-                pending = self._pending(cpu, held) if move.choice >= len(self.options(cpu, held)) else None
-                if pending is not None:
-                    self._set_accessed(pending[0])
+                self.exercised += self.choices.exercises(cpu, held)
+                gate.option, gate.option_page = self.choices.option(cpu, held, move.choice), held.address >> 12
+                accessed = move.choice >= len(self.choices.options(cpu, held))
+                if accessed and (pending := self.choices.pending(cpu, held)) is not None:
+                    self.choices.set_accessed(pending.word)
             elif move.kind == "step" and move.choice:
                 self.runtime.executor.set_accessed(cpu, self.runtime.calls[cpu][-1].step.page)
             faults = core.counts.exceptions
@@ -462,9 +284,9 @@ class World:
             if core.counts.exceptions != faults and self.buffers.stores[cpu]:
                 self.held[cpu] = Held(FENCE)  # the handler waits until all can see what its CPU has stored
         self._tell(cpu)
-        self._check(cpu)
+        self.refusals.check(cpu)
         if self.held[cpu] is None:
-            self._run_on(cpu)
+            self._runner.run_on(cpu)
         for thread in self.runtime.threads.values():
             thread.since = min(thread.since, 0)  # asleep for ever, or awake
         if self.judges_end and self.finished:
@@ -474,42 +296,7 @@ class World:
     def _tell(self, cpu: int) -> None:
         """Tell the oracle of entries that guest code has stored."""
         for page in dict.fromkeys(self.tables.stored):
-            leaf = self.machine.cpus[cpu].mmu.leaf_address(page << 12)
-            self.oracle.guest_stored(cpu, page << 12, 0 if leaf is None else self.machine.memory.read64(leaf))
-
-    def _check(self, cpu: int) -> None:
-        """Whether what a CPU has just done can be explored.
-
-        Raises:
-            ScenarioError: it cannot.
-        """
-        gate = gate_of(self.machine.cpus[cpu])
-        if gate.refused:
-            self._refuse(cpu, gate.refused)
-        for ipi in self.machine.ipis:
-            if ipi.mode not in _TAKEN_WITH_IF:
-                self._refuse(ipi.source, f"sends {ipi.mode.name}, and only interrupts arrive at any moment here")
-        if self.machine.apics[cpu].next_deadline() is not None:
-            self._refuse(cpu, "starts its timer, and there is no time here")
-        table = self.machine.cpus[cpu].mmu.table
-        if table is not None and table not in self.tables.roots:
-            self._refuse(cpu, f"loads CR3 with the table {table:#x}, which no CPU had when its programs began")
-
-    def _check_held(self, cpu: int, what: str) -> None:
-        """Whether an instruction before which a CPU stands can be explored.
-
-        Raises:
-            ScenarioError: it cannot: it reads the clock, or reaches a device, which is in no state's key.
-        """
-        if what in _CLOCKS:
-            self._refuse(cpu, "reads the clock, and there is no time here")
-        if what.startswith(("in", "out")) and what not in _INVALIDATES:
-            registers = self.machine.cpus[cpu].registers
-            instruction = decode(self.machine.cpus[cpu].linear.code(registers.rip), registers.bits)
-            assert instruction is not None
-            port = instruction.immediates[0] & 0xFF if instruction.immediates else registers.gpr[Gpr.RDX] & 0xFFFF
-            if what not in ("in", "out") or port not in self.facts.ports:
-                self._refuse(cpu, f"reaches port {port:#x}, and devices are not explored")
+            self.oracle.guest_stored(cpu, page << 12, self.choices.entry(cpu, page << 12))
 
     def judge_end(self) -> Finding | None:
         """Look for frames that are lost when all programs have come to their end: the first finding, if any."""
@@ -525,9 +312,10 @@ class World:
         shared = found is not None and found.address // PAGE in self.visible.frames  # others may store there meanwhile
         if not shared:
             self.below[cpu] = found
-            self._watch_returns(cpu)
+            self.watch_returns(cpu)
 
-    def _watch_returns(self, cpu: int) -> None:
+    def watch_returns(self, cpu: int) -> None:
+        """Hear of a CPU's returns from events as long as something is to be put back there."""
         core = self.machine.cpus[cpu]
         core.hears_return.swap(None if self.below[cpu] is None else self._returned)
         core.watch_returns()
@@ -538,15 +326,14 @@ class World:
         if found is not None and self.machine.cpus[cpu].registers.gpr[_RSP] == found.pointer:
             put_back(self.machine.memory, found)
             self.below[cpu] = None
-            self._watch_returns(cpu)
+            self.watch_returns(cpu)
 
     def _forget(self, move: Move) -> None:
         """Some parts of the state will be others after a move: those of its CPU, of all if it invalidates on all."""
         held, calls = self.held[move.cpu], self.runtime.calls[move.cpu]
         broadcast = held is not None and held.what in _BROADCASTS
         broadcast = broadcast or (move.kind == "step" and bool(calls) and isinstance(calls[-1].step, Invlpgb | Tlbsync))
-        for cpu in range(len(self._parts)) if broadcast else (move.cpu,):
-            self._parts[cpu] = self._calls[cpu] = None
+        self._saver.forget(range(len(self.machine.cpus)) if broadcast else (move.cpu,))
 
     def _first_finding(self, before: int) -> Finding | None:
         """The first of what the oracle has found since it had found so many."""
@@ -555,72 +342,6 @@ class World:
             self.oracle.panicked("see the run")
         new = [found for found in self.oracle.findings[before:] if found.kind.value not in self.ignored]
         return new[0] if new else None
-
-    def _run_on(self, cpu: int) -> None:
-        """Run a CPU to its next visible operation; what nobody can tell is done on the way."""
-        core, machine, left = self.machine.cpus[cpu], self.machine, LOCAL
-        gate = gate_of(core)
-        self.visible.recent.clear()
-        while left > 0 and not self._rests(cpu):
-            gate.held = None
-            events = len(self.session.events)
-            watched = bool(self.buffers.stores[cpu])
-            if watched and drains(self.buffers.code(cpu)):
-                self.held[cpu] = Held(FENCE)
-                return
-            left -= max(1, machine.run(cpu, 1 if self.done[cpu] or watched else left).elapsed)
-            self._check(cpu)
-            self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
-            if gate.held is None:
-                if core.state is not ActivityState.RUNNING or machine.end() is not None:
-                    break
-                continue
-            self._check_held(cpu, gate.held.what)
-            if gate.held.what != "out" or not self._is_private(cpu):
-                self.held[cpu] = gate.held
-                return
-            gate.granted = True
-            machine.run(cpu, 1)
-            gate.granted = False
-            self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
-        if left > 0:
-            return
-        own = [thread for thread in self.runtime.threads.values() if thread.id < self._marks.first_thread]
-        recent = self.visible.recent.items()
-        shared = [frame for frame, page in recent if not any(thread.contains(page << 12) for thread in own)]
-        if not shared:
-            raise ScenarioError(f"CPU {cpu} runs for {LOCAL} instructions without a visible operation")
-        for frame in shared:  # it waits for one of these to change
-            self.visible.add(frame)
-        raise Grown(tuple(sorted(self.visible.frames)))
-
-    def _rests(self, cpu: int) -> bool:
-        """Whether a CPU's program has ended, and no interrupt handler (which has IF clear) runs there."""
-        return self.done[cpu] and self.machine.cpus[cpu].registers.interrupt_flag
-
-    def _ends(self, cpu: int, events: int) -> bool:
-        names = [name for _, who, name in self.session.events[events:] if who == cpu]
-        wrong = self._marks.wrong in names
-        if wrong or self._exits_badly():
-            self.oracle.check_failed(cpu)
-        return wrong or self._marks.done in names or self.machine.end() is End.SHUTDOWN
-
-    def _exits_badly(self) -> bool:
-        """Whether the guest has said itself, by what it wrote to the debug-exit port, that something is wrong."""
-        code, exits = self.machine.exit_port.code, self.facts.exits
-        return code is not None and code not in exits.passed and code != exits.panicked
-
-    def _is_private(self, cpu: int) -> bool:
-        """Whether an OUT is one that nobody else can tell: an event, or the beginning of a hook."""
-        hook = self.session.kernel.asks(cpu)
-        if hook is None:
-            return True  # an event, or the console, when the guest panics
-        return not self._is_begun(cpu) and hook not in (HookKind.SWITCH_IN, HookKind.SWITCH_OUT)
-
-    def _is_begun(self, cpu: int) -> bool:
-        """Whether the OUT before which a CPU stands makes the next step of a hook that has begun."""
-        registers, calls = self.machine.cpus[cpu].registers, self.runtime.calls[cpu]
-        return bool(calls) and calls[-1].key == (registers.rip, registers.gpr[_RSP])
 
     @property
     def stronger(self) -> tuple[str, ...]:
@@ -636,98 +357,17 @@ class World:
 
     def state(self) -> State:
         """The present state."""
-        machine, oracle = self.machine, self.oracle
-        touched = machine.memory.dirty.union(self._changed)
-        snapshot = machine.snapshot(self._parts, self._known_devices())
-        runtime = self.runtime.snapshot(self._calls)
-        for cpu, part in enumerate(snapshot.cpus):
-            if self._parts[cpu] is None:
-                self._keys[cpu] = _cpu_key(part)
-        self._parts, self._calls = list(snapshot.cpus), list(runtime[0])
-        self._devices, self._ports = snapshot.devices, machine.port_accesses
-        base, pages = self._base, snapshot.memory
-        changed = tuple(
-            (frame, pages.get(frame))
-            for frame in sorted(touched)
-            if base.get(frame) is not pages.get(frame) and base.get(frame) != pages.get(frame)
-        )
-        self._changed = [frame for frame, _ in changed]
-        lives = self._lives
-        return State(
-            changed,
-            snapshot._replace(memory={}),
-            runtime,
-            self.lazy.state(),
-            tuple((number, frame) for number, frame in oracle.frames.items() if frame != lives[number]),
-            tuple(self._keys),
-            tuple(oracle.threads),
-            tuple(self.held),
-            tuple(self.done),
-            tuple(sorted(oracle.double_faults.items())),
-            tuple(self.buffers.stores),
-            tuple(self.below),
-        )
-
-    def _known_devices(self) -> Any:
-        """The devices' part of the last state, if they are still in it; a timer that runs changes them."""
-        untouched = self.machine.port_accesses == self._ports and self.machine.pit.next_deadline() is None
-        return self._devices if untouched else None
+        return self._saver.state()
 
     def become(self, state: State) -> None:
         """Go back, or over, to a state of this world."""
-        pages = dict(self._base)
-        for frame, data in state.memory:
-            if data is None:
-                pages.pop(frame, None)
-            else:
-                pages[frame] = data
-        frames = [frame for frame, _ in state.memory]
-        rest = state.rest._replace(memory=pages)
-        self.machine.restore(rest, self._parts, (*self._changed, *frames), self._known_devices())
-        self._changed, self._devices, self._ports = frames, rest.devices, self.machine.port_accesses
-        self.runtime.restore(state.runtime, self._calls)
-        self._parts, self._calls, self._keys = list(state.rest.cpus), list(state.runtime[0]), list(state.cpu_keys)
-        self.lazy.restore(state.lazy)
-        oracle = self.oracle
-        oracle.frames = {**self._lives, **dict(state.frames)}
-        oracle.threads = {thread: self.runtime.threads[thread] for thread in state.threads}
-        for thread in oracle.threads.values():
-            oracle.areas.add(thread)
-        oracle.findings.clear()
-        oracle.sanitizer.last_use = ()
-        oracle.double_faults = dict(state.double_faults)
-        oracle.leaked.clear()  # what was reported, and counted, on other paths
-        oracle.drift.clear()
-        self.session.events.clear()
-        self.held, self.done = list(state.held), list(state.done)
-        self.buffers.stores = list(state.stores)
-        for cpu, found in enumerate(state.below):
-            if found is not self.below[cpu]:
-                self.below[cpu] = found
-                self._watch_returns(cpu)
+        self._saver.become(state)
 
-    def key(self, state: State) -> bytes:
+    def key(self, state: State) -> int:
         """What makes two states the same: all that decides what can happen; no times, no counts."""
-        whole = hashlib.blake2b(b"".join(state.cpu_keys), digest_size=16)
-        for frame, data in state.memory:
-            whole.update(frame.to_bytes(8, "little") + self._digest(data or b""))
-        ghost = tuple((number, life.state.name, life.owner, life.previous) for number, life in state.frames)
-        ipis = sorted(state.rest.ipis, key=lambda ipi: ipi.target)  # in order for each target
-        way = (ipis, sorted(state.rest.broadcast, key=lambda request: request[0]))
-        rest = (way, self.runtime.key(state.runtime), state.lazy[0], ghost, state.held, state.done, state.double_faults)
-        whole.update(repr((*rest, state.stores, state.below)).encode())
-        return whole.digest()
+        return self.decomposition.key(state)
 
-    def _digest(self, data: bytes) -> bytes:
-        found = self._digests.get(data)
-        if found is None:
-            found = self._digests[data] = hashlib.blake2b(data, digest_size=16).digest()
-        return found
-
-
-def _cpu_key(part: Any) -> bytes:
-    """What decides how a CPU goes on, of its part of a snapshot: registers, MSRs, APIC, state and NMI."""
-    registers, _, msrs, apic, _, running, _ = part
-    whole = hashlib.blake2b(Registers.canonical_of(registers), digest_size=16)
-    whole.update(repr((msrs, apic, running[:3])).encode())
-    return whole.digest()
+    @property
+    def decomposition(self) -> Decomposition:
+        """Cuts its states into components."""
+        return self._saver.decomposition

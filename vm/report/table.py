@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kstack.explore.witness import Line
+from kstack.explore.witness import WitnessLine
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement
 from kstack.report.comparison import Comparison
@@ -163,7 +163,7 @@ def lanes(finding: Finding) -> Table:
     return table
 
 
-def path_lanes(lines: Sequence[Line]) -> Table:
+def path_lanes(lines: Sequence[WitnessLine]) -> Table:
     """The moves of a path: a lane a CPU, in order."""
     cpus = sorted({line.cpu for line in lines})
     table = Table(box=None, pad_edge=False)

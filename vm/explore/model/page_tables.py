@@ -56,7 +56,7 @@ def managed_pages(names: Iterable[str], symbols: Symbols) -> frozenset[int]:
     return frozenset(found)
 
 
-class Tables:
+class GuestPageTables:
     """The page tables of one machine, as they are when exploring begins.
 
     Args:

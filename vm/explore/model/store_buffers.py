@@ -15,11 +15,11 @@ moves, a push, a store across pages) waits as a locked operation does, so that i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.explore.model.gate import Gate, gate_of
 from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
-from kstack.explore.model.page_tables import WORD, Tables
+from kstack.explore.model.page_tables import WORD, GuestPageTables
 from kstack.hw.cpu.decode import Instruction, decode
 from kstack.machine import Machine
 from kstack.stacks import steps
@@ -46,7 +46,7 @@ _PASSING: Final = (  # steps that neither wait for the CPU's own stores nor make
 )
 
 
-class Plain(NamedTuple):
+class PlainAccess(NamedTuple):
     """An access to one operand in memory that is not locked: bytes of the operand; it does nothing but store."""
 
     width: int
@@ -58,7 +58,7 @@ _STACK: Final = frozenset({"push", "pop", "call", "ret", "enter", "leave", "iret
 _WEAK: Final = frozenset({"movnti", "movntdq", "movntps", "movntpd", "movntq", "maskmovdqu", "maskmovq"})
 
 
-def plain(code: bytes, address: int) -> Plain | None:
+def plain(code: bytes, address: int) -> PlainAccess | None:
     """The instruction at the start of `code` as an unlocked access to one operand at a linear address, or None."""
     instruction = decode(code, 64)
     if instruction is None or instruction.memory is None or is_locked(code, instruction) or instruction.repeat:
@@ -68,7 +68,7 @@ def plain(code: bytes, address: int) -> Plain | None:
         return None
     if instruction.name in _STRINGS | _STACK | _WEAK:
         return None
-    return Plain(width, instruction.name == "mov" and _stores(code))
+    return PlainAccess(width, instruction.name == "mov" and _stores(code))
 
 
 def _stores(code: bytes) -> bool:
@@ -118,7 +118,9 @@ class StoreBuffers:
         stronger: what was done in one piece though hardware may do it in several, in order: symbols.
     """
 
-    def __init__(self, machine: Machine, executor: Executor, lazy: LazyTlb, tables: Tables, order: str) -> None:
+    def __init__(
+        self, machine: Machine, executor: Executor, lazy: LazyTlb, tables: GuestPageTables, order: str
+    ) -> None:
         self._machine = machine
         self._memory = machine.memory
         self._executor = executor
@@ -172,7 +174,7 @@ class StoreBuffers:
         """Whether an access to a linear address waits for the entry that its own CPU has stored."""
         return self._lazy.manages(address) and not self._walks_memory and self.has_entry(cpu, address)
 
-    def plain(self, cpu: int, address: int) -> Plain | None:
+    def plain(self, cpu: int, address: int) -> PlainAccess | None:
         """The access before which a CPU stands as an unlocked one of RAM (device registers are uncached)."""
         physical = self._machine.cpus[cpu].mmu.resolve(address)
         if physical is not None and not self._memory.is_ram(physical):
@@ -324,7 +326,7 @@ def _meets(pending: Pending, start: int, size: int) -> bool:
     return _overlaps(pending.where, len(pending.value), start, size)
 
 
-def _set(variables: dict[Any, Any], key: Any, value: Any) -> None:
-    variables.pop(key, None)
+def _set(variables: dict[tuple[str, steps.Key], steps.Value], name: tuple[str, steps.Key], value: steps.Value) -> None:
+    variables.pop(name, None)
     if value is not None:
-        variables[key] = value
+        variables[name] = value

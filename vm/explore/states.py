@@ -1,0 +1,194 @@
+"""Moves and states as values: immutable, and what a move does not touch is the same object before and after it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kstack.explore.dead_stack import Below
+from kstack.explore.model.gate import Held
+from kstack.machine import MachineSnapshot
+from kstack.sanitizer.frames import Frame
+from kstack.stacks import Page
+from kstack.stacks.hooks import HookKind
+from kstack.stacks.host.execute import Pending
+from kstack.stacks.steps import Key
+
+
+class Grown(Exception):
+    """More is visible than was known: what has been explored so far was too coarse, so begin again.
+
+    Args:
+        frames: all that is known to be visible now (frame numbers, sorted).
+    """
+
+    def __init__(self, frames: tuple[int, ...] = ()) -> None:
+        super().__init__(frames)
+        self.frames = frames
+
+
+class Move(NamedTuple):
+    """One visible operation.
+
+    Attributes:
+        cpu: whose.
+        kind: `access`, `step`, `instruction`, `interrupt`, or `store` for the moment at which the oldest store
+            in its buffer becomes visible.
+        choice: which of its outcomes, 0 for the first (the tables; A as it is). Of an access that loads an entry, those in
+            which some walker has set A come behind those in which none has.
+    """
+
+    cpu: int
+    kind: str
+    choice: int = 0
+
+
+# --- the policy's side: what `StackRuntime.snapshot` returns, with names
+
+
+class HookState(NamedTuple):
+    """A hook in flight: which it is, and the answers that its steps have had, from which it can be made again."""
+
+    hook: HookKind
+    arguments: tuple[int, ...]
+    key: tuple[int, int]
+    thread: int
+    answers: tuple[object, ...]
+    held: tuple[str, ...]
+
+
+class StackArea(NamedTuple):
+    """The stack area of a thread, which never changes."""
+
+    thread: int
+    bottom: int
+    size: int
+    is_user: bool
+
+
+class Sleep(NamedTuple):
+    """Of a thread that is switched out: with which RSP, and since when."""
+
+    saved_rsp: int
+    since: int
+
+
+class ThreadState(NamedTuple):
+    """A thread: fields of `StackArea` and `Sleep`."""
+
+    thread: int
+    bottom: int
+    size: int
+    is_user: bool
+    saved_rsp: int
+    since: int
+
+    @property
+    def area(self) -> StackArea:
+        """Its stack."""
+        return StackArea(*self[:4])
+
+    @property
+    def sleep(self) -> Sleep:
+        """How it is switched out."""
+        return Sleep(*self[4:])
+
+
+class PoolsState(NamedTuple):
+    """Pools of pages: what is behind them all, what all fall back on, each CPU's, and the state of a seeded order's draws."""
+
+    reserve: tuple[int, ...]
+    shared: tuple[int, ...]
+    own: tuple[tuple[int, ...], ...]
+    drawn: object
+
+
+class GivenState(NamedTuple):
+    """What the guest has given and said: CPUs that are online, what its kernel told, its frames."""
+
+    online: tuple[int, ...]
+    kernel: object
+    frames: tuple[int, ...]
+
+
+Variable = tuple[str, Key]
+"""A policy's variable: its name, and what it is kept for."""
+
+
+class StepsState(NamedTuple):
+    """What a policy's steps act on.
+
+    Attributes:
+        counts: of steps; nothing depends on them.
+        pools: of pages.
+        given: by the guest.
+        variables, locks, dry: by name; by name, the CPU that holds it; by thread, whether there was no page.
+    """
+
+    counts: tuple[int, ...]
+    pools: PoolsState
+    given: GivenState
+    variables: tuple[tuple[Variable, object], ...]
+    locks: tuple[tuple[str, int], ...]
+    dry: tuple[tuple[int, bool], ...]
+
+
+class PolicyState(NamedTuple):
+    """The policy's side of a state.
+
+    Attributes:
+        calls: each CPU's hooks in flight.
+        threads: in the order in which they came.
+        blocked: by CPU, whether it stands at a step that has waited.
+        steps: what steps act on.
+    """
+
+    calls: tuple[tuple[HookState, ...], ...]
+    threads: tuple[ThreadState, ...]
+    blocked: tuple[bool, ...]
+    steps: StepsState
+
+
+# --- the whole
+
+
+CachedSets = tuple[tuple[tuple[int, int], tuple[int, ...]], ...]
+"""By CPU and managed page: entries, sorted; none where there are none."""
+
+
+class LazyState(NamedTuple):
+    """The lazy TLB: what may be cached, and what might have been, on which nothing depends."""
+
+    may: CachedSets
+    ever: CachedSets
+
+
+class State(NamedTuple):
+    """Everything, immutable; `memory` and `frames` are what differs from the root state.
+
+    Attributes:
+        memory: frames of RAM, None for one that is all zeros.
+        rest: the machine but for its memory.
+        policy: hooks, threads, and what steps act on.
+        lazy: the lazy TLB.
+        frames: the lives of the policy's frames.
+        cpu_keys: of each CPU, what decides how it goes on.
+        threads: which the oracle knows.
+        held: by CPU, the operation before which it stands.
+        done: by CPU, whether its program has ended.
+        double_faults: by CPU: stack pointer, and whether it was served.
+        stores: by CPU, what waits in its store buffer.
+        below: by CPU, what lay below its stack pointer when an interrupt came.
+    """
+
+    memory: tuple[tuple[int, bytes | None], ...]
+    rest: MachineSnapshot
+    policy: PolicyState
+    lazy: LazyState
+    frames: tuple[tuple[int, Frame[Page]], ...]
+    cpu_keys: tuple[bytes, ...]
+    threads: tuple[int, ...]
+    held: tuple[Held | None, ...]
+    done: tuple[bool, ...]
+    double_faults: tuple[tuple[int, tuple[int, bool]], ...]
+    stores: tuple[tuple[Pending, ...], ...]
+    below: tuple[Below | None, ...]
