@@ -15,8 +15,7 @@ from kstack.hw.cpu.hooks import Delivery
 from kstack.machine import FOR_EVER, Ipi
 from kstack.run.session import Session
 from kstack.stacks import steps
-from kstack.stacks.host.call import HookCall, Interposed
-from kstack.stacks.host.execute import WAITING
+from kstack.stacks.host.call import WAITING, HookCall, Interposed
 from kstack.x86.registers import Gpr
 
 MOST_BEGUN: Final = 63  # executions on one CPU of which handlers have not come back
@@ -409,7 +408,8 @@ class Injector:
         call.step = replace(call.step, pages=call.step.pages - 1)  # once: a PostFlush does not wait
         return None
 
-    def _corrupt(self, frame: int) -> None:
+    def _corrupt(self, frame: steps.Answered) -> None:
+        assert isinstance(frame, int), "`_can` has seen to it that there is one"
         self._machine.memory.write(frame, GARBAGE)
 
 

@@ -5,7 +5,7 @@ Each step acts at once and as a whole; what is between two of them is for the sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -17,20 +17,23 @@ from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.area import Areas, AreasState, Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
-from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackHooks, StepCounts
+from kstack.stacks.host.call import MAY_SLEEP, WAITING, GuestMisuse, HookCall, StackHooks, StepCounts, Waiting
 from kstack.stacks.host.checks import Checks, said, shown
-from kstack.stacks.host.pool import PoolConfig, Pools
+from kstack.stacks.host.pool import PoolConfig, Pools, PoolsState
 from kstack.x86.addresses import PAGE
 from kstack.x86.entries import A, G
 from kstack.x86.flags import Flags
 from kstack.x86.invalidation import Invlpgb
 
-WAITING: Final = object()
-"""What a step answers that has to be tried again."""
 _IF: Final = int(Flags.IF)
 _STORES: Final = (steps.WritePte, steps.Store, steps.Unlock)
 _MAX_VARIABLES: Final = 1 << 20
 _MASK64: Final = (1 << 64) - 1
+
+Variable = tuple[str, steps.Key]
+"""A variable of the policy's: its name and key."""
+Carried = steps.Answered | Waiting
+"""What a step that was carried out answers, if it was."""
 
 
 class Pending(NamedTuple):
@@ -48,15 +51,37 @@ class Pending(NamedTuple):
     value: Any
 
 
+class GivenState(NamedTuple):
+    """What the guest has told: CPUs that are online, what its kernel knows, frames (bytes)."""
+
+    online: tuple[int, ...]
+    kernel: object
+    frames: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return tuple.__repr__(self)  # keys of states are digests of it
+
+
+class ExecutorSnapshot(NamedTuple):
+    """An `Executor`'s part of a state, immutable: what decides, sorted."""
+
+    counts: tuple[int, ...]
+    pools: PoolsState | None
+    given: GivenState
+    variables: tuple[tuple[Variable, steps.Value], ...]
+    locks: tuple[tuple[str, int], ...]
+    dry: tuple[tuple[int, bool], ...]
+
+
 class ExecutorState(NamedTuple):
     """An `Executor`'s whole state; nobody changes what is in it."""
 
     counts: StepCounts
-    pools: Any
+    pools: PoolsState | None
     online: tuple[int, ...]
-    kernel: Any
+    kernel: object
     frames: list[int]
-    variables: dict[tuple[str, steps.Key], steps.Value]
+    variables: dict[Variable, steps.Value]
     dry: dict[int, bool]
     locks: dict[str, int]
     leaves: dict[Page, int]
@@ -87,7 +112,7 @@ class Executor:
         self.counts = StepCounts()
         self.pools: Pools | None = None
         self.online: list[int] = []
-        self.variables: dict[tuple[str, steps.Key], steps.Value] = {}
+        self.variables: dict[Variable, steps.Value] = {}
         self.dry: dict[int, bool] = {}  # threads for which there was no page when one was wanted last
         self._give_frames([])
         self.locks: dict[str, int] = {}  # name -> the CPU that holds it
@@ -104,7 +129,7 @@ class Executor:
         self._give_frames(frames)
         self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
 
-    def _give_frames(self, frames: list[int]) -> None:
+    def _give_frames(self, frames: Sequence[int]) -> None:
         self.frames = list(frames)  # all that the guest gave, by physical address
         self._given = self.checks.given = frozenset(frames)
 
@@ -114,7 +139,7 @@ class Executor:
             self._leaves.pop(page, None)
         self.dry.pop(thread.id, None)
 
-    def carry_out(self, cpu: int, call: HookCall, step: steps.Step, name: str) -> tuple[Any, Pte | None]:
+    def carry_out(self, cpu: int, call: HookCall, step: steps.Step, name: str) -> tuple[Carried, Pte | None]:
         """Do one step: what it answers (WAITING to try again), and the entry that a store replaced.
 
         Args:
@@ -139,7 +164,8 @@ class Executor:
             raise PolicyError(f"{name}: {shown(step)} has a wrong argument ({said(error)})") from error
         if not isinstance(step, steps.PteStore):
             return answer, None
-        previous: Pte = answer
+        assert isinstance(answer, Pte)
+        previous = answer
         if isinstance(step, steps.WritePte):
             answer = None
         stored = not isinstance(step, steps.ExchangePte) or previous == step.expected
@@ -334,7 +360,7 @@ class Executor:
         old = self._set((step.name, step.key), step.value)
         return old if isinstance(step, steps.Swap) else None
 
-    def _set(self, key: Any, value: steps.Value) -> steps.Value:
+    def _set(self, key: Variable, value: steps.Value) -> steps.Value:
         """Store a variable; what it held."""
         old = self.variables.pop(key, None)
         if value is not None:
@@ -378,10 +404,10 @@ class Executor:
         self.counts.ipis += 1
         self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, self._kernel.shootdown_vector)
 
-    def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Any:
+    def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Waiting | None:
         return None if self._kernel.has_flushed(cpu, step.cpu, self._touching(cpu)) else WAITING
 
-    def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Any:
+    def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Waiting | None:
         if step.name in self.locks:
             self.counts.lock_waits += 1
             return WAITING
@@ -401,18 +427,18 @@ class Executor:
 
     # --- snapshot
 
-    def snapshot(self) -> Any:
-        """Immutable."""
-        return (
+    def snapshot(self) -> ExecutorSnapshot:
+        """What decides how the policy goes on, and its counts."""
+        return ExecutorSnapshot(
             tuple(vars(self.counts).values()),
             None if self.pools is None else self.pools.snapshot(),
-            (tuple(self.online), self._kernel.snapshot(), tuple(self.frames)),
+            GivenState(tuple(self.online), self._kernel.snapshot(), tuple(self.frames)),
             tuple(sorted(self.variables.items(), key=repr)),
             tuple(sorted(self.locks.items())),
             tuple(sorted(self.dry.items())),
         )
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: ExecutorSnapshot) -> None:
         """Become what `snapshot` returned."""
         counts, pools, (online, kernel, frames), variables, locks, dry = state
         self.counts = StepCounts(*counts)
@@ -451,7 +477,7 @@ class Executor:
         self._leaves = dict(state.leaves)
         self.areas.load(state.areas)
 
-    def _restore_pools(self, state: Any) -> None:
+    def _restore_pools(self, state: PoolsState | None) -> None:
         if state is None:
             self.pools = None
         else:
@@ -459,7 +485,7 @@ class Executor:
             self.pools.restore(state)
 
 
-_HANDLERS: dict[type[steps.Step], Any] = {
+_HANDLERS: Final[dict[type[steps.Step], Callable[[Executor, int, HookCall, Any], Carried]]] = {
     steps.ReadPte: Executor._read_pte,
     steps.WritePte: Executor._write_pte,
     steps.ExchangePte: Executor._exchange_pte,
