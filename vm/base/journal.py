@@ -20,11 +20,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.base.digests import digest, digest_of
+from kstack.base.documents import Document, JsonValue
 
-Document = dict[str, Any]
 SHORT: Final = 8  # bytes of a digest that stands before its text
 
 
@@ -64,7 +64,7 @@ def _read_before(text: str) -> Document:
     found, _, content = text.partition(" ")
     if found != digest(content, SHORT):
         raise ValueError("its digest does not fit")
-    document: Any = json.loads(content)
+    document: JsonValue = json.loads(content)
     if not isinstance(document, dict):
         raise ValueError("it is no document")
     return document

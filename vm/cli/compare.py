@@ -8,12 +8,13 @@ import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from kstack.cli.output import console, print_json
@@ -218,7 +219,7 @@ def _show(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], 
         {**judgement.as_dict(written.get(index), model), "broken_in": _breaks(comparison, judgement)}
         for index, judgement in enumerate(comparison.judgements)
     ]
-    document: dict[str, Any] = {"version": 1, "modes": comparison.modes.as_dict(), "results": results}
+    document: Document = {"version": 1, "modes": comparison.modes.as_dict(), "results": results}
     if estimates is not None:
         document["fleet"] = estimates.as_dict()
     if not complete:
@@ -226,7 +227,7 @@ def _show(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], 
     print_json(document)
 
 
-def _breaks(comparison: Comparison, judgement: Judgement) -> list[dict[str, Any]]:
+def _breaks(comparison: Comparison, judgement: Judgement) -> list[Document]:
     """Litmus scenarios in which a policy is broken; those explored before with their modes."""
     return [{"scenario": one.scenario, "modes": one.modes} for one in comparison.broken_in(judgement.policy)]
 

@@ -6,12 +6,13 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.base.html import check_can_write
 from kstack.cli.options import Json, ModeList, split
@@ -162,7 +163,7 @@ def _record(folder: Path, found: Found, every: bool) -> list[Example]:
     return record(folder, shortest(found), simpler)
 
 
-def _document(found: Found, examples: list[Example], refused: dict[Pair, str]) -> dict[str, Any]:
+def _document(found: Found, examples: list[Example], refused: dict[Pair, str]) -> Document:
     places = {(example.pair, example.outcome): str(example.path) for example in examples}
     trials = []
     totals: Counter[str] = Counter()

@@ -263,7 +263,10 @@ def _read(journal: Path) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {}
     for number, document in enumerate(documents, 1):
         try:
-            found[document["batch"]] = msgspec.convert(document["outcomes"], list[Outcome])
+            name = document["batch"]
+            if not isinstance(name, str):
+                raise TypeError("a batch is named by a text")
+            found[name] = msgspec.convert(document["outcomes"], list[Outcome])
             why = other_rules(document.get("rules", UNNAMED_RULES))
         except WRONG as error:  # msgspec.ValidationError, too, which is a ValueError
             raise _damaged(journal, number, error) from error

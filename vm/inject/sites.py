@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from kstack.base.errors import ConfigError
 from kstack.fault import Fault, Flush, Moment, Send, Step
@@ -55,6 +55,9 @@ NOWHERE: Final = 0xFFFF_F000_0000_0000  # a linear address that no guest maps
 
 class NoBaselineError(ConfigError):
     """A pair does not come to its end without a fault, so that nothing could be told of one with."""
+
+
+PlaceT = TypeVar("PlaceT")
 
 
 class Site(NamedTuple):
@@ -228,7 +231,7 @@ def _upto(count: int) -> list[int]:
     return list(range(1, count + 1))
 
 
-def _evenly(places: list[Any], limit: int) -> list[Any]:
+def _evenly(places: list[PlaceT], limit: int) -> list[PlaceT]:
     """So many of them, evenly spread, the first and the last among them."""
     if len(places) <= limit:
         return places

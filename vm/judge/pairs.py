@@ -26,6 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from kstack.base.digests import digest
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError, KstackError
 from kstack.base.files import refused_as
 from kstack.base.journal import BEFORE, Log, parse
@@ -140,7 +141,7 @@ class Checkpoint:
     def _not_ours(self) -> ConfigError:
         return ConfigError(f"--resume {self.path}: it is no checkpoint of kstack; give a new file")
 
-    def _check_head(self, found: dict[str, Any]) -> None:
+    def _check_head(self, found: Document) -> None:
         if found.get("file") != self._head["file"]:
             raise self._not_ours()
         differing = [
@@ -151,7 +152,7 @@ class Checkpoint:
         if differing:
             raise ConfigError(f"--resume {self.path} is of another run: {'; '.join(differing)}; give a new file")
 
-    def _take(self, found: dict[str, Any], number: int, places: dict[tuple[str, str], int]) -> None:
+    def _take(self, found: Document, number: int, places: dict[tuple[str, str], int]) -> None:
         try:
             line = msgspec.convert(found, _Line)
         except msgspec.ValidationError as error:
@@ -174,7 +175,7 @@ class Checkpoint:
         line = _Line(pair.policy, pair.scenario, policy_hash_of(pair.policy), image_hash_of(pair.scenario), judgement)
         self._append(msgspec.to_builtins(line))
 
-    def _append(self, document: dict[str, Any]) -> None:
+    def _append(self, document: Document) -> None:
         with refused_as(f"--resume {self.path} cannot be written"):
             self._log.add(document)
 
@@ -183,7 +184,7 @@ class Checkpoint:
         self._log.close()
 
 
-def _head(pair: Pair) -> dict[str, Any]:
+def _head(pair: Pair) -> Document:
     portfolio = pair.portfolio
     return {
         "file": "kstack checkpoint",
@@ -196,7 +197,7 @@ def _head(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return "absent" if value is None else str(value)
 
 

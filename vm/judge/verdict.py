@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.guest.scenario import Scenario
@@ -130,7 +131,7 @@ class Judgement:
         """What the policy cost in the reference run, by a cost model (None: kstack's own)."""
         return None if self.reference is None else cycles(operations_of(self.reference), model)
 
-    def as_dict(self, witness: str | None = None, model: CostModel | None = None) -> dict[str, Any]:
+    def as_dict(self, witness: str | None = None, model: CostModel | None = None) -> Document:
         """The result object of `kstack compare --json`; `witness` is the file that repeats the finding."""
         total, found = self.cycles(model), find_scenario(self.scenario)
         run = self.reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from rich import box
 from rich.table import Table
@@ -156,6 +156,6 @@ def _slug(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _share(counts: Counter[str], name: str) -> Any:
+def _share(counts: Counter[str], name: str) -> float:
     """Per cent of the trials that came to an outcome."""
     return round(100 * counts[name] / counts["trials"], 2)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from kstack.base import html as page
 from kstack.judge.pairs import versions
@@ -64,7 +64,7 @@ def _modes(comparison: Comparison, judgement: Judgement) -> str:
     return modes_line(judgement.modes, comparison.usual, given=given, explored=judgement.basis == "exhaustive")
 
 
-def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, Any]:
+def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, object]:
     """What the template shows."""
     cells, witnesses = _matrix(comparison)
     verdicts = [judgement.verdict for judgement in comparison.judgements]
@@ -143,7 +143,7 @@ def _cycles(value: Cycles) -> str:
     return "0" if not value.high else f"{nominal} ({low}-{high})"
 
 
-def _figures(comparison: Comparison) -> dict[str, Any]:
+def _figures(comparison: Comparison) -> dict[str, object]:
     """Plots as plain data, and the table of depths."""
     from kstack.report import plots
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict, Unpack
 
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.cpu.decode import Instruction
@@ -54,6 +54,16 @@ class Event(NamedTuple):
     text: str = ""
 
 
+class _Details(TypedDict, total=False):
+    """What an event may say, as `Event` has it."""
+
+    thread: int | None
+    address: int | None
+    frame: int | None
+    value: int | None
+    text: str
+
+
 class Events:
     """Gathers the events of a session.
 
@@ -77,7 +87,7 @@ class Events:
         self._findings += len(new)
         return sorted(found + [_of(finding) for finding in new], key=lambda event: (event.count, event.kind == END))
 
-    def add(self, cpu: int, kind: str, name: str, **more: Any) -> None:
+    def add(self, cpu: int, kind: str, name: str, **more: Unpack[_Details]) -> None:
         """Something happens now."""
         self._found.append(Event(self._machine.now(), cpu, kind, name, **more))
 
@@ -160,7 +170,7 @@ class Events:
             self.add(cpu, "switch", f"{call.thread}", thread=call.thread)
             self._switched(cpu, self._machine.now(), call.thread)
 
-    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: steps.Step, answer: steps.Answered, previous: Pte | None) -> None:
         """One of its steps, and what that does to a stack."""
         page = getattr(step, "page", None)
         address = getattr(page, "address", None)

@@ -57,7 +57,7 @@ class Database:
         except (duckdb.Error, UnicodeDecodeError) as error:
             raise TraceError(f"trace {trace.folder} is damaged: {error}") from error
 
-    def sql(self, text: str, *parameters: Any) -> Answer:
+    def sql(self, text: str, *parameters: int) -> Answer:
         """Any query.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.base.errors import TraceError
 from kstack.trace.events import WRITTEN
@@ -97,7 +97,7 @@ def _text(versions: list[tuple[int, bytes, int | None]], count: int, rip: int) -
     return " ".join(disassembly(code, rip, bits)).strip()
 
 
-def _named(**numbers: Any) -> list[str]:
+def _named(**numbers: int | None) -> list[str]:
     return [
         f"{name}={number}" if name == "thread" else f"{name}={number:#x}"
         for name, number in numbers.items()

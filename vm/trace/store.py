@@ -182,7 +182,7 @@ class Writer:
         code = [(rip, count, code, bits, self._symbols.name(rip)) for count, rip, code, bits in part.code]
         self._write("code", _transposed(code, len(SCHEMAS["code"])))
 
-    def _write(self, name: str, columns: Iterable[Any]) -> None:
+    def _write(self, name: str, columns: Iterable[object]) -> None:
         schema = SCHEMAS[name]
         table = pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema)
         if table.num_rows:
@@ -212,8 +212,8 @@ def _replaceable(folder: Path) -> bool:
     return ours and names <= {META, *(f"{name}.parquet" for name in SCHEMAS)}
 
 
-def _transposed(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
+def _transposed(rows: Iterable[tuple[object, ...]], width: int) -> list[list[object]]:
+    columns: list[list[object]] = [list(column) for column in zip(*rows, strict=True)]
     return columns or [[] for _ in range(width)]
 
 

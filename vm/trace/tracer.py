@@ -6,9 +6,10 @@ Nothing is different in a machine that is traced: the same states, the same virt
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kstack.hw.cpu.decode import Instruction
 from kstack.hw.cpu.hooks import Before
@@ -176,7 +177,7 @@ class Tracer:
 def _emulated(one: _Cpu, index: int) -> Columns:
     counts = np.array([time for time, _ in one.emulated], dtype=np.uint64)
     before = [before for _, before in one.emulated]
-    arrays: tuple[Any, ...] = (
+    arrays: tuple[NDArray[np.generic], ...] = (
         counts,
         np.full(len(counts), index, np.uint8),
         np.array([one.rip for one in before], dtype=np.uint64),
@@ -190,7 +191,7 @@ def _emulated(one: _Cpu, index: int) -> Columns:
 
 def _model(one: _Cpu, index: int) -> Columns:
     times, stores, sizes, addresses, physical, values = zip(*one.accesses, strict=True) if one.accesses else ((),) * 6
-    arrays: tuple[Any, ...] = (
+    arrays: tuple[NDArray[np.generic], ...] = (
         np.array(times, dtype=np.uint64),
         np.full(len(times), index, np.uint8),
         np.array(stores, dtype=np.bool_),

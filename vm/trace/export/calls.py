@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from kstack.trace.events import Event
 from kstack.trace.export.read import DELIVERED, Code, Instructions
 from kstack.trace.export.running import Running
 from kstack.x86.vectors import FRED_SYSCALL
+
+FirstT = TypeVar("FirstT")
+SecondT = TypeVar("SecondT")
 
 CALLS: Final = ("syscall", "sysenter")
 RETURNS: Final = ("sysret", "sysretq", "sysexit", "sysexitq")
@@ -221,6 +224,8 @@ def unhandled(events: Iterable[Event]) -> frozenset[int]:
     return frozenset(found)
 
 
-def by_time(first: Iterator[tuple[int, Any]], second: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+def by_time(
+    first: Iterator[tuple[int, FirstT]], second: Iterator[tuple[int, SecondT]]
+) -> Iterator[tuple[int, FirstT | SecondT]]:
     """Two sequences by virtual time as one; the first one's come first at the same time."""
     return heapq.merge(first, second, key=lambda one: one[0])

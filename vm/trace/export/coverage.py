@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from kstack.base import html as page
+from kstack.guest.asm import OutputSection
 from kstack.trace.export.lines import Chapter, Function, of_code, of_sources
 from kstack.trace.export.read import Code, events, instructions
 from kstack.trace.export.sources import image_of
@@ -77,7 +78,9 @@ def _frames(trace: Trace) -> dict[int, int | None]:
     return found
 
 
-def _moved(hits: dict[int, list[int]], frames: dict[int, int | None], sections: Iterable[Any]) -> dict[int, list[int]]:
+def _moved(
+    hits: dict[int, list[int]], frames: dict[int, int | None], sections: Iterable[OutputSection]
+) -> dict[int, list[int]]:
     """Counts by the addresses at which the image has its code."""
     found: dict[int, list[int]] = {}
     spans = [(one.vaddr, one.paddr, one.size) for one in sections]
