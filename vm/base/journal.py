@@ -28,7 +28,7 @@ from kstack.base.documents import Document, JsonValue
 SHORT: Final = 8  # bytes of a digest that stands before its text
 
 
-class Form(NamedTuple):
+class LineForm(NamedTuple):
     """How a line is written and read, without its newline.
 
     Attributes:
@@ -70,8 +70,8 @@ def _read_before(text: str) -> Document:
     return document
 
 
-INSIDE: Final = Form(_written_inside, _read_inside)
-BEFORE: Final = Form(_written_before, _read_before)
+INSIDE: Final = LineForm(_written_inside, _read_inside)
+BEFORE: Final = LineForm(_written_before, _read_before)
 
 
 class Damage(NamedTuple):
@@ -102,7 +102,7 @@ class Contents(NamedTuple):
     damage: Damage | None
 
 
-def parse(data: bytes, form: Form) -> Contents:
+def parse(data: bytes, form: LineForm) -> Contents:
     """What stands in a log, as far as it can be believed.
 
     Args:
@@ -138,7 +138,7 @@ class Log:
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, form: Form, *, emptied: bool = False, locked: bool = False) -> None:
+    def __init__(self, path: Path, form: LineForm, *, emptied: bool = False, locked: bool = False) -> None:
         self._form = form
         self._file = path.open("wb" if emptied else "a+b")
         try:

@@ -19,8 +19,8 @@ from kstack.base.errors import ConfigError
 from kstack.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from kstack.cli.output import console, print_json
 from kstack.hw.modes import Modes
-from kstack.judge.pairs import Checkpoint, judge_pairs
-from kstack.judge.verdict import Judgement, Pair, Portfolio
+from kstack.judge.pairs import PairCheckpoint, judge_pairs
+from kstack.judge.verdict import JudgedPair, Judgement, Portfolio
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.kernels.kstack.scenarios import scenarios as known_scenarios
 from kstack.recording import write_recording
@@ -154,7 +154,7 @@ def _name(costs: Path | None) -> str:
     return "kstack's own" if costs is None else str(costs)
 
 
-def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, modes: Modes) -> list[Pair]:
+def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, modes: Modes) -> list[JudgedPair]:
     """All pairs of what was asked for.
 
     Raises:
@@ -167,14 +167,14 @@ def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, mo
         find_policy(name)
     for name in chosen:
         find_scenario(name)
-    return [Pair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
+    return [JudgedPair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
 
 
-def _judge(pairs: list[Pair], jobs: int, resume: Path | None) -> tuple[dict[int, Judgement], bool]:
+def _judge(pairs: list[JudgedPair], jobs: int, resume: Path | None) -> tuple[dict[int, Judgement], bool]:
     """Judgements by the pairs' places, and whether the user interrupted."""
     done: dict[int, Judgement] = {}
     with ExitStack() as stack:
-        checkpoint = None if resume is None else stack.enter_context(closing(Checkpoint(resume, pairs)))
+        checkpoint = None if resume is None else stack.enter_context(closing(PairCheckpoint(resume, pairs)))
         progress = stack.enter_context(_progress())
         task = progress.add_task("starting", total=len(pairs))
         results = stack.enter_context(closing(judge_pairs(pairs, jobs, checkpoint)))

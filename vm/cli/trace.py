@@ -25,8 +25,8 @@ from kstack.run.spec import replay_session
 from kstack.trace.diff import Parting, Place, diff
 from kstack.trace.export import FORMATS, export
 from kstack.trace.make import make_trace
-from kstack.trace.query import QUERIES, Answer, Database, ask
-from kstack.trace.show import Line, lines
+from kstack.trace.query import QUERIES, Database, QueryAnswer, ask
+from kstack.trace.show import ShownLine, lines
 from kstack.trace.store import Trace, is_trace, read_trace
 from kstack.trace.view import serve
 
@@ -124,7 +124,7 @@ def _registers(file: Path, time: int, cpu: int | None, anyway: bool) -> str:
     return panic_report(session.machine, session.symbols, cpu=cpu)
 
 
-def _text(line: Line) -> str:
+def _text(line: ShownLine) -> str:
     return f"{line.count:>10} CPU {line.cpu} {'* ' if line.event else '  '}{line.text}"
 
 
@@ -200,7 +200,7 @@ def _as_text(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _table(answer: Answer) -> Table:
+def _table(answer: QueryAnswer) -> Table:
     shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in answer.columns:
         shown.add_column(Text(column), overflow="fold")

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from kstack.base.errors import ConfigError
 from kstack.fault import Fault, Flush, Moment, Send, Step
 from kstack.hw.cpu.cpu import CpuState, Slice, SliceEnd
-from kstack.inject.trial import Pair, Usual, judged
+from kstack.inject.trial import TrialPair, Usual, judged
 from kstack.machine import Ipi
 from kstack.run.session import Session
 from kstack.stacks.host.call import HookCall, Interposed
@@ -60,7 +60,7 @@ class NoBaselineError(ConfigError):
 PlaceT = TypeVar("PlaceT")
 
 
-class Site(NamedTuple):
+class InjectionSite(NamedTuple):
     """An instruction that is about to begin: virtual time, CPU, and where it lies."""
 
     time: int
@@ -81,7 +81,7 @@ class Census(NamedTuple):
     """
 
     usual: Usual
-    sites: tuple[Site, ...]
+    sites: tuple[InjectionSite, ...]
     sends: tuple[tuple[int, int], ...]
     steps: dict[str, int]
     wide: tuple[int, ...]
@@ -93,7 +93,7 @@ class _Counting:
 
     def __init__(self, session: Session) -> None:
         self._session, self._machine = session, session.machine
-        self.sites: list[Site] = []
+        self.sites: list[InjectionSite] = []
         self.sends: list[tuple[int, int]] = []
         self.steps: dict[str, int] = {}
         self.wide: list[int] = []
@@ -114,7 +114,7 @@ class _Counting:
             time, rip = self._machine.time, processor.linear_rip()
             name = self._name(rip)
             if name is not None and processor.state is CpuState.RUNNING:
-                self.sites.append(Site(time, cpu, name))
+                self.sites.append(InjectionSite(time, cpu, name))
             piece = self._machine.run(cpu, 1)
             done += piece.elapsed
             if piece.end is not SliceEnd.BUDGET or done >= units:
@@ -160,7 +160,7 @@ class _Counting:
 
 
 @lru_cache(maxsize=16)
-def census(pair: Pair) -> Census:
+def census(pair: TrialPair) -> Census:
     """Run a pair once, and count what can be hit; what was counted last is remembered.
 
     Raises:

@@ -43,7 +43,7 @@ _WRONG: Final = frozenset({Kind.WRONG_DATA, Kind.DATA_LEAK})
 _HANGS: Final = frozenset({Kind.DEADLOCK, Kind.LIVELOCK})
 
 
-class Pair(NamedTuple):
+class TrialPair(NamedTuple):
     """What trials are made of: a policy and a scenario by name, and the machine's modes."""
 
     policy: str
@@ -70,7 +70,7 @@ def schedule(scenario: Scenario) -> Scheduler:
     return ScriptedSchedule(script_of(scenario)) if scenario.script else RoundRobin(QUANTUM)
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class TrialOutcome(msgspec.Struct, frozen=True):
     """What came of a trial.
 
     Attributes:
@@ -101,7 +101,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Usual(NamedTuple):
-    """A run without a fault: virtual time that it takes (units), what it comes to, as in `Outcome`, and what it says."""
+    """A run without a fault: virtual time that it takes (units), what it comes to, as in `TrialOutcome`, and what it says."""
 
     time: int
     outcome: str = "masked"
@@ -121,12 +121,12 @@ class Trial(NamedTuple):
         usual: the run without it.
     """
 
-    pair: Pair
+    pair: TrialPair
     fault: Fault
     site: str
     usual: Usual
 
-    def run(self) -> Outcome:
+    def run(self) -> TrialOutcome:
         """Try it.
 
         Raises:
@@ -140,14 +140,14 @@ class Trial(NamedTuple):
         options = RunOptions(max(LEAST, PATIENCE * self.usual.time))
         return replace(self.pair.setup, options=options, faults=(self.fault,))
 
-    def recorded(self) -> tuple[Outcome, Recording]:
+    def recorded(self) -> tuple[TrialOutcome, Recording]:
         """Try it; and what repeats it: without an end to compare with, where the policy failed."""
         outcome, session, result = self._run()
         if result is None:
             return outcome, msgspec.structs.replace(self.setup.head(), choices=pack(session.choices))
         return outcome, self.setup.recording(session.choices, result)
 
-    def _run(self) -> tuple[Outcome, Session, RunResult | None]:
+    def _run(self) -> tuple[TrialOutcome, Session, RunResult | None]:
         session = self.pair.session(self.setup.options.max_time)
         injector = Injector(session, [self.fault])
         try:
@@ -175,7 +175,7 @@ class Trial(NamedTuple):
             return "wrong-data", "nobody", f"the guest prints {printed!r}, and without the fault {wanted!r}", None
         return "masked", "nobody", "", None
 
-    def _outcome(self, injector: Injector, found: Judged, time: int) -> Outcome:
+    def _outcome(self, injector: Injector, found: Judged, time: int) -> TrialOutcome:
         outcome, by, text, kind = found
         misplaced = injector.misplaced(0)
         if misplaced is not None:
@@ -184,7 +184,7 @@ class Trial(NamedTuple):
             outcome, by, text = "masked", "nobody", f"as without the fault: {text}"
         if outcome == "masked":
             text = injector.why(0) or text
-        return Outcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
+        return TrialOutcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
 
 
 def judged(scenario: str, result: RunResult) -> Judged:

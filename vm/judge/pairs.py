@@ -30,7 +30,7 @@ from kstack.base.documents import Document
 from kstack.base.errors import ConfigError, KstackError
 from kstack.base.files import refused_as
 from kstack.base.journal import BEFORE, Log, parse
-from kstack.judge.verdict import Judgement, Pair
+from kstack.judge.verdict import JudgedPair, Judgement
 from kstack.kernels.kstack.scenarios import find_image
 from kstack.recording import RULES_VERSION, image_hash
 from kstack.stacks.loading.registry import policy_hash
@@ -93,7 +93,7 @@ def image_hash_of(name: str) -> str:
     return image_hash(find_image(name))
 
 
-class Checkpoint:
+class PairCheckpoint:
     """Results of pairs in a file, which is made if it does not exist.
 
     Args:
@@ -104,7 +104,7 @@ class Checkpoint:
         ConfigError: it is no checkpoint, is damaged, in use, or of other options, versions or sources.
     """
 
-    def __init__(self, path: Path, pairs: list[Pair]) -> None:
+    def __init__(self, path: Path, pairs: list[JudgedPair]) -> None:
         self.path = path
         self.done: dict[int, Judgement] = {}
         self._head = _head(pairs[0])
@@ -170,7 +170,7 @@ class Checkpoint:
             )
         self.done[place] = line.judgement
 
-    def add(self, pair: Pair, judgement: Judgement) -> None:
+    def add(self, pair: JudgedPair, judgement: Judgement) -> None:
         """Save one pair's result, on the disk when this returns."""
         line = _Line(pair.policy, pair.scenario, policy_hash_of(pair.policy), image_hash_of(pair.scenario), judgement)
         self._append(msgspec.to_builtins(line))
@@ -184,7 +184,7 @@ class Checkpoint:
         self._log.close()
 
 
-def _head(pair: Pair) -> Document:
+def _head(pair: JudgedPair) -> Document:
     portfolio = pair.portfolio
     return {
         "file": "kstack checkpoint",
@@ -202,7 +202,7 @@ def _short(value: object) -> str:
 
 
 def judge_pairs(
-    pairs: list[Pair], jobs: int, checkpoint: Checkpoint | None = None
+    pairs: list[JudgedPair], jobs: int, checkpoint: PairCheckpoint | None = None
 ) -> Generator[tuple[int, Judgement], None, None]:
     """Judge pairs in worker processes: the place and the judgement of each, as they finish.
 
@@ -214,7 +214,7 @@ def judge_pairs(
         checkpoint: where results are kept, or None.
 
     Raises:
-        KstackError: as `Pair.judge`, or a worker died.
+        KstackError: as `JudgedPair.judge`, or a worker died.
     """
     done = dict(sorted(checkpoint.done.items())) if checkpoint is not None else {}
     yield from done.items()

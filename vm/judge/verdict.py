@@ -226,7 +226,7 @@ def judge(
 
 
 @dataclass(frozen=True)
-class Pair:
+class JudgedPair:
     """A policy and a scenario by name, and the runs they get: all that another process needs."""
 
     policy: str

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from kstack.base.errors import ImageError
 from kstack.load.boot_state import enter_protected_mode, memory_map
-from kstack.load.layout import Layout, Part
+from kstack.load.layout import ImagePart, Layout
 from kstack.machine import Machine
 from kstack.x86.registers import Gpr
 
@@ -90,7 +90,7 @@ def load(machine: Machine, image: bytes, name: str, header: Header) -> None:
             f"{name}: damaged: the addresses in its multiboot header contradict each other or the file (header "
             f"{header_at:#x}, load {start:#x} to {end:#x}, bss to {bss_end:#x})"
         )
-    enter(machine, name, header, Layout(machine, name, [Part(start, data, max(bss_end, end) - start)]), entry)
+    enter(machine, name, header, Layout(machine, name, [ImagePart(start, data, max(bss_end, end) - start)]), entry)
 
 
 def enter(machine: Machine, name: str, header: Header, layout: Layout, entry: int) -> None:

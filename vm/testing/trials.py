@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kstack.fault import Moment
-from kstack.inject import Outcome, Trial
+from kstack.inject import Trial, TrialOutcome
 from kstack.inject.trial import judged
 from kstack.recording import Recording, unpack
 from kstack.schedule import ReplaySchedule
@@ -13,7 +13,7 @@ from kstack.testing.guests import GuestRun, Start
 from kstack.testing.minimise import merged, minimise
 
 
-def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:
+def simpler(trial: Trial, outcome: TrialOutcome, recording: Recording) -> Recording:
     """A recording under the schedule with the fewest switches found, under which the fault comes to the same.
 
     Args:

@@ -26,7 +26,7 @@ WRITTEN: Final = "written"
 """Kind of an event that comes before the instruction of its time; all others come with it or behind it."""
 
 
-class Event(NamedTuple):
+class TraceEvent(NamedTuple):
     """One event.
 
     Attributes:
@@ -55,7 +55,7 @@ class Event(NamedTuple):
 
 
 class _Details(TypedDict, total=False):
-    """What an event may say, as `Event` has it."""
+    """What an event may say, as `TraceEvent` has it."""
 
     thread: int | None
     address: int | None
@@ -74,12 +74,12 @@ class Events:
 
     def __init__(self, session: Session, switched: Callable[[int, int, int], None]) -> None:
         self._machine, self._session, self._switched = session.machine, session, switched
-        self._found: list[Event] = []
+        self._found: list[TraceEvent] = []
         self._findings = 0
         self._hooks: list[list[HookCall]] = [[] for _ in session.machine.cpus]
         session.machine.instruments.add(self)
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[TraceEvent]:
         """All events since the last time, by virtual time."""
         found, self._found = self._found, []
         oracle = self._session.oracle
@@ -89,7 +89,7 @@ class Events:
 
     def add(self, cpu: int, kind: str, name: str, **more: Unpack[_Details]) -> None:
         """Something happens now."""
-        self._found.append(Event(self._machine.now(), cpu, kind, name, **more))
+        self._found.append(TraceEvent(self._machine.now(), cpu, kind, name, **more))
 
     def ended(self, how: str, reason: str) -> None:
         """The run has ended; an event of the CPU that ran last says so."""
@@ -98,7 +98,7 @@ class Events:
 
     def woken(self, count: int, cpu: int, thread: int) -> None:
         """A CPU has made a thread runnable that slept."""
-        self._found.append(Event(count, cpu, "wake", f"{thread}", thread=thread))
+        self._found.append(TraceEvent(count, cpu, "wake", f"{thread}", thread=thread))
 
     # --- CPUs and the machine
 
@@ -202,8 +202,8 @@ class Events:
         self.add(cpu, "mark", name)
 
 
-def _of(finding: Finding) -> Event:
-    return Event(
+def _of(finding: Finding) -> TraceEvent:
+    return TraceEvent(
         finding.time,
         finding.cpu,
         "finding",

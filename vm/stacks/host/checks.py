@@ -24,7 +24,7 @@ _LONGEST: Final = 200  # characters of what an error shows
 _SMALL: Final = 1 << MAX_BITS - 1
 
 
-class Checks:
+class StepChecks:
     """Of one machine's policy.
 
     Args:
@@ -133,23 +133,23 @@ def _value(value: object) -> None:
             raise TypeError(f"a variable holds numbers, strings, None and tuples of these, not {kind}")
 
 
-_Check = Callable[[Checks, Any], None]
+_Check = Callable[[StepChecks, Any], None]
 _CHECKS: Final[dict[type[steps.Step], _Check]] = {
-    steps.ReadPte: Checks._of_page,
-    steps.WritePte: Checks._store,
-    steps.SwapPte: Checks._store,
-    steps.ExchangePte: Checks._exchange,
-    steps.Invlpg: Checks._of_page,
-    steps.Invlpgb: Checks._invlpgb,
-    steps.Load: Checks._variable,
-    steps.Store: Checks._variable,
-    steps.Swap: Checks._variable,
-    steps.Sleepers: Checks._numbers,
-    steps.ThreadAt: Checks._numbers,
-    steps.PostFlush: Checks._post,
-    steps.WaitForAck: Checks._cpu,
-    steps.Lock: Checks._lock,
-    steps.Unlock: Checks._lock,
+    steps.ReadPte: StepChecks._of_page,
+    steps.WritePte: StepChecks._store,
+    steps.SwapPte: StepChecks._store,
+    steps.ExchangePte: StepChecks._exchange,
+    steps.Invlpg: StepChecks._of_page,
+    steps.Invlpgb: StepChecks._invlpgb,
+    steps.Load: StepChecks._variable,
+    steps.Store: StepChecks._variable,
+    steps.Swap: StepChecks._variable,
+    steps.Sleepers: StepChecks._numbers,
+    steps.ThreadAt: StepChecks._numbers,
+    steps.PostFlush: StepChecks._post,
+    steps.WaitForAck: StepChecks._cpu,
+    steps.Lock: StepChecks._lock,
+    steps.Unlock: StepChecks._lock,
 }
 
 

@@ -18,7 +18,7 @@ from kstack.stacks import steps
 from kstack.stacks.area import Areas, AreasState, Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import MAY_SLEEP, WAITING, GuestMisuse, HookCall, StackHooks, StepCounts, Waiting
-from kstack.stacks.host.checks import Checks, said, shown
+from kstack.stacks.host.checks import StepChecks, said, shown
 from kstack.stacks.host.pool import PoolConfig, Pools, PoolsState
 from kstack.x86.addresses import PAGE
 from kstack.x86.entries import A, G
@@ -107,7 +107,7 @@ class Executor:
         self._pool_config = pool
         self._threads = threads
         self.areas = Areas()
-        self.checks = Checks(self.areas, len(machine.cpus))
+        self.checks = StepChecks(self.areas, len(machine.cpus))
         self._hooks = hooks
         self.counts = StepCounts()
         self.pools: Pools | None = None

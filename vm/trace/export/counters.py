@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.export.read import Instructions
 from kstack.x86.addresses import PAGE
 
@@ -29,7 +29,7 @@ class Area(NamedTuple):
     ended: int
 
 
-def areas(events: Iterable[Event], end: int) -> list[Area]:
+def areas(events: Iterable[TraceEvent], end: int) -> list[Area]:
     """All stacks of a trace, in the order of their creation; those that are not given up last until `end`."""
     found: list[Area] = []
     last: dict[int | None, int] = {}  # thread -> place
@@ -91,7 +91,7 @@ def _kept(times: Column, depths: Column) -> list[int]:
     return [int(place) for place in np.unique(np.concatenate((starts, ends, order[starts], order[ends])))]
 
 
-class Counts:
+class Counters:
     """Numbers that events change."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Counts:
         self._fills: dict[int, int] = {}  # CPU -> fills
         self._in_use = 0
 
-    def told(self, event: Event) -> Iterator[tuple[str, int, int]]:
+    def told(self, event: TraceEvent) -> Iterator[tuple[str, int, int]]:
         """The next event: which counter is what from now on: `pages` of a thread, `fills` and `level` of a CPU, `used`.
 
         `used` is frames that the policy has taken and not given back, since the trace began; `level` is what a step

@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.export.calls import Call, Calls, by_time, unhandled
-from kstack.trace.export.counters import Counts, Depths, areas
+from kstack.trace.export.counters import Counters, Depths, areas
 from kstack.trace.export.flows import Flows, flows
 from kstack.trace.export.packets import NO_FLOWS, Annotations, FlowIds, Packets
 from kstack.trace.export.read import DELIVERED, Code, Instructions, events, instructions
@@ -51,7 +51,7 @@ class _Told(NamedTuple):
     """An event, and its place in the table."""
 
     place: int
-    event: Event
+    event: TraceEvent
 
 
 class _Executed(NamedTuple):
@@ -97,7 +97,7 @@ class _Timeline:
         stacks = areas(events(trace), self._end)
         for thread in sorted({area.thread for area in stacks}):
             self._thread(thread)
-        self._depths, self._counts = Depths(stacks), Counts()
+        self._depths, self._counts = Depths(stacks), Counters()
 
     # --- tracks
 
@@ -154,7 +154,7 @@ class _Timeline:
             for time, *row in zip(*(column.tolist() for column in columns), strict=True):
                 yield time, _Executed(*row)
 
-    def _event(self, place: int, event: Event) -> None:
+    def _event(self, place: int, event: TraceEvent) -> None:
         for what, whose, value in self._counts.told(event):
             self._packets.count(event.count, self._counter(what, whose), value)
         if event.kind in _UNSEEN or (event.kind in DELIVERED and place not in self._unhandled):
@@ -219,7 +219,7 @@ def _arguments_of(call: Call) -> Annotations:
     return {} if call.event is None else _arguments(call.event)
 
 
-def _arguments(event: Event) -> Annotations:
+def _arguments(event: TraceEvent) -> Annotations:
     """What is known of an event, by names to show."""
     value = {"fault": "error", "tlb-stale": "now frame", "grow": "pte", "shrink": "pte", "thread": "bytes"}
     return {
