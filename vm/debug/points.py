@@ -42,6 +42,13 @@ class Point(NamedTuple):
     size: int
 
 
+class Piece(NamedTuple):
+    """A range of physical addresses in one page (bytes)."""
+
+    address: int
+    size: int
+
+
 class Armed(NamedTuple):
     """The watchpoints before a unit of virtual time: what they hold, where, and who is about to be accessed."""
 
@@ -62,15 +69,15 @@ def physical(cpu: Cpu, address: int) -> int | None:
     return found if cpu.mmu.memory.is_ram(found) else None
 
 
-def pieces(cpu: Cpu, address: int, size: int) -> list[tuple[int, int]]:
-    """The physical (address, bytes) of a linear range, up to the first page that is not there."""
+def pieces(cpu: Cpu, address: int, size: int) -> list[Piece]:
+    """Where a linear range lies, up to the first page that is not there."""
     found = []
     while size > 0 and address <= _MASK64:
         part = min(size, PAGE - address % PAGE)
         where = physical(cpu, address)
         if where is None:
             break
-        found.append((where, part))
+        found.append(Piece(where, part))
         address, size = address + part, size - part
     return found
 

@@ -45,15 +45,30 @@ class _Armed:
         self.came = False
 
 
+class _ArmedState(NamedTuple):
+    """How it stands with a fault, as `_Armed` has it."""
+
+    seen: int
+    inside: str | None
+    came: bool
+
+
+class _TriedState(NamedTuple):
+    """A hook in flight whose step has been tried: answers that it had, and the fault that happens there, if one does."""
+
+    answers: int
+    hit: int | None
+
+
 class _Saved(NamedTuple):
     """What `Injector.save` gives: faults by number, each with how it stands with it."""
 
-    armed: tuple[tuple[int, str | None, bool], ...]  # seen, inside, came
+    armed: tuple[_ArmedState, ...]
     fired: tuple[int | None, ...]
     waiting: tuple[tuple[int, ...], ...]
     later: tuple[tuple[int, Ipi], ...]
     behind: tuple[Ipi, ...]
-    tried: dict[tuple[int, int], tuple[int, int | None]]  # answers, and what happens there, of hooks in flight
+    tried: dict[tuple[int, int], _TriedState]  # by CPU and depth
     begun: dict[int, tuple[tuple[int, int], ...]]
     delivered: bool
 
@@ -113,13 +128,14 @@ class Injector:
     def save(self) -> _Saved:
         """What decides what still happens, and what has been seen of it; nobody changes it."""
         lists = self._by_time, self._at, self._steps, self._sends, self._flushes
-        calls, tried = self._session.runtime.calls, {}
+        calls = self._session.runtime.calls
+        tried: dict[tuple[int, int], _TriedState] = {}
         for (cpu, depth), (call, answers) in self._tried.items():
             if len(calls[cpu]) >= depth and calls[cpu][depth - 1] is call:  # to one that has ended nobody comes back
                 hit = self._hit[cpu, depth]
-                tried[cpu, depth] = answers, None if hit is None else hit.number
+                tried[cpu, depth] = _TriedState(answers, None if hit is None else hit.number)
         return _Saved(
-            tuple((one.seen, one.inside, one.came) for one in self._all),
+            tuple(_ArmedState(one.seen, one.inside, one.came) for one in self._all),
             tuple(self.fired),
             tuple(tuple(one.number for one in waiting) for waiting in lists),
             tuple(self._later),
@@ -138,8 +154,8 @@ class Injector:
         self._by_time, self._at, self._steps, self._sends, self._flushes = waiting
         self._later, self._behind, self._delivered = list(state.later), list(state.behind), state.delivered
         calls = self._session.runtime.calls
-        self._tried = {(cpu, n): (calls[cpu][n - 1], answers) for (cpu, n), (answers, _) in state.tried.items()}
-        self._hit = {place: None if hit is None else self._all[hit] for place, (_, hit) in state.tried.items()}
+        self._tried = {(cpu, n): (calls[cpu][n - 1], one.answers) for (cpu, n), one in state.tried.items()}
+        self._hit = {place: None if one.hit is None else self._all[one.hit] for place, one in state.tried.items()}
         self._begun = {cpu: list(begun) for cpu, begun in state.begun.items()}
 
     # --- what has not happened

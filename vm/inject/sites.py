@@ -68,13 +68,20 @@ class InjectionSite(NamedTuple):
     symbol: str
 
 
+class SentIpi(NamedTuple):
+    """An IPI that was sent: its vector, and the CPU that sent it."""
+
+    vector: int
+    cpu: int
+
+
 class Census(NamedTuple):
     """What happens in a run without a fault.
 
     Attributes:
         usual: what it takes, and comes to.
         sites: instructions of the windows.
-        sends: IPIs: vector and sender.
+        sends: IPIs.
         steps: by kind, how many.
         wide: which of the PostFlush steps, from 1, ask for several pages.
         flushes: INVLPGs.
@@ -82,7 +89,7 @@ class Census(NamedTuple):
 
     usual: Usual
     sites: tuple[InjectionSite, ...]
-    sends: tuple[tuple[int, int], ...]
+    sends: tuple[SentIpi, ...]
     steps: dict[str, int]
     wide: tuple[int, ...]
     flushes: int
@@ -94,7 +101,7 @@ class _Counting:
     def __init__(self, session: Session) -> None:
         self._session, self._machine = session, session.machine
         self.sites: list[InjectionSite] = []
-        self.sends: list[tuple[int, int]] = []
+        self.sends: list[SentIpi] = []
         self.steps: dict[str, int] = {}
         self.wide: list[int] = []
         self.flushes = 0
@@ -142,7 +149,7 @@ class _Counting:
 
     def on_ipi(self, ipi: Ipi) -> None:
         """An IPI has left its sender."""
-        self.sends.append((ipi.vector, ipi.source))
+        self.sends.append(SentIpi(ipi.vector, ipi.source))
 
     def _flushed(self, address: int) -> bool:
         self.flushes += 1
@@ -173,8 +180,8 @@ def census(pair: TrialPair) -> Census:
     if result.ended != "exit":
         why = f"ends with {result.ended} without any fault: {result.reason}"
         raise NoBaselineError(f"{pair.scenario} under {pair.policy} {why}")
-    outcome, by, _, kind = judged(pair.scenario, result)
-    usual = Usual(result.time - start, outcome, by, kind, result.exit_value, result.serial)
+    found = judged(pair.scenario, result)
+    usual = Usual(result.time - start, found.outcome, found.by, found.kind, result.exit_value, result.serial)
     return Census(
         usual, tuple(counting.sites), tuple(counting.sends), counting.steps, tuple(counting.wide), counting.flushes
     )

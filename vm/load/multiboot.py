@@ -106,7 +106,7 @@ def enter(machine: Machine, name: str, header: Header, layout: Layout, entry: in
     pieces = memory_map(machine)
     info = layout.room(INFO_BYTES + len(pieces) * ENTRY.size, "multiboot information")
     table = b"".join(ENTRY.pack(ENTRY.size - 4, start, length, RAM) for start, length in pieces)
-    lower, upper = pieces[0][1] >> 10, sum(length for _, length in pieces[1:]) >> 10
+    lower, upper = pieces[0].length >> 10, sum(piece.length for piece in pieces[1:]) >> 10
     fixed = INFO.pack(HAS_MEMORY | HAS_MAP, lower, upper, len(table), info + INFO_BYTES)
     machine.memory.write(info, fixed.ljust(INFO_BYTES, b"\0") + table)
     enter_protected_mode(machine, entry)

@@ -261,10 +261,10 @@ def pool_choices(comparison: Comparison) -> list[tuple[str, str, PoolUse]]:
 def pool_levels(use: PoolUse) -> go.Figure:
     """Pages in each CPU's pool over time."""
     figure = go.Figure()
-    end = max((time for time, _, _ in use.samples), default=0)
+    end = max((sample.time for sample in use.samples), default=0)
     dashes = ("solid", "dash", "dot", "dashdot")
     for cpu, start in enumerate(use.start):
-        points = [(0, start), *((time, level) for time, which, level in use.samples if which == cpu)]
+        points = [(0, start), *((sample.time, sample.level) for sample in use.samples if sample.cpu == cpu)]
         points.append((end, points[-1][1] if use.every == 1 else use.end[cpu]))
         figure.add_scatter(
             x=[time for time, _ in points],

@@ -31,14 +31,18 @@ def simpler(trial: Trial, outcome: TrialOutcome, recording: Recording) -> Record
     best = minimise(run).run
     if len(merged(best.choices)) >= len(merged(choices)) or best.outcome is None or best.fired == (None,):
         return recording
-    same = judged(trial.pair.scenario, best.outcome)[:2] == (outcome.outcome, outcome.by)
+    again = judged(trial.pair.scenario, best.outcome)
+    same = (again.outcome, again.by) == (outcome.outcome, outcome.by)
     return best.start.recording_of(best) if same and _is_the_faults(trial, best) else recording
 
 
 def _is_the_faults(trial: Trial, run: GuestRun) -> bool:
     """Whether the same schedule without the fault comes to what the pair comes to without it, as far as it can be followed."""
     bare = replace(run.start, faults=()).run(ReplaySchedule(run.choices, finished=False))
-    return bare.outcome is not None and judged(trial.pair.scenario, bare.outcome)[:2] in (
+    if bare.outcome is None:
+        return False
+    found = judged(trial.pair.scenario, bare.outcome)
+    return (found.outcome, found.by) in (
         (trial.usual.outcome, trial.usual.by),
         ("hang", "nobody"),  # the schedule has no more choices, or lets somebody wait
     )

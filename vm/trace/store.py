@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 import msgspec
 import pyarrow as pa
@@ -129,6 +129,20 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     rules: int = UNNAMED_RULES
 
 
+class About(TypedDict):
+    """What a trace is of, as `Meta` has it, but for what its writer knows."""
+
+    recording: str
+    rules: int
+    image: str
+    policy: str | None
+    cpus: int
+    ended: str
+    time: int
+    begun: int
+    state_hash: str
+
+
 class TraceWriter:
     """Writes a trace, whole or not at all: the folder appears when `finish` has been called.
 
@@ -189,12 +203,12 @@ class TraceWriter:
             self._writers[name].write_table(table, row_group_size=ROWS)
             self._rows[name] += table.num_rows
 
-    def finish(self, **meta: Any) -> Meta:
+    def finish(self, **about: Unpack[About]) -> Meta:
         """All parts are written: what the trace is of, by the fields of `Meta`."""
         for writer in self._writers.values():
             writer.close()
         digests = {name: digest_of_file(self._place / f"{name}.parquet") for name in SCHEMAS}
-        found = Meta(version=VERSION, rows=self._rows, digests=digests, **meta)
+        found = Meta(version=VERSION, rows=self._rows, digests=digests, **about)
         document = msgspec.to_builtins(found)
         (self._place / META).write_text(json.dumps({**document, "digest": digest_of(document)}, indent=1) + "\n")
         replace_folder(self._place, self.folder)
