@@ -15,7 +15,7 @@ from kstack.debug.timeline import Timeline
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
 

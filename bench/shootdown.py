@@ -3,7 +3,7 @@
 CPU 0 clears a page's entry round by round, tells the readers, frees the frame and maps another one; then
 it reads the page itself. The readers read it as often, and wait while there is nothing. A read through a
 freed frame, or through the old one when there is another, is the bug. In the model, TLBs
-fill and evict at any time, by processes of their own; on the machine they are lazy (vm/hw/lazy.py).
+fill and evict at any time, by processes of their own; on the machine they are lazy (vm/explore/model/lazy_tlb.py).
 """
 
 from __future__ import annotations

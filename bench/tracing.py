@@ -12,7 +12,7 @@ from bench.harness import Row, at_most, seconds_each
 from bench.image import image
 from bench.runners import RAM, bare_unicorn, ours
 from kstack.recording import Recording
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, replay_session
 from kstack.schedule import RoundRobin
 from kstack.trace.make import make_trace

@@ -23,14 +23,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from kstack.base.errors import ConfigError
 from kstack.hw.apic.apic import DeliveryMode, LocalApic
-from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.declared import Declared
 from kstack.hw.cpu.hooks import CpuHooks
 from kstack.hw.cpu.instructions import PortWaiting
+from kstack.hw.cpu.state import ActivityState, CpuState, Slice, SliceEnd
 from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cmos
 from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
 from kstack.hw.devices.fw_cfg import FWCFG_PORT, FWCFG_PORTS, FwCfg
@@ -38,9 +39,9 @@ from kstack.hw.devices.pic import PIC_PORTS, PicPair
 from kstack.hw.devices.pit import Pit, SpeakerPort
 from kstack.hw.devices.ports import PortBus
 from kstack.hw.devices.serial import COM1_PORT, UART_PORTS, Uart
-from kstack.hw.instruments import Hook, Hooks, Instruments
+from kstack.hw.instruments import Hook, Hooks, Instruments, Slot
 from kstack.hw.memory import MemorySnapshot, PhysicalMemory
-from kstack.hw.mmu.broadcast import Broadcast
+from kstack.hw.mmu.broadcast import Broadcast, Request
 from kstack.hw.mmu.moments import MmuHooks
 from kstack.hw.mmu.tracking import FrameTracker
 from kstack.hw.modes import Modes
@@ -141,11 +142,11 @@ class MachineSnapshot(NamedTuple):
     """Everything, immutable; frames that did not change are shared between snapshots."""
 
     memory: MemorySnapshot
-    cpus: tuple[Any, ...]
-    devices: tuple[Any, ...]
+    cpus: tuple[CpuState, ...]
+    devices: tuple[object, ...]
     time: int
     ipis: tuple[Ipi, ...]
-    broadcast: Any
+    broadcast: tuple[Request, ...]
 
 
 class Machine:
@@ -191,10 +192,10 @@ class Machine:
         self.cpus = [Cpu(index, self, apic) for index, apic in enumerate(self.apics)]
         self.broadcast.attach([cpu.mmu for cpu in self.cpus])
         for cpu in self.cpus[1:]:
-            cpu.state = CpuState.WAIT_FOR_SIPI
+            cpu.state = ActivityState.WAIT_FOR_SIPI
         self.ipis: list[Ipi] = []
         self.hold_ipis = False
-        self.on_send: Callable[[Ipi], Iterable[Ipi]] | None = None  # says what arrives for an IPI that is sent
+        self.decides_send: Slot[[Ipi], Iterable[Ipi]] = Slot()  # what arrives for an IPI that is sent
         self.stalls: dict[int, int] = {}  # CPU -> virtual time before which it does nothing
         self._claims: dict[int, PortClaim] = {}
 
@@ -283,7 +284,7 @@ class Machine:
         for target in destinations:
             ipi = Ipi(source, target, mode, vector)
             self._hooks.ipi(ipi)
-            for one in (ipi,) if self.on_send is None else self.on_send(ipi):
+            for one in (ipi,) if (decide := self.decides_send.held) is None else decide(ipi):
                 if self.hold_ipis:
                     self.ipis.append(one)
                 else:
@@ -408,13 +409,15 @@ class Machine:
         if self.exit_port.code is not None:
             return End.EXIT
         for cpu in self.cpus:
-            if cpu.state is CpuState.SHUTDOWN:
+            if cpu.state is ActivityState.SHUTDOWN:
                 return End.SHUTDOWN
         return None
 
     # --- snapshot and hash
 
-    def snapshot(self, known: Sequence[Any] = (), devices: Any = None) -> MachineSnapshot:
+    def snapshot(
+        self, known: Sequence[CpuState | None] = (), devices: tuple[object, ...] | None = None
+    ) -> MachineSnapshot:
         """The complete state.
 
         Args:
@@ -433,9 +436,9 @@ class Machine:
     def restore(
         self,
         snapshot: MachineSnapshot,
-        known: Sequence[Any] = (),
+        known: Sequence[CpuState | None] = (),
         differ_in: Iterable[int] | None = None,
-        devices: Any = None,
+        devices: tuple[object, ...] | None = None,
     ) -> None:
         """Become what `snapshot` returned, in this machine or in another of the same configuration.
 
@@ -454,7 +457,7 @@ class Machine:
             for device, state in zip(self.ports.devices, snapshot.devices, strict=True):
                 device.restore(state)
         self.ipis = list(snapshot.ipis)
-        self.on_send = None
+        self.decides_send.release()
         self.stalls.clear()
         self.broadcast.restore(snapshot.broadcast)
 
@@ -470,7 +473,7 @@ class Machine:
         return whole.hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Nested tuples of plain values, whose repr is equal where the states are equal."""
     if isinstance(value, (tuple, list)):
         return tuple(_plain(item) for item in value)

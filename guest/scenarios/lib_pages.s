@@ -1,5 +1,5 @@
 # Litmus tests on pages of their own: programs that load and store through them, change their entries, and shoot down the
-# TLBs of the other CPUs. vm/testing/pages.py writes such programs from a text.
+# TLBs of the other CPUs. vm/kernels/kstack/pages.py writes such programs from a text.
 #
 # SDM 4.5 (entries), 4.8 (accessed and dirty flags), 4.10.4 and 4.10.5 (invalidation), 10.6 (interprocessor interrupts).
 #

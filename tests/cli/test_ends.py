@@ -18,9 +18,9 @@ from msgspec import structs
 from kstack.debug.origin import Origin
 from kstack.guest.asm import assemble
 from kstack.inject.trial import judged
+from kstack.kernels.kernel import Exits
 from kstack.recording import UNFINISHED, read_recording, write_recording
 from kstack.run.ending import ENDS
-from kstack.run.session import GUEST_PASSED
 from kstack.run.spec import RunSpec, replay_session
 from tests.support.command import document, kstack
 from tests.support.debugger import Client
@@ -210,7 +210,7 @@ def test_gdb_is_told_why_a_recording_ends_and_why_a_live_run_does(made: Made) ->
     live = Client(Origin.of_setup(RunSpec(words[0])))
     reply = live.ask("c")
     assert end.reason in live.console
-    status = None if end.value is None else 0 if end.value in GUEST_PASSED else end.value
+    status = None if end.value is None else 0 if end.value in Exits().passed else end.value
     assert reply == f"W{status:02x}" if status is not None else reply.startswith("T05")
 
 
@@ -228,7 +228,7 @@ def test_a_trial_that_ends_so_says_why(made: Made) -> None:
     }.get(end.ended)
     if wanted is not None:
         assert outcome == wanted and end.reason in text
-    elif end.value not in (None, *GUEST_PASSED, 0x55):
+    elif end.value not in (None, *Exits().passed, 0x55):
         assert outcome == "detected" and text
 
 

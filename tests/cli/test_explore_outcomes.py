@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kstack.testing.litmus import write_guest
+from kstack.kernels.kstack.litmus import write_guest
 from tests.support.command import kstack
 
 SB = "x=1; r y | y=1; r x"

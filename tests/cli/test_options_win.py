@@ -22,7 +22,7 @@ from kstack.explore.problem import Bounds
 from kstack.hw.modes import VALUES, Modes
 from kstack.judge.verdict import JudgedPair, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, boot
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.stacks.loading.registry import find_policy, policies

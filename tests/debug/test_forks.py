@@ -21,7 +21,7 @@ from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording, read_recording, write_recording
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, replay_session
 from kstack.run.writes import Change, MemoryChange, RegisterChange
 from kstack.schedule import RandomSchedule, RoundRobin

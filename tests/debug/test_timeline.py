@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from kstack.debug.origin import Origin
 from kstack.debug.timeline import END_OF_RECORDING, Timeline
 from kstack.fault import At, Fault, Moment, Send, Step
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.recording import pack
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, replay_session, script_of
 from kstack.run.writes import MemoryChange, RegisterChange
 from kstack.schedule import parse
@@ -84,7 +84,7 @@ def test_a_fetch_that_faults_is_walked_once_however_the_slice_is_cut() -> None:
     hashes, start = [], beginning(guest)
     for units in (100, 1):
         timeline = Timeline(start)
-        while guest.machine.cpus[0].state is CpuState.RUNNING and timeline.prepare():
+        while guest.machine.cpus[0].state is ActivityState.RUNNING and timeline.prepare():
             timeline.advance(units)
         hashes.append(timeline.machine.state_hash())
         assert guest.vector() == 14

@@ -61,9 +61,9 @@ def test_a_world_left_in_a_handler_has_no_say_in_the_next_one() -> None:
     left = problem.world(booted)
     cpu = with_an_interrupt(left)
     left.make(left.interrupts_of(cpu)[0])
-    assert booted.machine.cpus[cpu].on_return is not None
+    assert booted.machine.cpus[cpu].hears_return.held is not None
     problem.world(booted)
-    assert booted.machine.cpus[cpu].on_return is None
+    assert booted.machine.cpus[cpu].hears_return.held is None
 
 
 def test_otherwise_there_are_more_states_and_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

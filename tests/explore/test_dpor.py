@@ -15,15 +15,15 @@ import pytest
 from kstack.explore import world as world_module
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.explore.dpor import dpor
+from kstack.explore.model.gate import Visible
+from kstack.explore.model.lazy_tlb import How
 from kstack.explore.witness import witness
 from kstack.explore.world import Grown, Move, State, World
 from kstack.guest.asm import KERNEL_LAYOUT, build
 from kstack.guest.images import CORE, ENTRY, KERNEL
 from kstack.guest.scenario import FOLDER
-from kstack.hw.gate import Visible
-from kstack.hw.lazy import How
 from kstack.hw.modes import Modes
-from kstack.run.session import BootedScenario
+from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import (
     EMPTY,
@@ -288,7 +288,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         booted = _booted(program.id, modes)
         booted.machine.hold_ipis = False
         for cpu in booted.machine.cpus:
-            cpu.mmu.gate = None
+            cpu.mmu.translator = None
         return booted
 
     class Found(NamedTuple):
@@ -298,7 +298,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         managed: tuple[str, ...] = ()
         concerns: tuple[str, ...] = ()
 
-    monkeypatch.setattr(world_module, "find_scenario", Found)
+    class Guests:
+        scenario = Found
+
+    monkeypatch.setattr(world_module, "usual_guests", Guests)
     monkeypatch.setattr(world_module, "boot", boot)
 
 

@@ -15,11 +15,12 @@ from typing import Final
 
 import pytest
 
+from kstack.explore.model.gate import Visible
+from kstack.explore.model.lazy_tlb import LazyTlb
 from kstack.explore.transitions import Memo
-from kstack.explore.world import FIRST_THREAD, Grown, World
-from kstack.hw.gate import Visible
-from kstack.hw.lazy import LazyTlb
+from kstack.explore.world import Grown, World
 from kstack.hw.modes import Modes
+from kstack.kernels.kstack.guest import FACTS
 from kstack.stacks import (
     Answer,
     Decision,
@@ -78,7 +79,8 @@ class Kernel(Policy):
 
     def create_thread(self, cpu: int, thread: Thread) -> Decision:
         """Two frames, neither of them mapped; the guest's own threads have a page."""
-        if thread.id < FIRST_THREAD:
+        assert FACTS.programs is not None
+        if thread.id < FACTS.programs.first_thread:
             return (yield from map_pages((thread.top,)))
         for name in ("one", "other"):
             frame = yield TakePage()

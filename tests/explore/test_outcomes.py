@@ -10,7 +10,7 @@ from kstack.base.errors import ScenarioError
 from kstack.explore.outcomes import outcomes
 from kstack.explore.problem import Bounds, Problem
 from kstack.hw.modes import Modes
-from kstack.testing.litmus import write_guest
+from kstack.kernels.kstack.litmus import write_guest
 
 RACE = """.text
 program_0:

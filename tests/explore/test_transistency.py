@@ -12,10 +12,10 @@ from typing import Final
 import pytest
 
 from kstack.base.errors import ConfigError
+from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.explore.model.store_buffers import StoreBuffers
 from kstack.explore.world import World
-from kstack.hw.lazy import How, LazyTlb, Option
-from kstack.testing.pages import Litmus
+from kstack.kernels.kstack.pages import Litmus
 from kstack.testing.reachable import Guest, outcomes
 from tests.support.command import ROOT
 from tests.support.shapes import SHAPES, SOURCES, table

@@ -154,7 +154,7 @@ def test_nodes_are_states_and_states_are_nodes() -> None:
 
 def test_the_model_s_own_accesses_are_told_of_as_long_as_somebody_wants_to_hear() -> None:
     memory, told = PhysicalMemory(1 << 20), list[tuple[int, int]]()
-    memory.on_touch = lambda address, size: told.append((address, size))
+    memory.hears_touch.hold(lambda address, size: told.append((address, size)))
     memory.read(0x10, 3)
     memory.read64(0x20)
     memory.write(0x30, b"12")
@@ -162,7 +162,7 @@ def test_the_model_s_own_accesses_are_told_of_as_long_as_somebody_wants_to_hear(
     memory.write64_quietly(0x50, 1)
     memory.patch(0x60, b"1")
     assert set(told) == {(0x10, 3), (0x20, 8), (0x30, 2), (0x40, 8), (0x50, 8), (0x60, 1)}
-    memory.on_touch = None
+    memory.hears_touch.release()
     told.clear()
     memory.read64(0x20)
     assert not told

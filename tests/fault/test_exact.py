@@ -23,7 +23,8 @@ from kstack.hw.cpu.decode import decode
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import FOR_EVER, Ipi
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks.host.pool import PoolConfig, Pools
@@ -350,9 +351,9 @@ class Log:
         self._session, self._machine = session, session.machine
         self._asked: dict[int, Any] = {}
         self._machine.instruments.add(self)
-        session.runtime.interpose = self._step
+        session.runtime.decides_step.hold(self._step)
         for cpu in self._machine.cpus:
-            cpu.mmu.on_invlpg = lambda address, index=cpu.index: self._flush(index)
+            cpu.mmu.decides_invlpg.hold(lambda address, index=cpu.index: self._flush(index))
 
     def on_ipi(self, ipi: Ipi) -> None:
         self.sends.append((self._machine.now(), ipi.source, ipi.vector))

@@ -10,7 +10,7 @@ import pytest
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Flush, Injector, Moment, Send, Step, Where
 from kstack.fault.actions import GARBAGE
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.inject import Trial, TrialPair, census, faults_at
 from kstack.inject.sites import LATE
 from kstack.machine import FOR_EVER
@@ -207,7 +207,7 @@ def test_a_stalled_cpu_does_nothing_for_that_long_and_then_goes_on() -> None:
     injector.advance(1, 600)
     assert 0 in guest.machine.runnable()
     injector.advance(0, 10)
-    assert guest.machine.cpus[0].state is CpuState.HALTED
+    assert guest.machine.cpus[0].state is ActivityState.HALTED
 
 
 def test_time_jumps_to_the_end_of_a_stall_if_everybody_else_sleeps() -> None:

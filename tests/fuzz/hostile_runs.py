@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import EngineError, KstackError, PolicyError
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import Registers
 from kstack.hw.modes import Modes
 from kstack.load import Symbols
 from kstack.machine import Machine, MachineConfig
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.stacks import Policy
 from kstack.stacks.host.pool import PoolConfig
@@ -79,7 +80,7 @@ def start(machine: Machine, rng: random.Random, hypercalls: bool) -> None:
         registers = cpu.registers
         if cpu.index:
             _copy(first, registers)
-            cpu.state = CpuState.RUNNING if rng.random() < 0.8 else cpu.state
+            cpu.state = ActivityState.RUNNING if rng.random() < 0.8 else cpu.state
             cpu.mmu.update()
             cpu.engine.flush()
         place = guests.CODE + 0x2000 * cpu.index

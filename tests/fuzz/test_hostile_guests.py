@@ -16,7 +16,8 @@ from kstack.kernels.kstack.hypercall import Function
 from kstack.load import Symbols
 from kstack.machine import Machine, MachineConfig
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.schedule import RoundRobin
 from tests.fuzz import hostile_code as code
 from tests.fuzz.hostile_runs import empty_areas, start, tried

@@ -13,7 +13,10 @@ from kstack.kernels.kstack.scenarios import find_image, find_scenario
 from kstack.load import load
 from kstack.machine import Machine, MachineConfig
 from kstack.policies.fixed_16k import Fixed16K
-from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.booted import BootedScenario
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.run.spec import boot
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from kstack.stacks import Decision, Policy, Pte, ReadPte, Steps, TakePage, Thread, WritePte

@@ -10,7 +10,8 @@ from kstack.base.errors import ConfigError, ScenarioError
 from kstack.guest.images import build_image
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.run.spec import RunSpec, boot
 from kstack.schedule import parse
 from kstack.stacks.host.pool import PoolConfig

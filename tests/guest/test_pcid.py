@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from kstack.hw.cpu import instructions
 from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_image, find_scenario
@@ -15,7 +17,10 @@ from kstack.machine import Machine, MachineConfig
 from kstack.policies.entry_exit import EntryExit
 from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
-from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.booted import BootedScenario
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.run.spec import boot
 from kstack.schedule import RandomSchedule, RoundRobin
 from kstack.x86.control import Cr4
@@ -85,13 +90,14 @@ def run_image(image: bytes, modes: Modes = MODES) -> RunResult:
 
 def watch_loads(cpu: Cpu, loads: dict[tuple[int, int], list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Note what is loaded into CR3, by CPU and PCID."""
-    load_cr3 = cpu.mmu.load_cr3
+    load_cr3 = instructions.load_cr3
 
-    def noting(value: int) -> None:
-        loads.setdefault((cpu.index, value & 0xFFF), []).append(value)
-        load_cr3(value)
+    def noting(mmu: Mmu, value: int) -> None:
+        if mmu is cpu.mmu:
+            loads.setdefault((cpu.index, value & 0xFFF), []).append(value)
+        load_cr3(mmu, value)
 
-    monkeypatch.setattr(cpu.mmu, "load_cr3", noting)
+    monkeypatch.setattr(instructions, "load_cr3", noting)
 
 
 @pytest.mark.parametrize("delivery", ["df", "ist", "fred"])

@@ -9,11 +9,13 @@ import pytest
 
 from kstack.base.errors import ConfigError
 from kstack.hw.cpu.hooks import Delivery
-from kstack.hw.instruments import Hook, Hooks, Instruments
+from kstack.hw.instruments import Hook, Hooks, Instruments, Slot
+from kstack.hw.mmu.invalidation import invpcid
 from kstack.hw.mmu.moments import Cause, Drop, Fill, MmuHooks
+from kstack.hw.mmu.speculation import evict
 from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
-from kstack.run.session import RunHooks
+from kstack.run.outside import RunHooks
 from kstack.stacks.host.call import StackHooks
 from kstack.x86.entries import RW
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
@@ -113,7 +115,7 @@ class Translations:
 
 
 def _evict(guest: LongModeGuest) -> None:
-    guest.machine.cpus[0].mmu.evict(AREA)
+    evict(guest.machine.cpus[0].mmu, AREA)
 
 
 def _other_fills(guest: LongModeGuest) -> None:
@@ -134,7 +136,7 @@ DROPS: dict[str, tuple[Cause, Callable[[LongModeGuest], object]]] = {
     "evict": (Cause.EVICTION, _evict),
     "fills": (Cause.REPLACED, _other_fills),
     "fault": (Cause.FAULT, _fault),
-    "invpcid": (Cause.INVPCID, lambda guest: guest.machine.cpus[0].mmu.invpcid(1, 0, 0)),
+    "invpcid": (Cause.INVPCID, lambda guest: invpcid(guest.machine.cpus[0].mmu, 1, 0, 0)),
     "invlpgb": (Cause.BROADCAST, lambda guest: guest.machine.broadcast._apply(guest.machine.cpus[0].mmu, (1, 0, 0, 0))),
     "reset": (Cause.RESET, lambda guest: guest.machine.cpus[0].reset()),
 }
@@ -155,3 +157,14 @@ def test_a_drop_of_a_translation_is_told_with_its_cause(how: str) -> None:
 
 def test_a_snapshot_of_the_mmu_is_the_same_whoever_hears() -> None:
     assert MmuHooks().fill.heard == []
+
+
+def test_a_slot_is_held_by_one_at_a_time() -> None:
+    slot: Slot[[int], bool] = Slot()
+    slot.hold(bool)
+    with pytest.raises(ConfigError, match="release it first"):
+        slot.hold(bool)
+    assert slot.swap(None) is bool and slot.held is None
+    slot.hold(bool)
+    slot.release()
+    assert slot.held is None

@@ -21,7 +21,7 @@ from kstack.inject.trial import judged, schedule
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.policies.entry_exit import EntryExit
 from kstack.recording import read_recording, unpack, write_recording
-from kstack.run.session import RunResult
+from kstack.run.result import RunResult
 from kstack.run.spec import replay_session
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RandomSchedule

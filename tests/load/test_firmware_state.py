@@ -6,11 +6,13 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.load import load
 from kstack.machine import End, Machine, MachineConfig
 from kstack.report.panic import panic_report
-from kstack.run.session import RunOptions, RunResult, Session
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.schedule import RoundRobin
 from kstack.x86.control import Cr0
 from tests.support.images import BASE, EXIT, STACK_TOP, Segment, boot_sector, elf, multiboot, pvh
@@ -172,7 +174,7 @@ def test_a_call_through_an_entry_that_the_guest_has_filled_is_one_like_any_other
 @pytest.mark.parametrize(("code", "says"), [("ud2", "exception 0x6"), ("mov ax, 0\ndiv ax", "exception 0x0")])
 def test_a_fault_in_real_mode_that_nobody_handles_is_named(code: str, says: str) -> None:
     _, machine = ran(boot_sector(code))
-    assert machine.cpus[0].state is CpuState.SHUTDOWN
+    assert machine.cpus[0].state is ActivityState.SHUTDOWN
     why = machine.cpus[0].unsupported
     assert why is not None and why.startswith(f"{says} in real mode, and nobody handles it")
 

@@ -11,7 +11,7 @@ from kstack.base.errors import ConfigError
 from kstack.guest.asm import assemble
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.apic.registers import Lvt, Reg, Svr
-from kstack.hw.cpu.cpu import CpuState, SliceEnd
+from kstack.hw.cpu.state import ActivityState, SliceEnd
 from kstack.machine import End, Machine, MachineConfig
 from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr
@@ -37,7 +37,7 @@ def real_mode(source: str, cpus: int = 1) -> Machine:
     machine = Machine(MachineConfig(cpus=cpus, ram=1 << 20))
     machine.memory.write(CODE, assemble(source, CODE, bits=16))
     for cpu in machine.cpus:
-        cpu.state = CpuState.WAIT_FOR_SIPI
+        cpu.state = ActivityState.WAIT_FOR_SIPI
         cpu.sipi(CODE >> 12)
         cpu.registers.gpr[Gpr.RSP] = 0x7000 - 0x100 * cpu.index
     return machine
@@ -194,7 +194,7 @@ def test_a_timer_fires_at_its_exact_time(count: int, quantum: int) -> None:
     apic.write(Reg.DIVIDE, 4, DIVIDE_BY_1)
     apic.write(Reg.LVT_TIMER, 4, 0x40)
     apic.write(Reg.INITIAL, 4, count)
-    while machine.cpus[0].state is CpuState.RUNNING:
+    while machine.cpus[0].state is ActivityState.RUNNING:
         machine.run(0, quantum)
     assert machine.time == 2 + count + 2  # the interrupt, and the HLT of its handler
 
@@ -287,7 +287,7 @@ def test_a_machine_has_1_to_64_cpus() -> None:
 @pytest.mark.parametrize("quantum", [1, 37, 10_000])
 def test_two_rdtsc_differ_by_the_instructions_between_them(between: int, quantum: int) -> None:
     machine = real_mode(".code16\nrdtsc\nmov ebx, eax\n" + "inc cx\n" * between + "rdtsc\nsub eax, ebx\nhlt")
-    while machine.cpus[0].state is CpuState.RUNNING:
+    while machine.cpus[0].state is ActivityState.RUNNING:
         machine.run(0, quantum)
     assert machine.cpus[0].registers.gpr[Gpr.RAX] == between + 2
 

@@ -41,7 +41,7 @@ def make():
 SESSION: Final = """
 from kstack.schedule import RandomSchedule
 from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.hw.modes import Modes
@@ -108,7 +108,7 @@ from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
 from kstack.kernels.kstack.scenarios import find_image, find_scenario
 from kstack.schedule import RandomSchedule
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot
 from kstack.load import load
 def fingerprint():

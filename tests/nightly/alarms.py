@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.schedule import RandomSchedule
 from kstack.stacks.loading.registry import find_policy
 from tests.nightly.mutation import MODES

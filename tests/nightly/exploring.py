@@ -14,7 +14,7 @@ from kstack.base.errors import KstackError
 from kstack.explore.breadth_first import Bounds, search
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.schedule import RandomSchedule
 from kstack.stacks import Policy
 from kstack.stacks.loading.registry import find_policy

@@ -10,7 +10,7 @@ from kstack.explore.breadth_first import Bounds, Problem, search
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
-from kstack.run.session import GUEST_PASSED, RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import script_of
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from kstack.stacks import Policy
@@ -81,7 +81,7 @@ def first_finding(
         wrong = unexpected(found, result)
         if wrong:
             return f"{wrong[0].kind.value}: {wrong[0].text}", runs
-        if result.ended != "exit" or result.exit_value not in GUEST_PASSED:
+        if result.ended != "exit" or not result.passed:
             return f"the guest ended by {result.ended}, {result.exit_value}", runs
     return None, runs
 

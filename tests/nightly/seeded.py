@@ -15,7 +15,7 @@ from kstack.explore.sample import hits
 from kstack.guest.scenario import FOLDER
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks import Policy

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kstack.testing.pages import Litmus
+from kstack.kernels.kstack.pages import Litmus
 from kstack.testing.reachable import Guest
 from tests.support.shapes import SHAPES
 from tests.support.transistency_programs import MODES, Comparison, compare, draw

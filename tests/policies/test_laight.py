@@ -10,7 +10,8 @@ from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.policies.entry_exit import EntryExit
 from kstack.policies.fixed_16k import Fixed16K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
-from kstack.run.session import RunOptions, RunResult
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
 from kstack.run.spec import boot, script_of
 from kstack.sanitizer.findings import Kind
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule

@@ -13,7 +13,7 @@ from kstack.judge.verdict import Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.policies import switch_sp_deferred
 from kstack.policies.switch_sp import SwitchSp
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot
 from kstack.sanitizer.findings import Kind
 from kstack.schedule import RoundRobin

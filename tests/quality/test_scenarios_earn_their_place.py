@@ -10,7 +10,7 @@ from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.expected import unexpected
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot, script_of
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from kstack.stacks import Policy

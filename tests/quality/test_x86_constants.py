@@ -28,7 +28,7 @@ ALLOWED: Final = {
     ("hw/devices/cmos.py", "127"): "of a port of the RTC's, whose names stand there",
     ("hw/devices/pit.py", "word >> 4 & 3"): "fields of the 8254's control word, which this alone knows",
     ("hw/devices/pit.py", "word >> 1 & 7"): "as above",
-    ("hw/mmu/mmu.py", "64"): "of what Mmu tells the engine, which the processor has not",
+    ("hw/mmu/softmmu.py", "64"): "of what Softmmu tells the engine, which the processor has not",
     ("load/multiboot.py", "1 << 16"): "flags of the Multiboot Specification, which this alone knows",
     ("load/multiboot.py", "1 << 2"): "as above",
     ("load/multiboot.py", "1 << 0"): "as above",

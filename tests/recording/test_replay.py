@@ -16,7 +16,7 @@ from kstack.base.errors import RecordingError
 from kstack.recording import UNFINISHED, VERSION, pack, read_recording, unpack, write_recording
 from kstack.recording import journal as journal_module
 from kstack.recording.journal import Journal
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec
 from kstack.schedule import Choice, RoundRobin
 from tests.support.command import ROOT, kstack

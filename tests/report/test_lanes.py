@@ -13,7 +13,7 @@ from kstack.judge.verdict import Portfolio
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import Machine
 from kstack.report.witness import HEAD, ROW, lanes
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot
 from kstack.sanitizer.findings import Finding
 from kstack.stacks.loading.registry import find_policy

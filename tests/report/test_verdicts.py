@@ -23,7 +23,7 @@ from kstack.report.fleet import estimate, find_fleet
 from kstack.report.html import render
 from kstack.report.table import print_fleet, print_judgements
 from kstack.report.words import VERDICTS, modes_line
-from kstack.run.session import RunResult
+from kstack.run.result import RunResult
 from kstack.schedule import RoundRobin
 from tests.nightly import decisions as nightly
 from tests.support.command import ROOT, document, kstack, python

@@ -11,12 +11,15 @@ import pytest
 from kstack.debug.forks import recording_of
 from kstack.debug.origin import Origin
 from kstack.debug.timeline import Timeline
-from kstack.hw.cpu.cpu import SliceEnd
-from kstack.kernels.kstack.scenarios import USUAL_WORK, find_scenario, usual_work
+from kstack.hw.cpu.state import SliceEnd
+from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.scenario import USUAL_WORK, usual_work
 from kstack.load import load
 from kstack.machine import FOR_EVER, Machine, MachineConfig
 from kstack.recording import read_recording
-from kstack.run.session import WORK, RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.result import WORK
+from kstack.run.session import Session
 from kstack.run.spec import boot, replay_session
 from kstack.run.writes import RegisterChange
 from kstack.schedule import RoundRobin

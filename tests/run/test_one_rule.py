@@ -19,7 +19,7 @@ from kstack.judge.verdict import KEPT_FINDINGS, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.machine import size
 from kstack.run.expected import ignored_kinds, unexpected
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.schedule import RoundRobin, Scheduler
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing.guests import Start

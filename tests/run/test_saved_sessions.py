@@ -191,8 +191,8 @@ def test_what_the_machine_was_told_and_who_stands_still_is_saved() -> None:
     session = Session(machine, Symbols([]), RoundRobin(1))
     declared = next(iter(Declared))
     machine.stalls[1], machine.told[declared], machine.work = 77, 5, 33
-    machine.on_send = lambda ipi: ()
-    told = machine.on_send
+    machine.decides_send.hold(lambda ipi: ())
+    told = machine.decides_send.held
     state = session.save()
     assert state is not None
     machine.stalls.clear()
@@ -200,7 +200,7 @@ def test_what_the_machine_was_told_and_who_stands_still_is_saved() -> None:
     machine.work = 0
     session.load(state)
     assert (machine.stalls, machine.told, machine.work) == ({1: 77}, {declared: 5}, 33)
-    assert machine.on_send is told
+    assert machine.decides_send.held is told
 
 
 # --- what cannot be saved
@@ -288,6 +288,7 @@ SET_UP = {
     "_limit",
     "_own",
     "shootdown_vector",
+    "facts",
     "frames",
     "nth",
     "number",
@@ -336,7 +337,7 @@ def test_whatever_has_happened_since_is_undone(name: str) -> None:
     oracle, usage, runtime, injector = session.oracle, session.usage, session.runtime, session.injector
     assert oracle is not None and usage is not None
     oracle.leaked.add(5)
-    session._idle, session._waiting, session._looked = 3, {1}, 1
+    session._idle, session._waiting.in_vain, session._looked = 3, {1}, 1
     session.mark(0, "marked in this slice")
     state, then = session.save(), everything(session)
     assert state is not None
@@ -353,6 +354,7 @@ def test_whatever_has_happened_since_is_undone(name: str) -> None:
         runtime,
         runtime.executor,
         session._ending,
+        session._waiting,
     ]
     for part in [*parts, runtime.counts, *usage._lives.values()]:
         scramble(part)

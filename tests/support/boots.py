@@ -7,7 +7,8 @@ from functools import lru_cache
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import BootedScenario, RunResult
+from kstack.run.booted import BootedScenario
+from kstack.run.result import RunResult
 from kstack.run.spec import boot
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.oracle import Kind

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 from msgspec.structs import replace
 
 from kstack.fault import At, Fault, Flush, Injector, Moment
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.machine import Machine
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
 from kstack.recording import Recording, pack
@@ -976,7 +976,7 @@ class Waking(Meddling):
 
     def meddle(self, machine: Machine) -> None:
         for cpu in machine.cpus:
-            if machine.time < 100_000 and cpu.state is CpuState.HALTED:
+            if machine.time < 100_000 and cpu.state is ActivityState.HALTED:
                 cpu.nmi()
 
 

@@ -107,9 +107,7 @@ def _name(text: str) -> str:
 
 
 def _is_amds_own(one: Drawn, host: Ended, ours: Ended) -> bool:
-    """What AMD's processors do otherwise than Intel's: flags of a repeated instruction that is cut, which operand of CMPS is
-    read first, and what ENTER with a level has done before it faults.
-    """
+    """What AMD's processors do otherwise: flags of a repeated instruction that is cut, order of CMPS's operands, steps of ENTER."""
     name = one.text.split()[-1] if one.text.startswith("rep") else one.text.split()[0]
     if name.startswith("cmps") and host.fault and ours.fault:
         return True

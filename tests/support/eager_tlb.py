@@ -1,4 +1,4 @@
-"""A TLB that fills and evicts at any moment, written from SDM 4.10.2 and 4.8; it shares nothing with kstack.hw.lazy.
+"""A TLB that fills and evicts at any moment, written from SDM 4.10.2 and 4.8; it shares nothing with kstack.explore.model.lazy_tlb.
 
 One page, one entry in memory, two CPUs with at most one cached entry each. Between any two operations each CPU may
 evict, or walk speculatively as the mode has it.

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from kstack.fault import Fault, Injector
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
 from tests.support.long_mode import LongModeGuest
@@ -25,7 +26,7 @@ def bare(guest: LongModeGuest, places: dict[str, int], *faults: Fault) -> Inject
 def run_to_halt(guest: LongModeGuest, injector: Injector, address: int, cpu: int = 0, **gprs: int) -> None:
     guest.start(address, cpu, **gprs)
     for _ in range(200):
-        if guest.machine.cpus[cpu].state is not CpuState.RUNNING:
+        if guest.machine.cpus[cpu].state is not ActivityState.RUNNING:
             return
         injector.advance(cpu, 50)
     raise AssertionError("it still runs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL
 from kstack.x86.msrs import Msr
@@ -122,7 +122,7 @@ class FredGuest(LongModeGuest):
         """RING3 or RING0, by whichever entry halted the CPU; None if it is at neither."""
         cpu = self.machine.cpus[0]
         offset = cpu.registers.rip - 1 - self.page
-        return offset if cpu.state is CpuState.HALTED and offset in (RING3, RING0) else None
+        return offset if cpu.state is ActivityState.HALTED and offset in (RING3, RING0) else None
 
     def got(self) -> Frame:
         """The frame of the event that halted the CPU at an entry."""

@@ -19,7 +19,10 @@ from kstack.hw.modes import Modes
 from kstack.hw.rules import RULES_VERSION
 from kstack.load import load
 from kstack.machine import Machine, MachineConfig
-from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.booted import BootedScenario
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.schedule import Scheduler, parse
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.loading.registry import find_policy

@@ -80,7 +80,9 @@ _SYSTEM: Final = "it would ask the host's kernel for something"
 _MACHINE: Final = "it tells of the host, or of the time"
 _PRIVATE: Final = "it is the system's"
 NEVER_GIVEN: Final = {
-    **dict.fromkeys(("syscall", "sysenter", "sysexit", "sysexitq", "sysret", "sysretq", "int", "int1", "into"), _SYSTEM),
+    **dict.fromkeys(
+        ("syscall", "sysenter", "sysexit", "sysexitq", "sysret", "sysretq", "int", "int1", "into"), _SYSTEM
+    ),
     **dict.fromkeys(("vmcall", "vmmcall", "vmfunc"), _SYSTEM),
     **dict.fromkeys(("rdtsc", "rdtscp", "rdpmc", "rdrand", "rdseed", "rdpid", "cpuid", "xgetbv"), _MACHINE),
     **dict.fromkeys(("sgdt", "sidt", "sldt", "str", "smsw", "lar", "lsl", "verr", "verw"), _MACHINE),

@@ -26,7 +26,8 @@ from kstack.hw.modes import Modes
 from kstack.load import load
 from kstack.machine import Machine, MachineConfig
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.schedule import RandomSchedule, RoundRobin, Scheduler
 from tests.fuzz import hostile_code
 from tests.support.hostile_guests import MSRS, damaged, numbers, snippet

@@ -50,7 +50,11 @@ def case(seed: int) -> Case | None:
     one = drawn(seed, FRESH)
     name = one.text.removeprefix("lock ").split()[0]
     found = encoding_of(taken_as(one.code.ljust(15, b"\x90"), 64), 64)
-    if name.startswith("f") or name in NOT_ON_QEMU or any(one.text.startswith(skipped) for skipped in (*SKIPPED, *_DESCRIPTORS)):
+    if (
+        name.startswith("f")
+        or name in NOT_ON_QEMU
+        or any(one.text.startswith(skipped) for skipped in (*SKIPPED, *_DESCRIPTORS))
+    ):
         return None
     if found is None or rule_of(found) is not None or taken_as(one.code, 64) != one.code:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement, Portfolio
 from kstack.report.comparison import Comparison
-from kstack.run.session import RunResult
+from kstack.run.result import RunResult
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.sanitizer.history import Cleared, Filled, Freed, Invalidated, IpiSent, IpiTaken, Mapped, Marked, Used
 from kstack.stacks.host.call import StepCounts

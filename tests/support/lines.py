@@ -12,7 +12,8 @@ from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording
-from kstack.run.session import RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.run.spec import RunSpec, script_of
 from kstack.schedule import parse
 from kstack.stacks.host.pool import PoolConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.x86.control import Cr4
 from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
@@ -60,7 +60,7 @@ class Race:
         while work:
             state = work.pop()
             machine.restore(state)
-            if machine.cpus[self.reader].state is CpuState.HALTED:
+            if machine.cpus[self.reader].state is ActivityState.HALTED:
                 found.add(None if self.guest.vector(self.reader) else self.guest.gpr(Gpr.RBX, self.reader))
                 continue
             for cpu in range(machine.cpu_count):
@@ -75,7 +75,7 @@ class Race:
     def _runs(self, cpu: int) -> bool:
         processor, memory = self.guest.machine.cpus[cpu], self.guest.memory
         waits = memory.read(processor.registers.rip, len(PAUSE)) == PAUSE and memory.read64(REQUEST) != 2
-        return processor.state is CpuState.RUNNING and not waits
+        return processor.state is ActivityState.RUNNING and not waits
 
 
 class TablesFreedEarly(Race):

@@ -22,9 +22,9 @@ from typing import Final
 
 from kstack.guest.asm import assemble
 from kstack.hw.apic.registers import Reg, Svr
-from kstack.hw.cpu.cpu import CpuState, SliceEnd
 from kstack.hw.cpu.events import Event
 from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.cpu.state import ActivityState, SliceEnd
 from kstack.hw.modes import Modes
 from kstack.hw.rules import ALL, Rule
 from kstack.machine import Machine, MachineConfig
@@ -109,7 +109,7 @@ class LongModeGuest:
 
     def _enter_long_mode(self, index: int, cr0: int, cr4: int) -> None:
         cpu = self.machine.cpus[index]
-        cpu.state = CpuState.RUNNING
+        cpu.state = ActivityState.RUNNING
         registers = cpu.registers
         registers.cr[0] = Cr0.PG | Cr0.PE | Cr0.WP | Cr0.ET | cr0
         registers.cr[3] = self.root
@@ -226,7 +226,7 @@ class LongModeGuest:
         RSP is at the top of the CPU's stack unless it is named.
         """
         processor = self.machine.cpus[cpu]
-        processor.state = CpuState.RUNNING
+        processor.state = ActivityState.RUNNING
         processor.registers.rip = address
         processor.registers.shadow = False
         processor.registers.gpr[Gpr.RSP] = self.stack(cpu)
@@ -293,7 +293,7 @@ class LongModeGuest:
     def vector(self, cpu: int = 0) -> int | None:
         """The vector whose first handler halted the CPU; None if other code did, or nothing."""
         offset = self.machine.cpus[cpu].registers.rip - 1 - HANDLERS
-        halted = self.machine.cpus[cpu].state is CpuState.HALTED and not offset % 16
+        halted = self.machine.cpus[cpu].state is ActivityState.HALTED and not offset % 16
         return offset // 16 if halted and 0 <= offset < 16 * 256 else None
 
     def pushed(self, words: int, cpu: int = 0) -> list[int]:

@@ -1,6 +1,6 @@
 """Litmus tests of memory order: as guest programs on the machine, and on an abstract x86-TSO machine.
 
-Programs are those of `kstack.testing.litmus`.
+Programs are those of `kstack.kernels.kstack.litmus`.
 An outcome is what each load of each CPU gave, in order, and what the locations hold in the end.
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from kstack.explore.outcomes import outcomes as reached
 from kstack.explore.problem import Bounds, Problem
 from kstack.hw.modes import Modes
+from kstack.kernels.kstack.litmus import LOCATIONS, Operation, parse, write_guest, write_scenario
 from kstack.stacks import Policy
-from kstack.testing.litmus import LOCATIONS, Operation, parse, write_guest, write_scenario
 
 Outcome = tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]
 

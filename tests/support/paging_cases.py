@@ -26,12 +26,12 @@ from typing import Any, Final, NamedTuple
 from unicorn import UC_ARCH_X86, UC_HOOK_INTR, UC_MODE_64, UC_PROT_ALL, Uc, UcError
 from unicorn import x86_const as x86
 
-from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.events import Event
 from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import Registers, layout
 from kstack.hw.memory import PhysicalMemory
-from kstack.hw.mmu.walk import Attempt, Control, TableEntry, WalkRules, walk
+from kstack.hw.mmu.walk import Attempt, PagingControl, TableEntry, WalkRules, walk
 from kstack.machine import Machine, MachineConfig
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.entries import FRAME_MASK, NX, PS, RW, US, A, D, G, P
@@ -211,7 +211,7 @@ class WalkAlone:
     def _walk(self, case: Case) -> tuple[int | None, int | None]:
         self._prepare(case)
         attempt = Attempt(case.kind == STORE, case.kind == FETCH, case.user, case.smap and not case.ac)
-        control = Control(case.write_protect, case.no_execute, case.smep)
+        control = PagingControl(case.write_protect, case.no_execute, case.smep)
         found = walk(self.memory, TableEntry(ROOT, RW | US), 39, case.address, attempt, control, self._rules)
         if found.error is not None:
             return None, found.error
@@ -350,7 +350,7 @@ class WholeMachine:
         cpu.mmu.update()
         cpu.mmu.drop_all(True)
         cpu.engine.flush()
-        cpu.state = CpuState.RUNNING
+        cpu.state = ActivityState.RUNNING
         self.begun.clear()
         self.machine.run(0, 1)
         region = memory.read(0, REGION)

@@ -6,7 +6,7 @@ from typing import Final
 
 from kstack.guest.asm import assemble
 from kstack.hw.apic.registers import Reg
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.machine import Machine, MachineConfig
 from kstack.schedule import RandomSchedule, View
 
@@ -35,7 +35,7 @@ def race(seed: int, units: int = 2000) -> Machine:
     machine = Machine(MachineConfig(cpus=2, ram=1 << 20))
     machine.memory.write(CODE, assemble(RACE, CODE, bits=16))
     for cpu in machine.cpus:
-        cpu.state = CpuState.WAIT_FOR_SIPI
+        cpu.state = ActivityState.WAIT_FOR_SIPI
         cpu.sipi(CODE >> 12)
     machine.apics[0].write(Reg.SVR, 4, 0x1FF)
     machine.apics[0].write(Reg.INITIAL, 4, 500)

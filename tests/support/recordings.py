@@ -8,7 +8,7 @@ from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import size
 from kstack.recording import Recording
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, replay_session, script_of
 from kstack.schedule import parse
 

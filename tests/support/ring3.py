@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.events import Event, EventKind
+from kstack.hw.cpu.state import ActivityState
 from kstack.x86.addresses import is_canonical
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.registers import Gpr
@@ -86,7 +86,7 @@ class EmulatedRing3:
         self.guest.start(code, rbx=self._area, rsp=STACK)
         self.guest.machine.cpus[0].registers.rflags = 2
         self.guest.machine.run(0, 1)
-        self.guest.machine.cpus[0].state = CpuState.RUNNING
+        self.guest.machine.cpus[0].state = ActivityState.RUNNING
         self.guest.begun.clear()
 
     def _name(self, event: Event) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from kstack.testing.pages import FinalValues, Litmus
+from kstack.kernels.kstack.pages import FinalValues, Litmus
 
 NEVER: Final = "... ... ..."
 ALWAYS: Final = "xxx xxx xxx"

@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from kstack.kernels.kernel import Facts
 from kstack.load import Symbols
 from kstack.machine import Machine
-from kstack.run.session import RunHooks
+from kstack.run.outside import RunHooks
 from kstack.stacks.host.call import StackHooks
 from kstack.trace.store import Trace
 from kstack.trace.tracer import TracePart, Tracer
@@ -33,5 +34,7 @@ def follow(machine: Machine) -> tuple[Tracer, list[TracePart]]:
     runtime = SimpleNamespace(calls=[[] for _ in machine.cpus])
     machine.instruments.offer(StackHooks())
     machine.instruments.offer(RunHooks())
-    session: Any = SimpleNamespace(machine=machine, runtime=runtime, oracle=None, writer=None, symbols=Symbols([]))
+    kernel = SimpleNamespace(facts=Facts(shootdown_vector=0, timer_vector=0, ports=frozenset()))
+    beside = {"oracle": None, "writer": None, "kernel": kernel, "symbols": Symbols([])}
+    session: Any = SimpleNamespace(machine=machine, runtime=runtime, **beside)
     return Tracer(session, parts.append), parts

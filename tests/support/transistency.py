@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from kstack.testing.language import NAMES, Entry, Operation
-from kstack.testing.pages import FAULT, OK, FinalValues, Litmus, Value
+from kstack.kernels.kstack.language import NAMES, Entry, Operation
+from kstack.kernels.kstack.pages import FAULT, OK, FinalValues, Litmus, Value
 
 ORDERS: Final = ("sc", "tso", "tso-walks-memory")
 SPECULATIONS: Final = ("none", "sets-accessed", "keeps-accessed-clear")

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from kstack.base.errors import ConfigError
 from kstack.explore.problem import Bounds
 from kstack.hw.modes import Modes
-from kstack.testing.pages import FinalValues, Litmus
+from kstack.kernels.kstack.pages import FinalValues, Litmus
 from kstack.testing.reachable import Guest
 from tests.support.shapes import Shape
 from tests.support.transistency import ORDERS, SPECULATIONS, Reading

@@ -17,7 +17,7 @@ import msgspec
 
 from kstack.fault import Injector
 from kstack.hw.engine import Registers
-from kstack.hw.instruments import Hooks
+from kstack.hw.instruments import Hooks, Slot
 from kstack.load import Symbols
 from kstack.machine import Machine
 from kstack.run.session import Session
@@ -81,6 +81,8 @@ class _Plain:
         self._numbers[id(value)] = len(self._numbers)
         if isinstance(value, Machine):
             return self._machine(value)
+        if isinstance(value, Slot):
+            return self.of(value.held)
         found = {name: part for name, part in vars(value).items() if name not in _LEFT_OUT}
         if isinstance(value, Oracle):
             found["holders"] = {frame: call for frame, call in sorted(value.holders.items()) if self._counts(call)}
@@ -117,9 +119,9 @@ class _Plain:
             machine.told,
             machine.strict,
             machine.hold_ipis,
-            machine.on_send,
+            machine.decides_send.held,
         ]
-        asked = [(cpu.mmu.on_invlpg, cpu.on_return) for cpu in machine.cpus]
+        asked = [(cpu.mmu.decides_invlpg.held, cpu.hears_return.held) for cpu in machine.cpus]
         return cpus, rest, self.of(kept), self.of(asked), machine.state_hash()
 
 

@@ -17,18 +17,19 @@ from typing import Any, Final
 
 import pytest
 
+import kstack.kernels.kstack
 import kstack.testing
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Moment
 from kstack.hw.modes import Modes
+from kstack.kernels.kstack.language import Entry, parse
+from kstack.kernels.kstack.litmus import Visit, write_scenario, write_visits
+from kstack.kernels.kstack.pages import Litmus
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing import outcomes
 from kstack.testing.bench import Bench
 from kstack.testing.guests import GuestRun, Schedule, reports
-from kstack.testing.language import Entry, parse
-from kstack.testing.litmus import Visit, write_scenario, write_visits
-from kstack.testing.pages import Litmus
 from kstack.testing.plugin import _one, pytest_generate_tests
 from kstack.testing.reachable import Outcomes, read_test
 from tests.support.definitions import is_defined
@@ -36,6 +37,9 @@ from tests.support.inner_pytest import write_guest
 from tests.support.kit_assertions import KITS
 
 FOLDER: Final = Path(kstack.testing.__file__).parent
+KSTACK: Final = Path(kstack.kernels.kstack.__file__).parent
+LITMUS: Final = [KSTACK / f"{name}.py" for name in ("language", "litmus", "pages")]
+"""What litmus tests are made of, for our guest."""
 OWN: Final = {"hooks", "worlds", *(kit.__module__.rpartition(".")[2] for kit in KITS)}
 """Modules of the kits, whose checks are gone through by `test_broken`."""
 
@@ -111,7 +115,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "page operation": (
         lambda folder: write_scenario(folder, [parse("invlpg x")]),
         ConfigError,
-        "such a test is written by kstack.testing.pages",
+        "such a test is written by kstack.kernels.kstack.pages",
     ),
     "thread": (lambda folder: write_visits(folder, [[Visit(99, 8)]]), ConfigError, "thread 99: give each CPU"),
     "thread of two": (lambda folder: write_visits(folder, [[Visit(0, 8)], [Visit(0, 8)]]), ConfigError, "thread 0: "),
@@ -152,7 +156,7 @@ def raised(row: str, folder: Path) -> BaseException:
 @pytest.mark.parametrize("row", REFUSED)
 def test_what_is_refused_is_refused_with_words(row: str, tmp_path: Path) -> None:
     frames = traceback.extract_tb(raised(row, tmp_path).__traceback__)
-    assert any(Path(frame.filename).parent == FOLDER for frame in frames)
+    assert any(Path(frame.filename).parent == FOLDER or Path(frame.filename) in LITMUS for frame in frames)
 
 
 def test_every_refusal_outside_the_kits_is_seen(tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_every_refusal_outside_the_kits_is_seen(tmp_path: Path) -> None:
             error = error.__cause__ or error.__context__
     assert all(is_defined(name) for names in IN_PYTEST.values() for name in names)
     unseen = []
-    for path in sorted(FOLDER.glob("*.py")):
+    for path in [*sorted(FOLDER.glob("*.py")), *LITMUS]:
         if path.stem in OWN or path.stem in IN_PYTEST:
             continue
         for node in ast.walk(ast.parse(path.read_text())):

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from kstack.fault import Fault, Moment
-from kstack.run.session import RunOptions
+from kstack.kernels.kstack.litmus import write_guest
+from kstack.run.options import RunOptions
 from kstack.schedule import Choice, RandomSchedule, RoundRobin
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing.guests import GuestRun, Start
-from kstack.testing.litmus import write_guest
 from kstack.testing.minimise import SIMPLE, deferred, merged, minimise
 from kstack.testing.schedulers import Following
 

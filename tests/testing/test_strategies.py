@@ -14,17 +14,17 @@ from kstack.base.errors import ConfigError
 from kstack.explore.breadth_first import Problem, search
 from kstack.fault import ACTIONS, At, Fault, Injector, Moment
 from kstack.hw.memory import PhysicalMemory
-from kstack.hw.mmu.walk import Attempt, Control, TableEntry, WalkRules, walk
+from kstack.hw.mmu.walk import Attempt, PagingControl, TableEntry, WalkRules, walk
 from kstack.hw.modes import Modes
+from kstack.kernels.kstack.litmus import STACK, Operation, Visit, write_scenario, write_visits
 from kstack.schedule import Choice, RoundRobin, Scheduler
 from kstack.stacks import Thread, map_pages
 from kstack.stacks.loading.registry import find_policy
-from kstack.testing.litmus import STACK, Operation, Visit, write_scenario, write_visits
 from kstack.testing.schedulers import Following
 from kstack.testing.strategies import Tables, choices, faults, operations, page_tables, schedulers, visits
 from kstack.x86.entries import RW, US, D, P
 
-CONTROL = Control(write_protect=True, no_execute=True, smep=False)
+CONTROL = PagingControl(write_protect=True, no_execute=True, smep=False)
 LOOK = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FEW = settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from kstack.hw.modes import Modes
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
 from kstack.trace.tracer import TracePart, Tracer

@@ -14,7 +14,7 @@ import pytest
 
 from kstack.base.errors import TraceError
 from kstack.guest.asm import assemble
-from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.cpu.state import SliceEnd
 from kstack.hw.engine import tracing
 from kstack.hw.modes import Modes
 from kstack.recording import Recording

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kstack.load import Symbols
-from kstack.load.symbols import Symbol
 from kstack.recording import Recording
 from kstack.run.spec import replay_session
 from kstack.trace.columns import ACCESSES, INSTRUCTIONS, Columns
@@ -17,7 +15,7 @@ from kstack.trace.export import export
 from kstack.trace.make import make_trace
 from kstack.trace.query import Database
 from kstack.trace.store import read_trace
-from kstack.trace.wakeups import SYMBOL, Wakes
+from kstack.trace.wakeups import Wakes
 from kstack.x86.registers import Gpr
 from tests.support.perfetto_timeline import read
 from tests.support.recordings import recorded
@@ -26,7 +24,7 @@ from tests.support.recordings import recorded
 def stepped(recording: Recording) -> list[tuple[int, int, int]]:
     """Virtual time, CPU and the first word of what RBX points at, wherever the store is executed."""
     session = replay_session(recording)
-    machine, store = session.machine, session.symbols.address(SYMBOL)
+    machine, store = session.machine, session.symbols.address(session.kernel.facts.wakes_at)
     found = []
     while (begun := session.begin(1 << 40)) is None or not isinstance(begun, str):
         left = 0 if begun is None else begun.quantum
@@ -111,9 +109,8 @@ def part(*rows: tuple[int, int, int, bool]) -> tuple[Columns, Columns]:
     )
 
 
-def wakes(read: dict[int, int] | None = None, symbols: Symbols | None = None) -> Wakes:
-    known = Symbols([Symbol(SYMBOL, STORE, 8, True)]) if symbols is None else symbols
-    return Wakes(known, lambda address, size: (read or {})[address].to_bytes(size, "little"))
+def wakes(read: dict[int, int] | None = None, store: int | None = STORE) -> Wakes:
+    return Wakes(store, lambda address, size: (read or {})[address].to_bytes(size, "little"))
 
 
 WAKE = (50, THREAD + 8, 2, True)
@@ -139,4 +136,4 @@ def test_the_id_is_what_is_in_memory_where_nobody_looked() -> None:
 
 
 def test_a_guest_without_the_symbol_has_no_wake_ups() -> None:
-    assert wakes(symbols=Symbols([])).of(*part(WAKE), CODE) == []
+    assert wakes(store=None).of(*part(WAKE), CODE) == []

@@ -21,8 +21,7 @@ from kstack.cli.output import console, print_json
 from kstack.hw.modes import Modes
 from kstack.judge.pairs import PairCheckpoint, judge_pairs
 from kstack.judge.verdict import JudgedPair, Judgement, Portfolio
-from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.kernels.kstack.scenarios import scenarios as known_scenarios
+from kstack.kernels.known import usual_guests
 from kstack.recording import write_recording
 from kstack.report.comparison import Comparison
 from kstack.report.decisions import shipped_breaks
@@ -161,12 +160,12 @@ def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, mo
         KstackError: a policy or scenario does not exist.
     """
     wanted = list(dict.fromkeys(split(policies) or known_policies()))
-    usual = [name for name, scenario in known_scenarios().items() if not scenario.long]
+    usual = [name for name, scenario in usual_guests().scenarios().items() if not scenario.long]
     chosen = list(dict.fromkeys(split(scenarios) or usual))
     for name in wanted:
         find_policy(name)
     for name in chosen:
-        find_scenario(name)
+        usual_guests().scenario(name)
     return [JudgedPair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
 
 

@@ -19,7 +19,7 @@ from kstack.debug.forks import beside, checked
 from kstack.debug.origin import Origin
 from kstack.debug.server import HOST, serve
 from kstack.explore.path import is_path
-from kstack.kernels.kstack.scenarios import find_image, find_scenario, is_scenario
+from kstack.kernels.known import usual_guests
 from kstack.machine import size
 from kstack.run.spec import RunSpec
 
@@ -94,7 +94,7 @@ def _is_document(path: Path) -> bool:
 
 
 def _setup(image: str, policy: str | None, cpus: int | None, mode: list[str] | None, format: ImageFormat) -> RunSpec:
-    scenario = find_scenario(image) if is_scenario(image) else None
+    scenario = usual_guests().scenario(image) if usual_guests().is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     if cpus is None:
@@ -104,7 +104,7 @@ def _setup(image: str, policy: str | None, cpus: int | None, mode: list[str] | N
 
 def _elf(name: str, file: IO[bytes]) -> Path | None:
     """Where GDB finds the image's symbols: its own file, or `file` if it is built; None if it has none."""
-    data = find_image(name)
+    data = usual_guests().image(name)
     if not data.startswith(ELF_MAGIC):
         return None
     own = Path(name)

@@ -32,9 +32,9 @@ def policies(*, json: Json = False) -> int:
 
 def scenarios(*, json: Json = False) -> int:
     """List the scenarios."""
-    from kstack.kernels.kstack.scenarios import scenarios as known
+    from kstack.kernels.known import usual_guests
 
-    found = known().values()
+    found = usual_guests().scenarios().values()
     if json:
         listed = [
             {"id": s.id, "title": s.title, "proposer": s.source, "source": s.source, "question": s.question.strip()}
@@ -48,11 +48,11 @@ def scenarios(*, json: Json = False) -> int:
 
 def images(*, json: Json = False) -> int:
     """List the guest images."""
-    from kstack.guest.images import images as known
+    from kstack.kernels.known import usual_guests
 
-    found = known().values()
+    found = usual_guests().titles().items()
     if json:
-        print_json({"version": 1, "images": [{"name": i.name, "title": i.title} for i in found]})
+        print_json({"version": 1, "images": [{"name": name, "title": title} for name, title in found]})
     else:
-        _print(("image", "what it is"), [(i.name, i.title) for i in found])
+        _print(("image", "what it is"), list(found))
     return 0

@@ -14,7 +14,8 @@ from kstack.hw.modes import Modes
 from kstack.report.panic import panic_report
 from kstack.report.table import finding_text, lanes
 from kstack.report.words import modes_line
-from kstack.run.session import BOUND, WORK, RunResult, Session
+from kstack.run.result import BOUND, WORK, RunResult
+from kstack.run.session import Session
 
 DIED: Final = 3  # exit code where the guest has died
 WIDTH: Final = 120  # columns where stdout is no terminal
@@ -99,7 +100,7 @@ def explain(session: Session, result: RunResult, command: str, given: Modes, mor
     if result.findings and result.findings[0].history:
         console().print(lanes(result.findings[0]))
     if result.code == DIED or result.ended in (BOUND, WORK):
-        print(panic_report(session.machine, session.symbols, command), file=sys.stderr)
+        print(panic_report(session.machine, session.symbols, command, exits=result.exits), file=sys.stderr)
     for told in result.told:
         print(f"not modelled, and set up by the guest: {told} (docs/rules.md)", file=sys.stderr)
     for line in (result.stuck, result.reason):

@@ -17,13 +17,14 @@ from kstack.cli.options import Anyway, Json, check_machine, recording_in
 from kstack.cli.output import console, echo, explain, failed_document, print_json, run_document
 from kstack.explore.path import follow, is_path, read_path
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
 from kstack.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from kstack.report.panic import panic_report
 from kstack.report.table import path_lanes
 from kstack.report.words import modes_line
 from kstack.run.expected import judged
-from kstack.run.session import RunResult, Session
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.run.spec import replay_session
 
 
@@ -65,7 +66,7 @@ def replay(
         return _failed(session, "policy-failed", error, json)
     if session.writer is not None and session.writer.left and not other:
         raise RecordingError(f"recording {file}: the run has ended, and {session.writer.left} of its writes never came")
-    scenario = find_scenario(recording.image) if recording.booted else None
+    scenario = usual_guests().scenario(recording.image) if recording.booted else None
     return _compared(file, recording, session, judged(scenario, result), json)
 
 
@@ -91,7 +92,7 @@ def _up_to(session: Session, to: int, json: bool) -> int:
         end = {"exit": ended, "reason": reason, "exit_value": machine.exit_port.code}
         print_json({"version": 1, "time": machine.time, "cpus": cpus, **end, "state_hash": machine.state_hash()})
     else:
-        print(panic_report(machine, session.symbols))
+        print(panic_report(machine, session.symbols, exits=session.kernel.facts.exits))
     return 0
 
 

@@ -15,13 +15,13 @@ from kstack.base.errors import ConfigError, PolicyError, ScenarioError
 from kstack.cli import BAD_USAGE
 from kstack.cli.options import Anyway, ImageFormat, Json, ModeList, PoolOptions, modes_of, recording_in
 from kstack.cli.output import echo, explain, failed_document, print_json, run_document
-from kstack.guest.scenario import Scenario
-from kstack.kernels.kstack.scenarios import find_scenario, is_scenario, usual_work
+from kstack.kernels.known import usual_guests
+from kstack.kernels.scenario import Scenario, usual_work
 from kstack.machine import size
 from kstack.recording import write_recording
 from kstack.recording.journal import Journal
 from kstack.run.expected import ignored_kinds, judged
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, script_of
 from kstack.schedule import ReplaySchedule, Scheduler, parse
 
@@ -79,7 +79,7 @@ def run(
         raise ConfigError("--max-instructions: give 1 or more")
     if max_work is not None and max_work < 1:
         raise ConfigError("--max-work: give 1 or more")
-    scenario = find_scenario(image) if is_scenario(image) else None
+    scenario = usual_guests().scenario(image) if usual_guests().is_scenario(image) else None
     if scenario is not None and cpus is not None and cpus < scenario.cpus:
         raise ScenarioError(f"scenario {image} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
     if cpus is None:

@@ -121,7 +121,7 @@ def _registers(file: Path, time: int, cpu: int | None, anyway: bool) -> str:
         raise TraceError(f"--registers: {file} is a trace; give the recording, which is replayed for it")
     session = replay_session(read_recording(file), anyway)
     session.run_to(time)
-    return panic_report(session.machine, session.symbols, cpu=cpu)
+    return panic_report(session.machine, session.symbols, cpu=cpu, exits=session.kernel.facts.exits)
 
 
 def _text(line: ShownLine) -> str:

@@ -15,7 +15,8 @@ from kstack.hw.memory import MemorySnapshot
 from kstack.load import Symbols
 from kstack.machine import FOR_EVER, Machine
 from kstack.recording import Recording
-from kstack.run.session import BOUND, WORK, Session
+from kstack.run.result import BOUND, WORK
+from kstack.run.session import Session
 from kstack.run.spec import RunSpec, faults_of, replay_session, writes_of
 from kstack.run.writes import Write
 from kstack.schedule import Choice, RoundRobin, Scheduler

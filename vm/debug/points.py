@@ -14,7 +14,8 @@ import enum
 from typing import Final, NamedTuple
 
 from kstack.debug.accesses import accesses
-from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.memory import PhysicalMemory
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.x86.addresses import PAGE
@@ -120,7 +121,7 @@ class Points:
     def breakpoint(self, cpu: Cpu, runtime: StackRuntime) -> PointType | None:
         """The kind of breakpoint before whose instruction `cpu` stands, if it is about to begin it."""
         kind = self._breakpoints.get(cpu.linear_rip()) if self._breakpoints else None
-        if kind is None or cpu.state is not CpuState.RUNNING:
+        if kind is None or cpu.state is not ActivityState.RUNNING:
             return None
         if cpu.would_wake() and not cpu.registers.shadow:
             return None  # an interrupt comes first

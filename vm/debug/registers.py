@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 from kstack.debug.packets import ProtocolError
 from kstack.hw.cpu.cpu import Cpu
-from kstack.hw.engine import layout
 from kstack.x86.control import CR8_SHIFT
 from kstack.x86.flags import Flags
 from kstack.x86.floating_point import FSW_TOP, FSW_TOP_SHIFT
@@ -57,28 +56,21 @@ def _base(which: Seg) -> Register:
 # --- x87: SDM volume 1, 8.1
 
 
-def _x87_words(cpu: Cpu) -> tuple[int, int, int, int]:
-    """Top of stack, status, control, and a byte a physical register that is 1 where it is empty."""
-    word = cpu.registers.word(layout.ENV_FPU).value
-    return word & 7, word >> 32 & 0xFFFF, word >> 48, cpu.registers.word(layout.ENV_FPU + 8).value
-
-
 def _stack_register(index: int) -> Register:
     def read(cpu: Cpu) -> int:
-        at = layout.ENV_FPREGS + 16 * (_x87_words(cpu)[0] + index & 7)
-        return cpu.registers.word(at).value | (cpu.registers.word(at + 8).value & 0xFFFF) << 64
+        return cpu.registers.x87_register(cpu.registers.x87().top + index & 7)
 
     return Register(f"st{index}", 80, "i387_ext", "org.gnu.gdb.i386.core", read)
 
 
 def _status(cpu: Cpu) -> int:
-    top, status, _, _ = _x87_words(cpu)
-    return status & ~FSW_TOP | top << FSW_TOP_SHIFT
+    x87 = cpu.registers.x87()
+    return x87.status & ~FSW_TOP | x87.top << FSW_TOP_SHIFT
 
 
 def _tags(cpu: Cpu) -> int:
     """The full tag word; a register that is not empty counts as valid."""
-    empty = _x87_words(cpu)[3]
+    empty = cpu.registers.x87().empty
     return sum(3 << 2 * index for index in range(8) if empty >> 8 * index & 1)
 
 
@@ -96,7 +88,7 @@ REGISTERS: Final[tuple[Register, ...]] = (
     Register("eflags", 32, "i386_eflags", "org.gnu.gdb.i386.core", lambda cpu: cpu.registers.rflags),
     *map(_selector, _SELECTORS),
     *map(_stack_register, range(8)),
-    _x87("fctrl", lambda cpu: _x87_words(cpu)[2]),
+    _x87("fctrl", lambda cpu: cpu.registers.x87().control),
     _x87("fstat", _status),
     _x87("ftag", _tags),
     *(_x87(name, lambda cpu: 0) for name in ("fiseg", "fioff", "foseg", "fooff", "fop")),

@@ -21,7 +21,6 @@ from kstack.debug.points import Point, Points, PointType
 from kstack.debug.registers import offset_of, register_name
 from kstack.debug.timeline import END_OF_RECORDING, PIECE, Timeline
 from kstack.hw.cpu.cpu import Cpu
-from kstack.run.session import GUEST_PASSED
 from kstack.run.writes import Change, MemoryChange, RegisterChange
 
 SIGINT: Final = 2
@@ -174,7 +173,7 @@ class Target:
         code = timeline.machine.exit_port.code
         if timeline.goes_on and timeline.ended == "exit" and code is not None:
             self._say(f"kstack: {timeline.reason}, time {timeline.time}")
-            return Exited(0 if code in GUEST_PASSED else code & 0xFF or 1)
+            return Exited(0 if code in timeline.session.kernel.facts.exits.passed else code & 0xFF or 1)
         why = timeline.ended or ""
         if timeline.reason is not None:
             why += f": {timeline.reason}"

@@ -15,11 +15,11 @@ from typing import Final
 from kstack.base.errors import KstackError, PolicyError, RecordingError
 from kstack.debug.checkpoints import MOST, NEAR, Checkpoints, Lane, TimelineCheckpoint, TimelineMark
 from kstack.debug.origin import UNBOUNDED, Origin
-from kstack.hw.cpu.cpu import SliceEnd
+from kstack.hw.cpu.state import SliceEnd
 from kstack.machine import Machine
 from kstack.run.ending import ENDS
+from kstack.run.result import BOUND, WORK
 from kstack.run.saved import Prefix
-from kstack.run.session import BOUND, WORK
 from kstack.run.writes import Change, Write, Writes
 from kstack.schedule import DEFAULT_QUANTUM, Choice, RoundRobin, View
 

@@ -11,11 +11,11 @@ from kstack.base.errors import ConfigError
 from kstack.explore.checkpoint import identity
 from kstack.explore.components import Export
 from kstack.explore.may_access import Locality, News
+from kstack.explore.model.gate import Masks
 from kstack.explore.persistent_sets import Expansion, Reduction, expand
 from kstack.explore.problem import Problem
 from kstack.explore.transitions import Memo
 from kstack.explore.world import Grown, Move
-from kstack.hw.gate import Masks
 
 _WORKING = Lock()  # a process has one memo at a time, also where its workers are threads
 

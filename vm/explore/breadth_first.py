@@ -26,12 +26,12 @@ from kstack.explore.batches import Answer, Batch, expand_all
 from kstack.explore.checkpoint import KEY_BYTES, Checkpoint, identity, read_checkpoint, write_checkpoint
 from kstack.explore.components import Node
 from kstack.explore.may_access import Locality, News
+from kstack.explore.model.gate import Masks, Visible
 from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Successor, expand, wander
 from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
 from kstack.explore.transitions import Memo
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady
-from kstack.hw.gate import Masks, Visible
-from kstack.run.session import BootedScenario
+from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding
 
 _CLOCK = time.monotonic  # for the budget alone, which may cut a search and never decides what it finds

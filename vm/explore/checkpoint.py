@@ -13,7 +13,7 @@ import msgspec
 
 from kstack.base.errors import ConfigError
 from kstack.base.files import refused_as, write_whole
-from kstack.kernels.kstack.scenarios import find_image
+from kstack.kernels.known import usual_guests
 from kstack.machine import MAX_CPUS
 from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash
 from kstack.stacks.loading.registry import policy_hash
@@ -83,7 +83,7 @@ def identity(problem: Problem) -> dict[str, str]:
         raise ConfigError(f"the class {problem.policy.__name__} is known in this process alone; give an id or a file")
     return {
         "scenario": problem.scenario,
-        "image": image_hash(find_image(problem.scenario)),
+        "image": image_hash(usual_guests().image(problem.scenario)),
         "policy": problem.policy,
         "policy source": policy_hash(problem.policy),
         "version of the machine's rules": str(RULES_VERSION),

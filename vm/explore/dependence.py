@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from kstack.explore.model.gate import Gate
+from kstack.explore.model.lazy_tlb import How
 from kstack.explore.world import Move, World
 from kstack.hw.apic.registers import Reg
 from kstack.hw.cpu.decode import Instruction, decode, effective_address
-from kstack.hw.gate import Gate
-from kstack.hw.lazy import How
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import steps
 from kstack.stacks.area import Pte, Thread
@@ -102,7 +102,7 @@ class Recorder:
         self._was_empty = False
         world.machine.instruments.add(self)
         for cpu in world.machine.cpus:
-            cpu.mmu.gate = _NotingGate(world, cpu.index, self._noted)
+            cpu.mmu.translator = _NotingGate(world, cpu.index, self._noted)
 
     def make(self, move: Move) -> tuple[Finding | None, Footprint]:
         """Make a move: the first finding that it brings, and its footprint."""

@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from kstack.explore.dependence import EVERYTHING, Footprint, Recorder
+from kstack.explore.model.gate import Visible
 from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
 from kstack.explore.wait_loops import Look, Spin, local_of, look_of, looks_after, spins_after
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady, State, World
-from kstack.hw.gate import Visible
 from kstack.sanitizer.findings import Finding
 from kstack.x86.registers import Gpr
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from kstack.explore.components import Cells
+from kstack.explore.model.gate import gate_of
 from kstack.explore.world import World
 from kstack.stacks import Pte, Sleepers, Thread, ThreadAt
 from kstack.stacks.area import Areas
@@ -239,8 +240,8 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
     """Note what is touched on a CPU's behalf, from a state that the world has just become."""
     touched = Touched(cells)
     core, executor, memory = world.machine.cpus[cpu], world.runtime.executor, world.machine.memory
-    assert core.gate is not None
-    core.mmu.flush_softmmu()  # or it would not ask
+    gate = gate_of(core)
+    core.mmu.softmmu.flush()  # or it would not ask
     lazy, oracle, runtime = world.lazy, world.oracle, world.runtime
     pools, areas, seen = executor.pools, executor.areas, oracle.areas
     assert pools is not None
@@ -262,7 +263,8 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
     executor.pools = _WatchedPools(pools, touched.part)  # type: ignore[assignment] # looks like them
     executor.areas = _WatchedAreas(areas, touched.area)  # type: ignore[assignment] # looks like them
     oracle.areas = _WatchedAreas(seen, touched.area)  # type: ignore[assignment] # looks like them
-    memory.on_touch, core.gate.on_enter = touched.memory, touched.entered
+    memory.hears_touch.hold(touched.memory)
+    gate.hears_enter.hold(touched.entered)
     try:
         yield touched
     finally:
@@ -273,4 +275,5 @@ def watching(world: World, cpu: int, cells: Cells) -> Iterator[Touched]:
         executor.areas, oracle.areas = areas, seen
         drops.heard = heard
         world.machine.instruments.remove(hooks)
-        memory.on_touch = core.gate.on_enter = None
+        memory.hears_touch.release()
+        gate.hears_enter.release()

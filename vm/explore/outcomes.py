@@ -24,8 +24,8 @@ from kstack.explore.persistent_sets import Expansion, Reduction, Relying, Succes
 from kstack.explore.problem import Bounds, Problem, Progress
 from kstack.explore.transitions import Memo
 from kstack.explore.world import Grown, World
-from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import BootedScenario
+from kstack.kernels.known import usual_guests
+from kstack.run.booted import BootedScenario
 from kstack.x86.entries import A
 from kstack.x86.registers import Gpr
 
@@ -33,8 +33,6 @@ _CLOCK = time.monotonic  # for the budget alone
 _FORM: Final = re.compile(
     r"cpu (?P<cpu>\d{1,3}) (?P<register>\w+)|(?P<what>word|entry) (?P<symbol>[\w.$]+)(\+(?P<offset>\w+))?"
 )
-_REGISTERS: Final = {one.name.lower(): int(one) for one in Gpr if one not in (Gpr.RAX, Gpr.RDI, Gpr.RSP)}
-"""But for those that `litmus_end` has changed."""
 Values = tuple[int, ...]
 
 
@@ -116,7 +114,7 @@ def find_watched(scenario: str, booted: BootedScenario) -> tuple[Watched, ...]:
     Raises:
         ScenarioError: it names none, or one that does not exist.
     """
-    named = find_scenario(scenario).outcomes
+    named = usual_guests().scenario(scenario).outcomes
     if not named:
         raise ScenarioError(f"scenario {scenario}: it names no final values; {_HOW}")
     booted.rewind()
@@ -132,9 +130,12 @@ def _watched(scenario: str, booted: BootedScenario, name: str, text: str) -> Wat
     if match is None:
         raise ScenarioError(f"{place} is no value; {_HOW}")
     if match["register"] is not None:
-        if match["register"] not in _REGISTERS or int(match["cpu"]) >= len(cpus):
-            raise ScenarioError(f"{place}: give a CPU from 0 to {len(cpus) - 1}, and one of {', '.join(_REGISTERS)}")
-        return Watched(name, "cpu", int(match["cpu"]), _REGISTERS[match["register"]])
+        programs = booted.facts.programs
+        spoiled = frozenset(Gpr) if programs is None else programs.spoiled
+        registers = {one.name.lower(): int(one) for one in Gpr if one not in spoiled}
+        if match["register"] not in registers or int(match["cpu"]) >= len(cpus):
+            raise ScenarioError(f"{place}: give a CPU from 0 to {len(cpus) - 1}, and one of {', '.join(registers)}")
+        return Watched(name, "cpu", int(match["cpu"]), registers[match["register"]])
     try:
         offset = int(match["offset"] or "0", 0)
     except ValueError:

@@ -11,11 +11,11 @@ from typing import Annotated, Final
 
 import msgspec
 
+from kstack.explore.model.gate import Visible
 from kstack.explore.witness import Line, Witness, line_of
 from kstack.explore.world import Grown, Move, World
-from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_image
+from kstack.kernels.known import usual_guests
 from kstack.recording import (
     READABLE,
     RULES_VERSION,
@@ -89,7 +89,7 @@ def write_path(path: Path, scenario: str, policy: str, modes: Modes, visible: Vi
     document = PathFile(
         version=VERSION,
         scenario=scenario,
-        image_hash=image_hash(find_image(scenario)),
+        image_hash=image_hash(usual_guests().image(scenario)),
         policy=policy,
         policy_hash=policy_hash(policy),
         modes=modes.as_dict(),

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from kstack.explore.model.gate import Visible
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World, boot_litmus
-from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
-from kstack.run.session import BootedScenario
+from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy
 from kstack.stacks.loading.registry import find_policy

@@ -10,10 +10,10 @@ import random
 import time
 from typing import NamedTuple
 
+from kstack.explore.model.gate import Visible
 from kstack.explore.problem import Bounds, Outcome, Problem, Progress, at_once
 from kstack.explore.transitions import Memo
 from kstack.explore.world import FoundBefore, Grown, Move, NotReady, World
-from kstack.hw.gate import Visible
 from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kstack.base.errors import KstackError
+from kstack.explore.model.gate import Held, Visible
+from kstack.explore.model.lazy_tlb import How
 from kstack.explore.world import Grown, Move, World
-from kstack.hw.gate import Held, Visible
-from kstack.hw.lazy import How
 from kstack.hw.modes import Modes
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import Policy, PteStore

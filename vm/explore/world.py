@@ -16,23 +16,22 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from kstack.base.errors import ConfigError, ScenarioError
 from kstack.explore.dead_stack import Below, below, put_back
+from kstack.explore.model.gate import Gate, Held, Touch, Visible, gate_of
+from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.explore.model.page_tables import Tables, managed_pages
 from kstack.explore.model.store_buffers import StoreBuffers, drains, passes, plain
 from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.decode import decode
-from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT
-from kstack.hw.devices.serial import COM1_PORT
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import Registers
-from kstack.hw.gate import Gate, Held, Touch, Visible
-from kstack.hw.lazy import How, LazyTlb, Option
-from kstack.hw.mmu.walk import Attempt
+from kstack.hw.mmu.walk import Attempt, forbidding
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.hypercall import PORT
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
 from kstack.machine import End, Machine, MachineSnapshot
+from kstack.run.booted import BootedScenario
 from kstack.run.expected import ignored_kinds
-from kstack.run.session import GUEST_PANICKED, GUEST_PASSED, BootedScenario, RunOptions, Session
+from kstack.run.options import RunOptions
+from kstack.run.session import Session
 from kstack.run.spec import boot
 from kstack.sanitizer.findings import Finding
 from kstack.sanitizer.frames import Frame
@@ -47,9 +46,7 @@ from kstack.x86.entries import A
 from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr
 
-FIRST_THREAD: Final = 1000  # ids from here on are stacks of the litmus scenario
 _RSP: Final = int(Gpr.RSP)  # a plain integer, for the search's inner loops
-READY, DONE, WRONG = "ready", "done", "wrong"
 FENCE: Final = "fence"
 WINDOW: Final = "window"
 _BROADCASTS: Final = frozenset({"invlpgb", "tlbsync"})
@@ -57,9 +54,6 @@ USER: Final = 3  # privilege level
 _TAKEN_WITH_IF: Final = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)
 _CLOCKS: Final = frozenset({"rdtsc", "rdtscp", "rdpmc"})
 _INVALIDATES: Final = frozenset({"int1", "int3", "into", "invd", "invlpg", "invlpgb", "invpcid"})
-_LINE_STATUS: Final = COM1_PORT + 5
-_PORTS: Final = frozenset({PORT, DEBUG_EXIT_PORT, COM1_PORT, _LINE_STATUS})
-"""Hypercalls, the end, and what our kernel prints by when it panics."""
 LOCAL: Final = 200_000  # instructions a CPU may run between two visible operations
 TO_READY: Final = 3_000_000
 
@@ -119,7 +113,7 @@ def boot_litmus(scenario: str, policy: type[Policy], modes: Modes) -> BootedScen
         ScenarioError: the scenario is no litmus scenario.
         ConfigError: a mode cannot be explored.
     """
-    found = find_scenario(scenario)
+    found = usual_guests().scenario(scenario)
     if not found.litmus:
         raise ScenarioError(
             f"scenario {scenario} is not made to be explored (its TOML has no litmus = true); kstack scenarios lists those that are"
@@ -153,7 +147,7 @@ class World:
     """A litmus scenario under a policy, explored from the moment at which all its programs are ready.
 
     Args:
-        scenario: its id; its guest is of lib_litmus.s.
+        scenario: its id; its kernel runs programs (`kstack.kernels.kernel.Programs`).
         policy: the policy's class.
         modes: architecture modes.
         visible: what is known to be visible from an earlier attempt.
@@ -173,11 +167,17 @@ class World:
         visible: Visible,
         booted: BootedScenario | None = None,
     ) -> None:
-        found, modes = find_scenario(scenario), modes.resolved(policy.delivery)
+        found, modes = usual_guests().scenario(scenario), modes.resolved(policy.delivery)
         self.booted = booted or boot_litmus(scenario, policy, modes)
         self._open(self.booted.machine)
         self.session: Session = self.booted.session(policy(), RoundRobin(1), RunOptions(pool=PoolConfig()))
         self.machine, self.runtime = self.session.machine, self.session.runtime
+        self.facts, programs = self.session.kernel.facts, self.session.kernel.facts.programs
+        if programs is None:
+            raise ScenarioError(
+                f"scenario {scenario} cannot be explored: its kernel runs no programs of litmus scenarios"
+            )
+        self._marks = programs
         assert self.session.oracle is not None
         self.oracle: Oracle = self.session.oracle
         self.ignored = ignored_kinds(found)
@@ -186,7 +186,7 @@ class World:
         stacks = (
             page.address >> 12
             for thread in self.runtime.threads.values()
-            if thread.id >= FIRST_THREAD
+            if thread.id >= programs.first_thread
             for page in thread.pages
         )
         pages = managed_pages(found.managed, self.session.symbols).union(stacks)
@@ -235,7 +235,9 @@ class World:
             for cpu in running:
                 if cpu not in ready:
                     machine.run(cpu, 50)
-                    ready += [who for _, who, name in self.session.events if name == READY and who not in ready]
+                    ready += [
+                        who for _, who, name in self.session.events if name == self._marks.ready and who not in ready
+                    ]
         self._found_until_now("event `ready`")
         if not ready:
             raise NotReady(f"scenario {self._scenario}: its programs do not get ready")
@@ -256,18 +258,20 @@ class World:
         """Take the gates of an earlier world down."""
         machine.hold_ipis = False
         for cpu in machine.cpus:
-            cpu.mmu.gate = None
+            cpu.mmu.translator = None
 
     def _close(self, pages: frozenset[int]) -> None:
         """Put up the gates."""
         machine = self.machine
         machine.hold_ipis = True
         self.runtime.executor.lazy = self.lazy
-        self.runtime.executor.on_touch = lambda cpu, address: self.visible.note(address >> 12, Touch.MANAGED, 1 << cpu)
+        self.runtime.executor.hears_touch.swap(
+            lambda cpu, address: self.visible.note(address >> 12, Touch.MANAGED, 1 << cpu)
+        )
         for cpu in machine.cpus:
-            cpu.mmu.gate = self.gate(cpu.index)
+            cpu.mmu.translator = self.gate(cpu.index)
             cpu.mmu.drop_all(True)
-            cpu.mmu.flush_softmmu()
+            cpu.mmu.softmmu.flush()
             cpu.engine.flush()
         for page in sorted(pages):
             leaf = machine.cpus[0].mmu.leaf_address(page << 12)
@@ -283,9 +287,9 @@ class World:
         mmu, memory = self.machine.cpus[cpu].mmu, self.machine.memory
         place = (mmu.table, address >> 12)
         if place not in self._frames:
-            told, memory.on_touch = memory.on_touch, None
+            hears = memory.hears_touch.swap(None)
             physical = mmu.resolve(address)
-            memory.on_touch = told
+            memory.hears_touch.swap(hears)
             self._frames[place] = None if physical is None else physical >> 12
         return self._frames[place]
 
@@ -311,7 +315,7 @@ class World:
         core, registers = self.machine.cpus[cpu], self.machine.cpus[cpu].registers
         if not registers.interrupt_flag or registers.shadow or self.buffers.stores[cpu]:
             return []
-        if core.state not in (CpuState.RUNNING, CpuState.HALTED):
+        if core.state not in (ActivityState.RUNNING, ActivityState.HALTED):
             return []
         return [] if self.next_ipi(cpu) is None else [Move(cpu, "interrupt")]
 
@@ -368,7 +372,7 @@ class World:
         user = core.registers.cpl == USER
         smap = core.mmu.smap and not user and not core.registers.rflags & Flags.AC
         write = held.write or self.buffers.is_locked(cpu)  # which loads and stores by one translation
-        denies = core.mmu.denies(Attempt(write, False, user, smap))
+        denies = forbidding(Attempt(write, False, user, smap), core.mmu.control)
         walks = not self.buffers.holds_back(cpu, held.address)
         return self.lazy.options(cpu, held.address >> 12, entry, write, denies, walks)
 
@@ -438,8 +442,8 @@ class World:
             machine.deliver_ipi(arriving)
             machine.run(cpu, 1)
         else:
-            assert held is not None and core.gate is not None
-            gate = core.gate
+            assert held is not None
+            gate = gate_of(core)
             if move.kind == "access":
                 self.exercised += self._exercises(cpu, held)
                 gate.option, gate.option_page = self.option(cpu, held, move.choice), held.address >> 12
@@ -479,8 +483,7 @@ class World:
         Raises:
             ScenarioError: it cannot.
         """
-        gate = self.machine.cpus[cpu].gate
-        assert gate is not None
+        gate = gate_of(self.machine.cpus[cpu])
         if gate.refused:
             self._refuse(cpu, gate.refused)
         for ipi in self.machine.ipis:
@@ -505,7 +508,7 @@ class World:
             instruction = decode(self.machine.cpus[cpu].linear.code(registers.rip), registers.bits)
             assert instruction is not None
             port = instruction.immediates[0] & 0xFF if instruction.immediates else registers.gpr[Gpr.RDX] & 0xFFFF
-            if what not in ("in", "out") or port not in _PORTS:
+            if what not in ("in", "out") or port not in self.facts.ports:
                 self._refuse(cpu, f"reaches port {port:#x}, and devices are not explored")
 
     def judge_end(self) -> Finding | None:
@@ -526,7 +529,7 @@ class World:
 
     def _watch_returns(self, cpu: int) -> None:
         core = self.machine.cpus[cpu]
-        core.on_return = None if self.below[cpu] is None else self._returned
+        core.hears_return.swap(None if self.below[cpu] is None else self._returned)
         core.watch_returns()
 
     def _returned(self, cpu: int) -> None:
@@ -548,7 +551,7 @@ class World:
     def _first_finding(self, before: int) -> Finding | None:
         """The first of what the oracle has found since it had found so many."""
         machine = self.machine
-        if machine.exit_port.code == GUEST_PANICKED:
+        if machine.exit_port.code == self.facts.exits.panicked:
             self.oracle.panicked("see the run")
         new = [found for found in self.oracle.findings[before:] if found.kind.value not in self.ignored]
         return new[0] if new else None
@@ -556,8 +559,7 @@ class World:
     def _run_on(self, cpu: int) -> None:
         """Run a CPU to its next visible operation; what nobody can tell is done on the way."""
         core, machine, left = self.machine.cpus[cpu], self.machine, LOCAL
-        gate = core.gate
-        assert gate is not None
+        gate = gate_of(core)
         self.visible.recent.clear()
         while left > 0 and not self._rests(cpu):
             gate.held = None
@@ -570,7 +572,7 @@ class World:
             self._check(cpu)
             self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
             if gate.held is None:
-                if core.state is not CpuState.RUNNING or machine.end() is not None:
+                if core.state is not ActivityState.RUNNING or machine.end() is not None:
                     break
                 continue
             self._check_held(cpu, gate.held.what)
@@ -583,7 +585,7 @@ class World:
             self.done[cpu] = self.done[cpu] or self._ends(cpu, events)
         if left > 0:
             return
-        own = [thread for thread in self.runtime.threads.values() if thread.id < FIRST_THREAD]
+        own = [thread for thread in self.runtime.threads.values() if thread.id < self._marks.first_thread]
         recent = self.visible.recent.items()
         shared = [frame for frame, page in recent if not any(thread.contains(page << 12) for thread in own)]
         if not shared:
@@ -598,18 +600,19 @@ class World:
 
     def _ends(self, cpu: int, events: int) -> bool:
         names = [name for _, who, name in self.session.events[events:] if who == cpu]
-        if WRONG in names or self._exits_badly():
+        wrong = self._marks.wrong in names
+        if wrong or self._exits_badly():
             self.oracle.check_failed(cpu)
-        return DONE in names or WRONG in names or self.machine.end() is End.SHUTDOWN
+        return wrong or self._marks.done in names or self.machine.end() is End.SHUTDOWN
 
     def _exits_badly(self) -> bool:
         """Whether the guest has said itself, by what it wrote to the debug-exit port, that something is wrong."""
-        code = self.machine.exit_port.code
-        return code is not None and code not in GUEST_PASSED and code != GUEST_PANICKED
+        code, exits = self.machine.exit_port.code, self.facts.exits
+        return code is not None and code not in exits.passed and code != exits.panicked
 
     def _is_private(self, cpu: int) -> bool:
         """Whether an OUT is one that nobody else can tell: an event, or the beginning of a hook."""
-        hook = self.runtime.kernel.asks(cpu)
+        hook = self.session.kernel.asks(cpu)
         if hook is None:
             return True  # an event, or the console, when the guest panics
         return not self._is_begun(cpu) and hook not in (HookKind.SWITCH_IN, HookKind.SWITCH_OUT)

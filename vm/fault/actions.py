@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Final
 
 from kstack.fault.records import Fault
-from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.decode import decode
 from kstack.hw.cpu.events import exception
+from kstack.hw.cpu.state import ActivityState
+from kstack.hw.mmu.speculation import evict, prefetch
 from kstack.machine import FOR_EVER
 from kstack.run.session import Session
 from kstack.x86.addresses import is_canonical
@@ -36,12 +37,12 @@ def act(session: Session, fault: Fault, cpu: int) -> bool:
 def _evict(session: Session, fault: Fault, cpu: int) -> bool:
     mmu, address = session.machine.cpus[cpu].mmu, fault.address or 0
     cached = mmu.data.lookup(address, mmu.pcid) is not None
-    mmu.evict(address)
+    evict(mmu, address)
     return cached
 
 
 def _fill(session: Session, fault: Fault, cpu: int) -> bool:
-    return session.machine.cpus[cpu].mmu.prefetch(fault.address or 0)
+    return prefetch(session.machine.cpus[cpu].mmu, fault.address or 0)
 
 
 def _flip_pte(session: Session, fault: Fault, cpu: int) -> bool:
@@ -84,7 +85,7 @@ def _drain(session: Session, fault: Fault, cpu: int) -> bool:
 
 def _spurious(session: Session, fault: Fault, cpu: int) -> bool:
     processor = session.machine.cpus[cpu]
-    if processor.state is not CpuState.RUNNING:
+    if processor.state is not ActivityState.RUNNING:
         return False  # it accesses nothing
     processor.deliver(exception(PF, 0, fault.address))
     return True
@@ -97,9 +98,9 @@ def _nmi(session: Session, fault: Fault, cpu: int) -> bool:
 
 def _machine_check(session: Session, fault: Fault, cpu: int) -> bool:
     processor = session.machine.cpus[cpu]
-    if processor.state not in (CpuState.RUNNING, CpuState.HALTED):
+    if processor.state not in (ActivityState.RUNNING, ActivityState.HALTED):
         return False  # it waits for a start-up IPI, or for nothing
-    processor.state = CpuState.RUNNING  # it ends HLT (SDM volume 2, HLT)
+    processor.state = ActivityState.RUNNING  # it ends HLT (SDM volume 2, HLT)
     processor.deliver(exception(MC))
     return True
 

@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 from kstack.fault import places
 from kstack.fault.actions import GARBAGE, act
 from kstack.fault.records import At, Fault, Flush, Moment, Send, Step, Where
-from kstack.hw.cpu.cpu import Cpu, CpuState, Slice, SliceEnd
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.decode import decode
 from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.cpu.state import ActivityState, Slice, SliceEnd
 from kstack.machine import FOR_EVER, Ipi
 from kstack.run.session import Session
 from kstack.stacks import steps
@@ -115,13 +116,13 @@ class Injector:
         self._delivered = False
         session.injector = self
         if self._steps:
-            session.runtime.interpose = self._step
+            session.runtime.decides_step.hold(self._step)
         if self._sends:
-            self._machine.on_send = self._send
+            self._machine.decides_send.hold(self._send)
         self._machine.instruments.add(self)
         for cpu in self._machine.cpus:
             if self._flushes:
-                cpu.mmu.on_invlpg = self._flush_of(cpu.index)
+                cpu.mmu.decides_invlpg.hold(self._flush_of(cpu.index))
 
     # --- the whole
 
@@ -252,7 +253,7 @@ class Injector:
         """An instruction is about to begin, or to be tried again; also where a fault lets the CPU go on elsewhere."""
         processor = self._machine.cpus[cpu]
         here = None
-        while processor.state is CpuState.RUNNING and here != processor.linear_rip():
+        while processor.state is ActivityState.RUNNING and here != processor.linear_rip():
             here = processor.linear_rip()
             self._begins(processor, here)
 

@@ -4,17 +4,21 @@ An instrument is any object with methods `on_fill`, `on_step`, ...: one a hook t
 to a machine's `Instruments`, and removed, in one place. Each room offers the hooks of what it tells (`Hooks`): MMUs, CPUs, the
 machine, and above the hardware a policy's host and a debugger's writes, so that one instrument hears all of them. A hook that
 nobody hears costs one look at an empty list.
+
+Who decides something in the machine's place, and who hears one thing of one part for a while, holds a `Slot` of that part: by its
+name it `decides_...` or `hears_...`. It is no instrument: there is at most one.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any, Final, Generic, ParamSpec
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from kstack.base.errors import ConfigError
 
 P = ParamSpec("P")
+R = TypeVar("R")
 PREFIX: Final = "on_"
 
 
@@ -33,6 +37,38 @@ class Hook(Generic[P]):
         """Tell it."""
         for hear in self.heard:
             hear(*moment, **named)
+
+
+class Slot(Generic[P, R]):
+    """A place for one who decides, or hears.
+
+    Attributes:
+        held: who does, None for nobody.
+    """
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held: Callable[P, R] | None = None
+
+    def hold(self, by: Callable[P, R]) -> None:
+        """Let somebody decide, or hear, from now on.
+
+        Raises:
+            ConfigError: somebody does already.
+        """
+        if self.held is not None:
+            raise ConfigError(f"{by} is to hold what {self.held} holds already: release it first")
+        self.held = by
+
+    def release(self) -> None:
+        """Let nobody do so."""
+        self.held = None
+
+    def swap(self, by: Callable[P, R] | None) -> Callable[P, R] | None:
+        """Let another one do so, or nobody; who did."""
+        before, self.held = self.held, by
+        return before
 
 
 class Hooks:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from kstack.base.errors import ConfigError
+from kstack.hw.instruments import Slot
 from kstack.x86.addresses import PAGE
 
 MAX_RAM: Final = 3 << 30
@@ -45,7 +46,7 @@ class PhysicalMemory:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self.dirty: set[int] = set()
         self.on_store: Callable[[int, int], None] = lambda address, size: None
-        self.on_touch: Callable[[int, int], None] | None = None  # told of the model's own loads and stores, if set
+        self.hears_touch: Slot[[int, int], None] = Slot()  # the model's own loads and stores: address, bytes
         self.on_settle: Callable[[], None] = lambda: None  # the next store to any frame must be noted again
         self._base: MemorySnapshot = {}
         self._hashes: dict[int, bytes] = {}
@@ -54,8 +55,8 @@ class PhysicalMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes from `address`; beyond RAM they are 0xff."""
-        if self.on_touch is not None:
-            self.on_touch(address, size)
+        if (hear := self.hears_touch.held) is not None:
+            hear(address, size)
         if address >= 0 and address + size <= self.size:
             return self._map[address : address + size]
         inside = self._map[address : self.size] if 0 <= address < self.size else b""
@@ -66,8 +67,8 @@ class PhysicalMemory:
         data = data[: max(0, self.size - address)]
         if not data:
             return
-        if self.on_touch is not None:
-            self.on_touch(address, len(data))
+        if (hear := self.hears_touch.held) is not None:
+            hear(address, len(data))
         self.on_store(address, len(data))
         self._map[address : address + len(data)] = data
         first, last = address >> 12, address + len(data) - 1 >> 12
@@ -79,8 +80,8 @@ class PhysicalMemory:
     def read64(self, address: int) -> int:
         """The little-endian 64-bit word at `address` (all ones beyond RAM)."""
         if address >= 0 and address + 8 <= self.size:
-            if self.on_touch is not None:
-                self.on_touch(address, 8)
+            if (hear := self.hears_touch.held) is not None:
+                hear(address, 8)
             value: int = _Q.unpack_from(self._map, address)[0]
             return value
         return int.from_bytes(self.read(address, 8), "little")
@@ -112,15 +113,15 @@ class PhysicalMemory:
     def write64_quietly(self, address: int, value: int) -> None:
         """A store of A and D bits that is not locked (only a broken model does this)."""
         if address + 8 <= self.size:
-            if self.on_touch is not None:
-                self.on_touch(address, 8)
+            if (hear := self.hears_touch.held) is not None:
+                hear(address, 8)
             _Q.pack_into(self._map, address, value)
             self.dirty.add(address >> 12)
 
     def patch(self, address: int, data: bytes) -> bytes:
         """Put bytes there for a moment, as if nobody had stored them: the bytes to put back."""
-        if self.on_touch is not None:
-            self.on_touch(address, len(data))
+        if (hear := self.hears_touch.held) is not None:
+            hear(address, len(data))
         place = slice(address, address + len(data))
         old = self._map[place]
         self._map[place] = data

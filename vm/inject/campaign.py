@@ -35,7 +35,7 @@ from kstack.hw.modes import Modes
 from kstack.inject.sites import SYSTEMATIC, NoBaselineError, census, faults_at
 from kstack.inject.trial import Trial, TrialOutcome, TrialPair
 from kstack.judge.pairs import versions
-from kstack.kernels.kstack.scenarios import find_image, find_scenario, scenarios
+from kstack.kernels.known import usual_guests
 from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash, other_rules
 from kstack.stacks.loading.registry import find_policy, policies, policy_hash
 
@@ -158,13 +158,13 @@ def batches(wanted: Wanted) -> list[TrialBatch]:
         raise ConfigError(f"faults: give one at least; there are {', '.join(SYSTEMATIC)}")
     modes = Modes.of(wanted.modes)
     names = list(policies()) if wanted.policies == ["all"] else list(dict.fromkeys(wanted.policies))
-    places = list(scenarios()) if wanted.scenarios == ["all"] else list(dict.fromkeys(wanted.scenarios))
+    places = list(usual_guests().scenarios()) if wanted.scenarios == ["all"] else list(dict.fromkeys(wanted.scenarios))
     for name in names:
         find_policy(name)
     for what in wanted.systematic:
         if what not in SYSTEMATIC:
             raise ConfigError(f"--faults {what}: one of all, {', '.join(SYSTEMATIC)}")
-    pairs = [TrialPair(policy, find_scenario(place).id, modes) for policy in names for place in places]
+    pairs = [TrialPair(policy, usual_guests().scenario(place).id, modes) for policy in names for place in places]
     if wanted.single:
         for pair in pairs[: len(places)]:  # each scenario once
             Injector(pair.session(), wanted.single)
@@ -242,7 +242,7 @@ def _name(batch: TrialBatch) -> str:
         {
             **versions(),
             "policy": policy_hash(pair.policy),
-            "image": image_hash(find_image(pair.scenario)),
+            "image": image_hash(usual_guests().image(pair.scenario)),
             "pair": [pair.policy, pair.scenario, pair.modes.as_dict()],
             "faults": [list(batch.systematic), msgspec.to_builtins(batch.single), batch.limit, batch.part, batch.parts],
         }

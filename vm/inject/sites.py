@@ -7,27 +7,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from kstack.base.errors import ConfigError
 from kstack.fault import Fault, Flush, Moment, Send, Step
-from kstack.hw.cpu.cpu import CpuState, Slice, SliceEnd
+from kstack.hw.cpu.state import ActivityState, Slice, SliceEnd
 from kstack.inject.trial import TrialPair, Usual, judged
 from kstack.machine import Ipi
 from kstack.run.session import Session
 from kstack.stacks.host.call import HookCall, Interposed
 from kstack.stacks.steps import PostFlush
 
-WINDOWS: Final = {
-    "entry": (
-        "syscall_entry",
-        "syscall_dispatch",
-        "enter_kernel",
-        "exit_kernel",
-        "hypercall",
-        "fred_entry",
-        "fred_event",
-    ),
-    "switch": ("schedule", "context_switch", "finish_switch", "thread_begin", "stack_request"),
-    "fault": ("trap_14", "trap_8", "trap_common", "trap_return", "paranoid", "stack_fault", "fred_page_fault"),
-}
-"""Functions of the guest kernel whose instructions are sites, by the window they make."""
 SYSTEMATIC: Final = {
     "nmi": "an NMI at every instruction of the entry, switch and fault windows",
     "timer": "a timer interrupt at every instruction of these windows",
@@ -49,7 +35,6 @@ SYSTEMATIC: Final = {
 }
 """Faults that are tried at all their sites by name."""
 LATE: Final = 2000  # units that an IPI or an acknowledgement is late
-TIMER: Final = 0x20  # the guest kernel's vector of its local timer
 NOWHERE: Final = 0xFFFF_F000_0000_0000  # a linear address that no guest maps
 
 
@@ -80,11 +65,12 @@ class Census(NamedTuple):
 
     Attributes:
         usual: what it takes, and comes to.
-        sites: instructions of the windows.
+        sites: instructions of the kernel's windows.
         sends: IPIs.
         steps: by kind, how many.
         wide: which of the PostFlush steps, from 1, ask for several pages.
         flushes: INVLPGs.
+        timer: the kernel's vector of its timer.
     """
 
     usual: Usual
@@ -93,6 +79,7 @@ class Census(NamedTuple):
     steps: dict[str, int]
     wide: tuple[int, ...]
     flushes: int
+    timer: int
 
 
 class _Counting:
@@ -107,12 +94,13 @@ class _Counting:
         self.flushes = 0
         self._tried: dict[int, tuple[HookCall, int]] = {}
         self._names: dict[int, str | None] = {}
-        self._functions = frozenset(name for names in WINDOWS.values() for name in names)
+        windows = session.kernel.facts.windows
+        self._functions = frozenset(name for names in windows.values() for name in names)
         session.injector = self
-        session.runtime.interpose = self._step
+        session.runtime.decides_step.hold(self._step)
         self._machine.instruments.add(self)
         for cpu in self._machine.cpus:
-            cpu.mmu.on_invlpg = self._flushed
+            cpu.mmu.decides_invlpg.hold(self._flushed)
 
     def advance(self, cpu: int, units: int) -> Slice:
         """As `Machine.run`."""
@@ -120,7 +108,7 @@ class _Counting:
         while True:
             time, rip = self._machine.time, processor.linear_rip()
             name = self._name(rip)
-            if name is not None and processor.state is CpuState.RUNNING:
+            if name is not None and processor.state is ActivityState.RUNNING:
                 self.sites.append(InjectionSite(time, cpu, name))
             piece = self._machine.run(cpu, 1)
             done += piece.elapsed
@@ -183,7 +171,13 @@ def census(pair: TrialPair) -> Census:
     found = judged(pair.scenario, result)
     usual = Usual(result.time - start, found.outcome, found.by, found.kind, result.exit_value, result.serial)
     return Census(
-        usual, tuple(counting.sites), tuple(counting.sends), counting.steps, tuple(counting.wide), counting.flushes
+        usual,
+        tuple(counting.sites),
+        tuple(counting.sends),
+        counting.steps,
+        tuple(counting.wide),
+        counting.flushes,
+        session.kernel.facts.timer_vector,
     )
 
 
@@ -201,7 +195,7 @@ def faults_at(what: str, found: Census, limit: int) -> list[tuple[Fault, str]]:
     if what not in SYSTEMATIC:
         raise ConfigError(f"--faults {what}: one of all, {', '.join(SYSTEMATIC)}")
     if what in ("nmi", "timer", "spurious-fault", "machine-check"):
-        more: dict[str, Any] = {"timer": {"vector": TIMER}, "spurious-fault": {"address": NOWHERE}}.get(what, {})
+        more: dict[str, Any] = {"timer": {"vector": found.timer}, "spurious-fault": {"address": NOWHERE}}.get(what, {})
         return [
             (Fault(what, Moment(site.time), cpu=site.cpu, **more), f"{site.symbol} on CPU {site.cpu} at {site.time}")
             for site in _evenly(list(found.sites), limit)

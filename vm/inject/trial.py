@@ -10,23 +10,15 @@ import msgspec
 
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import Fault, Injector
-from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
+from kstack.kernels.scenario import Scenario
 from kstack.machine import size
 from kstack.recording import Recording, pack
 from kstack.run.expected import unexpected
-from kstack.run.session import (
-    BOUND,
-    GUEST_FAILED,
-    GUEST_PANICKED,
-    PANIC,
-    WORK,
-    RunOptions,
-    RunResult,
-    Session,
-    last_words,
-)
+from kstack.run.options import RunOptions
+from kstack.run.result import BOUND, WORK, RunResult
+from kstack.run.session import Session
 from kstack.run.spec import RunSpec, script_of
 from kstack.sanitizer.findings import Finding, Kind
 from kstack.schedule import RoundRobin, Scheduler, ScriptedSchedule
@@ -60,13 +52,13 @@ class TrialPair(NamedTuple):
     @property
     def setup(self) -> RunSpec:
         """A run of it without a fault."""
-        scenario = find_scenario(self.scenario)
+        scenario = usual_guests().scenario(self.scenario)
         options = RunOptions(scenario.max_instructions)
         return RunSpec(self.scenario, scenario.cpus, size(scenario.ram), self.modes, self.policy, options)
 
     def session(self, limit: int | None = None) -> Session:
         """A session of it, in the guest that this process has booted for it; it ends the session before it."""
-        setup, scenario = self.setup, find_scenario(self.scenario)
+        setup, scenario = self.setup, usual_guests().scenario(self.scenario)
         if limit is not None:
             setup = replace(setup, options=RunOptions(limit))
         return setup.session(schedule(scenario), shared=True)
@@ -202,7 +194,9 @@ def judged(scenario: str, result: RunResult) -> Judged:
     The worst counts: shutdown, then wrong data, a hang, and what was only noticed. Data is wrong where the oracle sees it,
     also if the guest notices nothing, or hangs; where the guest's own check alone notices, the guest has detected it.
     """
-    findings = tuple(found for found in unexpected(find_scenario(scenario), result) if found in result.findings)
+    findings = tuple(
+        found for found in unexpected(usual_guests().scenario(scenario), result) if found in result.findings
+    )
     if result.ended == "shutdown":
         return Judged("shutdown", "oracle", _first(findings) or result.reason, _kind(findings))
     wrong = [found for found in findings if found.kind in _WRONG]
@@ -210,9 +204,11 @@ def judged(scenario: str, result: RunResult) -> Judged:
         return Judged("wrong-data", "oracle", wrong[0].text, wrong[0].kind.value)
     if result.ended in (BOUND, WORK, "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
         return Judged("hang", "nobody", f"{result.ended} at {result.time}: {result.reason}", _kind(findings))
-    panicked = any(line.startswith(PANIC) for line in result.serial.split("\n"))  # another CPU may have ended the run
-    if panicked or result.exit_value in (GUEST_PANICKED, GUEST_FAILED):
-        return Judged("detected", "guest", last_words(result.serial) or result.reason, _kind(findings))
+    panicked = any(
+        line.startswith(result.exits.panic) for line in result.serial.split("\n")
+    )  # another CPU may have ended the run
+    if panicked or result.panicked or result.failed:
+        return Judged("detected", "guest", result.last_words or result.reason, _kind(findings))
     if findings:
         return Judged("detected", "oracle", findings[0].text, findings[0].kind.value)
     return Judged("masked", "nobody", "", None)

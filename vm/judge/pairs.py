@@ -31,7 +31,7 @@ from kstack.base.errors import ConfigError, KstackError
 from kstack.base.files import refused_as
 from kstack.base.journal import BEFORE, Log, parse
 from kstack.judge.verdict import JudgedPair, Judgement
-from kstack.kernels.kstack.scenarios import find_image
+from kstack.kernels.known import usual_guests
 from kstack.recording import RULES_VERSION, image_hash
 from kstack.stacks.loading.registry import policy_hash
 
@@ -90,7 +90,7 @@ def policy_hash_of(name: str) -> str:
 @cache
 def image_hash_of(name: str) -> str:
     """What identifies an image; found out once a process."""
-    return image_hash(find_image(name))
+    return image_hash(usual_guests().image(name))
 
 
 class PairCheckpoint:

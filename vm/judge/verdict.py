@@ -16,14 +16,16 @@ from typing import Final, NamedTuple
 from kstack.base.documents import Document
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
-from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
+from kstack.kernels.scenario import Scenario
 from kstack.machine import size
 from kstack.recording import Recording
+from kstack.run.booted import BootedScenario
 from kstack.run.boots import booted
 from kstack.run.expected import unexpected
-from kstack.run.session import GUEST_PASSED, BootedScenario, RunOptions, RunResult
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
 from kstack.run.spec import RunSpec, script_of
 from kstack.run.statistics import detail_of, operations_of, totals_of, usage_of
 from kstack.sanitizer.findings import Finding, Kind
@@ -45,7 +47,7 @@ NEVER: Final = "never reclaims, by design"
 
 def quanta_of(scenario: Scenario) -> list[int]:
     """Round-robin quanta at which a scenario is run (units of virtual time)."""
-    return scenario.quanta or list(LITMUS_QUANTA if scenario.litmus else QUANTA)
+    return list(scenario.quanta or (LITMUS_QUANTA if scenario.litmus else QUANTA))
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Judgement:
 
     def as_dict(self, witness: str | None = None, model: CostModel | None = None) -> Document:
         """The result object of `kstack compare --json`; `witness` is the file that repeats the finding."""
-        total, found = self.cycles(model), find_scenario(self.scenario)
+        total, found = self.cycles(model), usual_guests().scenario(self.scenario)
         run = self.reference
         return {
             "policy": self.policy,
@@ -236,7 +238,7 @@ class JudgedPair:
 
     def judge(self) -> Judgement:
         """Boot the scenario and judge the pair."""
-        scenario = find_scenario(self.scenario)
+        scenario = usual_guests().scenario(self.scenario)
         policy = find_policy(self.policy)
         modes = self.modes.resolved(policy.delivery)
         sampled_modes = modes if self.portfolio.explore is None else replace(modes, memory_order="sc")
@@ -323,7 +325,7 @@ def _verdict(results: list[tuple[Scheduler, RunResult, tuple[Finding, ...]]], re
             return _Said(None, f"under {scheduler.name}: {result.stuck}")
         if result.ended != "exit":
             return _Said(None, f"under {scheduler.name} the guest did not end ({result.ended}: {result.reason})")
-        if result.exit_value not in GUEST_PASSED:
+        if not result.passed:
             last = result.serial.strip().rsplit("\n", 1)[-1] or result.reason
             return _Said(None, f"under {scheduler.name} the guest gave up: {last}")
     exercised = sum(result.exercised for _, result, _ in results)

@@ -10,10 +10,9 @@ from typing import Final
 
 from kstack.hw.modes import Modes
 from kstack.judge.verdict import Judgement
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
 from kstack.report.decisions import Break, in_words, readings_of, reads_alike
 from kstack.report.words import VERDICTS
-from kstack.run.session import GUEST_PASSED
 from kstack.run.statistics import operations_of
 from kstack.stacks.measure.costs import CostModel, Cycles, cycles
 
@@ -176,7 +175,7 @@ class Comparison:
         here = [
             Break(one.scenario, None)
             for one in self.judgements
-            if one.policy == policy and one.safe is False and find_scenario(one.scenario).litmus
+            if one.policy == policy and one.safe is False and usual_guests().scenario(one.scenario).litmus
         ]
         known = {one.scenario for one in here}
         return (*here, *(one for one in self.shipped.get(policy, ()) if one.scenario not in known))
@@ -203,7 +202,7 @@ class Comparison:
 def finished(judgement: Judgement) -> bool:
     """Whether the measured run came to the guest's own end, so that its counts are of the whole scenario."""
     run = judgement.reference
-    return run is not None and run.usage is not None and run.ended == "exit" and run.exit_value in GUEST_PASSED
+    return run is not None and run.usage is not None and run.ended == "exit" and run.passed
 
 
 def _per(hooks: Mapping[str, Mapping[str, int]], names: Iterable[str], number: int) -> Amounts:

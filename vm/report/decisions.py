@@ -14,13 +14,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from kstack import guest
 from kstack.base.digests import digest
 from kstack.base.errors import ConfigError
 from kstack.base.files import write_whole
 from kstack.hw.modes import Modes
 from kstack.hw.rules import RULES_VERSION
 from kstack.judge.pairs import code_hash, policy_hash_of
+from kstack.kernels.known import usual_guests
 from kstack.stacks.loading.registry import find_policy
 
 FILE: Final = Path(__file__).parent / "decisions.json"
@@ -103,7 +103,7 @@ class Break(NamedTuple):
 @cache
 def exploring_code() -> str:
     """What identifies all code that a search of a shipped scenario depends on, but for its policy's."""
-    root = Path(guest.__file__).parent
+    root = usual_guests().folder
     found = [code_hash(ABOVE).encode()]
     for path in sorted(path for path in root.rglob("*") if path.suffix in GUEST):
         found.append(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())

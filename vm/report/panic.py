@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.decode import disassemble
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.mmu.walk import TableEntry, walk
+from kstack.kernels.kernel import Exits
 from kstack.load import Symbols
 from kstack.machine import End, Machine
-from kstack.run.ending import GUEST_PANICKED
 from kstack.x86.addresses import is_canonical
 from kstack.x86.entries import BIT_NAMES, FRAME_MASK, LEVELS
 from kstack.x86.registers import Gpr, Seg
@@ -21,7 +22,13 @@ LAST: Final = 8
 MAX_BLOCK: Final = 512
 
 
-def panic_report(machine: Machine, symbols: Symbols, command: str | None = None, cpu: int | None = None) -> str:
+def panic_report(
+    machine: Machine,
+    symbols: Symbols,
+    command: str | None = None,
+    cpu: int | None = None,
+    exits: Exits = Exits(),
+) -> str:
     """The state of every CPU of a machine whose guest has died, has ended, or stands somewhere.
 
     Args:
@@ -29,8 +36,9 @@ def panic_report(machine: Machine, symbols: Symbols, command: str | None = None,
         symbols: of its image.
         command: what runs it again, if known.
         cpu: of this CPU alone; None for all.
+        exits: what the guest says by its end.
     """
-    lines = [f"{_ended(machine)} at virtual time {machine.time}"]
+    lines = [f"{_ended(machine, exits)} at virtual time {machine.time}"]
     for one in machine.cpus if cpu is None else [machine.cpus[cpu]]:
         lines += ["", *_cpu(one, symbols)]
     if command:
@@ -38,9 +46,9 @@ def panic_report(machine: Machine, symbols: Symbols, command: str | None = None,
     return "\n".join(lines)
 
 
-def _ended(machine: Machine) -> str:
+def _ended(machine: Machine, exits: Exits) -> str:
     value = machine.exit_port.code
-    if machine.end() is End.SHUTDOWN or value == GUEST_PANICKED:
+    if machine.end() is End.SHUTDOWN or value == exits.panicked:
         return "guest died"
     return "guest has not ended" if value is None else f"guest has ended, with exit value {value:#x},"
 
@@ -51,7 +59,7 @@ def _cpu(cpu: Cpu, symbols: Symbols) -> list[str]:
     lines = [f"CPU {cpu.index}: {cpu.state.value} at {symbols.name(linear)} ({rip}), ring {registers.cpl}"]
     if cpu.unsupported:
         lines.append(f"  stopped because: {cpu.unsupported}")
-    if cpu.state is CpuState.WAIT_FOR_SIPI:
+    if cpu.state is ActivityState.WAIT_FOR_SIPI:
         return lines
     names = [gpr.name.ljust(3) for gpr in Gpr]
     for row in range(0, 16, 4):

@@ -10,14 +10,23 @@ they are (a CPU that fills everything soon leaves no page with Accessed clear to
 from __future__ import annotations
 
 import random
-from typing import Any, Final
+from typing import Final, NamedTuple
 
+from kstack.hw.mmu.speculation import evict, prefetch
 from kstack.machine import Machine
 from kstack.schedule.randomised import below
 from kstack.stacks.host.runtime import StackRuntime
 
 STYLES: Final = ((4, False), (4, True), (64, False), (2, True))  # (one slice in so many, at steps only)
 EVICTIONS: Final = 4  # one in so many of these is an eviction
+
+
+class AdversaryState(NamedTuple):
+    """The state of a `random.Random`: its version, the words of the Mersenne twister, and a number of `gauss` that is left."""
+
+    version: int
+    words: tuple[int, ...]
+    left: float | None
 
 
 class Adversary:
@@ -36,11 +45,11 @@ class Adversary:
         self._draw = self._random.getrandbits
         self._odds, self._at_steps = STYLES[seed % len(STYLES)]
 
-    def save(self) -> Any:
-        """What decides how it goes on, immutable."""
-        return self._random.getstate()
+    def save(self) -> AdversaryState:
+        """What decides how it goes on."""
+        return AdversaryState(*self._random.getstate())
 
-    def load(self, state: Any) -> None:
+    def load(self, state: AdversaryState) -> None:
         """Become what `save` returned."""
         self._random.setstate(state)
 
@@ -54,9 +63,9 @@ class Adversary:
             return
         mmu = cpus[below(self._draw, len(cpus))].mmu
         if below(self._draw, EVICTIONS) == 0:
-            mmu.evict(address)
+            evict(mmu, address)
         else:
-            mmu.prefetch(address)
+            prefetch(mmu, address)
 
     def _address(self) -> int | None:
         """A page of some living thread's stack."""

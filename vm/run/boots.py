@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
-from kstack.base.digests import digest
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_image, find_scenario, scenarios
-from kstack.run.session import BootedScenario
+from kstack.kernels.guests import Guests
+from kstack.kernels.known import usual_guests
+from kstack.run.booted import BootedScenario
 
 KEPT = 8
 """Machines in memory at once."""
 
 
-def booted(image: str, cpus: int, ram: int, modes: Modes) -> BootedScenario:
+def booted(image: str, cpus: int, ram: int, modes: Modes, guests: Guests | None = None) -> BootedScenario:
     """A scenario's guest, booted; it ends the run that was made of it before.
 
     Args:
-        image: the scenario's id, or the path of its TOML: a file that has changed is another guest.
+        image: the scenario's id, or the path of its file: one that has changed is another guest.
         cpus: CPUs of the machine.
         ram: bytes.
         modes: architecture modes, as the policy needs them.
+        guests: of which the scenario is one; None for kstack's own.
 
     Raises:
         KstackError: as `BootedScenario`.
     """
-    return _booted(image, cpus, ram, modes, _contents(image))
+    found = usual_guests() if guests is None else guests
+    return _booted(image, cpus, ram, modes, found, found.contents(image))
 
 
 @lru_cache(maxsize=KEPT)
-def _booted(image: str, cpus: int, ram: int, modes: Modes, contents: str) -> BootedScenario:
-    return BootedScenario(find_image(image), image, cpus, ram, modes)
-
-
-def _contents(image: str) -> str:
-    """What a scenario's own files hold (hex digest); nothing for those that come with kstack."""
-    if image in scenarios():
-        return ""
-    path = Path(image)
-    sources = [path.parent / name for name in find_scenario(image).sources]
-    files = [path, *(source for source in sources if source.exists())]
-    return digest(b"".join(file.read_bytes() for file in files))
+def _booted(image: str, cpus: int, ram: int, modes: Modes, guests: Guests, contents: str) -> BootedScenario:
+    return BootedScenario(guests.image(image), image, cpus, ram, modes, guests.kernel)

@@ -16,17 +16,15 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Final
 
-from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.cpu import Cpu
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
+from kstack.hw.cpu.state import ActivityState
+from kstack.kernels.kernel import Exits
 from kstack.machine import Machine
 from kstack.x86.vectors import name_of
 
 ENDS: Final = ("exit", "shutdown", "asleep", "deadlock", "bound", "bound of host work", "finding", "unfinished")
-GUEST_PASSED: Final = frozenset({0x00, 0x10})
-GUEST_FAILED: Final = 0x11
-GUEST_PANICKED: Final = 0x12
-PANIC: Final = "PANIC "  # how the line begins by which our kernel says why
 
 
 class Ending:
@@ -34,10 +32,11 @@ class Ending:
 
     Args:
         machine: that runs.
+        exits: what its guest says by its end.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, exits: Exits) -> None:
+        self._machine, self._exits = machine, exits
         self._shut_down: dict[int, str] = {}
         machine.instruments.add(self)
 
@@ -71,7 +70,7 @@ class Ending:
         if ended == "exit":
             return self._exit()
         if ended == "shutdown":
-            return "; ".join(self._of(cpu) for cpu in self._machine.cpus if cpu.state is CpuState.SHUTDOWN)
+            return "; ".join(self._of(cpu) for cpu in self._machine.cpus if cpu.state is ActivityState.SHUTDOWN)
         if ended == "asleep":
             jumped = f"the last {idle} timers woke nobody" if idle > 1 else "no timer is set"
             return f"every CPU sleeps, and {jumped}: {states(self._machine.cpus)}"
@@ -86,7 +85,7 @@ class Ending:
 
     def _exit(self) -> str:
         value, serial = self._machine.exit_port.code or 0, self._machine.uart.sent.decode("utf-8", "replace")
-        said = "" if value in GUEST_PASSED else last_words(serial)
+        said = "" if value in self._exits.passed else self._exits.last_words(serial)
         return f"the guest wrote {value:#x} to the debug-exit port" + (f", and had printed {said!r}" if said else "")
 
     def _of(self, cpu: Cpu) -> str:
@@ -115,11 +114,5 @@ def states(cpus: list[Cpu]) -> str:
 
 
 def _state(cpu: Cpu) -> str:
-    off = cpu.state is CpuState.HALTED and not cpu.registers.interrupt_flag
+    off = cpu.state is ActivityState.HALTED and not cpu.registers.interrupt_flag
     return f"{cpu.state.value}, interrupts off" if off else cpu.state.value
-
-
-def last_words(serial: str) -> str:
-    """The line by which a guest says why it panicked; else the last one with anything in it that it printed."""
-    lines = [line.strip() for line in serial.split("\n") if line.strip()]
-    return next((line for line in reversed(lines) if line.startswith(PANIC)), lines[-1] if lines else "")

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from kstack.base.errors import ScenarioError
-from kstack.guest.scenario import Scenario
-from kstack.run.session import GUEST_FAILED, GUEST_PANICKED, RunResult
+from kstack.kernels.scenario import Scenario
+from kstack.run.result import RunResult
 from kstack.sanitizer.findings import Finding, Kind
 
 ONLY_WHERE_CONCERNED: Final = frozenset({Kind.IMBALANCE.value})  # no crash: a scenario must ask
@@ -50,10 +50,10 @@ def unexpected(scenario: Scenario | None, result: RunResult) -> tuple[Finding, .
     found = result.without(ignored_kinds(scenario)).findings
     if scenario is None or found:
         return found
-    if result.exit_value == GUEST_PANICKED:
+    if result.panicked:
         last = result.findings[-1].text if result.findings else "nothing was found before"
         return (Finding(Kind.UNHANDLED_FAULT, 0, "-", 0, result.time, f"the guest panicked; {last}"),)
-    if result.ended == "exit" and result.exit_value == GUEST_FAILED and GAVE_UP not in result.serial:
+    if result.ended == "exit" and result.failed and GAVE_UP not in result.serial:
         last = result.serial.strip().rsplit("\n", 1)[-1]
         text = f"the guest's own check failed, and the oracle saw nothing: {last!r}"
         return (Finding(Kind.WRONG_DATA, 0, "-", 0, result.time, text),)

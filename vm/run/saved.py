@@ -12,6 +12,9 @@ from kstack.hw.cpu.declared import Declared
 from kstack.hw.memory import MemorySnapshot
 from kstack.hw.rules import ALL
 from kstack.machine import Machine, MachineSnapshot
+from kstack.run.adversary import AdversaryState
+from kstack.run.waiting import WaitingState
+from kstack.sanitizer.sanitizer import SanitizerState
 from kstack.schedule import Choice
 from kstack.stacks.host.runtime import RuntimeState
 from kstack.stacks.measure.usage import UsageState
@@ -28,7 +31,7 @@ _PLAIN: Final = (int, float, str, bytes, type(None))
 class Saves(Protocol):
     """A part of a session that has a state of its own."""
 
-    def save(self) -> Any:
+    def save(self) -> object:
         """The state; nobody changes it."""
         ...
 
@@ -72,9 +75,10 @@ class MachineState(NamedTuple):
 
     def load(self, machine: Machine) -> None:
         """Let a machine become this; whoever says what arrives for an IPI goes on saying it."""
-        on_send = machine.on_send
+        decides = machine.decides_send.held
         machine.restore(self.snapshot)
-        machine.on_send, machine.work = on_send, self.work
+        machine.decides_send.swap(decides)
+        machine.work = self.work
         machine.stalls.update(self.stalls)
         machine.told.clear()
         machine.told.update(self.told)
@@ -86,18 +90,18 @@ class SessionState(NamedTuple):
     machine: MachineState
     runtime: RuntimeState
     oracle: OracleState | None
+    sanitizer: SanitizerState | None
     usage: UsageState | None
-    injector: Any
-    writer: Any
-    adversary: Any
+    injector: object
+    writer: int | None
+    adversary: AdversaryState | None
     ending: dict[int, str]
     marked: tuple[tuple[int, str], ...]
     events: Prefix[tuple[int, int, str]]
     choices: Prefix[Choice]
     looked: int
     idle: int
-    waiting: frozenset[int]
-    slice: tuple[int, list[int], bool, tuple[int, int, int] | None, int]
+    waiting: WaitingState
 
     @property
     def memory(self) -> MemorySnapshot:
@@ -114,18 +118,18 @@ class SessionState(NamedTuple):
         return _ENTRY * entries + PAGE
 
 
-def attributes_of(policy: Policy | None) -> dict[str, Any] | None:
+def attributes_of(policy: Policy | None) -> dict[str, object] | None:
     """What a policy's object has for itself; None where that is more than plain values, which may change unseen."""
     own = dict(getattr(policy, "__dict__", {}))
     hidden = any(getattr(base, "__slots__", ()) for base in type(policy).__mro__)
     return None if hidden or not all(_is_plain(value) for value in own.values()) else own
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(_is_plain(part) for part in value))
 
 
-def set_attributes(policy: Policy | None, own: dict[str, Any]) -> None:
+def set_attributes(policy: Policy | None, own: dict[str, object]) -> None:
     """Let a policy's object have these for itself, and no others."""
     if policy is not None and vars(policy) != own:
         vars(policy).clear()

@@ -6,21 +6,25 @@ What is run, recorded, replayed, judged, debugged and tested says the same thing
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
 from kstack.base.errors import ConfigError, RecordingError, ScenarioError
 from kstack.fault import Fault, Injector
-from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_image, find_scenario, is_scenario
+from kstack.kernels.guests import Guests
+from kstack.kernels.known import usual_guests
+from kstack.kernels.scenario import Scenario
 from kstack.load import Format, load
 from kstack.machine import Machine, MachineConfig, size
 from kstack.recording import RULES_VERSION, UNFINISHED, VERSION, Recording, check_rules, image_hash, other_rules, pack
+from kstack.run.booted import BootedScenario
 from kstack.run.boots import booted
-from kstack.run.session import BootedScenario, RunOptions, RunResult, Session
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.run.writes import Write, Writes
 from kstack.schedule import Choice, ReplaySchedule, Scheduler, Script, ScriptStep
 from kstack.stacks.host.pool import PoolConfig
@@ -46,6 +50,7 @@ class RunSpec:
         faults: what goes wrong.
         format: what a file is taken for.
         policy_name: by what a recording finds a policy again that is given as a class; empty for `name_of` it.
+        guests: of which kernel the image is; an image that is nobody's has what kstack's own kernel offers, and need not use it.
     """
 
     image: str
@@ -57,16 +62,17 @@ class RunSpec:
     faults: tuple[Fault, ...] = ()
     format: Format = "auto"
     policy_name: str = ""
+    guests: Guests = field(default_factory=usual_guests, repr=False)
 
     @property
     def is_scenario(self) -> bool:
         """Whether the image is a scenario, whose runs start when its guest has booted."""
-        return is_scenario(self.image)
+        return self.guests.is_scenario(self.image)
 
     @property
     def scenario(self) -> Scenario | None:
         """What the image is a scenario of, if it is one."""
-        return find_scenario(self.image) if self.is_scenario else None
+        return self.guests.scenario(self.image) if self.is_scenario else None
 
     @property
     def kind(self) -> type[Policy] | None:
@@ -103,16 +109,17 @@ class RunSpec:
         return session
 
     def _session(self, scheduler: Scheduler, shared: bool) -> Session:
-        check_format(self.image, self.format)
+        check_format(self.image, self.format, self.guests)
         kind, modes = self.kind, self.resolved
         policy = None if kind is None else kind()
         if self.is_scenario:
             assert policy is not None
             guest = booted if shared else _alone
-            return guest(self.image, self.cpus, self.ram, modes).session(policy, scheduler, self.options)
+            found = guest(self.image, self.cpus, self.ram, modes, self.guests)
+            return found.session(policy, scheduler, self.options)
         machine = Machine(MachineConfig(self.cpus, self.ram, modes))
-        symbols = load(machine, find_image(self.image), self.image, self.format)
-        return Session(machine, symbols, scheduler, policy, self.options)
+        symbols = load(machine, self.guests.image(self.image), self.image, self.format)
+        return Session(machine, symbols, scheduler, policy, self.options, kernel=self.guests.kernel)
 
     @property
     def named(self) -> str | None:
@@ -135,7 +142,7 @@ class RunSpec:
         return Recording(
             version=VERSION,
             image=self.image,
-            image_hash=image_hash(find_image(self.image)),
+            image_hash=image_hash(self.guests.image(self.image)),
             booted=self.is_scenario,
             cpus=self.cpus,
             ram=self.ram,
@@ -170,17 +177,22 @@ class RunSpec:
         )
 
 
-def _alone(image: str, cpus: int, ram: int, modes: Modes) -> BootedScenario:
-    return BootedScenario(find_image(image), image, cpus, ram, modes)
+def _alone(image: str, cpus: int, ram: int, modes: Modes, guests: Guests) -> BootedScenario:
+    return BootedScenario(guests.image(image), image, cpus, ram, modes, guests.kernel)
 
 
-def check_format(image: str, format: Format) -> None:
+def check_format(image: str, format: Format, guests: Guests | None = None) -> None:
     """Find out whether an image can be taken for that.
+
+    Args:
+        image: its name.
+        format: what it is to be taken for.
+        guests: of which it is one; None for kstack's own.
 
     Raises:
         ConfigError: it is a scenario.
     """
-    if format != "auto" and is_scenario(image):
+    if format != "auto" and (guests or usual_guests()).is_scenario(image):
         raise ConfigError(f"--format {format}: {image} is a scenario, whose image kstack builds")
 
 
@@ -196,9 +208,20 @@ def script_of(scenario: Scenario) -> Script:
 
 
 def boot(
-    scenario: Scenario, ram: int | None = None, modes: Modes | None = None, cpus: int | None = None
+    scenario: Scenario,
+    ram: int | None = None,
+    modes: Modes | None = None,
+    cpus: int | None = None,
+    guests: Guests | None = None,
 ) -> BootedScenario:
     """Build a scenario's guest and boot it.
+
+    Args:
+        scenario: what is to run.
+        ram: bytes; None for what it says.
+        modes: architecture modes; None for the usual ones.
+        cpus: of the machine; None for as many as it needs.
+        guests: of which it is one; None for kstack's own.
 
     Raises:
         ScenarioError: it wants more CPUs than it is given, or does not boot.
@@ -206,22 +229,26 @@ def boot(
     cpus = scenario.cpus if cpus is None else cpus
     if cpus < scenario.cpus:
         raise ScenarioError(f"scenario {scenario.id} needs {scenario.cpus} CPUs; give --cpus {scenario.cpus} or more")
-    return BootedScenario(find_image(scenario.id), scenario.id, cpus, ram or size(scenario.ram), modes)
+    found = usual_guests() if guests is None else guests
+    image = found.image(scenario.id)
+    return BootedScenario(image, scenario.id, cpus, ram or size(scenario.ram), modes, found.kernel)
 
 
-def replay_session(recording: Recording, anyway: bool = False) -> Session:
+def replay_session(recording: Recording, anyway: bool = False, guests: Guests | None = None) -> Session:
     """A session that repeats a recording.
 
     Args:
         recording: what was run.
         anyway: repeat it also on a machine of other rules, as far as its choices can be made there.
+        guests: of which its image is one; None for kstack's own.
 
     Raises:
         RecordingError: the image is another one now, or so are the machine's rules.
         KstackError: image or policy are not there any more.
     """
     check_rules(f"the recording of {recording.image}", recording.rules, anyway)
-    if image_hash(find_image(recording.image)) != recording.image_hash:
+    found = usual_guests() if guests is None else guests
+    if image_hash(found.image(recording.image)) != recording.image_hash:
         raise RecordingError(f"image {recording.image} is not the one that was recorded; use the kstack of that time")
     if recording.policy is not None and policy_hash(recording.policy) != recording.policy_hash:
         raise RecordingError(f"policy {recording.policy} is not the one that was recorded: its source has changed")
@@ -240,6 +267,7 @@ def replay_session(recording: Recording, anyway: bool = False) -> Session:
         *(recording.image, recording.cpus, recording.ram, modes, recording.policy, options),
         faults=tuple(faults),
         format=recording.format,
+        guests=found,
     )
     if setup.is_scenario != recording.booted:
         raise RecordingError(
@@ -274,7 +302,7 @@ def writes_of(recording: Recording) -> list[Write]:
     return _parts("writes", recording.writes, list[Write])
 
 
-def _parts(what: str, found: list[dict[str, Any]], kind: type[Parts]) -> Parts:
+def _parts(what: str, found: object, kind: type[Parts]) -> Parts:
     try:
         return msgspec.convert(found, kind)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter of half a surrogate pair

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from kstack.run.session import RunResult
+from kstack.base.documents import Document
+from kstack.run.result import RunResult
 from kstack.stacks.measure.costs import operations
 
 _RATIOS: Final = ("faults", "pte_writes", "invlpg", "ipis", "walks")
@@ -24,7 +25,7 @@ def totals_of(run: RunResult) -> dict[str, int]:
     """The counts that every result has: by all CPUs, from the run's start to its end."""
     counts, usage = run.counts, run.usage
     return {
-        "faults": sum(cpu["page_faults"] for cpu in run.cpus),
+        "faults": sum(int(cpu["page_faults"]) for cpu in run.cpus),
         "pte_writes": counts.pte_writes + counts.pte_exchanges,
         "invlpg": counts.invlpg + (usage.guest_invlpg if usage else 0),
         "ipis": counts.ipis,
@@ -34,10 +35,10 @@ def totals_of(run: RunResult) -> dict[str, int]:
     }
 
 
-def detail_of(run: RunResult) -> dict[str, Any]:
+def detail_of(run: RunResult) -> Document:
     """What is counted beyond the totals, and nothing that is not."""
     counts, usage = run.counts, run.usage
-    detail: dict[str, Any] = {
+    detail: Document = {
         "pte_reads": counts.pte_reads,
         "pte_exchanges": counts.pte_exchanges,
         "invlpgb": counts.invlpgb,
@@ -68,12 +69,12 @@ def detail_of(run: RunResult) -> dict[str, Any]:
     return detail
 
 
-def usage_of(run: RunResult) -> dict[str, Any] | None:
+def usage_of(run: RunResult) -> Document | None:
     """Memory and depths of a run, for JSON; None without a policy."""
     usage = run.usage
     if usage is None:
         return None
-    found: dict[str, Any] = {
+    found: Document = {
         "threads": usage.threads,
         "kib_mean": usage.kib_mean,
         "kib_peak": usage.kib_peak,

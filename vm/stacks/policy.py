@@ -12,7 +12,7 @@ picked by nobody.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from kstack.stacks.area import Thread
 from kstack.stacks.idioms import map_pages, reclaim_with_shootdown
@@ -20,6 +20,8 @@ from kstack.stacks.steps import Answer, Step
 
 Steps = Generator[Step, Answer, None]
 Decision = Generator[Step, Answer, bool]
+DELIVERIES: Final = ("df", "ist", "fred")
+"""How a kernel may take a page fault on a stack."""
 
 
 class Policy:

@@ -12,10 +12,11 @@ from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.fault import Fault, Injector
 from kstack.fault.records import described
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_scenario, is_scenario, scenarios, usual_work
+from kstack.kernels.known import usual_guests
+from kstack.kernels.scenario import usual_work
 from kstack.load import Format
 from kstack.machine import Machine, MachineConfig, size
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.schedule import Scheduler
 from kstack.stacks.host.pool import PoolConfig
 from kstack.stacks.loading.registry import find_policy, split_name
@@ -113,7 +114,7 @@ class Bench:
     def image_of(self, name: str | Path) -> str:
         """The name of an image, or its absolute path: what a recording finds it by."""
         path = self.folder / name
-        return str(name) if str(name) in (*scenarios(), "selftest") or not path.exists() else str(path.resolve())
+        return str(name) if str(name) in usual_guests().titles() or not path.exists() else str(path.resolve())
 
     @property
     def injection(self) -> Injection:
@@ -229,7 +230,7 @@ class Bench:
         return self.modes.with_options(options)
 
     def _start(self, image: str, policy: str | type[Policy] | None, modes: Modes) -> Start:
-        scenario = find_scenario(image) if is_scenario(image) else None
+        scenario = usual_guests().scenario(image) if usual_guests().is_scenario(image) else None
         chosen = self.policy if policy is None else self.policy_of(policy)
         under = chosen if scenario is not None or self.marked or policy is not None else None
         least = scenario.cpus if scenario is not None else 1

@@ -13,8 +13,8 @@ from kstack.base.digests import digest
 from kstack.base.errors import KstackError, PolicyError
 from kstack.explore.path import write_path
 from kstack.explore.witness import witness
-from kstack.hw.cpu.cpu import SliceEnd
 from kstack.hw.cpu.decode import disassemble
+from kstack.hw.cpu.state import SliceEnd
 from kstack.recording import write_recording
 from kstack.report.panic import panic_report
 from kstack.report.words import modes_line
@@ -40,7 +40,7 @@ NAME: Final = 60
 """Characters of a test's id in a file name, at most."""
 
 
-class Section:
+class ReportSection:
     """Writes what repeats a failed test's runs, and says how to use it.
 
     Args:
@@ -71,7 +71,7 @@ class Section:
         last, session = _last_instructions(best.run)
         lines += ["", *last]
         if whole and best.run.outcome is not None and best.run.outcome.code == DIED:
-            lines += ["", panic_report(session.machine, session.symbols)]
+            lines += ["", panic_report(session.machine, session.symbols, exits=session.kernel.facts.exits)]
         return "\n".join(lines)
 
     def _recorded(self, run: GuestRun) -> list[str]:

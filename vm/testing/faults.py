@@ -12,9 +12,9 @@ from msgspec import structs
 
 from kstack.base.errors import ConfigError, PolicyError, RecordingError
 from kstack.fault import Fault, Injector, Moment, Where
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
 from kstack.machine import size
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import replay_session
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing.guests import GuestRun, Schedule, Start
@@ -60,7 +60,7 @@ class FaultConformance:
 
     def start(self, *faults: Fault) -> Start:
         """The run with these faults, not begun."""
-        found = find_scenario(self.scenario)
+        found = usual_guests().scenario(self.scenario)
         options = RunOptions(max_time=self.max_time)
         policy = find_policy(self.policy)
         return Start(self.scenario, found.cpus, size(found.ram), policy=policy, options=options, faults=faults)
@@ -89,7 +89,7 @@ class FaultConformance:
     def test_it_makes_sense(self) -> None:
         """It passes the check that every fault from a file passes."""
         try:
-            self.fault.checked(find_scenario(self.scenario).cpus)
+            self.fault.checked(usual_guests().scenario(self.scenario).cpus)
         except ConfigError as error:
             raise AssertionError(str(error)) from error
 

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from kstack.base.errors import PolicyError
 from kstack.fault import Injector
-from kstack.guest.scenario import Scenario
+from kstack.kernels.scenario import Scenario
 from kstack.recording import Recording, pack
 from kstack.run.expected import unexpected
-from kstack.run.session import GUEST_PASSED, RunResult, Session
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.run.spec import RunSpec, script_of
 from kstack.sanitizer.findings import Finding
 from kstack.schedule import Choice, Scheduler, ScriptedSchedule, parse
@@ -208,7 +209,7 @@ class GuestRun:
         result, scenario = self.result, self.start.scenario
         if result.ended != "exit":
             return Failure(result.ended, f"the guest did not end by itself, but by {result.ended}: {result.reason}")
-        if result.exit_value not in GUEST_PASSED:
+        if not result.passed:
             return Failure(f"exit {result.exit_value}", f"the guest ended with exit value {result.exit_value}")
         if scenario is not None and scenario.success not in self.serial:
             return Failure("no success", f"it never printed {scenario.success!r}")

@@ -20,8 +20,8 @@ from typing import Any, Final
 import pytest
 
 from kstack.base.errors import KstackError
-from kstack.guest.scenario import Scenario
 from kstack.hw.modes import Modes
+from kstack.kernels.known import usual_guests
 from kstack.report.panic import panic_report
 from kstack.testing.bench import Bench
 from kstack.testing.failures import DIED
@@ -39,7 +39,7 @@ def is_scenario_file(path: Path) -> bool:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
-    return len(set(_KEY.findall(text)) & set(Scenario.__struct_fields__)) >= KEYS
+    return len(set(_KEY.findall(text)) & usual_guests().scenario_keys) >= KEYS
 
 
 class ReportedError(Exception):
@@ -80,7 +80,7 @@ def _end(run: GuestRun) -> Report:
     """How the guest has ended; the state of its CPUs, if it has died."""
     result, wrong = run.result, run.bad_end
     if result.code == DIED:
-        report = panic_report(run.session.machine, run.session.symbols)
+        report = panic_report(run.session.machine, run.session.symbols, exits=result.exits)
         found = [f"{finding.kind.value}: {finding.text}" for finding in run.findings]
         return Report("FAIL", "guest", "\n".join([*found, f"it printed\n{run.serial}", report]))
     explained = result.ended == "exit" and any(report.verdict in FAILED for report in run.reports)

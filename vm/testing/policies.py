@@ -19,10 +19,12 @@ from typing import ClassVar, Final, NamedTuple
 from kstack.base.errors import PolicyError, RecordingError
 from kstack.fault import Fault, Injector, Step
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
 from kstack.machine import MachineSnapshot, size
 from kstack.run.boots import booted
-from kstack.run.session import GUEST_PANICKED, RunOptions, RunResult, Session
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.sanitizer.findings import Kind
 from kstack.schedule import Choice, RandomSchedule, ReplaySchedule, RoundRobin, Scheduler, View
 from kstack.stacks import Policy, Pte
@@ -150,7 +152,7 @@ class PolicyConformance:
         modes = Modes().resolved(self.policy.delivery)
         if self.policy.delivery == "df":
             modes = modes.with_option("df-restart=exact")
-        found = find_scenario(scenario)
+        found = usual_guests().scenario(scenario)
         options = RunOptions(max_time=found.max_instructions, pool=pool)
         return booted(scenario, found.cpus, size(found.ram), modes).session(policy or self.policy(), scheduler, options)
 
@@ -172,7 +174,7 @@ class PolicyConformance:
             result = self.run(scenario, RoundRobin(QUANTUM))
             wrong = [found.text for found in result.findings if found.kind in POLICY_BUGS]
             assert not wrong, "\n".join(wrong)
-            looked += result.ended == "exit" and result.exit_value != GUEST_PANICKED
+            looked += result.ended == "exit" and not result.panicked
         assert looked, f"no run of {' or '.join(ACCOUNTS)} comes to an end at which its frames can be counted"
 
     def test_it_does_the_same_again(self) -> None:

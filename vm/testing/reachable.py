@@ -18,10 +18,11 @@ from kstack.explore.outcomes import Reached
 from kstack.explore.outcomes import outcomes as search
 from kstack.explore.problem import Bounds, Problem, Progress
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.scenarios import FILE
-from kstack.run.session import BootedScenario
+from kstack.kernels.kstack.litmus import SHARED
+from kstack.kernels.kstack.pages import Litmus, Value
+from kstack.kernels.scenario import FILE
+from kstack.run.booted import BootedScenario
 from kstack.stacks import Policy
-from kstack.testing.pages import Litmus, Value
 
 POLICY: Final = "fixed-16k"
 """That asks nothing of a guest without stacks."""
@@ -145,7 +146,7 @@ class Guest:
     def _boot(self, modes: Modes) -> BootedScenario:
         """Its guest. That its CPUs share the words in which shootdowns are counted need not be found out."""
         booted = Problem(str(self._toml), POLICY, modes).boot()
-        words = booted.machine.cpus[0].mmu.resolve(booted.symbols.address("litmus_words") or 0)
+        words = booted.machine.cpus[0].mmu.resolve(booted.symbols.address(SHARED) or 0)
         self._visible = () if words is None else (words >> 12,)
         return booted
 
@@ -163,7 +164,7 @@ def outcomes(
     """All outcomes of a litmus test, or of a litmus scenario that names its final values.
 
     Args:
-        what: programs, one a CPU (kstack.testing.language); the path of a TOML file with `programs`; or a scenario, by id or by
+        what: programs, one a CPU (kstack.kernels.kstack.language); the path of a TOML file with `programs`; or a scenario, by id or by
             the path of its TOML.
         init: of a test that is given by its programs: `x` to a number, `pte x` to an entry.
         global_pages: of the same: entries have G set.

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, Final
 
 from kstack.base.errors import RecordingError
-from kstack.kernels.kstack.scenarios import find_scenario
+from kstack.kernels.known import usual_guests
 from kstack.machine import MAX_CPUS
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.schedule import Choice, ReplaySchedule, RoundRobin, Scheduler, View
 from kstack.stacks.loading.registry import find_policy
 from kstack.testing.guests import GuestRun, Start
@@ -140,7 +140,7 @@ class SchedulerConformance:
         assert again.result.state_hash == run.result.state_hash, "its choices lead to another state"
 
     def _run(self, scheduler: Scheduler) -> GuestRun:
-        scenario = find_scenario(SCENARIO)
+        scenario = usual_guests().scenario(SCENARIO)
         options = RunOptions(max_time=self.limit)
         start = Start(SCENARIO, scenario.cpus, 64 << 20, policy=find_policy(POLICY), options=options)
         return start.run(_Watched(scheduler))

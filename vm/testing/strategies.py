@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from kstack.fault import ACTIONS, At, Fault, Flush, Moment, Send, Step, When, Where
 from kstack.fault.records import FLAG_BITS, STEPS
+from kstack.kernels.kstack.litmus import LOCATIONS, MOST_STACKS, PAGE, RESULTS, STACK, Operation, Visit
 from kstack.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler
-from kstack.testing.litmus import LOCATIONS, MOST_STACKS, PAGE, RESULTS, STACK, Operation, Visit
 from kstack.testing.schedulers import Following
 from kstack.x86.addresses import PHYSICAL_BITS, canonical
 from kstack.x86.entries import FRAME_MASK, NX, PS, RESERVED_HIGH, RW, US, A, D, G, P

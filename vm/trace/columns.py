@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kstack.hw.engine import layout
-from kstack.hw.engine.tracing import STORE, Records
+from kstack.hw.engine.tracing import STORE, TAG_CPL, TAG_CS32, TAG_CS64, Records
 from kstack.x86.registers import Gpr
 
 Numbers = NDArray[np.uint64]
@@ -23,7 +22,6 @@ FRAME_SHIFT: Final = np.uint64(12)
 POSITION_BITS: Final = np.uint64(24)  # of a record in its buffer
 MOST_FRAMES: Final = 1 << 21  # beyond which frames are looked up by searching
 _FRAME, _PAGE = 2, 3  # places in what is entered
-_CS32, _CS64 = (np.uint64(bit << 8) for bit in (layout.HF_CS32, layout.HF_CS64))  # of a tag
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)  # makes one number of two
 
 
@@ -146,8 +144,8 @@ def assemble(
         rip, tag, rsp, places = rip[kept], tag[kept], rsp[kept], places[kept]
         physical, kind, value, of, reached = physical[theirs], kind[theirs], value[theirs], of[theirs], reached[theirs]
     counts = placed.counts[places]
-    sizes, rings = tag.view(np.uint8)[0::8], tag.view(np.uint8)[1::8] & np.uint8(layout.HF_CPL)
-    widths = np.where(tag & _CS64, 64, np.where(tag & _CS32, 32, 16)).astype(np.uint8)
+    sizes, rings = tag.view(np.uint8)[0::8], tag.view(np.uint8)[1::8] & np.uint8(TAG_CPL >> 8)
+    widths = np.where(tag & np.uint64(TAG_CS64), 64, np.where(tag & np.uint64(TAG_CS32), 32, 16)).astype(np.uint8)
     instructions = (counts, _same(cpu, counts), rip, sizes, rings, rsp, threads(counts, switches))
     kinds, bytes_of = kind.view(np.uint8)[0::8], kind.view(np.uint8)[1::8]
     made = (placed.counts[of], _same(cpu, of), kinds == STORE, np.zeros(len(of), np.bool_), bytes_of)

@@ -104,7 +104,9 @@ class Tracer:
         self._sink = sink
         self._cpus = [_Cpu(session, index, registers) for index in range(session.machine.cpu_count)]
         self._codes = Codes()
-        self._wakes = Wakes(session.symbols, session.machine.memory.read)
+        wakes_at = session.kernel.facts.wakes_at
+        store = session.symbols.address(wakes_at) if wakes_at else None
+        self._wakes = Wakes(store, session.machine.memory.read)
         self.events = Events(session, self._switched)
         session.machine.instruments.add(self)
         for one in self._cpus:

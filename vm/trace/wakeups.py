@@ -1,7 +1,7 @@
 """Wake-ups: a guest says where it makes a sleeper runnable, and whom is seen from the store itself.
 
-The guest has a symbol `wake_store` at an instruction that stores through a register which points at the thread, whose
-first word is its id: `mov qword ptr [rbx + displacement], value`. Nothing of it takes any time.
+The guest has a symbol at an instruction that stores through a register which points at the thread (`Facts.wakes_at` of its
+kernel), whose first word is its id: `mov qword ptr [rbx + displacement], value`. Nothing of it takes any time.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from kstack.hw.cpu.decode import decode
-from kstack.load import Symbols
 from kstack.trace.code import Row
 from kstack.trace.columns import ACCESSES, INSTRUCTIONS, Columns, Numbers
 
-SYMBOL: Final = "wake_store"
 LONGEST: Final = 15  # bytes of an instruction
 _COUNT, _CPU, _RIP = (INSTRUCTIONS.index(name) for name in ("count", "cpu", "rip"))
 _OF, _STORE, _SIZE, _ADDRESS, _PHYSICAL, _VALUE = (
@@ -37,12 +35,12 @@ class Wakes:
     """Finds them, part by part.
 
     Args:
-        symbols: of the image.
+        store: linear address of that instruction; None if there is none.
         read: bytes of memory at a physical address, as it is now.
     """
 
-    def __init__(self, symbols: Symbols, read: Callable[[int, int], bytes]) -> None:
-        self._store, self._read = symbols.address(SYMBOL), read
+    def __init__(self, store: int | None, read: Callable[[int, int], bytes]) -> None:
+        self._store, self._read = store, read
         self._displacement: int | None = None
         self._ids: dict[int, int] = {}  # linear address of a thread -> its id, when it was looked at last
 

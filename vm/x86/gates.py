@@ -28,7 +28,7 @@ SHORT_GATES: Final = frozenset({GateType.INTERRUPT_16, GateType.TRAP_16})
 """Those of the 286, which push words of 16 bits."""
 
 
-class Gate(NamedTuple):
+class GateDescriptor(NamedTuple):
     """A gate, taken apart.
 
     Attributes:
@@ -48,7 +48,9 @@ class Gate(NamedTuple):
     present: bool
 
 
-def unpack_gate(raw: int) -> Gate:
+def unpack_gate(raw: int) -> GateDescriptor:
     """The 16 bytes of a gate in IA-32e mode, or the 8 of one without."""
     offset = raw & 0xFFFF | raw >> 32 & 0xFFFFFFFF_FFFF0000
-    return Gate(raw >> 40 & 0x1F, raw >> 16 & 0xFFFF, offset, raw >> 32 & 7, raw >> 45 & 3, bool(raw >> 47 & 1))
+    return GateDescriptor(
+        raw >> 40 & 0x1F, raw >> 16 & 0xFFFF, offset, raw >> 32 & 7, raw >> 45 & 3, bool(raw >> 47 & 1)
+    )

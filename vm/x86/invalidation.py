@@ -19,7 +19,7 @@ INVPCID_BYTES: Final = 16
 """Of its descriptor: the PCID, reserved bits up to bit 63, and the linear address."""
 
 
-class Invlpgb(enum.IntEnum):
+class InvlpgbRax(enum.IntEnum):
     """Low bits of RAX: what the invalidation matches and includes."""
 
     VA_VALID = 1 << 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from tests.support.long_mode import LongModeGuest
 
 
@@ -19,5 +19,5 @@ def test_init_to_oneself_resets_the_cpu_that_sends_it() -> None:
     guest.machine.apics[1].set_base_msr(0xFEE00C00)
     guest.run("wrmsr", cpu=1, rcx=0x830, rdx=1, rax=0x4500)
     cpu = guest.machine.cpus[1]
-    assert cpu.state is CpuState.WAIT_FOR_SIPI
+    assert cpu.state is ActivityState.WAIT_FOR_SIPI
     assert not cpu.registers.long_mode

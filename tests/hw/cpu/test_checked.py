@@ -304,7 +304,7 @@ def test_nothing_is_left_of_what_reaches_into_a_page_that_faults(text: str) -> N
     assert guest.vector() is None
 
 
-@pytest.mark.parametrize("text", [text for text in STEPS])
+@pytest.mark.parametrize("text", list(STEPS))
 def test_a_switched_off_fpu_is_found_out_before_the_page_that_faults(text: str) -> None:
     guest = made()
     guest.machine.cpus[0].registers.cr[0] |= Cr0.TS

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.cpu.cpu import Counts
+from kstack.hw.cpu.counts import Counts
 from kstack.run.writes import RegisterChange
 from kstack.x86.control import Cr4
 from tests.support.long_mode import AREA, LongModeGuest

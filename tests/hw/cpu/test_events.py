@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.cpu.cpu import CpuState
 from kstack.hw.cpu.events import UNDEFINED_RIP
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.hw.rules import Rule
 from kstack.x86.control import Cr4
@@ -216,13 +216,13 @@ def check_triple_fault(rules: frozenset[Rule]) -> None:
     guest.no_gate(PF)
     guest.no_gate(DF)
     guest.run("mov rax, [rbx]", rbx=NOT_MAPPED)
-    assert guest.machine.cpus[0].state is CpuState.SHUTDOWN, "contributory"
+    assert guest.machine.cpus[0].state is ActivityState.SHUTDOWN, "contributory"
     guest = LongModeGuest(rules)
     guest.tss_stack(IST1, NOT_MAPPED)
     guest.gate(PF, ist=1)
     guest.gate(DF, ist=1)
     guest.run("mov rax, [rbx]", rbx=NOT_MAPPED)
-    assert guest.machine.cpus[0].state is CpuState.SHUTDOWN, "page fault"
+    assert guest.machine.cpus[0].state is ActivityState.SHUTDOWN, "page fault"
 
 
 def check_df_error_zero(rules: frozenset[Rule]) -> None:

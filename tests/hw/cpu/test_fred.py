@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.modes import Modes
 from kstack.machine import Machine, MachineConfig
 from kstack.x86.control import Cr4
@@ -347,7 +347,7 @@ def test_a_fault_in_the_delivery_of_a_double_fault_is_shutdown() -> None:
     guest = FredGuest(levels={DF: 3})
     guest.msr(Msr.FRED_RSP3, NOT_MAPPED)
     guest.run("push rax", rsp=AREA)
-    assert guest.machine.cpus[0].state is CpuState.SHUTDOWN
+    assert guest.machine.cpus[0].state is ActivityState.SHUTDOWN
 
 
 def test_a_double_fault_is_an_abort_here_too() -> None:

@@ -84,8 +84,28 @@ def test_branches_behind_every_prefix_go_where_the_hosts_processor_goes(differen
 
 @pytest.mark.parametrize(
     "text",
-    ["syscall", "sysenter", "int 0x80", "rdtsc", "rdrand rax", "rdseed eax", "cpuid", "xgetbv", "mov ds, ax", "pop fs"]
-    + ["popfq", "sgdt [rbx]", "sidt [rbx]", "str ax", "smsw ax", "hlt", "in al, dx", "out dx, al", "rep outsb", "insb"],
+    [
+        "syscall",
+        "sysenter",
+        "int 0x80",
+        "rdtsc",
+        "rdrand rax",
+        "rdseed eax",
+        "cpuid",
+        "xgetbv",
+        "mov ds, ax",
+        "pop fs",
+        "popfq",
+        "sgdt [rbx]",
+        "sidt [rbx]",
+        "str ax",
+        "smsw ax",
+        "hlt",
+        "in al, dx",
+        "out dx, al",
+        "rep outsb",
+        "insb",
+    ],
 )
 def test_the_host_is_never_given_what_asks_its_kernel_or_tells_of_it(differential: Differential, text: str) -> None:
     code = assemble(text, AT)

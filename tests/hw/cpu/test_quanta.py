@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.registers import Gpr
 from tests.support.host_processor import AT, CODE, DATA, DATA_BYTES
@@ -65,7 +65,7 @@ def _run(code: bytes, gpr: tuple[int, ...], quantum: int, ring: int) -> tuple[ob
     cpu.registers.gpr[Gpr.RSP] = DATA + 4096
     cpu.registers.rflags = 2
     left = UNITS
-    while left > 0 and cpu.state is CpuState.RUNNING:
+    while left > 0 and cpu.state is ActivityState.RUNNING:
         left -= guest.machine.run(0, min(quantum, left)).elapsed
     return (
         cpu.registers.canonical(),

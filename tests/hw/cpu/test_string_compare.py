@@ -13,12 +13,15 @@ from kstack.x86.vectors import GP, NM, PF, UD
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
 
 
-def _by_the_tables(control: int, first: bytes, second: bytes, lengths: tuple[int, int] | None) -> tuple[int, bytes, int]:
+def _by_the_tables(
+    control: int, first: bytes, second: bytes, lengths: tuple[int, int] | None
+) -> tuple[int, bytes, int]:
     """BoolRes as a matrix with its overrides, IntRes1, IntRes2, outputs: step by step, as 4.1.3 to 4.1.6 have them."""
     size, count = (2, 8) if control & 1 else (1, 16)
     signed = bool(control & 2)
     one, two = (
-        [int.from_bytes(s[size * n : size * (n + 1)], "little", signed=signed) for n in range(count)] for s in (first, second)
+        [int.from_bytes(s[size * n : size * (n + 1)], "little", signed=signed) for n in range(count)]
+        for s in (first, second)
     )
     if lengths is None:
         valid = [[all(s[: n + 1]) for n in range(count)] for s in (one, two)]

@@ -15,7 +15,10 @@ SETS = {
     "eflags": ("stc", Flags.CF),
     "add": ("mov eax, 0x7fffffff\nadd eax, 1", Flags.OF | Flags.SF | Flags.AF | Flags.PF),
     "inc of a carry": ("stc\nmov eax, 0xf\ninc eax", Flags.CF | Flags.AF),
-    "two checked ones": ("mov eax, 0x7f\nadd al, 1\nmov rcx, 0\nrepe scasb\nadd al, 0x80", Flags.CF | Flags.OF | Flags.ZF | Flags.PF),
+    "two checked ones": (
+        "mov eax, 0x7f\nadd al, 1\nmov rcx, 0\nrepe scasb\nadd al, 0x80",
+        Flags.CF | Flags.OF | Flags.ZF | Flags.PF,
+    ),
     "logic": ("xor edx, edx", Flags.ZF | Flags.PF),
 }
 """Instructions, and the flags they leave."""
@@ -76,7 +79,9 @@ def test_a_fault_in_the_middle_pushes_flags_of_before(sets: str, quantum: int) -
 
 def test_a_loop_over_a_string_instruction_begins_it_anew() -> None:
     """Flags of before are those of the iteration of the loop, not those of when it was begun first."""
-    source = "mov rbx, 3\nagain: mov rcx, 2\nstc\ncmp rbx, 3\nrepe cmpsb\ndec rbx\njnz again\nmov rcx, 100\nrepe cmpsb\nhlt"
+    source = (
+        "mov rbx, 3\nagain: mov rcx, 2\nstc\ncmp rbx, 3\nrepe cmpsb\ndec rbx\njnz again\nmov rcx, 100\nrepe cmpsb\nhlt"
+    )
     guest = _guest(source, length=20, fault=True)
     while not guest.begun:
         guest.machine.run(0, 1000)

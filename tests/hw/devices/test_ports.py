@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstack.base.errors import ConfigError
-from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cell, Cmos
+from kstack.hw.devices.cmos import CMOS_PORT, CMOS_PORTS, Cmos, CmosRegister
 from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT, DEBUG_EXIT_PORTS, DebugExit
 from kstack.hw.devices.fw_cfg import FWCFG_PORT, FWCFG_PORTS, FwCfg, Item
 from kstack.hw.devices.ports import PortBus
@@ -104,10 +104,15 @@ def test_cmos_holds_the_memory_size_and_a_date_that_never_moves() -> None:
         cmos.write(0, 1, 0x80 | at)
         return cmos.read(1, 1)
 
-    assert cell(Cell.EXTENDED_KIB) | cell(Cell.EXTENDED_KIB + 1) << 8 == 0xFFFF
-    assert cell(Cell.ABOVE_16M_64KIB) | cell(Cell.ABOVE_16M_64KIB + 1) << 8 == 0xFF00
-    assert cell(Cell.ABOVE_4G_64KIB + 1) == (1 << 30) // (64 << 10) >> 8
-    assert [cell(at) for at in (Cell.CENTURY, Cell.YEAR, Cell.MONTH, Cell.DAY)] == [0x20, 0, 1, 1]
+    assert cell(CmosRegister.EXTENDED_KIB) | cell(CmosRegister.EXTENDED_KIB + 1) << 8 == 0xFFFF
+    assert cell(CmosRegister.ABOVE_16M_64KIB) | cell(CmosRegister.ABOVE_16M_64KIB + 1) << 8 == 0xFF00
+    assert cell(CmosRegister.ABOVE_4G_64KIB + 1) == (1 << 30) // (64 << 10) >> 8
+    assert [cell(at) for at in (CmosRegister.CENTURY, CmosRegister.YEAR, CmosRegister.MONTH, CmosRegister.DAY)] == [
+        0x20,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_a_wide_access_across_two_devices_reaches_both() -> None:
@@ -129,10 +134,10 @@ def test_the_first_and_the_last_port_can_be_mapped() -> None:
 
 def test_cmos_cells_keep_what_is_written_but_for_the_status_registers() -> None:
     cmos = Cmos(2 << 20)
-    for cell, value, expected in ((0x40, 0xA5, 0xA5), (0x41, 0x3C, 0x3C), (Cell.STATUS_D, 0, 0x80)):
+    for cell, value, expected in ((0x40, 0xA5, 0xA5), (0x41, 0x3C, 0x3C), (CmosRegister.STATUS_D, 0, 0x80)):
         cmos.write(0, 1, cell)
         cmos.write(1, 1, value)
         assert cmos.read(1, 1) == expected
-    cmos.write(0, 1, Cell.EXTENDED_KIB + 1)
+    cmos.write(0, 1, CmosRegister.EXTENDED_KIB + 1)
     assert cmos.read(1, 1) == 1024 >> 8
     assert cmos.read(0, 1) == 0xFF

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kstack.hw.devices.serial import Ier, Iir, Lcr, Lsr, Mcr, Msr, Uart
+from kstack.hw.devices.serial import Ier, Iir, Lcr, Lsr, Mcr, ModemStatus, Uart
 from tests.support.devices import silent
 
 
@@ -73,7 +73,7 @@ def test_linux_finds_a_16550a() -> None:
     uart.write(1, 1, 0xF)
     assert uart.read(1, 1) & 0xF == 0xF
     uart.write(4, 1, Mcr.LOOP | Mcr.OUT2 | Mcr.RTS)
-    assert uart.read(6, 1) & Msr.LINES == Msr.DCD | Msr.CTS
+    assert uart.read(6, 1) & ModemStatus.LINES == ModemStatus.DCD | ModemStatus.CTS
     uart.write(0, 1, 0x55)
     assert (uart.read(0, 1), bytes(uart.sent)) == (0x55, b"")
     uart.write(2, 1, 1)
@@ -94,10 +94,10 @@ def test_a_change_of_the_modem_lines_interrupts_until_msr_is_read() -> None:
     uart.write(4, 1, Mcr.LOOP | Mcr.OUT1 | Mcr.OUT2)
     assert uart.irq
     assert uart.read(2, 1) == Iir.MODEM
-    assert uart.read(6, 1) == Msr.DCD | Msr.RI | 0b0011, "CTS and DSR fell, RI only rose"
+    assert uart.read(6, 1) == ModemStatus.DCD | ModemStatus.RI | 0b0011, "CTS and DSR fell, RI only rose"
     assert not uart.irq
     uart.write(4, 1, Mcr.LOOP | Mcr.OUT2)
-    assert uart.read(6, 1) == Msr.DCD | Msr.DELTA_RI
+    assert uart.read(6, 1) == ModemStatus.DCD | ModemStatus.DELTA_RI
 
 
 def test_sources_that_are_not_enabled_do_not_interrupt() -> None:

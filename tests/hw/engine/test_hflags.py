@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from kstack.hw.cpu.cpu import Cpu, CpuState
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import layout
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.scenarios import find_scenario
 from kstack.machine import Machine
-from kstack.run.session import RunOptions
+from kstack.run.options import RunOptions
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks.loading.registry import find_policy
@@ -107,7 +108,7 @@ def test_cli_in_ring_3_needs_iopl_also_after_a_program_that_had_it() -> None:
         guest.start(guest.user_code("cli\ncli"))
         guest.step(units=1)
         assert (guest.begun[-1].vector if guest.begun else None) == vector
-        guest.machine.cpus[0].state = CpuState.RUNNING
+        guest.machine.cpus[0].state = ActivityState.RUNNING
         assert not differing(guest.machine.cpus[0])
 
 

@@ -81,7 +81,7 @@ class Bench:
         self.seen.append((what, guest.vector(cpu), guest.gpr(Gpr.RAX, cpu)))
         if self.flush:
             for each in guest.machine.cpus:
-                each.mmu.flush_softmmu()
+                each.mmu.softmmu.flush()
                 each.engine.flush()
 
     def operate(self, random: Random) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.cpu.cpu import CpuState
+from kstack.hw.cpu.state import ActivityState
 from kstack.hw.mmu.moments import Use
 from kstack.hw.mmu.tlb import Tlb
 from kstack.hw.mmu.walk import Translation
@@ -33,7 +33,7 @@ def entry(number: int, shift: int = 12) -> Translation:
 
 def flush_engine(guest: LongModeGuest) -> None:
     """Empty the softmmu of CPU 0, as a resize of its own would."""
-    guest.machine.cpus[0].mmu.flush_softmmu()
+    guest.machine.cpus[0].mmu.softmmu.flush()
     guest.machine.cpus[0].engine.flush()
 
 
@@ -75,7 +75,7 @@ def hits_of(flush: bool, units: int) -> list[int | None]:
 
     def load(number: int) -> int | None:
         guest.start(guest.kernel_code("mov rax, [rbx]\nmov rax, [rbx]\nhlt"), rbx=page(number))
-        while guest.machine.cpus[0].state is CpuState.RUNNING:
+        while guest.machine.cpus[0].state is ActivityState.RUNNING:
             guest.step(units=units)
             if flush:
                 flush_engine(guest)
@@ -287,7 +287,7 @@ def test_another_cpu_in_the_middle_of_a_loop_sees_it_too() -> None:
     target = routine(guest)
     guest.start(guest.kernel_code(".Lagain: call rbx\ncmp al, 1\nje .Lagain\nhlt"), 1, rbx=target)
     guest.step(1, 100)
-    assert guest.machine.cpus[1].state is CpuState.RUNNING
+    assert guest.machine.cpus[1].state is ActivityState.RUNNING
     guest.run("mov byte ptr [rbx], 2", 0, rbx=target + 1)
     guest.until_halt(1, 100)
 

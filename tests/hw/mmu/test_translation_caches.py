@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.hw.mmu.broadcast import Invlpgb
+from kstack.hw.mmu.broadcast import InvlpgbRax
 from kstack.hw.mmu.mmu import Cr0, Cr4
-from kstack.hw.mmu.walk import NX, PS, RW, US, A, Attempt, Control, D, G, P, TableEntry, walk
+from kstack.hw.mmu.speculation import evict, prefetch
+from kstack.hw.mmu.walk import NX, PS, RW, US, A, Attempt, D, G, P, PagingControl, TableEntry, walk
 from kstack.hw.modes import Modes
 from kstack.hw.rules import Rule
 from kstack.x86.registers import Gpr
@@ -138,7 +139,7 @@ def check_cache_needs_accessed(rules: frozenset[Rule]) -> None:
 def check_speculative_fill(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)
     page = MovablePage(guest, flags=P | RW)
-    guest.machine.cpus[0].mmu.prefetch(AREA)
+    prefetch(guest.machine.cpus[0].mmu, AREA)
     assert page.entry() & A, "set for an access that never happens"
     page.move()
     assert page.load() == OLD
@@ -198,7 +199,7 @@ def check_structure_caches(rules: frozenset[Rule]) -> None:
         assert guest.load(sibling) == OLD, f"through the cached entry of level {shift}"
     guest = LongModeGuest(rules)
     guest.entry(AREA)
-    assert not guest.machine.cpus[0].mmu.prefetch(AREA), "no leaf, so no translation"
+    assert not prefetch(guest.machine.cpus[0].mmu, AREA), "no leaf, so no translation"
     second_table(guest, AREA, 21)
     assert guest.load(AREA) is None, "filled even where no leaf exists"
     pages = FourPages(rules)
@@ -506,7 +507,7 @@ def check_locked_ad_update(rules: frozenset[Rule]) -> None:
     entry = 0x5000 | P | RW
     for attempt in (Attempt(False, False, False), Attempt(True, False, False)):
         memory = Contended(0x3000, entry, then=0)
-        found = walk(memory, TableEntry(0x3000, RW | US), 12, 0, attempt, Control(True, True, False), how)
+        found = walk(memory, TableEntry(0x3000, RW | US), 12, 0, attempt, PagingControl(True, True, False), how)
         assert memory.words == {0x3000: 0}, "the entry that was taken away stays away"
         assert found.translation is None
     page = MovablePage(guest, flags=P | RW)
@@ -540,22 +541,22 @@ def check_tlb_per_cpu(rules: frozenset[Rule]) -> None:
 
 def check_broadcast_invlpgb(rules: frozenset[Rule]) -> None:
     guest, page = two_cpus(rules)
-    guest.run(f"{INVLPGB}\n{TLBSYNC}", rax=AREA | Invlpgb.VA_VALID, rcx=0, rdx=0)
+    guest.run(f"{INVLPGB}\n{TLBSYNC}", rax=AREA | InvlpgbRax.VA_VALID, rcx=0, rdx=0)
     assert guest.vector() is None
     assert (page.load(0), page.load(1)) == (NEW, NEW)
 
 
 def check_invlpgb_global_flag(rules: frozenset[Rule]) -> None:
     guest, page = two_cpus(rules, PLAIN | G)
-    guest.run(f"{INVLPGB}\n{TLBSYNC}", rax=AREA | Invlpgb.VA_VALID, rcx=0, rdx=0)
+    guest.run(f"{INVLPGB}\n{TLBSYNC}", rax=AREA | InvlpgbRax.VA_VALID, rcx=0, rdx=0)
     assert (page.load(0), page.load(1)) == (OLD, OLD)
-    guest.run(f"{INVLPGB}\n{TLBSYNC}", rax=AREA | Invlpgb.VA_VALID | Invlpgb.INCLUDE_GLOBAL, rcx=0, rdx=0)
+    guest.run(f"{INVLPGB}\n{TLBSYNC}", rax=AREA | InvlpgbRax.VA_VALID | InvlpgbRax.INCLUDE_GLOBAL, rcx=0, rdx=0)
     assert (page.load(0), page.load(1)) == (NEW, NEW)
 
 
 def check_tlbsync_waits(rules: frozenset[Rule]) -> None:
     guest, page = two_cpus(rules)
-    guest.run(INVLPGB, rax=AREA | Invlpgb.VA_VALID, rcx=0, rdx=0)
+    guest.run(INVLPGB, rax=AREA | InvlpgbRax.VA_VALID, rcx=0, rdx=0)
     assert page.load(1) == OLD
     guest.run(TLBSYNC, 1)
     assert page.load(1) == OLD, "TLBSYNC waits for the broadcasts of its own CPU"
@@ -585,7 +586,7 @@ def test_an_invalidated_entry_is_counted_as_lost_and_an_evicted_or_missing_one_i
     guest = LongModeGuest()
     page, mmu = MovablePage(guest), guest.machine.cpus[0].mmu
     losses = []
-    for prepare in (page.load, lambda: None, lambda: (page.load(), mmu.evict(AREA))):
+    for prepare in (page.load, lambda: None, lambda: (page.load(), evict(mmu, AREA))):
         prepare()
         before = mmu.lost
         guest.run(INVLPG, rbx=AREA)

@@ -16,7 +16,8 @@ import pytest
 
 from kstack.base.errors import PolicyError
 from kstack.policies.entry_exit import EntryExit
-from kstack.run.session import RunOptions, RunResult
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
 from kstack.schedule import RandomSchedule
 from kstack.stacks import Policy, Thread, steps
 from kstack.stacks.area import Page, Pte

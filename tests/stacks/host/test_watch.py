@@ -12,7 +12,8 @@ import pytest
 
 from kstack.base.errors import PolicyError
 from kstack.hw.modes import Modes
-from kstack.run.session import RunOptions, RunResult
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
 from kstack.schedule import RandomSchedule
 from kstack.stacks import Invlpg, Load, OtherCpus, Page, Policy, Step, Steps, Thread, free, shootdown
 from kstack.stacks.hooks import HookKind
@@ -283,7 +284,7 @@ def test_a_hook_that_is_made_to_fail_may_leave_its_steps() -> None:
         failed.append(cpu)
         return Interposed(error=RuntimeError("injected"))
 
-    session.runtime.interpose = interpose
+    session.runtime.decides_step.hold(interpose)
     session.run()
     assert failed
 

@@ -12,7 +12,8 @@ import pytest
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
 from kstack.kernels.kstack.scenarios import find_scenario
-from kstack.run.session import RunOptions, RunResult
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
 from kstack.run.spec import boot
 from kstack.schedule import RoundRobin
 from kstack.stacks import EMPTY, GiveBack, PostFlush, Pte, ReadPte, Thread, WritePte

@@ -17,7 +17,9 @@ from kstack.policies.fault_df import FaultDf
 from kstack.policies.fault_ist import FaultIst
 from kstack.policies.fixed_4k import Fixed4K
 from kstack.policies.switch_sp_ipi import SwitchSpIpi
-from kstack.run.session import RunOptions, RunResult, Session
+from kstack.run.options import RunOptions
+from kstack.run.result import RunResult
+from kstack.run.session import Session
 from kstack.run.spec import boot, script_of
 from kstack.sanitizer.findings import Kind
 from kstack.sanitizer.frames import FrameState

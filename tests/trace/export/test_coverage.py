@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kstack.guest.images import build_image
+from kstack.kernels.kstack.guests import KstackGuests
 from kstack.trace.export import coverage, export, sources
 from kstack.trace.export.lines import Chapter
 from kstack.trace.store import Trace
@@ -110,9 +111,9 @@ def test_without_sources_there_is_a_disassembly_of_all_that_ran(laight: Trace, m
 
 
 def test_sources_that_are_not_what_ran_are_not_shown(laight: Trace, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = KstackGuests.listing
     assert sources.image_of(laight) is not None
-    other = build_image("deep")
-    monkeypatch.setattr(sources, "build_image", lambda name: other)
+    monkeypatch.setattr(KstackGuests, "listing", lambda guests, name: listing(guests, "deep"))
     assert sources.image_of(laight) is None
     assert sources.image_of(laight._replace(meta=_renamed(laight, "/home/me/vmlinux"))) is None
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from kstack.base.errors import ScenarioError
-from kstack.hw.lazy import LazyTlb
+from kstack.explore.model.lazy_tlb import LazyTlb
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.mmu import Mmu
 from kstack.load import Symbols

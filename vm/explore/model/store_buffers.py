@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from kstack.explore.model.gate import Gate, gate_of
+from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.explore.model.page_tables import WORD, Tables
 from kstack.hw.cpu.decode import Instruction, decode
-from kstack.hw.gate import Gate
-from kstack.hw.lazy import How, LazyTlb, Option
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.host.execute import Executor, Pending
@@ -195,7 +195,7 @@ class StoreBuffers:
             self._in_one_piece(cpu)
             return
         hidden = self._show(cpu, (where, access.width))
-        old, seen = self._memory.read(where, access.width), _Accesses(core.gate)
+        old, seen = self._memory.read(where, access.width), _Accesses(gate_of(core))
         start, faults = core.registers.rip, core.counts.exceptions
         entries = {word: self._memory.read64(word) for word in self._tables.words(where, access.width)}
         with seen:
@@ -216,8 +216,7 @@ class StoreBuffers:
     def _where(self, cpu: int, address: int) -> int | None:
         """The physical address that a CPU's access reaches; None where it faults."""
         core = self._machine.cpus[cpu]
-        assert core.gate is not None
-        option = core.gate.option or Option(How.WALK)
+        option = gate_of(core).option or Option(How.WALK)
         if option.how is How.CACHED:
             return (option.value & FRAME_MASK) + (address & PAGE - 1)
         return None if option.how is How.REFUSED else core.mmu.resolve(address)
@@ -226,7 +225,7 @@ class StoreBuffers:
         """An access that is locked, or not to one operand of RAM: the buffer is empty, and nothing of it waits."""
         core, before, stored = self._machine.cpus[cpu], dict[int, int](), set[int]()
         start, locked, faults = core.registers.rip, self.is_locked(cpu), core.counts.exceptions
-        seen = _Accesses(core.gate)
+        seen = _Accesses(gate_of(core))
 
         def stores(physical: int) -> None:
             """Remember the entries in which a store of up to 64 bytes can end, as they are before it."""
@@ -302,10 +301,10 @@ class _Accesses:
         self.on_store: Callable[[int], None] = lambda _: None
 
     def __enter__(self) -> None:
-        self._gate.on_access = self._note
+        self._gate.hears_access.hold(self._note)
 
     def __exit__(self, *_: object) -> None:
-        self._gate.on_access = None
+        self._gate.hears_access.release()
 
     def _note(self, physical: int, access: Access) -> None:
         self.frames.add(physical >> 12)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import NamedTuple
 
 from kstack.hw.apic.core import ApicBus, ApicCore
 from kstack.hw.apic.registers import (
@@ -37,6 +37,7 @@ from kstack.hw.apic.registers import (
     Reg,
     Svr,
 )
+from kstack.hw.apic.timer import TimerState
 from kstack.hw.rules import Rule
 from kstack.x86.addresses import PAGE
 from kstack.x86.msrs import X2APIC_FIRST_MSR, X2APIC_LAST_MSR
@@ -62,6 +63,25 @@ _STATE = (
     "_lvt",
 )
 _get_state = attrgetter(*_STATE)
+
+
+class ApicState(NamedTuple):
+    """The registers of a local APIC, and its timer's."""
+
+    base: int
+    tpr: int
+    ldr: int
+    dfr: int
+    svr: int
+    isr: int
+    tmr: int
+    irr: int
+    surplus: tuple[int, ...]
+    errors: int
+    esr: int
+    icr: int
+    lvt: tuple[int, ...]
+    timer: TimerState
 
 
 class LocalApic(ApicCore):
@@ -201,16 +221,15 @@ class LocalApic(ApicCore):
 
     # State
 
-    def snapshot(self) -> tuple[Any, ...]:
+    def snapshot(self) -> ApicState:
         """The whole state but for the id, which never changes."""
-        return (*_get_state(self), self._timer.snapshot())
+        return ApicState(*(*_get_state(self), self._timer.snapshot()))
 
-    def restore(self, state: tuple[Any, ...]) -> None:
+    def restore(self, state: ApicState) -> None:
         """Become what `snapshot` returned."""
-        *values, timer = state
-        for name, value in zip(_STATE, values, strict=True):
+        for name, value in zip(_STATE, state[:-1], strict=True):
             setattr(self, name, value)
-        self._timer.restore(timer)
+        self._timer.restore(state.timer)
 
 
 _READERS: dict[int, Callable[[LocalApic], int]] = {

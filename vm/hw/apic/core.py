@@ -32,7 +32,7 @@ from kstack.hw.apic.registers import (
     Reg,
     Svr,
 )
-from kstack.hw.apic.timer import ApicTimer
+from kstack.hw.apic.timer import ApicTimer, TimerState
 from kstack.hw.rules import ALL, Rule
 from kstack.x86.addresses import PHYSICAL_BITS
 from kstack.x86.vectors import FIRST_LEGAL
@@ -91,7 +91,7 @@ class ApicCore:
         self._errors = self._esr = 0  # gathered since the last write of ESR; what ESR reads
         self._icr = 0
         self._lvt: tuple[int, ...] = (int(Lvt.MASKED),) * len(LVT)
-        self._timer.restore((0, 0, None))
+        self._timer.restore(TimerState(0, 0, None))
 
     # Mode
 

@@ -10,6 +10,8 @@ configuration changes (the count goes on from a whole number).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 _DIVIDE_LOW = 0b0011
 _DIVIDE_HIGH = 0b1000
 _DIVIDE_BY_ONE = 0b111
@@ -19,6 +21,14 @@ def divisor(configuration: int) -> int:
     """Virtual time units a count, 1 to 128, of the divide configuration register (figure 10-10)."""
     code = (configuration & _DIVIDE_LOW) | (configuration & _DIVIDE_HIGH) >> 1
     return 1 if code == _DIVIDE_BY_ONE else 2 << code
+
+
+class TimerState(NamedTuple):
+    """Initial count, divide configuration, deadline (units of virtual time, None while it is not armed)."""
+
+    initial: int
+    configuration: int
+    deadline: int | None
 
 
 class ApicTimer:
@@ -64,10 +74,10 @@ class ApicTimer:
             self.deadline = None
         return True
 
-    def snapshot(self) -> tuple[int, int, int | None]:
+    def snapshot(self) -> TimerState:
         """Initial count, divide configuration, deadline."""
-        return self.initial, self.configuration, self.deadline
+        return TimerState(self.initial, self.configuration, self.deadline)
 
-    def restore(self, state: tuple[int, int, int | None]) -> None:
+    def restore(self, state: TimerState) -> None:
         """Become what `snapshot` returned."""
         self.initial, self.configuration, self.deadline = state

@@ -15,7 +15,7 @@ from kstack.x86.addresses import PAGE
 from kstack.x86.debug_registers import ACCESSES, BREAKPOINTS, EXECUTES, PORTS, condition, is_enabled, length
 
 
-class Watch(NamedTuple):
+class DataBreakpoint(NamedTuple):
     """A breakpoint on data or ports: its number, the first address, bytes, and whether loads count too."""
 
     number: int
@@ -38,8 +38,8 @@ class Breakpoints:
 
     def __init__(self) -> None:
         self.code: dict[int, int] = {}
-        self.data: tuple[Watch, ...] = ()
-        self.ports: tuple[Watch, ...] = ()
+        self.data: tuple[DataBreakpoint, ...] = ()
+        self.ports: tuple[DataBreakpoint, ...] = ()
 
     def arm(self, dr: Sequence[int], io: bool) -> bool:
         """Take over the debug registers.
@@ -53,13 +53,13 @@ class Breakpoints:
         """
         before = self.code, self.data, self.ports
         code: dict[int, int] = {}
-        data: list[Watch] = []
-        ports: list[Watch] = []
+        data: list[DataBreakpoint] = []
+        ports: list[DataBreakpoint] = []
         for number in range(BREAKPOINTS):
             if not is_enabled(dr[7], number):
                 continue
             when, size = condition(dr[7], number), length(dr[7], number)
-            watch = Watch(number, dr[number] & -size, size, when == ACCESSES)
+            watch = DataBreakpoint(number, dr[number] & -size, size, when == ACCESSES)
             if when == EXECUTES:
                 code[dr[number]] = code.get(dr[number], 0) | 1 << number
             elif when != PORTS:

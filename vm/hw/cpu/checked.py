@@ -1,6 +1,6 @@
 """Instructions that the engine executes, but not always as the manual says: each is looked at as it is translated.
 
-An instruction that a `Rule` here is for is given a check (kstack.hw.engine.checks), which leaves the engine before it has any
+An instruction that a `InstructionRule` here is for is given a check (kstack.hw.engine.checks), which leaves the engine before it has any
 effect, always or where the engine would do wrong; what happens then is the rule's `act`: a fault, or the instruction
 carried out here, or let run after all, with something put right behind it. SDM volume 2 for each.
 
@@ -51,7 +51,7 @@ from kstack.x86.prefixes import OPERAND_SIZE, PREFIXES, REP, REPNE, Rex, high_bi
 from kstack.x86.registers import GPR_NAMES, Gpr, Seg
 
 
-class Rule(NamedTuple):
+class InstructionRule(NamedTuple):
     """What is done about an instruction that the engine takes for another.
 
     Attributes:
@@ -206,8 +206,8 @@ def _is_repeated_compare(found: Encoding) -> bool:
 
 def _always(
     test: Callable[[Encoding], bool], name: str, act: Callable[[Processor, Instruction, Encoding], Native] | None = None
-) -> Rule:
-    return Rule(name, CheckKind.ALWAYS, test, act)
+) -> InstructionRule:
+    return InstructionRule(name, CheckKind.ALWAYS, test, act)
 
 
 _UD2: Final = b"\x0f\x0b"
@@ -257,23 +257,23 @@ RULES: Final = (
         ),
         "MOVBE of a register",
     ),
-    Rule("an operand of SSE that is not aligned", CheckKind.MISALIGNED, _is_aligned, misaligned),
-    Rule(
+    InstructionRule("an operand of SSE that is not aligned", CheckKind.MISALIGNED, _is_aligned, misaligned),
+    InstructionRule(
         "a store in steps over a page's end",
         CheckKind.CROSSES,
         lambda found: bool(stored_in_steps(found)),
         stores_whole,
         size=stored_in_steps,
     ),
-    Rule(
+    InstructionRule(
         "a load in steps over a page's end",
         CheckKind.CROSSES,
         lambda found: bool(loaded_in_steps(found)),
         loads_whole,
         size=loaded_in_steps,
     ),
-    Rule("CMPXCHG of 32 bits", CheckKind.HIGH, _is_cmpxchg32, cmpxchg, registers=_high_registers),
-    Rule(
+    InstructionRule("CMPXCHG of 32 bits", CheckKind.HIGH, _is_cmpxchg32, cmpxchg, registers=_high_registers),
+    InstructionRule(
         "a base of FS or GS that is not canonical",
         CheckKind.NOT_CANONICAL,
         _is_base_write,
@@ -285,7 +285,7 @@ RULES: Final = (
         "IRET of 32 bits in 64-bit code",
         far_return,
     ),
-    Rule(
+    InstructionRule(
         "far returns",
         CheckKind.RETURN,
         lambda found: found.map == "" and found.opcode in (0xCA, 0xCB, IRET),
@@ -314,7 +314,7 @@ RULES: Final = (
         compares_strings,
     ),
     _always(_is_late_mmx, "TOP behind MMX of SSSE3 and EMMS", enters_mmx),
-    Rule(
+    InstructionRule(
         "SYSRET to where no code can be, or with VM or RF",
         CheckKind.SYSRET,
         lambda found: found.map == "0f" and found.opcode == 0x07,
@@ -322,9 +322,11 @@ RULES: Final = (
         registers=lambda found: (Gpr.RCX if found.rex & Rex.W else None, Gpr.R11),
     ),
     _always(lambda found: found.map == "" and found.opcode in range(0x6C, 0x70), "INS and OUTS", carried_out),
-    Rule("flags of a repeated CMPS or SCAS that is cut", CheckKind.STRING, _is_repeated_compare, string_flags),
-    Rule("a segment with a limit", CheckKind.PROTECTED, _loads_data_segment, seen_behind),
-    Rule(
+    InstructionRule(
+        "flags of a repeated CMPS or SCAS that is cut", CheckKind.STRING, _is_repeated_compare, string_flags
+    ),
+    InstructionRule("a segment with a limit", CheckKind.PROTECTED, _loads_data_segment, seen_behind),
+    InstructionRule(
         "RFLAGS.AC in ring 3",
         CheckKind.ALIGNED_USER,
         lambda found: found.map == "" and found.opcode == 0x9D,
@@ -341,7 +343,7 @@ RULES: Final = (
 
 
 @lru_cache(maxsize=4096)
-def rule_of(found: Encoding) -> Rule | None:
+def rule_of(found: Encoding) -> InstructionRule | None:
     """The rule for an instruction, if there is one."""
     return next((rule for rule in RULES if rule.applies(found)), None)
 
@@ -464,7 +466,7 @@ def look_at(code: bytes, bits: int, address: int) -> Look | None:
 _OF_OPERANDS: Final = (CheckKind.MISALIGNED, CheckKind.CROSSES)
 
 
-def _check(rule: Rule, found: Encoding, code: bytes, bits: int, address: int) -> Check | None:
+def _check(rule: InstructionRule, found: Encoding, code: bytes, bits: int, address: int) -> Check | None:
     if rule.registers is not None:
         return Check(rule.kind, *rule.registers(found))
     if rule.kind not in _OF_OPERANDS:

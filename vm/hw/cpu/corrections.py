@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from kstack.hw.cpu.decode import Instruction, effective_address
 from kstack.hw.cpu.encoding import Encoding, loaded_in_steps, stored_in_steps
-from kstack.hw.cpu.instructions import Result
+from kstack.hw.cpu.instructions import Completion
 from kstack.hw.cpu.linear import GuestFault
 from kstack.hw.cpu.processor import Processor
 from kstack.hw.cpu.string_compare import BYTES, compare, with_flags
@@ -55,7 +55,7 @@ IRET: Final = 0xCF
 class CarriedOut(Exception):
     """The instruction is carried out here: by what the exception is given, else by its handler (kstack.hw.cpu.instructions)."""
 
-    def __init__(self, handler: Callable[[Processor, Instruction], Result] | None = None) -> None:
+    def __init__(self, handler: Callable[[Processor, Instruction], Completion] | None = None) -> None:
         super().__init__()
         self.handler = handler
 
@@ -174,10 +174,7 @@ def ldmxcsr(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
 def fxrstor(cpu: Processor, instruction: Instruction, _: Encoding) -> Native:
     """The same for those of the image."""
     address = effective_address(instruction, cpu.registers)
-    if (
-        not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS)
-        and address % 16 == 0
-    ):
+    if not cpu.registers.cr[0] & (Cr0.EM | Cr0.TS) and address % 16 == 0:
         _looks_at(cpu, address, FXSAVE_BYTES)
         if _loads(cpu, address + FXSAVE_MXCSR, 4) & MXCSR_RESERVED:
             raise GuestFault(GP)
@@ -387,7 +384,7 @@ def compares_strings(cpu: Processor, instruction: Instruction, found: Encoding) 
         return Native()
     gpr, explicit = cpu.registers.gpr, found.opcode in (_PCMPESTRM, _PCMPESTRI)
 
-    def carry_out(_cpu: Processor, _: Instruction) -> Result:
+    def carry_out(_cpu: Processor, _: Instruction) -> Completion:
         registers = cpu.registers
         first = registers.xmm(found.reg | high_bit(found.rex, Rex.R))
         if instruction.memory is not None:
@@ -400,9 +397,9 @@ def compares_strings(cpu: Processor, instruction: Instruction, found: Encoding) 
         if found.opcode in (_PCMPESTRM, _PCMPISTRM):
             registers.set_xmm(0, compared.mask)
         else:
-            gpr[Gpr.RCX] = compared.index
+            gpr[Gpr.RCX] = compared.place
         registers.rflags = with_flags(registers.rflags, compared)
-        return Result.DONE
+        return Completion.DONE
 
     raise CarriedOut(carry_out)
 

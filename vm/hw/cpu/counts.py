@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class CountState(NamedTuple):
+    """The same, immutable."""
+
+    instructions: int
+    exceptions: int
+    page_faults: int
+    interrupts: int
+    nmis: int
+    invlpg: int
+    invpcid: int
+    cr3_loads: int
 
 
 @dataclass
@@ -17,3 +31,7 @@ class Counts:
     invlpg: int = 0
     invpcid: int = 0
     cr3_loads: int = 0
+
+    def state(self) -> CountState:
+        """An immutable copy."""
+        return CountState(**vars(self))

@@ -6,10 +6,9 @@ and RDSEED (for determinism), MONITOR, protection keys, 5-level paging, SGX, VMX
 
 from __future__ import annotations
 
-import ctypes
 from typing import Final
 
-from kstack.hw.engine import layout
+from kstack.hw.engine import Features
 from kstack.x86.addresses import LINEAR_BITS, PHYSICAL_BITS
 from kstack.x86.cpuid import (
     ExtendedEcx,
@@ -66,13 +65,12 @@ INVLPGB_MAX: Final = 31
 """Further pages one INVLPGB may name (AMD APM: EDX of leaf 8000_0008)."""
 
 
-def mask_engine(env: int) -> None:
+def mask_engine(words: Features) -> None:
     """Switch off in the translator of one engine what CPUID does not announce.
 
     Args:
-        env: host address of QEMU's CPUX86State.
+        words: its feature words, mapped.
     """
-    words = (ctypes.c_uint64 * 12).from_address(env + layout.ENV_FEATURES)
     words[FEAT_1_EDX] &= ~MASK_1_EDX
     words[FEAT_1_ECX] &= ~MASK_1_ECX
     words[FEAT_7_EBX] &= KEEP_7_EBX
@@ -85,13 +83,12 @@ class Cpuid:
     """The CPUID leaves of one CPU.
 
     Args:
-        env: host address of the engine's CPUX86State, whose feature words are announced.
+        words: the engine's feature words, which are announced.
         apic_id: initial APIC id.
         cpus: number of CPUs in the machine.
     """
 
-    def __init__(self, env: int, apic_id: int, cpus: int) -> None:
-        words = (ctypes.c_uint64 * 12).from_address(env + layout.ENV_FEATURES)
+    def __init__(self, words: Features, apic_id: int, cpus: int) -> None:
         self._words = [word & 0xFFFFFFFF for word in words]
         self._apic_id = apic_id
         self._cpus = cpus

@@ -28,7 +28,7 @@ from kstack.x86.gates import (
     LONG_GATES,
     SHORT_GATES,
     VECTOR_BYTES,
-    Gate,
+    GateDescriptor,
     unpack_gate,
 )
 from kstack.x86.registers import Gpr, Seg
@@ -256,13 +256,13 @@ class EventDelivery:
         registers.rip = gate.offset
         self._enter(gate.kind in INTERRUPT_GATES)
 
-    def _gate(self, event: Event, size: int, error: int) -> Gate:
+    def _gate(self, event: Event, size: int, error: int) -> GateDescriptor:
         idt = self._registers.segment(Seg.IDTR)
         if event.vector * size + size - 1 > idt.limit:
             raise GuestFault(GP, error)
         return unpack_gate(self._linear.read(idt.base + event.vector * size, size))
 
-    def _check_gate(self, event: Event, gate: Gate, error: int) -> None:
+    def _check_gate(self, event: Event, gate: GateDescriptor, error: int) -> None:
         is_int1 = event.vector == DB and self._registers.rip - event.start == 1
         if event.kind is EventKind.SOFTWARE and not is_int1 and gate.dpl < self._registers.cpl:
             raise GuestFault(GP, error)

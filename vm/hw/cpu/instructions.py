@@ -16,6 +16,7 @@ from kstack.hw.cpu.events import Event, EventKind
 from kstack.hw.cpu.linear import GuestFault
 from kstack.hw.cpu.processor import Processor
 from kstack.hw.engine import Registers
+from kstack.hw.mmu.invalidation import invpcid, load_cr0, load_cr3, load_cr4
 from kstack.x86.addresses import PHYSICAL_BITS, is_canonical
 from kstack.x86.control import CR0_DEFINED, CR4_DEFINED, CR8_SHIFT, LMSW_CLEARS, LMSW_LOADS, Cr0, Cr3, Cr4, Efer
 from kstack.x86.debug_registers import DR6_BD, DR6_FIXED, DR6_ZERO, DR7_FIXED, DR7_GD, DR7_WRITABLE
@@ -35,7 +36,7 @@ _CODE64: Final = CODE | SegmentAttribute.L | SegmentAttribute.G
 _DATA: Final = DATA | SegmentAttribute.B | SegmentAttribute.G
 
 
-class Result(enum.Enum):
+class Completion(enum.Enum):
     """How an instruction ended."""
 
     DONE = "RIP goes to the next instruction"
@@ -50,7 +51,7 @@ class PortWaiting(Exception):
     """Raised by a claimed port whose access does not complete yet."""
 
 
-def _syscall(cpu: Processor, instruction: Instruction) -> Result:
+def _syscall(cpu: Processor, instruction: Instruction) -> Completion:
     registers = cpu.registers
     if not registers.efer & Efer.SCE or registers.bits != 64:
         raise GuestFault(UD, None)
@@ -66,23 +67,23 @@ def _syscall(cpu: Processor, instruction: Instruction) -> Result:
         Segment(selector + 8 & 0xFFFF, 0, _MASK32, _DATA),
     )
     registers.enter(code, stack, flags & ~cpu.msrs.read(Msr.FMASK))
-    return Result.JUMPED
+    return Completion.JUMPED
 
 
-def _event(cpu: Processor, instruction: Instruction, vector: int, kind: EventKind) -> Result:
+def _event(cpu: Processor, instruction: Instruction, vector: int, kind: EventKind) -> Completion:
     """An instruction that is an event: the frame's RIP is behind it."""
     start = cpu.registers.rip
     cpu.registers.rip = start + instruction.length & _MASK64
     cpu.deliver(Event(vector, kind, start=start))
-    return Result.DELIVERED
+    return Completion.DELIVERED
 
 
-def _int1(cpu: Processor, instruction: Instruction) -> Result:
+def _int1(cpu: Processor, instruction: Instruction) -> Completion:
     """INT1 (ICEBP): #DB without conditions in DR6 and without a look at the gate's DPL."""
     return _event(cpu, instruction, DB, EventKind.SOFTWARE)
 
 
-def _eret(cpu: Processor, instruction: Instruction) -> Result:
+def _eret(cpu: Processor, instruction: Instruction) -> Completion:
     """ERETS and ERETU."""
     returned = cpu.fred.erets() if instruction.name == "erets" else cpu.fred.eretu()
     if returned.unblocks_nmi:
@@ -91,27 +92,27 @@ def _eret(cpu: Processor, instruction: Instruction) -> Result:
     if cpu.registers.resume_flag:
         cpu.resume()
         cpu.registers.clear_resume()
-    return Result.SHADOWED if returned.shadow else Result.JUMPED
+    return Completion.SHADOWED if returned.shadow else Completion.JUMPED
 
 
-def _access_flag(cpu: Processor, instruction: Instruction) -> Result:
+def _access_flag(cpu: Processor, instruction: Instruction) -> Completion:
     """CLAC and STAC, which come here while FRED is on."""
     registers = cpu.registers
     if registers.cpl:
         raise GuestFault(UD, None)
     flags = registers.rflags
     registers.rflags = flags | Flags.AC if instruction.name == "stac" else flags & ~Flags.AC
-    return Result.DONE
+    return Completion.DONE
 
 
-def _cpuid(cpu: Processor, _: Instruction) -> Result:
+def _cpuid(cpu: Processor, _: Instruction) -> Completion:
     gpr = cpu.registers.gpr
     values = cpu.cpuid.leaf(gpr[Gpr.RAX] & _MASK32, gpr[Gpr.RCX] & _MASK32, cpu.apic.present)
     gpr[Gpr.RAX], gpr[Gpr.RBX], gpr[Gpr.RCX], gpr[Gpr.RDX] = values
-    return Result.DONE
+    return Completion.DONE
 
 
-def _rdtsc(cpu: Processor, instruction: Instruction) -> Result:
+def _rdtsc(cpu: Processor, instruction: Instruction) -> Completion:
     gpr = cpu.registers.gpr
     if cpu.registers.cpl and cpu.registers.cr[4] & Cr4.TSD:
         raise GuestFault(GP)
@@ -119,31 +120,31 @@ def _rdtsc(cpu: Processor, instruction: Instruction) -> Result:
     gpr[Gpr.RAX], gpr[Gpr.RDX] = value & _MASK32, value >> 32
     if instruction.name == "rdtscp":
         gpr[Gpr.RCX] = cpu.msrs.read(Msr.TSC_AUX)
-    return Result.DONE
+    return Completion.DONE
 
 
-def _rdmsr(cpu: Processor, _: Instruction) -> Result:
+def _rdmsr(cpu: Processor, _: Instruction) -> Completion:
     gpr = cpu.registers.gpr
     value = cpu.msrs.read(gpr[Gpr.RCX] & _MASK32)
     gpr[Gpr.RAX], gpr[Gpr.RDX] = value & _MASK32, value >> 32
-    return Result.DONE
+    return Completion.DONE
 
 
-def _wrmsr(cpu: Processor, _: Instruction) -> Result:
+def _wrmsr(cpu: Processor, _: Instruction) -> Completion:
     gpr = cpu.registers.gpr
     cpu.msrs.write(gpr[Gpr.RCX] & _MASK32, (gpr[Gpr.RDX] & _MASK32) << 32 | gpr[Gpr.RAX] & _MASK32)
-    return Result.DONE
+    return Completion.DONE
 
 
-def _invlpg(cpu: Processor, instruction: Instruction) -> Result:
+def _invlpg(cpu: Processor, instruction: Instruction) -> Completion:
     address = effective_address(instruction, cpu.registers)
     if is_canonical(address):
         cpu.mmu.invlpg(address)
         cpu.counts.invlpg += 1
-    return Result.DONE
+    return Completion.DONE
 
 
-def _invpcid(cpu: Processor, instruction: Instruction) -> Result:
+def _invpcid(cpu: Processor, instruction: Instruction) -> Completion:
     registers = cpu.registers
     if registers.cpl:
         raise GuestFault(GP)
@@ -156,12 +157,12 @@ def _invpcid(cpu: Processor, instruction: Instruction) -> Result:
     needs_pcide = kind in (Invpcid.ADDRESS, Invpcid.CONTEXT) and pcid and not registers.cr[4] & Cr4.PCIDE
     if kind > Invpcid.ALL or reserved or needs_pcide or (kind == Invpcid.ADDRESS and not is_canonical(address)):
         raise GuestFault(GP)
-    cpu.mmu.invpcid(kind, pcid, address)
+    invpcid(cpu.mmu, kind, pcid, address)
     cpu.counts.invpcid += 1
-    return Result.DONE
+    return Completion.DONE
 
 
-def _invlpgb(cpu: Processor, _: Instruction) -> Result:
+def _invlpgb(cpu: Processor, _: Instruction) -> Completion:
     """AMD APM volume 3: RAX address and validity bits, ECX count, EDX PCID and ASID."""
     registers = cpu.registers
     if registers.cpl or registers.gpr[Gpr.RCX] & INVLPGB_COUNT > INVLPGB_MAX:
@@ -169,37 +170,37 @@ def _invlpgb(cpu: Processor, _: Instruction) -> Result:
     rax, ecx = registers.gpr[Gpr.RAX], registers.gpr[Gpr.RCX] & _MASK32
     pcid = registers.gpr[Gpr.RDX] >> INVLPGB_PCID_SHIFT & INVLPGB_PCID
     cpu.broadcast.invlpgb(cpu.index, rax, ecx & INVLPGB_COUNT, pcid)
-    return Result.DONE
+    return Completion.DONE
 
 
-def _tlbsync(cpu: Processor, _: Instruction) -> Result:
+def _tlbsync(cpu: Processor, _: Instruction) -> Completion:
     if cpu.registers.cpl:
         raise GuestFault(GP)
     cpu.broadcast.tlbsync(cpu.index)
-    return Result.DONE
+    return Completion.DONE
 
 
-def _control_register(cpu: Processor, instruction: Instruction) -> Result:
+def _control_register(cpu: Processor, instruction: Instruction) -> Completion:
     """MOV to CR0, CR3, CR4, CR8; MOV from CR8; CLTS; LMSW."""
     registers = cpu.registers
     if instruction.name == "clts":
-        cpu.mmu.load_cr0(registers.cr[0] & ~Cr0.TS)
-        return Result.DONE
+        load_cr0(cpu.mmu, registers.cr[0] & ~Cr0.TS)
+        return Completion.DONE
     if instruction.name == "lmsw":
         word = _lmsw_operand(cpu, instruction)
         write_cr0(cpu, registers.cr[0] & ~LMSW_CLEARS | word & LMSW_LOADS)
-        return Result.DONE
+        return Completion.DONE
     first, second = instruction.registers
     if (first if first.startswith("cr") else second) not in ("cr0", "cr2", "cr3", "cr4", "cr8"):
         raise GuestFault(UD, None)
     if second.startswith("cr"):
         registers.gpr[GPR_NAMES[first][0]] = cpu.apic.tpr >> CR8_SHIFT
-        return Result.DONE
+        return Completion.DONE
     gpr, width = GPR_NAMES[second]
     value = registers.gpr[gpr] & (1 << 8 * width) - 1
     {"cr0": write_cr0, "cr3": write_cr3, "cr4": write_cr4, "cr8": _write_cr8}[first](cpu, value)
     cpu.counts.cr3_loads += first == "cr3"
-    return Result.DONE
+    return Completion.DONE
 
 
 def _lmsw_operand(cpu: Processor, instruction: Instruction) -> int:
@@ -227,7 +228,7 @@ def write_cr0(cpu: Processor, value: int) -> None:
         if registers.bits == 64:
             raise GuestFault(GP)
         registers.efer = registers.efer & ~Efer.LMA
-    cpu.mmu.load_cr0(value & CR0_DEFINED | Cr0.ET)
+    load_cr0(cpu.mmu, value & CR0_DEFINED | Cr0.ET)
     cpu.watch_returns()
 
 
@@ -236,7 +237,7 @@ def write_cr3(cpu: Processor, value: int) -> None:
     no_flush = value & Cr3.NO_FLUSH and cpu.registers.cr[4] & Cr4.PCIDE
     if (value & ~Cr3.NO_FLUSH if no_flush else value) >> PHYSICAL_BITS:
         raise GuestFault(GP)
-    cpu.mmu.load_cr3(value)
+    load_cr3(cpu.mmu, value)
 
 
 def write_cr4(cpu: Processor, value: int) -> None:
@@ -249,7 +250,7 @@ def write_cr4(cpu: Processor, value: int) -> None:
     if sets_pcide and (not long_mode or registers.cr[3] & Cr3.PCID):
         raise GuestFault(GP)
     switches_fred = (value ^ registers.cr[4]) & Cr4.FRED
-    cpu.mmu.load_cr4(value)
+    load_cr4(cpu.mmu, value)
     cpu.arm()
     if switches_fred:
         cpu.watch_returns()
@@ -261,7 +262,7 @@ def _write_cr8(cpu: Processor, value: int) -> None:
     cpu.apic.tpr = value << CR8_SHIFT
 
 
-def _debug_register(cpu: Processor, instruction: Instruction) -> Result:
+def _debug_register(cpu: Processor, instruction: Instruction) -> Completion:
     registers = cpu.registers
     first, second = instruction.registers
     number = int((first if first.startswith("dr") else second)[2:])
@@ -276,7 +277,7 @@ def _debug_register(cpu: Processor, instruction: Instruction) -> Result:
         raise GuestFault(DB, None, DR6_BD)
     if not first.startswith("dr"):
         registers.gpr[GPR_NAMES[first][0]] = registers.dr[number]
-        return Result.DONE
+        return Completion.DONE
     value = registers.gpr[GPR_NAMES[second][0]]
     if number >= 6 and value >> 32:
         raise GuestFault(GP)
@@ -286,10 +287,10 @@ def _debug_register(cpu: Processor, instruction: Instruction) -> Result:
         value = value & DR7_WRITABLE | DR7_FIXED
     registers.dr[number] = value
     cpu.arm()
-    return Result.DONE
+    return Completion.DONE
 
 
-def _port(cpu: Processor, instruction: Instruction) -> Result:
+def _port(cpu: Processor, instruction: Instruction) -> Completion:
     """IN and OUT."""
     gpr = cpu.registers.gpr
     names = [name for name in instruction.registers if name != "dx"]
@@ -304,9 +305,9 @@ def _port(cpu: Processor, instruction: Instruction) -> Result:
             value = cpu.port_read(port, width) & mask
             gpr[Gpr.RAX] = value if width == 4 else gpr[Gpr.RAX] & ~mask | value
     except PortWaiting:
-        return Result.WAITING
+        return Completion.WAITING
     cpu.note_port(port, width)
-    return Result.DONE
+    return Completion.DONE
 
 
 def _check_port(cpu: Processor, port: int, width: int) -> None:
@@ -324,7 +325,7 @@ def _check_port(cpu: Processor, port: int, width: int) -> None:
         raise GuestFault(GP)
 
 
-def _string_port(cpu: Processor, instruction: Instruction) -> Result:
+def _string_port(cpu: Processor, instruction: Instruction) -> Completion:
     """INS and OUTS, one iteration. What INS is to store to is looked at before the port is read."""
     registers = cpu.registers
     gpr = registers.gpr
@@ -333,7 +334,7 @@ def _string_port(cpu: Processor, instruction: Instruction) -> Result:
     port = gpr[Gpr.RDX] & 0xFFFF
     _check_port(cpu, port, width)
     if instruction.repeat and not gpr[Gpr.RCX] & mask:
-        return Result.DONE
+        return Completion.DONE
     assert instruction.memory is not None
     index = Gpr.RDI if instruction.name.startswith("ins") else Gpr.RSI
     address = effective_address(instruction, registers)
@@ -345,14 +346,14 @@ def _string_port(cpu: Processor, instruction: Instruction) -> Result:
         else:
             cpu.port_write(port, width, cpu.linear.read(address, width, user, smap))
     except PortWaiting:
-        return Result.WAITING
+        return Completion.WAITING
     cpu.note_port(port, width)
     step = -width if registers.rflags & Flags.DF else width
     _set(registers, index, gpr[index] + step, instruction.address_bits)
     if not instruction.repeat:
-        return Result.DONE
+        return Completion.DONE
     _set(registers, Gpr.RCX, gpr[Gpr.RCX] - 1, instruction.address_bits)
-    return Result.AGAIN if gpr[Gpr.RCX] & mask else Result.DONE
+    return Completion.AGAIN if gpr[Gpr.RCX] & mask else Completion.DONE
 
 
 def _set(registers: Registers, index: Gpr, value: int, bits: int) -> None:
@@ -362,20 +363,20 @@ def _set(registers: Registers, index: Gpr, value: int, bits: int) -> None:
     gpr[index] = value & mask if bits > 16 else gpr[index] & ~mask | value & mask
 
 
-def _pause(cpu: Processor, _: Instruction) -> Result:
+def _pause(cpu: Processor, _: Instruction) -> Completion:
     cpu.yielded = True
-    return Result.DONE
+    return Completion.DONE
 
 
-def _undefined(_cpu: Processor, _: Instruction) -> Result:
+def _undefined(_cpu: Processor, _: Instruction) -> Completion:
     raise GuestFault(UD, None)
 
 
-def _rdpmc(_cpu: Processor, _: Instruction) -> Result:
+def _rdpmc(_cpu: Processor, _: Instruction) -> Completion:
     raise GuestFault(GP)
 
 
-HANDLERS: Final[dict[str, Callable[[Processor, Instruction], Result]]] = {
+HANDLERS: Final[dict[str, Callable[[Processor, Instruction], Completion]]] = {
     "syscall": _syscall,
     "cpuid": _cpuid,
     "rdtsc": _rdtsc,
@@ -402,7 +403,7 @@ HANDLERS: Final[dict[str, Callable[[Processor, Instruction], Result]]] = {
 } | {f"{name}{suffix}": _string_port for name in ("ins", "outs") for suffix in "bwd"}
 
 
-def handler_of(instruction: Instruction) -> Callable[[Processor, Instruction], Result] | None:
+def handler_of(instruction: Instruction) -> Callable[[Processor, Instruction], Completion] | None:
     """Who carries out `instruction`, or None (#UD)."""
     if instruction.name == "mov" and len(instruction.registers) == 2:
         special = next((name for name in instruction.registers if name[:2] in ("cr", "dr")), "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from kstack.hw.instruments import Hook
+from kstack.hw.instruments import Hook, Slot
 from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.walk import Attempt
@@ -59,13 +59,13 @@ class LinearMemory:
         self._mmio_read = mmio_read
         self._mmio_write = mmio_write
         self._told = told
-        self.on_watch: Callable[[int, int, bool], None] | None = None
-        """Told of address, bytes and whether it stores, while a breakpoint watches data."""
+        self.hears_access: Slot[[int, int, bool], None] = Slot()
+        """Of each access its address, bytes and whether it stores, while a breakpoint watches data."""
 
     def _physical(self, address: int, attempt: Attempt) -> int:
-        gate = self._mmu.gate
-        if gate is not None and gate.lazy.manages(address & _MASK64):
-            gate.refuse(
+        translator = self._mmu.translator
+        if translator is not None and translator.manages(address & _MASK64):
+            translator.refuse(
                 f"accesses the managed page of {address:#x} by itself (an event frame, a descriptor, an operand)"
             )
         physical = self._mmu.access(address & _MASK64, attempt)
@@ -146,8 +146,8 @@ class LinearMemory:
             self._physical(page, attempt)
 
     def _tell(self, address: int, physical: int, size: int, value: int, store: bool) -> None:
-        if self.on_watch is not None:
-            self.on_watch(address & _MASK64, size, store)
+        if (hear := self.hears_access.held) is not None:
+            hear(address & _MASK64, size, store)
         if self._told:
             self._told(self._mmu.cpu, address & _MASK64, physical, size, value, store)
 

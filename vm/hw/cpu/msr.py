@@ -7,11 +7,11 @@ Unknown MSRs raise #GP(0) on read and write, as on hardware. Those that QEMU's o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from kstack.hw.apic.apic import LocalApic
 from kstack.hw.cpu.linear import GuestFault
-from kstack.hw.engine import Registers, layout
+from kstack.hw.engine import ENGINE_MSRS, Registers
 from kstack.x86.addresses import is_canonical
 from kstack.x86.control import Cr0, Efer
 from kstack.x86.fred import CONFIG_RESERVED, FRAME_ALIGNED
@@ -40,18 +40,17 @@ _RESERVED: Final[dict[int, int]] = {
 """Bits that must be written as zero, else #GP(0)."""
 _MEMORY_TYPES: Final = frozenset((0, 1, 4, 5, 6, 7))  # of PAT (volume 3, 12.12.2)
 _CONSTANT: Final = {Msr.PLATFORM_ID: 0, Msr.MTRR_CAP: 0, Msr.MCG_CAP: 0}
-_ENGINE: Final = {
-    Msr.STAR: layout.ENV_STAR,
-    Msr.LSTAR: layout.ENV_LSTAR,
-    Msr.CSTAR: layout.ENV_CSTAR,
-    Msr.FMASK: layout.ENV_FMASK,
-    Msr.KERNEL_GS_BASE: layout.ENV_KERNEL_GS_BASE,
-    Msr.TSC_AUX: layout.ENV_TSC_AUX,
-}
 _CANONICAL: Final = frozenset(
     (Msr.LSTAR, Msr.CSTAR, Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP)
 ).union(_FRED_STACKS, _FRED_SHADOW_STACKS, (Msr.FRED_CONFIG,))
 _EFER_WRITABLE: Final = Efer.SCE | Efer.LME | Efer.NXE
+
+
+class MsrState(NamedTuple):
+    """MSRs that the engine does not keep, by number, and what the TSC is ahead of time."""
+
+    plain: tuple[tuple[int, int], ...]
+    tsc_offset: int
 
 
 class Msrs:
@@ -65,7 +64,7 @@ class Msrs:
     """
 
     def __init__(
-        self, registers: Registers, apic: LocalApic, clock: Callable[[], int], update: Callable[[], None]
+        self, registers: Registers, apic: LocalApic, clock: Callable[[], int], update: Callable[[], object]
     ) -> None:
         self._registers = registers
         self._apic = apic
@@ -84,8 +83,8 @@ class Msrs:
             return self._plain[index]
         if index in _CONSTANT:
             return _CONSTANT[Msr(index)]
-        if index in _ENGINE:
-            return self._registers.word(_ENGINE[Msr(index)]).value
+        if index in ENGINE_MSRS:
+            return self._registers.msr(Msr(index))
         if index == Msr.TSC:
             return self.tsc()
         if index == Msr.APIC_BASE:
@@ -111,8 +110,8 @@ class Msrs:
             raise GuestFault(GP)
         if index in self._plain:
             self._plain[index] = value
-        elif index in _ENGINE:
-            self._registers.word(_ENGINE[Msr(index)]).value = value
+        elif index in ENGINE_MSRS:
+            self._registers.set_msr(Msr(index), value)
         elif index == Msr.TSC:
             self.tsc_offset = value - self._clock() & (1 << 64) - 1
         elif index == Msr.APIC_BASE:
@@ -138,11 +137,10 @@ class Msrs:
         """The time-stamp counter: virtual time, one count an instruction."""
         return self._clock() + self.tsc_offset & (1 << 64) - 1
 
-    def snapshot(self) -> Any:
+    def snapshot(self) -> MsrState:
         """What is not in the engine's state, immutable."""
-        return tuple(sorted(self._plain.items())), self.tsc_offset
+        return MsrState(tuple(sorted(self._plain.items())), self.tsc_offset)
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: MsrState) -> None:
         """Become what `snapshot` returned."""
-        plain, self.tsc_offset = state
-        self._plain = dict(plain)
+        self._plain, self.tsc_offset = dict(state.plain), state.tsc_offset

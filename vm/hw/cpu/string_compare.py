@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from kstack.x86.flags import CC_FLAGS, Flags
+from kstack.x86.string_compare import Aggregation, Compare, aggregation
 
-_ANY, _RANGES, _EACH, _ORDERED = range(4)
-_WORDS, _SIGNED, _NEGATIVE, _MASKED, _HIGH = 1 << 0, 1 << 1, 1 << 4, 1 << 5, 1 << 6
 BYTES: Final = 16
 """Of an operand."""
 
@@ -21,12 +20,12 @@ class Compared(NamedTuple):
     """What a comparison leaves.
 
     Attributes:
-        index: of an element, for ECX; the number of elements if there is none.
+        place: of an element, for ECX; the number of elements if there is none.
         mask: 16 bytes, for XMM0.
         flags: CF, ZF, SF and OF as they are set; AF and PF are cleared.
     """
 
-    index: int
+    place: int
     mask: bytes
     flags: int
 
@@ -43,17 +42,21 @@ def compare(
         first_length: elements, as EAX or RAX has them, signed; None if a zero ends the string.
         second_length: as EDX or RDX has them.
     """
-    size = 2 if control & _WORDS else 1
-    one, other = (_elements(operand, size, bool(control & _SIGNED)) for operand in (first, second))
+    size = 2 if control & Compare.WORDS else 1
+    one, other = (_elements(operand, size, bool(control & Compare.SIGNED)) for operand in (first, second))
     count = BYTES // size
     valid_one, valid_other = _valid(one, first_length), _valid(other, second_length)
-    found = _aggregate(control >> 2 & 3, one[:valid_one], other[:valid_other], count)
-    if control & _NEGATIVE:
-        masked = bool(control & _MASKED)
+    found = _aggregate(aggregation(control), one[:valid_one], other[:valid_other], count)
+    if control & Compare.NEGATIVE:
+        masked = bool(control & Compare.MASKED)
         found = [bit if masked and at >= valid_other else not bit for at, bit in enumerate(found)]
     flags = (Flags.CF if any(found) else 0) | (Flags.OF if found[0] else 0)
     flags |= (Flags.SF if valid_one < count else 0) | (Flags.ZF if valid_other < count else 0)
-    return Compared(_index(found, bool(control & _HIGH)), _mask(found, size, bool(control & _HIGH)), int(flags))
+    return Compared(
+        _index(found, bool(control & Compare.MOST_SIGNIFICANT)),
+        _mask(found, size, bool(control & Compare.MOST_SIGNIFICANT)),
+        int(flags),
+    )
 
 
 def with_flags(rflags: int, compared: Compared) -> int:
@@ -71,14 +74,14 @@ def _valid(elements: list[int], length: int | None) -> int:
     return elements.index(0) if 0 in elements else len(elements)
 
 
-def _aggregate(how: int, one: list[int], other: list[int], count: int) -> list[bool]:
+def _aggregate(how: Aggregation, one: list[int], other: list[int], count: int) -> list[bool]:
     """IntRes1; `one` and `other` are as long as they are valid (tables 4-6 and 4-7)."""
-    if how == _ANY:
+    if how is Aggregation.EQUAL_ANY:
         found = [element in one for element in other]
-    elif how == _RANGES:
+    elif how is Aggregation.RANGES:
         pairs = list(zip(one[::2], one[1::2], strict=False))
         found = [any(low <= element <= high for low, high in pairs) for element in other]
-    elif how == _EACH:
+    elif how is Aggregation.EQUAL_EACH:
         both = min(len(one), len(other))
         found = [one[at] == other[at] for at in range(both)] + [False] * (max(len(one), len(other)) - both)
         return found + [True] * (count - len(found))

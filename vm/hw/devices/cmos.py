@@ -22,7 +22,7 @@ _GIB: Final = 1 << 30
 _BASE_MEMORY_KIB: Final = 640
 
 
-class Cell(enum.IntEnum):
+class CmosRegister(enum.IntEnum):
     """Where things are; two-byte values have their low byte first."""
 
     SECONDS = 0x00
@@ -49,17 +49,17 @@ class _Port(enum.IntEnum):
     DATA = 1
 
 
-_READ_ONLY: Final = frozenset({Cell.STATUS_C, Cell.STATUS_D})
+_READ_ONLY: Final = frozenset({CmosRegister.STATUS_C, CmosRegister.STATUS_D})
 # Saturday 1 January 2000, 00:00:00, in BCD.
 # Status A: 32.768 kHz base, 1024 Hz; B: 24 hours; D: valid.
 _FIXED: Final = {
-    Cell.WEEKDAY: 0x07,
-    Cell.DAY: 0x01,
-    Cell.MONTH: 0x01,
-    Cell.CENTURY: 0x20,
-    Cell.STATUS_A: 0x26,
-    Cell.STATUS_B: 0x02,
-    Cell.STATUS_D: 0x80,
+    CmosRegister.WEEKDAY: 0x07,
+    CmosRegister.DAY: 0x01,
+    CmosRegister.MONTH: 0x01,
+    CmosRegister.CENTURY: 0x20,
+    CmosRegister.STATUS_A: 0x26,
+    CmosRegister.STATUS_B: 0x02,
+    CmosRegister.STATUS_D: 0x80,
 }
 
 
@@ -68,17 +68,17 @@ def _initial(memory: int) -> bytes:
     for cell, value in _FIXED.items():
         cells[cell] = value
 
-    def put(cell: Cell, value: int, width: int) -> None:
+    def put(cell: CmosRegister, value: int, width: int) -> None:
         most = (1 << 8 * width) - 1
         cells[cell : cell + width] = min(max(value, 0), most).to_bytes(width, "little")
 
     low = min(memory, 4 * _GIB)
     extended = min((low - _MIB) // _KIB, 0xFFFF)
-    put(Cell.BASE_KIB, _BASE_MEMORY_KIB, 2)
-    put(Cell.EXTENDED_KIB, extended, 2)
-    put(Cell.EXTENDED_KIB_AGAIN, extended, 2)
-    put(Cell.ABOVE_16M_64KIB, (low - 16 * _MIB) // (64 * _KIB), 2)
-    put(Cell.ABOVE_4G_64KIB, (memory - 4 * _GIB) // (64 * _KIB), 3)
+    put(CmosRegister.BASE_KIB, _BASE_MEMORY_KIB, 2)
+    put(CmosRegister.EXTENDED_KIB, extended, 2)
+    put(CmosRegister.EXTENDED_KIB_AGAIN, extended, 2)
+    put(CmosRegister.ABOVE_16M_64KIB, (low - 16 * _MIB) // (64 * _KIB), 2)
+    put(CmosRegister.ABOVE_4G_64KIB, (memory - 4 * _GIB) // (64 * _KIB), 3)
     return bytes(cells)
 
 

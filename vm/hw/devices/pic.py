@@ -10,7 +10,7 @@ Not modelled: level triggering and the ELCR ports, MCS-80 mode, buffered mode, c
 from __future__ import annotations
 
 import enum
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 PIC_PORTS: Final = 2
 MASTER_PORT: Final = 0x20
@@ -55,6 +55,25 @@ class _Step(enum.IntEnum):
     ICW2 = 2
     ICW3 = 3
     ICW4 = 4
+
+
+class PicState(NamedTuple):
+    """Registers and modes of one chip."""
+
+    base: int
+    imr: int
+    latched: int
+    isr: int
+    lines: int
+    lowest: int
+    icw1: int
+    step: int
+    auto_eoi: bool
+    fully_nested: bool
+    read_isr: bool
+    poll: bool
+    special_mask: bool
+    rotate_on_auto_eoi: bool
 
 
 class Pic8259:
@@ -191,9 +210,9 @@ class Pic8259:
         if value & _Ocw3.SET_SPECIAL_MASK:
             self._special_mask = bool(value & _Ocw3.SPECIAL_MASK)
 
-    def snapshot(self) -> tuple[Any, ...]:
+    def snapshot(self) -> PicState:
         """Every register and mode."""
-        return (
+        return PicState(
             self.base,
             self.imr,
             self._latched,
@@ -210,12 +229,14 @@ class Pic8259:
             self._rotate_on_auto_eoi,
         )
 
-    def restore(self, state: tuple[Any, ...]) -> None:
+    def restore(self, state: PicState) -> None:
         """Become what `snapshot` returned."""
-        self.base, self.imr, self._latched, self.isr, self._lines, self._lowest = state[:6]
-        self._icw1, self._step = state[6], _Step(state[7])
-        self._auto_eoi, self._fully_nested, self._read_isr, self._poll = state[8:12]
-        self._special_mask, self._rotate_on_auto_eoi = state[12:]
+        self.base, self.imr, self.isr = state.base, state.imr, state.isr
+        self._latched, self._lines, self._lowest = state.latched, state.lines, state.lowest
+        self._icw1, self._step = state.icw1, _Step(state.step)
+        self._auto_eoi, self._fully_nested = state.auto_eoi, state.fully_nested
+        self._read_isr, self._poll, self._special_mask = state.read_isr, state.poll, state.special_mask
+        self._rotate_on_auto_eoi = state.rotate_on_auto_eoi
 
 
 class PicPair:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 PIT_PORT: Final = 0x40
 PIT_PORTS: Final = 4
@@ -69,6 +69,10 @@ class Speaker(enum.IntEnum):
     REFRESH = 1 << 4  # toggles with memory refresh, here at every read
     OUT = 1 << 5
     WRITABLE = 0xF
+
+
+ChannelState = tuple[int | None, ...]
+"""Every field of a channel, in the order of its slots."""
 
 
 class Channel:
@@ -188,14 +192,23 @@ class Channel:
             high, self._read_high = self._read_high, not self._read_high
         return value >> 8 if high else value & 0xFF
 
-    def snapshot(self) -> tuple[Any, ...]:
+    def snapshot(self) -> ChannelState:
         """Every field."""
         return tuple(getattr(self, name) for name in self.__slots__)
 
-    def restore(self, state: tuple[Any, ...]) -> None:
+    def restore(self, state: ChannelState) -> None:
         """Become what `snapshot` returned."""
         for name, value in zip(self.__slots__, state, strict=True):
             setattr(self, name, value)
+
+
+class PitState(NamedTuple):
+    """The tick of the next edge of channel 0's output, and the three channels."""
+
+    edge: int | None
+    first: ChannelState
+    second: ChannelState
+    third: ChannelState
 
 
 class Pit:
@@ -263,14 +276,14 @@ class Pit:
                 status, count = not word & _ReadBack.NO_STATUS, not word & _ReadBack.NO_COUNT
                 channel.latch(tick, status, count)
 
-    def snapshot(self) -> tuple[Any, ...]:
+    def snapshot(self) -> PitState:
         """The next edge and every channel."""
-        return (self._edge, *(channel.snapshot() for channel in self._channels))
+        return PitState(self._edge, *(channel.snapshot() for channel in self._channels))
 
-    def restore(self, state: tuple[Any, ...]) -> None:
+    def restore(self, state: PitState) -> None:
         """Become what `snapshot` returned."""
-        self._edge, *channels = state
-        for channel, saved in zip(self._channels, channels, strict=True):
+        self._edge = state.edge
+        for channel, saved in zip(self._channels, state[1:], strict=True):
             channel.restore(saved)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 COM1_PORT: Final = 0x3F8
 UART_PORTS: Final = 8
@@ -79,7 +79,7 @@ class Lsr(enum.IntEnum):
     TRANSMITTER_EMPTY = 1 << 6
 
 
-class Msr(enum.IntEnum):
+class ModemStatus(enum.IntEnum):
     """Modem status register; the low half says what changed since it was read."""
 
     DELTA_RI = 1 << 2
@@ -90,8 +90,28 @@ class Msr(enum.IntEnum):
     LINES = 0xF0
 
 
-_PEER_READY: Final = Msr.CTS | Msr.DSR | Msr.DCD
-_LOOPED: Final = ((Mcr.DTR, Msr.DSR), (Mcr.RTS, Msr.CTS), (Mcr.OUT1, Msr.RI), (Mcr.OUT2, Msr.DCD))
+_PEER_READY: Final = ModemStatus.CTS | ModemStatus.DSR | ModemStatus.DCD
+_LOOPED: Final = (
+    (Mcr.DTR, ModemStatus.DSR),
+    (Mcr.RTS, ModemStatus.CTS),
+    (Mcr.OUT1, ModemStatus.RI),
+    (Mcr.OUT2, ModemStatus.DCD),
+)
+
+
+class SerialState(NamedTuple):
+    """Registers, bytes that wait to be read, and everything sent."""
+
+    ier: int
+    lcr: int
+    mcr: int
+    scr: int
+    divisor: int
+    fifos: bool
+    thr_interrupt: bool
+    deltas: int
+    received: bytes
+    sent: bytes
 
 
 class Uart:
@@ -203,13 +223,13 @@ class Uart:
         before = self._lines()
         self._mcr = value
         deltas = (before ^ self._lines()) >> 4
-        if self._lines() & Msr.RI:
-            deltas &= ~Msr.DELTA_RI  # only the trailing edge of RI counts
+        if self._lines() & ModemStatus.RI:
+            deltas &= ~ModemStatus.DELTA_RI  # only the trailing edge of RI counts
         self._deltas |= deltas
 
-    def snapshot(self) -> tuple[Any, ...]:
+    def snapshot(self) -> SerialState:
         """Registers, bytes that wait to be read, and everything sent."""
-        return (
+        return SerialState(
             self._ier,
             self._lcr,
             self._mcr,
@@ -222,10 +242,10 @@ class Uart:
             bytes(self.sent),
         )
 
-    def restore(self, state: tuple[Any, ...]) -> None:
+    def restore(self, state: SerialState) -> None:
         """Become what `snapshot` returned; `output` is told nothing."""
-        *registers, received, sent = state
-        self._ier, self._lcr, self._mcr, self._scr, self._divisor = registers[:5]
-        self._fifos, self._thr_interrupt, self._deltas = registers[5:]
-        self._received = deque(received)
-        self.sent = bytearray(sent)
+        self._ier, self._lcr, self._mcr, self._scr = state.ier, state.lcr, state.mcr, state.scr
+        self._divisor, self._fifos = state.divisor, state.fifos
+        self._thr_interrupt, self._deltas = state.thr_interrupt, state.deltas
+        self._received = deque(state.received)
+        self.sent = bytearray(state.sent)

@@ -19,11 +19,12 @@ from __future__ import annotations
 import ctypes
 import mmap
 import re
+from bisect import bisect_left
 from typing import Final
 
 from kstack.base.errors import EngineError
 from kstack.hw.engine import layout
-from kstack.hw.engine.stubs import head
+from kstack.hw.engine.stubs import Control, head
 
 TCG_BUFFER_BYTES: Final = 64 << 20
 _DATA_BYTES: Final = 10 + 2 + 4  # of search data at most, an instruction: its address, cc_op, and the size of its code
@@ -74,13 +75,14 @@ class Blocks:
         library: Unicorn's.
         tcg: host address of its TCGContext.
         handle: host address of its uc_struct.
-        control: host address of its `stubs.Control`.
+        control: of the engine.
     """
 
-    def __init__(self, library: layout.Library, tcg: int, handle: int, control: int) -> None:
+    def __init__(self, library: layout.Library, tcg: int, handle: int, control: Control) -> None:
         self._lookup = library["tcg_tb_lookup_x86_64"]
         self._check_exit = library.address("helper_check_exit_request_x86_64")
-        self._tcg, self._handle, self._control = tcg, handle, control
+        self._tcg, self._handle, self._shared = tcg, handle, control
+        self._control = ctypes.addressof(control)
         self._anchor = layout.u64(tcg + layout.TCG_CODE_GEN_BUFFER).value
         if layout.u64(tcg + layout.TCG_CODE_GEN_BUFFER + 8).value != TCG_BUFFER_BYTES:
             raise EngineError("unicorn's buffer for translations has not the size that it was to have")
@@ -116,6 +118,20 @@ class Blocks:
             size = min(_DATA_BYTES * count, self._end - data)
             starts = self._starts[low] = _search_data(ctypes.string_at(data, size), pc, count)
         return starts
+
+    def paid(self) -> list[int]:
+        """Linear addresses of the instructions of the block paid for last."""
+        paid: int = self._shared.paid_block
+        return self.starts(paid) if paid else []
+
+    def unexecuted(self, linear: int) -> int:
+        """How many instructions of that block lie at or after a linear address, to which QEMU has gone back."""
+        if not self._shared.paid_block:
+            return 0
+        starts = self.paid()
+        if not starts:
+            return 1  # it was of one instruction
+        return len(starts) - bisect_left(starts, linear) if starts[0] <= linear <= starts[-1] else 0
 
     def give_head(self, address: int) -> int:
         """Rewrite a whole block that called the block hook.

@@ -13,10 +13,8 @@ later, the flags other than ZF that CMPXCHG8B and CMPXCHG16B leave alone, self-m
 from __future__ import annotations
 
 import ctypes
-import enum
-from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final
 
 from unicorn import (
     UC_ARCH_X86,
@@ -34,9 +32,23 @@ from unicorn import x86_const as x86
 from kstack.base.errors import EngineError
 from kstack.hw.engine import layout
 from kstack.hw.engine.blocks import TCG_BUFFER_BYTES, Blocks
-from kstack.hw.engine.checks import MAGIC, NOWHERE, TABLES, Checks, Look
+from kstack.hw.engine.checks import MAGIC, NOWHERE, TABLES, Checks
+from kstack.hw.engine.interface import (
+    CR_READS,
+    CR_WRITES,
+    EXIT_INTR,
+    GOES_BACK,
+    STANDARD_INTERCEPTS,
+    VMEXIT,
+    Host,
+    Intercept,
+    MmuIndex,
+    Stop,
+    StopKind,
+)
 from kstack.hw.engine.registers import Registers
-from kstack.hw.engine.stubs import TABLE_ENTRIES, CodePage, Control
+from kstack.hw.engine.shown import Shown
+from kstack.hw.engine.stubs import FILL, HEAD, LOOK, TABLE_ENTRIES, TRANSLATED, VOID, CodePage, Control
 from kstack.hw.engine.tracing import Recorder
 from kstack.x86.access import Access
 from kstack.x86.cpuid import Leaf7Ebx
@@ -48,134 +60,10 @@ _CHECKED: Final = 2  # of Control.trapped
 _TRANSLATED_A_UNIT: Final = 4  # instructions that are translated in the time of a unit of work
 _MOST_TRANSLATED: Final = 32  # units: how long a block becomes can depend on where the host has put things
 ERR_OK, ERR_EXCEPTION, ERR_INSN_INVALID = 0, const.UC_ERR_EXCEPTION, const.UC_ERR_INSN_INVALID
-VMEXIT = 0x100  # QEMU numbers SVM exits from here
-EXIT_INTR = 0x160
-
-
-class MmuIndex(enum.IntEnum):
-    """Under whose rights an access is made (QEMU's mmu index)."""
-
-    KERNEL_SMAP = 0
-    USER = 1
-    KERNEL = 2
-
-
 _ACCESSES: Final = tuple(Access)  # by their values, which is cheaper than asking the class
 _MMU_INDICES: Final = tuple(MmuIndex)
-
-
-class StopKind(enum.Enum):
-    """Why the engine stopped."""
-
-    BUDGET = "the budget is used up, or a stop was asked for"
-    HALT = "HLT was executed"
-    REFUSED = "the host refused a translation; it knows which"
-    EXCEPTION = "an exception was raised"
-    INTERCEPT = "an intercepted instruction is next"
-    TRAPPED = "IN, OUT or SYSCALL is next"
-    CHECKED = "an instruction that its check has held back is next"
-    INVALID = "an opcode that Unicorn does not know is next"
-    INTERRUPT_WINDOW = "interrupts have become deliverable"
-
-
-_GOES_BACK: Final = frozenset(
-    {
-        StopKind.REFUSED,
-        StopKind.EXCEPTION,
-        StopKind.INTERCEPT,
-        StopKind.TRAPPED,
-        StopKind.INVALID,
-    }  # CHECKED puts its flags right itself
-)
-"""Stops at an instruction that had begun; asked for membership only."""
-
-
-class Stop(NamedTuple):
-    """The end of one run: why, and the instructions it retired.
-
-    `code` is the vector of an EXCEPTION (error code in `error`, `is_int` for INT n), or the SVM
-    exit code of an INTERCEPT.
-    """
-
-    kind: StopKind
-    instructions: int
-    code: int = 0
-    error: int = 0
-    is_int: bool = False
-
-
-class Host(Protocol):
-    """Who answers what the engine cannot decide."""
-
-    def fill(self, address: int, access: Access, mmu: MmuIndex, probe: bool, location: int) -> bool:
-        """Translate linear `address`: call `Engine.enter` and return True, or refuse with False.
-
-        `location` is the host return address of the access, 0 outside a block; `Engine.locate`
-        turns it into RIP.
-        """
-        ...
-
-    def look(self, address: int) -> Look | None:
-        """An instruction at linear `address` is translated, of those that the tables ask about: what is to become of it."""
-        ...
-
-    def untried(self) -> None:
-        """The fetch that was refused last was for an instruction that is not to run yet: it will come again."""
-        ...
-
-    def mmio_read(self, address: int, size: int) -> int:
-        """A load from a physical address that is not RAM."""
-        ...
-
-    def mmio_write(self, address: int, size: int, value: int) -> None:
-        """A store to a physical address that is not RAM."""
-        ...
-
-
-class Intercept(enum.IntFlag):
-    """Bits of the SVM intercept word that make an instruction stop the engine (APM vol. 2, B)."""
-
-    INTR = 1 << 0
-    RDTSC = 1 << 14
-    RDPMC = 1 << 15
-    CPUID = 1 << 18
-    IRET = 1 << 20
-    PAUSE = 1 << 23
-    INVLPG = 1 << 25
-    MSR = 1 << 28
-    RDTSCP = 1 << 39
-    MONITOR = 1 << 42
-    MWAIT = 1 << 43
-
-
-STANDARD_INTERCEPTS = (
-    Intercept.INTR
-    | Intercept.RDTSC
-    | Intercept.RDPMC
-    | Intercept.CPUID
-    | Intercept.INVLPG
-    | Intercept.MSR
-    | Intercept.RDTSCP
-    | Intercept.MONITOR
-    | Intercept.MWAIT
-)
-CR_WRITES = sum(1 << number for number in (0, 3, 4, 8))  # bit n of the intercept word is CRn
-CR_READS = 1 << 8
-
-_FILL_TYPE = ctypes.CFUNCTYPE(
-    ctypes.c_bool,
-    ctypes.c_void_p,
-    ctypes.c_uint64,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_uint64,
-)
-_VOID_TYPE = ctypes.CFUNCTYPE(None)
-_HEAD_TYPE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
-_TRANSLATED_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
-_LOOK_TYPE = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
+Features = ctypes.Array[ctypes.c_uint64]
+"""The feature words by which the translator tells what a CPU has, mapped (QEMU's FeatureWord)."""
 
 
 class Engine:
@@ -203,7 +91,9 @@ class Engine:
         self._cpu = layout.u64(self._handle + layout.UC_CPU).value
         self.env = layout.u64(self._cpu + layout.CPU_ENV).value
         self.registers = Registers(self.env, self._library)
+        self.features: Features = (ctypes.c_uint64 * layout.FEATURE_WORDS).from_address(self.env + layout.ENV_FEATURES)
         self.error: BaseException | None = None
+        self._ram, self._ram_bytes = ram_address, ram_bytes
         self._map_memory(ram_address, ram_bytes)
         self._map_words()
         self._tables = (ctypes.c_uint8 * TABLES).from_buffer_copy(tables)
@@ -215,8 +105,6 @@ class Engine:
         self._refused_fetch = self._refused_ahead = False
         self._budget = 0
         self.work = 0  # of the host, for `take_work`
-        self._ram, self._ram_bytes = ram_address, ram_bytes
-        self._hidden: list[tuple[int, bytes]] = []  # physical address, what was there
         self._traps_clac = False
         self.access_size = 0  # bytes, of the access that `Host.fill` is asked about
         self.recorder: Recorder | None = None
@@ -238,8 +126,7 @@ class Engine:
         try:
             return self._host.mmio_read(base + offset, size)
         except BaseException as error:  # noqa: BLE001 - a callback cannot raise: kept, raised after the run
-            self._fail(error)
-            return 0
+            return self._fail(error)
 
     def _mmio_write(self, _uc: Uc, offset: int, size: int, value: int, base: int) -> None:
         try:
@@ -247,10 +134,10 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(error)
 
-    def _fail(self, error: BaseException) -> None:
-        if self.error is None:
-            self.error = error
+    def _fail(self, error: BaseException) -> int:
+        self.error = self.error or error
         self.ask_to_stop()
+        return 0
 
     def _map_words(self) -> None:
         cpu, env = self._cpu, self.env
@@ -270,17 +157,18 @@ class Engine:
     def _install_stubs(self) -> None:
         library, uc = self._library, self._uc
         self.control = control = Control()
+        self._shown = Shown(control, self._ram)
         self._table = (ctypes.c_uint64 * (2 * TABLE_ENTRIES))()
         tcg = layout.u64(self._handle + layout.UC_TCG_CTX).value
-        self._blocks = Blocks(library, tcg, self._handle, ctypes.addressof(control))
+        self._blocks = Blocks(library, tcg, self._handle, control)
         self._keep: list[Any] = [
-            _FILL_TYPE(self._fill),
-            _VOID_TYPE(self._rewind),
-            _VOID_TYPE(self._void_table),
-            _HEAD_TYPE(self._give_head),
-            _TRANSLATED_TYPE(self._translated),
-            _LOOK_TYPE(self._look),
-            _VOID_TYPE(self._unhide),
+            FILL(self._fill),
+            VOID(self._rewind),
+            VOID(self._void_table),
+            HEAD(self._give_head),
+            TRANSLATED(self._translated),
+            LOOK(self._look),
+            VOID(self._shown.unhide),
         ]
         fill, control.rewind, control.void, control.give_head, self._told, control.look, control.unhide = (
             ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._keep
@@ -332,11 +220,10 @@ class Engine:
         Args:
             budget: instructions, at least 1.
 
-        Returns:
-            Why it stopped and how many instructions were retired; with BUDGET they can be fewer.
+        Returns: why it stopped and how many instructions were retired; with BUDGET they can be fewer.
         """
         if self.recorder is not None and self.recorder.full:
-            self.recorder.clear()  # nobody reads them any more
+            self.recorder.clear()
         stop = self._run(budget)
         if stop.kind is not StopKind.BUDGET:
             self.work += 1
@@ -372,7 +259,7 @@ class Engine:
         stop = self._classify(result, budget - control.remaining - control.withheld)
         control.granted = NOWHERE
         hooked = self.recorder is not None or control.checked != NOWHERE
-        if hooked and stop.kind in _GOES_BACK and not ahead and self._hooked():
+        if hooked and stop.kind in GOES_BACK and not ahead and self._hooked():
             self._repair_flags()
             self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
         if control.string == self._linear() and control.string_left == control.remaining:
@@ -458,7 +345,7 @@ class Engine:
         if not location:
             return paid
         self.locate(location)
-        return paid - self._unexecuted()
+        return paid - self._blocks.unexecuted(self._linear())
 
     def locate(self, location: int) -> int:
         """RIP of the access that a callback reports by its host return address."""
@@ -470,7 +357,7 @@ class Engine:
 
     def last_block(self) -> int | None:
         """Linear address of the block that ran last in the present or last run; None if none did."""
-        starts = self._paid()
+        starts = self._blocks.paid()
         return starts[0] if starts else None
 
     def resumes(self) -> bool:
@@ -479,34 +366,18 @@ class Engine:
 
     def last_instruction(self) -> int | None:
         """Linear address of the last instruction of that block."""
-        starts = self._paid()
+        starts = self._blocks.paid()
         return starts[-1] if starts else None
-
-    def _paid(self) -> list[int]:
-        """Linear addresses of the instructions of the block paid for last."""
-        paid: int = self.control.paid_block
-        return self._blocks.starts(paid) if paid else []
 
     def _repair_flags(self) -> None:
         """QEMU has gone back to an instruction that had begun, before which its code hook computed the flags."""
-        starts = self._paid()
+        starts = self._blocks.paid()
         if self._linear() in starts or (self.control.paid_block and not starts):
             self._cc_op.value = layout.CC_OP_EFLAGS
 
-    def _unexecuted(self) -> int:
-        """How many instructions of the block paid for last lie at or after RIP."""
-        paid: int = self.control.paid_block
-        if not paid:
-            return 0
-        starts = self._blocks.starts(paid)
-        if not starts:
-            return 1  # it was of one instruction, to which QEMU has gone back
-        linear = self._linear()
-        return len(starts) - bisect_left(starts, linear) if starts[0] <= linear <= starts[-1] else 0
-
     def _thrown_away(self) -> int:
-        """The same, and work: those may have been translated for this once."""
-        rest = self._unexecuted()
+        """How many instructions of the block paid for last lie at or after RIP, and work: they may have been translated for this once."""
+        rest = self._blocks.unexecuted(self._linear())
         self.work += min(rest // _TRANSLATED_A_UNIT, _MOST_TRANSLATED)
         return rest
 
@@ -546,29 +417,12 @@ class Engine:
         try:
             look = self._host.look(address)
         except BaseException as error:  # noqa: BLE001 - as above
-            self._fail(error)
-            return 0
+            return self._fail(error)
         if look is None:
             return 0
         if look.shown:
-            self._show(look)
+            self._shown.show(look)
         return 0 if look.check is None else self._checks.form(look.check)
-
-    def _show(self, look: Look) -> None:
-        """Put other code in the place of an instruction, up to `_unhide`."""
-        shown = look.shown
-        for address, size in look.places:
-            part = shown[:size]
-            self._hidden.append((address, ctypes.string_at(self._ram + address, len(part))))
-            ctypes.memmove(self._ram + address, part, len(part))
-            shown = shown[size:]
-        self.control.hidden = 1
-
-    def _unhide(self) -> None:
-        for address, code in self._hidden:
-            ctypes.memmove(self._ram + address, code, len(code))
-        self._hidden.clear()
-        self.control.hidden = 0
 
     def look_at_all(self, wanted: bool) -> None:
         """Ask the host about every instruction, and not only about those of the tables; drops all translated code."""
@@ -584,8 +438,7 @@ class Engine:
         try:
             return self._blocks.give_head(address)
         except BaseException as error:  # noqa: BLE001 - as above
-            self._fail(error)
-            return 0
+            return self._fail(error)
 
     def _translated(self, block: int) -> None:
         assert self._on_translation is not None
@@ -643,6 +496,3 @@ class Engine:
     def intercept(self, what: Intercept, on: bool) -> None:
         """Switch one intercept on or off."""
         self._intercept.value = self._intercept.value | what if on else self._intercept.value & ~what
-
-
-EngineFactory = Callable[[int, int, Host, bytes], Engine]

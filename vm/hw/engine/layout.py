@@ -107,6 +107,7 @@ ENV_INTERCEPT_CR_WRITE: Final = 5530
 ENV_INTERCEPT_DR_READ: Final = 5532
 ENV_INTERCEPT_DR_WRITE: Final = 5534
 ENV_FEATURES: Final = 5632
+FEATURE_WORDS: Final = 12
 FEATURE_7_EBX: Final = 2  # index of the feature word, 64 bits each
 ENV_SAVED: Final = 5504  # bytes from the start that a snapshot of a CPU copies
 

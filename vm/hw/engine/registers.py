@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from typing import Final, NamedTuple
 
 from kstack.hw.engine import layout
 from kstack.hw.engine.layout import Library, u64
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.flags import CC_FLAGS, Flags
 from kstack.x86.floating_point import FCW_POWER_UP, MXCSR_MASKS, MXCSR_POWER_UP
+from kstack.x86.msrs import Msr
 from kstack.x86.registers import Seg
 from kstack.x86.segments import DPL_SHIFT, Segment, SegmentAttribute
 
@@ -27,6 +29,40 @@ _LONG, _BIG = int(SegmentAttribute.L), int(SegmentAttribute.B)
 _PE, _COPROCESSOR = int(Cr0.PE), Cr0.MP | Cr0.EM | Cr0.TS
 _OSFXSR, _SMAP, _LMA = int(Cr4.OSFXSR), int(Cr4.SMAP), int(Efer.LMA)
 _SEGMENT = struct.Struct("<I4xQII")  # QEMU's SegmentCache: selector, base, limit, flags
+
+
+ENGINE_MSRS: Final = {
+    Msr.STAR: layout.ENV_STAR,
+    Msr.LSTAR: layout.ENV_LSTAR,
+    Msr.CSTAR: layout.ENV_CSTAR,
+    Msr.FMASK: layout.ENV_FMASK,
+    Msr.KERNEL_GS_BASE: layout.ENV_KERNEL_GS_BASE,
+    Msr.TSC_AUX: layout.ENV_TSC_AUX,
+}
+"""MSRs that QEMU itself reads, and where."""
+
+
+class X87State(NamedTuple):
+    """The x87's control and status.
+
+    Attributes:
+        top: number of the register that is ST0.
+        status: the status word, without TOP.
+        control: the control word.
+        empty: a byte a register that is 1 where it is empty, the first in the lowest byte.
+    """
+
+    top: int
+    status: int
+    control: int
+    empty: int
+
+
+class RegisterState(NamedTuple):
+    """QEMU's CPU state as bytes, and DR0 to DR7."""
+
+    env: bytes
+    dr: tuple[int, ...]
 
 
 class Registers:
@@ -256,18 +292,32 @@ class Registers:
         if valid:
             ctypes.memset(self._env + layout.ENV_FPTAGS, 0, 8)
 
-    def word(self, offset: int) -> ctypes.c_uint64:
-        """A mapped 64-bit word of the CPU state (the MSRs that QEMU itself reads)."""
-        return u64(self._env + offset)
+    def msr(self, which: Msr) -> int:
+        """One of `ENGINE_MSRS`."""
+        return u64(self._env + ENGINE_MSRS[which]).value
+
+    def set_msr(self, which: Msr, value: int) -> None:
+        """Write one of `ENGINE_MSRS`."""
+        u64(self._env + ENGINE_MSRS[which]).value = value
+
+    def x87(self) -> X87State:
+        """Control and status of the x87."""
+        word = u64(self._env + layout.ENV_FPU).value
+        return X87State(word & 7, word >> 32 & 0xFFFF, word >> 48, u64(self._env + layout.ENV_FPTAGS).value)
+
+    def x87_register(self, number: int) -> int:
+        """A register of the x87, 80 bits, by its own number (and not from TOP)."""
+        at = self._env + layout.ENV_FPREGS + 16 * number
+        return u64(at).value | (u64(at + 8).value & 0xFFFF) << 64
 
     # --- snapshot and hash
 
-    def save(self) -> tuple[bytes, tuple[int, ...]]:
+    def save(self) -> RegisterState:
         """The whole register state, restorable in any engine of this Unicorn version."""
         self.rflags = self.rflags  # fold the lazy flags, so that equal states are equal bytes
-        return ctypes.string_at(self._env, layout.ENV_SAVED), tuple(self.dr)
+        return RegisterState(ctypes.string_at(self._env, layout.ENV_SAVED), tuple(self.dr))
 
-    def load(self, state: tuple[bytes, tuple[int, ...]]) -> None:
+    def load(self, state: RegisterState) -> None:
         """Become what `save` returned."""
         raw, dr = state
         ctypes.memmove(self._env, raw, len(raw))
@@ -279,7 +329,7 @@ class Registers:
         return self.canonical_of(self.save())
 
     @staticmethod
-    def canonical_of(state: tuple[bytes, tuple[int, ...]]) -> bytes:
+    def canonical_of(state: RegisterState) -> bytes:
         """The same of what `save` returned."""
         raw, dr = state
         parts = [

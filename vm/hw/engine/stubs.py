@@ -38,6 +38,23 @@ SEEN, HEADLESS, SHORT, ALONE = 1, 2, 3, 4
 for by the stub; one of length 1, which may be QEMU's own for an instruction that changed its block."""
 
 
+# Python functions that the stubs call.
+FILL: Final = ctypes.CFUNCTYPE(
+    ctypes.c_bool,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_uint64,
+)
+VOID: Final = ctypes.CFUNCTYPE(None)
+HEAD: Final = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
+TRANSLATED: Final = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
+LOOK: Final = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
+
+
 class Control(ctypes.Structure):
     """What the block stub and Python share, one per engine. The first 128 bytes are what `head` can reach."""
 
@@ -85,7 +102,10 @@ class Control(ctypes.Structure):
             "resumed",
             ctypes.c_uint64,
         ),  # 288: bit 0: RF was set when the block began that came last, bit 1: the one before
-        ("string", ctypes.c_uint64),  # 296: linear address of the repeated CMPS or SCAS that was begun or gone on with last
+        (
+            "string",
+            ctypes.c_uint64,
+        ),  # 296: linear address of the repeated CMPS or SCAS that was begun or gone on with last
         ("string_left", ctypes.c_int64),  # 304: of the budget, as its last iteration began
         ("string_mask", ctypes.c_uint64),  # 312: of its count
         ("string_flags", ctypes.c_uint64 * 4),  # 320: cc_dst, cc_src, cc_src2 and cc_op of before its first iteration

@@ -33,6 +33,9 @@ BUFFER_RECORDS: Final = 1 << 19  # of instructions, and of accesses
 SPARE_RECORDS: Final = 1 << 16  # for what a block can still do once the engine has been asked to stop
 _COLUMN: Final = 8 * (BUFFER_RECORDS + SPARE_RECORDS)  # bytes of a column; a record has a 64-bit word in each
 _OF_INSTRUCTIONS, _OF_ACCESSES, _OF_BLOCKS = 3, 4, 1 + len(Gpr)  # columns
+TAG_CPL: Final = layout.HF_CPL << 8
+TAG_CS32, TAG_CS64 = layout.HF_CS32 << 8, layout.HF_CS64 << 8
+"""Bits of the second word of an instruction: its ring, and whether the code is of 32 or 64 bits."""
 _NOTHING: Final = 1 << 63  # no budget is that
 _HOOK_READ_AFTER, _HOOK_WRITE = 1 << 13, 1 << 11
 _CONTROL: Final = {name: getattr(Control, name).offset for name, _ in Control._fields_}

@@ -10,12 +10,26 @@ on the program alone and not on when the softmmu happened to ask.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-from kstack.hw.mmu.walk import TableEntry, Translation
+from kstack.hw.mmu.walk import TableEntry, Translation, TranslationState
 
 Key = tuple[int, int]  # (page shift, linear >> shift)
+StructureState = tuple[tuple[int, tuple[tuple[Key, TableEntry], ...]], ...]
+"""By PCID, what its structure caches hold."""
 STRUCTURE_SHIFTS: Final = (21, 30, 39)
+
+
+class TlbState(NamedTuple):
+    """What a TLB holds.
+
+    Attributes:
+        entries: with their PCIDs, -1 for global.
+        order: of filling: PCID or -1, and key.
+    """
+
+    entries: tuple[tuple[int, TranslationState], ...]
+    order: tuple[tuple[int, Key], ...]
 
 
 class Tlb:
@@ -31,7 +45,7 @@ class Tlb:
         self.own: dict[int, dict[Key, Translation]] = {}
         self._order: dict[tuple[int, Key], None] = {}  # pcid or -1, in order of filling
         self.shifts: tuple[int, ...] = (12,)
-        self._state: tuple[object, ...] | None = None  # what `state` gave, until something changes
+        self._state: TlbState | None = None  # what `state` gave, until something changes
 
     def changed(self) -> None:
         """An entry has been changed in place."""
@@ -126,24 +140,24 @@ class Tlb:
             listed.extend((pcid, entry) for _, entry in sorted(self.own[pcid].items()))
         return listed
 
-    def state(self) -> tuple[object, ...]:
+    def state(self) -> TlbState:
         """An immutable copy, order of filling included; the same object while nothing changes."""
         if self._state is None:
-            self._state = tuple((pcid, entry.state()) for pcid, entry in self.entries()), tuple(self._order)
+            entries = tuple((pcid, entry.state()) for pcid, entry in self.entries())
+            self._state = TlbState(entries, tuple(self._order))
         return self._state
 
-    def restore(self, state: tuple[object, ...]) -> None:
+    def restore(self, state: TlbState) -> None:
         """Become what `state` returned."""
         if state is self._state:
             return
-        entries, order = state
         self.shared, self.own, self.shifts = {}, {}, (12,)
         capacity, self.capacity = self.capacity, 0
-        for pcid, raw in entries:  # type: ignore[attr-defined] # state() made it a tuple of pairs
+        for pcid, raw in state.entries:
             self.insert(Translation.from_state(raw), pcid, pcid < 0)
         self.capacity = capacity
         self._state = state
-        self._order = dict.fromkeys(order)  # type: ignore[call-overload] # state() made it a tuple of keys
+        self._order = dict.fromkeys(state.order)
 
 
 class StructureCaches:
@@ -180,13 +194,10 @@ class StructureCaches:
         """Drop everything."""
         self.own.clear()
 
-    def state(self) -> tuple[object, ...]:
+    def state(self) -> StructureState:
         """An immutable copy."""
         return tuple((pcid, tuple(sorted(self.own[pcid].items()))) for pcid in sorted(self.own))
 
-    def restore(self, state: tuple[object, ...]) -> None:
+    def restore(self, state: StructureState) -> None:
         """Become what `state` returned."""
-        self.own = {}
-        pairs: tuple[Any, ...] = state  # (PCID, entries), as state() made them
-        for pcid, entries in pairs:
-            self.own[pcid] = {key: TableEntry(*entry) for key, entry in entries}
+        self.own = {pcid: {key: TableEntry(*entry) for key, entry in entries} for pcid, entries in state}

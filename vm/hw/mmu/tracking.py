@@ -16,10 +16,10 @@ _P: Final = 1
 _NEXT: Final = 64  # bytes from a store to the next one, at most
 
 
-class TrackedMmu(Protocol):
-    """One CPU's MMU, as far as others must tell it of stores."""
+class TrackedSoftmmu(Protocol):
+    """One CPU's softmmu, as far as others must tell it of stores."""
 
-    def flush_softmmu(self) -> None:
+    def flush(self) -> None:
         """Let every access come back once."""
         ...
 
@@ -45,7 +45,7 @@ class FrameTracker:
 
     def __init__(self, read64: Callable[[int], int]) -> None:
         self._read64 = read64
-        self.mmus: list[TrackedMmu] = []
+        self.softmmus: list[TrackedSoftmmu] = []
         self.code: dict[int, int] = {}  # frame number -> bit mask of CPUs that executed from it
         self.tables: dict[int, int] = {}  # frame number -> log2 of what one of its entries maps
         self.generation = 0  # grows whenever a walk may come out differently
@@ -57,8 +57,8 @@ class FrameTracker:
         known = self.code.get(frame, 0)
         if not known >> cpu & 1:
             self.code[frame] = known | 1 << cpu
-            for mmu in self.mmus:
-                mmu.flush_softmmu()
+            for softmmu in self.softmmus:
+                softmmu.flush()
 
     def add_table(self, address: int, shift: int) -> None:
         """A walk read the entry at physical `address` in a table of level `shift`."""
@@ -66,8 +66,8 @@ class FrameTracker:
         known = self.tables.get(frame)
         if known is None:
             self.tables[frame] = shift
-            for mmu in self.mmus:
-                mmu.flush_softmmu()
+            for softmmu in self.softmmus:
+                softmmu.flush()
         elif known < shift:
             self.tables[frame] = shift
 
@@ -83,9 +83,9 @@ class FrameTracker:
             users = self.code.get(frame, 0)
             if not users:
                 continue
-            for cpu, mmu in enumerate(self.mmus):
+            for cpu, softmmu in enumerate(self.softmmus):
                 if users >> cpu & 1 and cpu != storer:
-                    mmu.code_stored(address, size)
+                    softmmu.code_stored(address, size)
 
     def _forget(self, frame: int) -> None:
         """A frame is being cleared or filled: as long as no walk reads it again its stores need not come back."""
@@ -99,17 +99,17 @@ class FrameTracker:
         if shift != 12 or size > 64:
             # What the softmmus hold came by entries that were present, and are so still, or each access comes back.
             if any(self._read64(entry) & _P for entry in entries):
-                for mmu in self.mmus:
-                    mmu.flush_softmmu()
+                for softmmu in self.softmmus:
+                    softmmu.flush()
             return
         for leaf in entries:
-            for mmu in self.mmus:
-                mmu.forget_leaf(leaf)
+            for softmmu in self.softmmus:
+                softmmu.forget_leaf(leaf)
 
     def flush(self) -> None:
         """Every softmmu starts empty, so that each page's next store comes back."""
-        for mmu in self.mmus:
-            mmu.flush_softmmu()
+        for softmmu in self.softmmus:
+            softmmu.flush()
 
     def others_execute(self, frame: int, cpu: int) -> bool:
         """Whether a CPU other than `cpu` has executed from `frame`."""
@@ -128,16 +128,16 @@ class FrameTracker:
         """
         for frame in frames:
             users = self.code.pop(frame, 0)
-            for cpu, mmu in enumerate(self.mmus):
+            for cpu, softmmu in enumerate(self.softmmus):
                 if users >> cpu & 1:
-                    mmu.code_stored(frame << 12, 4096)
+                    softmmu.code_stored(frame << 12, 4096)
         if all_start_empty:
             self.tables.clear()
         for frame in frames if not all_start_empty else ():
             shift = self.tables.get(frame)
-            for mmu in self.mmus if shift is not None else ():
+            for softmmu in self.softmmus if shift is not None else ():
                 if shift == 12:
-                    mmu.forget_table(frame)
+                    softmmu.forget_table(frame)
                 else:
-                    mmu.flush_softmmu()
+                    softmmu.flush()
         self.generation += 1

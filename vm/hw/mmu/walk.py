@@ -8,13 +8,14 @@ Not modelled: 5-level paging, 32-bit and PAE paging, protection keys, shadow sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from kstack.x86.entries import FRAME_MASK, LARGE_RESERVED, NX, PS, RESERVED_HIGH, RW, US, A, D, G, P
 from kstack.x86.errors import PageFault
 
 
-class Memory(Protocol):
+class TableMemory(Protocol):
     """What a walk reads and updates."""
 
     def read64(self, address: int) -> int:
@@ -28,6 +29,17 @@ class Memory(Protocol):
     def write64_quietly(self, address: int, value: int) -> None:
         """A plain store that is no store event."""
         ...
+
+
+class TranslationState(NamedTuple):
+    """A translation as numbers; `marks`: bit 0 dirty, bit 1 global, bit 2 accessed."""
+
+    shift: int
+    page: int
+    frame: int
+    rights: int
+    marks: int
+    leaf: int
 
 
 class Translation:
@@ -78,13 +90,13 @@ class Translation:
         """R/W, U/S and XD as entry bits."""
         return (RW if self.writable else 0) | (US if self.user else 0) | (NX if self.no_execute else 0)
 
-    def state(self) -> tuple[int, ...]:
+    def state(self) -> TranslationState:
         """Everything as integers, for snapshots."""
         marks = int(self.dirty) | int(self.is_global) << 1 | int(self.accessed) << 2
-        return (self.shift, self.page, self.frame, self.rights, marks, self.leaf)
+        return TranslationState(self.shift, self.page, self.frame, self.rights, marks, self.leaf)
 
     @classmethod
-    def from_state(cls, state: tuple[int, ...]) -> Translation:
+    def from_state(cls, state: TranslationState) -> Translation:
         """The translation that `state` came from."""
         shift, page, frame, rights, marks, leaf = state
         made = cls(shift, page, frame, rights, bool(marks & 1), bool(marks & 2), leaf)
@@ -110,7 +122,7 @@ class TableEntry(NamedTuple):
     rights: int
 
 
-class Control(NamedTuple):
+class PagingControl(NamedTuple):
     """The control-register bits that rights depend on."""
 
     write_protect: bool
@@ -136,6 +148,14 @@ class Attempt(NamedTuple):
     smap: bool = False
 
 
+class Refusal(NamedTuple):
+    """Why a translation was refused: the exception to deliver."""
+
+    vector: int
+    error: int
+    address: int
+
+
 class Walk(NamedTuple):
     """What a walk found.
 
@@ -150,7 +170,17 @@ class Walk(NamedTuple):
     path: list[tuple[int, int]]
 
 
-def denied(translation: Translation, attempt: Attempt, control: Control) -> bool:
+def forbidding(attempt: Attempt, control: PagingControl) -> Callable[[int], bool]:
+    """Whether the rights of a leaf entry forbid an access, whatever the upper levels say."""
+
+    def forbids(entry: int) -> bool:
+        leaf = Translation(12, 0, 0, entry & (RW | US | NX), bool(entry & D), False, 0)
+        return denied(leaf, attempt, control)
+
+    return forbids
+
+
+def denied(translation: Translation, attempt: Attempt, control: PagingControl) -> bool:
     """Whether the rights of a translation forbid the access (SDM 4.6.1)."""
     if attempt.user:
         if not translation.user:
@@ -165,7 +195,7 @@ def denied(translation: Translation, attempt: Attempt, control: Control) -> bool
     return attempt.write and not translation.writable and (attempt.user or control.write_protect)
 
 
-def error_code(present: bool, attempt: Attempt, control: Control, reserved: bool = False) -> int:
+def error_code(present: bool, attempt: Attempt, control: PagingControl, reserved: bool = False) -> int:
     """The #PF error code (SDM 4.7)."""
     code = int(PageFault.P) if present or reserved else 0
     if attempt.write:
@@ -179,7 +209,7 @@ def error_code(present: bool, attempt: Attempt, control: Control, reserved: bool
     return code
 
 
-def reserved_bits(entry: int, shift: int, control: Control) -> bool:
+def reserved_bits(entry: int, shift: int, control: PagingControl) -> bool:
     """Whether a present entry has a reserved bit set (SDM 4.5, table 4-14 and following)."""
     if entry & RESERVED_HIGH or (entry & NX and not control.no_execute):
         return True
@@ -190,7 +220,7 @@ def reserved_bits(entry: int, shift: int, control: Control) -> bool:
     return bool(entry & LARGE_RESERVED[shift])
 
 
-def look(memory: Memory, table: int, address: int, control: Control) -> Translation | None:
+def look(memory: TableMemory, table: int, address: int, control: PagingControl) -> Translation | None:
     """What `walk` with no attempt gives from CR3's table, without its record of the path (a hot path)."""
     read64 = memory.read64
     allowed, forbidden = RW | US, 0
@@ -215,12 +245,12 @@ class _Changed(Exception):
 
 
 def walk(
-    memory: Memory,
+    memory: TableMemory,
     start: TableEntry,
     start_shift: int,
     address: int,
     attempt: Attempt | None,
-    control: Control,
+    control: PagingControl,
     rules: WalkRules = WalkRules(),
 ) -> Walk:
     """Walk from `start` to the leaf that translates `address`.
@@ -242,12 +272,12 @@ def walk(
 
 
 def _walk(
-    memory: Memory,
+    memory: TableMemory,
     start: TableEntry,
     shift: int,
     address: int,
     attempt: Attempt | None,
-    control: Control,
+    control: PagingControl,
     rules: WalkRules,
 ) -> Walk:
     table, rights = start
@@ -282,7 +312,7 @@ def _walk(
     return Walk(found, None, tables, path)
 
 
-def _set(memory: Memory, where: int, entry: int, bits: int, rules: WalkRules) -> None:
+def _set(memory: TableMemory, where: int, entry: int, bits: int, rules: WalkRules) -> None:
     """Set A or D in an entry as it was read; start over if somebody changed it in between."""
     if not rules.set_accessed:
         bits &= ~A

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.kernels.kernel import Touch
+from kstack.hw.devices.debug_exit import DEBUG_EXIT_PORT
+from kstack.hw.devices.serial import COM1_PORT
+from kstack.kernels.kernel import Facts, Host, KernelState, Programs, Touch
 from kstack.kernels.kstack import hypercall
 from kstack.kernels.kstack.hypercall import Function
 from kstack.machine import Machine
+from kstack.sanitizer.frames import FrameSource
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import GuestMisuse
-from kstack.stacks.host.runtime import StackRuntime
 from kstack.x86.addresses import PAGE
 from kstack.x86.registers import Gpr
 
@@ -36,6 +38,32 @@ HOOKS: Final = {
     Function.TICK: HookKind.TICK,
 }
 
+_LINE_STATUS: Final = COM1_PORT + 5
+FACTS: Final = Facts(
+    shootdown_vector=hypercall.SHOOTDOWN_VECTOR,
+    timer_vector=0x20,
+    ports=frozenset({hypercall.PORT, DEBUG_EXIT_PORT, COM1_PORT, _LINE_STATUS}),
+    begins="booted",
+    windows={
+        "entry": (
+            "syscall_entry",
+            "syscall_dispatch",
+            "enter_kernel",
+            "exit_kernel",
+            "hypercall",
+            "fred_entry",
+            "fred_event",
+        ),
+        "switch": ("schedule", "context_switch", "finish_switch", "thread_begin", "stack_request"),
+        "fault": ("trap_14", "trap_8", "trap_common", "trap_return", "paranoid", "stack_fault", "fred_page_fault"),
+    },
+    wakes_at="wake_store",
+    programs=Programs(
+        ready="ready", done="done", wrong="wrong", first_thread=1000, spoiled=frozenset({Gpr.RAX, Gpr.RDI, Gpr.RSP})
+    ),
+)
+"""As guest/kernel/defs.s has it, and guest/scenarios/lib_litmus.s the programs."""
+
 
 class KstackKernel:
     """The kernel of guest/kernel on one machine.
@@ -44,16 +72,16 @@ class KstackKernel:
         machine: whose guest it is; the hypercall port is claimed.
     """
 
-    shootdown_vector: int = hypercall.SHOOTDOWN_VECTOR
+    facts: Facts = FACTS
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._mailboxes = (0, 0)  # linear address of CPU 0's, and bytes from each to the next
-        self._host: StackRuntime | None = None
+        self._host: Host | None = None
         machine.release_port(hypercall.PORT)
         machine.claim_port(hypercall.PORT, self)
 
-    def serve(self, host: StackRuntime) -> None:
+    def serve(self, host: Host) -> None:
         """Tell this host what the guest does."""
         self._host = host
 
@@ -82,9 +110,7 @@ class KstackKernel:
             processor.not_modelled(f"hypercall {value}: {misuse}")
             return True
 
-    def _begin(
-        self, host: StackRuntime, cpu: int, number: int, arguments: tuple[int, ...], key: tuple[int, int]
-    ) -> bool:
+    def _begin(self, host: Host, cpu: int, number: int, arguments: tuple[int, ...], key: tuple[int, int]) -> bool:
         try:
             function = Function(number)
         except ValueError:
@@ -107,8 +133,8 @@ class KstackKernel:
         raw = self._machine.cpus[cpu].linear.code(address, hypercall.MAX_EVENT_NAME)
         return raw.split(b"\0")[0].decode("ascii", "replace")
 
-    def _boot(self, host: StackRuntime, cpu: int, arguments: tuple[int, ...]) -> None:
-        if host.pools is not None:
+    def _boot(self, host: Host, cpu: int, arguments: tuple[int, ...]) -> None:
+        if host.is_booted:
             raise GuestMisuse("BOOT, for the second time")
         start, size, mailboxes, packed = arguments
         if start % PAGE or size % PAGE or size > _MAX_POOL or start + size > self._machine.memory.size:
@@ -121,6 +147,11 @@ class KstackKernel:
         host.boot(list(range(start, start + size, PAGE)))
 
     # --- Kernel
+
+    @property
+    def frames(self) -> FrameSource | None:
+        """The policy's, which the oracle follows."""
+        return None
 
     @property
     def is_attached(self) -> bool:
@@ -173,13 +204,14 @@ class KstackKernel:
     def _mapped(self, target: int, *words: int) -> list[int]:
         return [address for word in words if (address := self._mailbox(target, word)) is not None]
 
-    def snapshot(self) -> tuple[int, int]:
+    def snapshot(self) -> KernelState:
         """Where the mailboxes are."""
         return self._mailboxes
 
-    def restore(self, state: tuple[int, int]) -> None:
+    def restore(self, state: KernelState) -> None:
         """Become what `snapshot` returned."""
-        self._mailboxes = state
+        start, stride = state
+        self._mailboxes = start, stride
 
 
 _HOOK_OF: Final = {int(function): hook for function, hook in HOOKS.items()}

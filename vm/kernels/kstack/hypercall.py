@@ -27,7 +27,7 @@ MAILBOX_ACK: Final = 24
 MAX_EVENT_NAME: Final = 64
 
 
-DELIVERIES: Final = ("df", "ist", "fred")
+_WAYS: Final = {"df": 0, "ist": 1, "fred": 2}
 PCID: Final = 1 << 2
 
 
@@ -35,11 +35,10 @@ def boot_answer(delivery: str, kernel_pages: str) -> int:
     """What BOOT answers: how the guest is to take stack faults (bits 1:0) and to map kernel pages (bit 2).
 
     Args:
-        delivery: of DELIVERIES; anything else is the first.
+        delivery: one of `kstack.stacks.policy.DELIVERIES`; anything else is the first.
         kernel_pages: `global` or `pcid`.
     """
-    way = DELIVERIES.index(delivery) if delivery in DELIVERIES else 0
-    return way | (PCID if kernel_pages == "pcid" else 0)
+    return _WAYS.get(delivery, 0) | (PCID if kernel_pages == "pcid" else 0)
 
 
 class Function(enum.IntEnum):

@@ -9,16 +9,15 @@ from typing import Final
 
 from msgspec import structs
 
+from kstack.base.digests import digest
 from kstack.base.errors import ImageError, ScenarioError
 from kstack.guest import images as guest_images
 from kstack.guest import scenario as guest_scenario
 from kstack.guest.asm import AsmError
 from kstack.guest.scenario import Scenario
+from kstack.kernels.scenario import FILE
 
-FILE: Final = ".toml"  # a scenario named so is a file of the user's
 MAX_IMAGE_BYTES: Final = 256 << 20
-_FEW: Final = 8  # CPUs
-USUAL_WORK: Final = 200_000  # units of the host's work: some seconds, and twenty times what most scenarios take
 
 
 def scenarios() -> dict[str, Scenario]:
@@ -94,12 +93,11 @@ def _hint(name: str, known: list[str], command: str) -> str:
     return f"did you mean {', '.join(near)}?" if near else f"see: {command}"
 
 
-def usual_work(scenario: Scenario | None, cpus: int = 1) -> int:
-    """Units of the host's work (`Machine.work`) that a run may take where nobody says otherwise.
-
-    Args:
-        scenario: what is run; None is no scenario.
-        cpus: of the machine; where there are many, each may take as much as one of eight.
-    """
-    work = USUAL_WORK * max(cpus, _FEW) // _FEW
-    return work if scenario is None else max(work, scenario.max_instructions)
+def contents_of(name: str) -> str:
+    """What a scenario's own files hold (hex digest); nothing for those that come with kstack."""
+    if name in scenarios():
+        return ""
+    path = Path(name)
+    sources = [path.parent / source for source in find_scenario(name).sources]
+    files = [path, *(source for source in sources if source.exists())]
+    return digest(b"".join(file.read_bytes() for file in files))

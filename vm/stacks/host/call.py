@@ -19,13 +19,13 @@ HookSteps = Generator[Step, Answer, bool | None]
 """A hook that has been called: what it answers at its end is a decision, or None."""
 
 
-class Waiting(enum.Enum):
+class Unanswered(enum.Enum):
     """What is no answer yet."""
 
     WAITING = enum.auto()
 
 
-WAITING: Final = Waiting.WAITING
+WAITING: Final = Unanswered.WAITING
 """What a step answers that has to be tried again."""
 
 
@@ -96,7 +96,7 @@ class Interposed(NamedTuple):
     """
 
     instead: bool = False
-    answer: Answered | Waiting = None
+    answer: Answered | Unanswered = None
     error: Exception | None = None
     behind: Callable[[Answered], None] | None = None
 

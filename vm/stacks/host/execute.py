@@ -11,19 +11,20 @@ from typing import Any, Final, NamedTuple
 
 from kstack.base.errors import PolicyError, ScenarioError
 from kstack.hw.apic.apic import DeliveryMode
-from kstack.hw.lazy import LazyTlb
+from kstack.hw.instruments import Slot
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
 from kstack.stacks.area import Areas, AreasState, Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
-from kstack.stacks.host.call import MAY_SLEEP, WAITING, GuestMisuse, HookCall, StackHooks, StepCounts, Waiting
+from kstack.stacks.host.call import MAY_SLEEP, WAITING, GuestMisuse, HookCall, StackHooks, StepCounts, Unanswered
 from kstack.stacks.host.checks import StepChecks, said, shown
+from kstack.stacks.host.entries import LazyEntries
 from kstack.stacks.host.pool import PoolConfig, Pools, PoolsState
 from kstack.x86.addresses import PAGE
 from kstack.x86.entries import A, G
 from kstack.x86.flags import Flags
-from kstack.x86.invalidation import Invlpgb
+from kstack.x86.invalidation import InvlpgbRax
 
 _IF: Final = int(Flags.IF)
 _STORES: Final = (steps.WritePte, steps.Store, steps.Unlock)
@@ -32,7 +33,7 @@ _MASK64: Final = (1 << 64) - 1
 
 Variable = tuple[str, steps.Key]
 """A variable of the policy's: its name and key."""
-Carried = steps.Answered | Waiting
+Carried = steps.Answered | Unanswered
 """What a step that was carried out answers, if it was."""
 
 
@@ -55,7 +56,7 @@ class GivenState(NamedTuple):
     """What the guest has told: CPUs that are online, what its kernel knows, frames (bytes)."""
 
     online: tuple[int, ...]
-    kernel: object
+    kernel: tuple[int, ...]
     frames: tuple[int, ...]
 
     def __repr__(self) -> str:
@@ -79,7 +80,7 @@ class ExecutorState(NamedTuple):
     counts: StepCounts
     pools: PoolsState | None
     online: tuple[int, ...]
-    kernel: object
+    kernel: tuple[int, ...]
     frames: list[int]
     variables: dict[Variable, steps.Value]
     dry: dict[int, bool]
@@ -117,11 +118,9 @@ class Executor:
         self._give_frames([])
         self.locks: dict[str, int] = {}  # name -> the CPU that holds it
         self._leaves: dict[Page, int] = {}
-        self.lazy: LazyTlb | None = None  # told of stores to entries, while exploring
+        self.lazy: LazyEntries | None = None  # told of stores to entries, while exploring
         self.put: Callable[[int, Pending], None] | None = None  # takes plain stores, while exploring x86-TSO
-        self.on_touch: Callable[[int, int], None] | None = (
-            None  # told where in RAM a step reaches (CPU, address), if set
-        )
+        self.hears_touch: Slot[[int, int], None] = Slot()  # where in RAM a step reaches: CPU, address
         self._keep = ~G if machine.modes.kernel_pages == "pcid" else -1
 
     def boot(self, frames: list[int]) -> None:
@@ -292,7 +291,7 @@ class Executor:
 
     def _invlpgb(self, cpu: int, call: HookCall, step: steps.Invlpgb) -> None:
         self.counts.invlpgb += 1
-        rax = step.page.address | Invlpgb.VA_VALID | Invlpgb.INCLUDE_GLOBAL
+        rax = step.page.address | InvlpgbRax.VA_VALID | InvlpgbRax.INCLUDE_GLOBAL
         self._machine.broadcast.invlpgb(cpu, int(rax), step.pages - 1, 0)
 
     def _tlbsync(self, cpu: int, call: HookCall, step: steps.Tlbsync) -> None:
@@ -345,8 +344,8 @@ class Executor:
 
     def _zero(self, cpu: int, call: HookCall, step: steps.ZeroPage) -> None:
         self.counts.pages_zeroed += 1
-        if self.on_touch is not None:
-            self.on_touch(cpu, self._own(step.frame))
+        if (hear := self.hears_touch.held) is not None:
+            hear(cpu, self._own(step.frame))
         self._machine.memory.write(self._own(step.frame), bytes(PAGE))
 
     # --- variables
@@ -390,8 +389,8 @@ class Executor:
         """Tells who listens where in RAM a step of this CPU reaches."""
 
         def touch(address: int) -> None:
-            if self.on_touch is not None:
-                self.on_touch(cpu, address)
+            if (hear := self.hears_touch.held) is not None:
+                hear(cpu, address)
 
         return touch
 
@@ -402,12 +401,12 @@ class Executor:
         if step.cpu not in self.online:
             raise ValueError(f"CPU {step.cpu} is not online")
         self.counts.ipis += 1
-        self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, self._kernel.shootdown_vector)
+        self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, self._kernel.facts.shootdown_vector)
 
-    def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Waiting | None:
+    def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Unanswered | None:
         return None if self._kernel.has_flushed(cpu, step.cpu, self._touching(cpu)) else WAITING
 
-    def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Waiting | None:
+    def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Unanswered | None:
         if step.name in self.locks:
             self.counts.lock_waits += 1
             return WAITING

@@ -13,6 +13,7 @@ from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
 from kstack.base.errors import PolicyError
+from kstack.hw.instruments import Slot
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
@@ -136,7 +137,7 @@ class StackRuntime:
         self.calls: list[list[HookCall]] = [[] for _ in machine.cpus]
         self.hooks = StackHooks()
         machine.instruments.offer(self.hooks)
-        self.interpose: Callable[[int, HookCall], Interposed | None] | None = None  # asked before each step
+        self.decides_step: Slot[[int, HookCall], Interposed | None] = Slot()  # asked before each step
         self.blocked: list[bool] = [False] * len(machine.cpus)
         config = (pool or PoolConfig()).resolved(policy.pool_pages if policy is not None else None)
         self._execute = Executor(machine, kernel, config, self.threads, self.hooks)
@@ -150,6 +151,11 @@ class StackRuntime:
     def pools(self) -> Pools | None:
         """The pools of stack pages; None before the guest's BOOT."""
         return self._execute.pools
+
+    @property
+    def is_booted(self) -> bool:
+        """Whether the guest has given its frames."""
+        return self.pools is not None
 
     @property
     def variables(self) -> tuple[steps.Value, ...]:
@@ -243,7 +249,7 @@ class StackRuntime:
         Raises:
             GuestMisuse, PolicyError: as `begin`.
         """
-        other = self.interpose(cpu, call) if self.interpose is not None else None
+        other = None if (decide := self.decides_step.held) is None else decide(cpu, call)
         if other is not None and other.error is not None:
             return self._fail(cpu, call, other.error)
         if other is not None and other.instead:

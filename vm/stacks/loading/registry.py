@@ -19,12 +19,11 @@ from types import ModuleType
 from typing import Final
 
 from kstack.base.errors import PolicyError
-from kstack.kernels.kstack.hypercall import DELIVERIES
 from kstack.stacks.host.checks import said, shown
 from kstack.stacks.loading.contract import HOOKS, check_contract, check_object
 from kstack.stacks.loading.files import module_of
 from kstack.stacks.loading.sources import source_hash
-from kstack.stacks.policy import Policy
+from kstack.stacks.policy import DELIVERIES, Policy
 
 GROUP: Final = "kstack.policies"
 MAX_POOL_PAGES: Final = 1 << 20  # of a CPU's pool: 4 GiB

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from kstack.base import html as page
-from kstack.guest.asm import OutputSection
+from kstack.kernels.guests import Section
 from kstack.trace.export.lines import Chapter, FunctionCoverage, of_code, of_sources
 from kstack.trace.export.read import Code, events, instructions
 from kstack.trace.export.sources import image_of
@@ -48,7 +48,7 @@ def coverage(trace: Trace) -> Coverage:
     if image is not None:
         moved = _moved(hits, _frames(trace), image.sections)
         chapters, functions = of_sources(image, code, moved, trace.meta.cpus)
-        spans = [(one.vaddr, one.vaddr + one.size) for one in image.sections]
+        spans = [(one.start, one.end) for one in image.sections]
         hits = {rip: counts for rip, counts in moved.items() if not any(low <= rip < high for low, high in spans)}
     if hits:
         chapter, more = of_code(code, hits)
@@ -79,11 +79,11 @@ def _frames(trace: Trace) -> dict[int, int | None]:
 
 
 def _moved(
-    hits: dict[int, list[int]], frames: dict[int, int | None], sections: Iterable[OutputSection]
+    hits: dict[int, list[int]], frames: dict[int, int | None], sections: Iterable[Section]
 ) -> dict[int, list[int]]:
     """Counts by the addresses at which the image has its code."""
     found: dict[int, list[int]] = {}
-    spans = [(one.vaddr, one.paddr, one.size) for one in sections]
+    spans = [(one.start, one.physical, one.size) for one in sections]
     for rip, counts in hits.items():
         at = rip
         frame = frames.get(rip >> 12)

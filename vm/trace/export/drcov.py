@@ -80,7 +80,7 @@ def modules(trace: Trace, blocks: NDArray[np.uint64]) -> list[Module]:
         else:
             found.append(Module(start & ~0xFFF, start + size))
     image = image_of(trace)
-    loaded = [] if image is None else [(one.vaddr, one.vaddr + one.size) for one in image.sections]
+    loaded = [] if image is None else [(one.start, one.end) for one in image.sections]
     for at, module in enumerate(found):
         own = [span for span in loaded if span[1] > module.base - GAP and span[0] < module.end + GAP]
         if own:

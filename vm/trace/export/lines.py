@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from kstack.guest.asm import Access, Image, Place
+from kstack.kernels.guests import Listing, Statement
 from kstack.trace.export.read import Code
 
 Counts = list[int]  # by CPU
@@ -73,7 +73,7 @@ def _sum(one: Counts, other: Counts) -> Counts:
 
 
 def of_sources(
-    image: Image, code: Code, hits: Mapping[int, Counts], cpus: int
+    image: Listing, code: Code, hits: Mapping[int, Counts], cpus: int
 ) -> tuple[list[Chapter], list[FunctionCoverage]]:
     """Lines and functions of an image whose sources are known.
 
@@ -84,7 +84,7 @@ def of_sources(
         cpus: of the machine.
     """
     texts = {file: Path(file).read_text(encoding="utf-8").splitlines() for file in _files(image)}
-    spans = [(one.vaddr, one.vaddr + one.size) for one in image.sections if Access.X in one.access]
+    spans = [(one.start, one.end) for one in image.sections if one.is_code]
     lines = _statements(image, texts, spans)
     starts = [at for at, _ in lines]
     statements = _ran(starts, spans, code, hits, cpus)
@@ -106,10 +106,12 @@ def of_sources(
     return [chapter for chapter in chapters if chapter.number("ran", "never")], busiest(named)
 
 
-def _statements(image: Image, texts: Mapping[str, list[str]], spans: list[tuple[int, int]]) -> list[tuple[int, Place]]:
+def _statements(
+    image: Listing, texts: Mapping[str, list[str]], spans: list[tuple[int, int]]
+) -> list[tuple[int, Statement]]:
     """Addresses and places of statements that emitted bytes where code may be; a directive's list of bytes is one."""
-    found: list[tuple[int, Place]] = []
-    for at, place in image.lines:
+    found: list[tuple[int, Statement]] = []
+    for at, place in image.statements:
         if place.file in texts and any(low <= at < high for low, high in spans):
             again = found and found[-1][1] == place
             if not (again and _is_data(texts[place.file][place.line - 1])):
@@ -136,14 +138,14 @@ def busiest(functions: Iterable[FunctionCoverage]) -> list[FunctionCoverage]:
     return sorted(functions, key=lambda one: -sum(one.instructions))
 
 
-def _written(lines: list[tuple[int, Place]]) -> Place:
+def _written(lines: list[tuple[int, Statement]]) -> Statement:
     """Where a function is written: its first statement that is of no macro, if one is near."""
     near = [place for _, place in lines[:NEAR]]
     return next((place for place in near if not place.macro), near[0])
 
 
-def _files(image: Image) -> list[str]:
-    return list(dict.fromkeys(place.file for _, place in image.lines if Path(place.file).is_file()))
+def _files(image: Listing) -> list[str]:
+    return list(dict.fromkeys(place.file for _, place in image.statements if Path(place.file).is_file()))
 
 
 def _is_data(text: str) -> bool:
@@ -166,12 +168,10 @@ def _chapter(
 
 
 def _functions(
-    image: Image, starts: list[int], statements: list[Counts], is_code: list[bool], hits: Mapping[int, Counts]
+    image: Listing, starts: list[int], statements: list[Counts], is_code: list[bool], hits: Mapping[int, Counts]
 ) -> dict[int, FunctionCoverage]:
     """Functions by address: from each label to the next that is not local."""
-    names = {one.name for one in image.sections if Access.X in one.access}
-    symbols = [one for one in image.symbols.values() if one.section in names and not one.name.startswith(".")]
-    labels = {one.value: one.name for one in sorted(symbols, key=lambda one: (one.value, one.name), reverse=True)}
+    labels = image.labels
     begins = sorted(labels)
     rips = sorted(hits)
     found: dict[int, FunctionCoverage] = {}

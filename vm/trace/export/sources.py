@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from kstack.guest.asm import Access, Image
-from kstack.guest.images import build_image, images
+from kstack.kernels.guests import Listing
+from kstack.kernels.known import usual_guests
 from kstack.trace.export.read import Code
 from kstack.trace.store import Trace
 
 
-def image_of(trace: Trace) -> Image | None:
+def image_of(trace: Trace) -> Listing | None:
     """The built-in image of a trace; None if it is another's, or its code is not what ran."""
-    if trace.meta.image not in images():
-        return None
-    image = build_image(trace.meta.image)
-    return image if _is_what_ran(image, Code(trace)) else None
+    listing = usual_guests().listing(trace.meta.image)
+    return listing if listing is not None and _is_what_ran(listing, Code(trace)) else None
 
 
-def _is_what_ran(image: Image, code: Code) -> bool:
-    sections = [(one.vaddr, one.data) for one in image.sections if Access.X in one.access]
+def _is_what_ran(listing: Listing, code: Code) -> bool:
+    sections = [(one.start, one.data) for one in listing.sections if one.is_code]
     for rip in code:
         for start, data in sections:
             if start <= rip < start + len(data):

@@ -4,7 +4,7 @@ SDM 4.10.2.3 lets a processor cache a translation for an access that never happe
 at any moment. To explore that, no fill or eviction needs to be a step of its own: for each CPU and
 page the set of entries that may be cached is kept, and an access chooses from it. The sets are of
 leaf entries by value (frame, rights, A, D), for the pages that are managed so; all other pages go
-through the ordinary TLB model. `tests/hw/test_lazy.py` compares this with a TLB that fills and
+through the ordinary TLB model. `tests/explore/model/test_lazy_tlb.py` compares this with a TLB that fills and
 evicts eagerly, over all short histories, in every mode.
 
 With speculation an entry that is present with A=1 may be cached by any CPU at once, and again after

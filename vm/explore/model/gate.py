@@ -18,9 +18,14 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from kstack.hw.lazy import LazyTlb, Option
+from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
+from kstack.hw.cpu.cpu import Cpu
+from kstack.hw.instruments import Slot
+from kstack.hw.mmu.translator import Walker
+from kstack.hw.mmu.walk import Attempt, Translation, forbidding
 from kstack.x86.access import Access
 from kstack.x86.addresses import PAGE_SHIFT
+from kstack.x86.entries import FRAME_MASK, NX, RW, US, A, D, G
 
 
 class Held(NamedTuple):
@@ -108,7 +113,7 @@ class Visible:
 
 
 class Gate:
-    """The gate of one CPU.
+    """The gate of one CPU: the `Translator` of its MMU.
 
     Args:
         cpu: its number.
@@ -122,8 +127,8 @@ class Gate:
         option: how its access goes, of the page `option_page` (linear number).
         held: the operation before which the CPU has stopped.
         refused: what it did that cannot be explored, or empty.
-        on_enter: told where in RAM its CPU goes, and whether it comes back each time, if set.
-        on_access: told of each access to RAM that comes back: its physical address and kind, if set.
+        hears_enter: where in RAM its CPU goes, and whether it comes back each time.
+        hears_access: each access to RAM that comes back: its physical address and kind.
     """
 
     def __init__(
@@ -142,8 +147,17 @@ class Gate:
         self.option_page = -1
         self.held: Held | None = None
         self.refused = ""
-        self.on_enter: Callable[[int, bool], None] | None = None
-        self.on_access: Callable[[int, Access], None] | None = None
+        self.hears_enter: Slot[[int, bool], None] = Slot()
+        self.hears_access: Slot[[int, Access], None] = Slot()
+
+    @property
+    def is_stopped(self) -> bool:
+        """The CPU stands before an operation."""
+        return self.held is not None
+
+    def manages(self, address: int) -> bool:
+        """Whether a linear address lies in a page of the lazy TLB."""
+        return self.lazy.manages(address)
 
     def stops_access(self, address: int, access: Access) -> bool:
         """A data access is about to be translated: whether to stop before it."""
@@ -174,9 +188,83 @@ class Gate:
             visible.note(frame, Touch.MANAGED, 1 << self.cpu)
             if frame in visible.tables:
                 return not self.refuse(f"reaches a page table through the managed page of {address:#x}")
-        if self.on_access is not None and access is not Access.FETCH and (managed or self.is_visible(address)):
-            self.on_access(physical, access)
+        hear = self.hears_access.held
+        if hear is not None and access is not Access.FETCH and (managed or self.is_visible(address)):
+            hear(physical, access)
         return True
+
+    def entered(self, physical: int, comes_back: bool) -> None:
+        """The CPU reaches RAM at `physical` from now on."""
+        if (hear := self.hears_enter.held) is not None:
+            hear(physical, comes_back)
+
+    def translate(self, walker: Walker, address: int, attempt: Attempt) -> Translation | None:
+        """As the explorer has chosen: by the tables, or by an entry that may be cached."""
+        lazy, cpu = self.lazy, walker.cpu
+        page, option = address >> PAGE_SHIFT, self.option or Option(How.WALK)
+        if self.writes:
+            attempt = attempt._replace(write=True)
+        if self.option is not None and self.option_page not in (page, -1):
+            option = Option(How.WALK)
+            if (
+                len(
+                    lazy.options(
+                        cpu, page, walker.entry_of(address), attempt.write, forbidding(attempt, walker.control)
+                    )
+                )
+                > 1
+            ):
+                self.refuse(f"reaches several managed pages in one instruction, {address:#x} the last")
+                return None
+        if option.how is How.REFUSED or (
+            option.how is How.CACHED and forbidding(attempt, walker.control)(option.value)
+        ):
+            lazy.invalidate(cpu, page, walker.entry_of(address))
+            walker.page_fault(address, attempt, True)
+            return None
+        if option.how is How.CACHED and (option.value & D or not attempt.write):
+            return self._translate_by(walker, address, attempt, option)
+        result = walker.walk(address, attempt)
+        where, level = result.path[-1]
+        entry = walker.memory.read64(where) if level == PAGE_SHIFT else 0
+        if result.error is not None:
+            lazy.invalidate(cpu, page, entry)
+            walker.refuse_walk(address, result.error)
+            return None
+        lazy.entry_is(page, entry)
+        lazy.took(cpu, page, Option(How.WALK), entry)
+        if result.translation is not None:
+            walker.tell_fill(address, result.translation)
+        return result.translation
+
+    def _translate_by(self, walker: Walker, address: int, attempt: Attempt, option: Option) -> Translation:
+        """By an entry of a managed page that is cached."""
+        page, value, current = address >> PAGE_SHIFT, option.value, walker.peek(address)
+        path = walker.path(address)
+        leaf, rights = path[-1][0], value & (RW | US | NX)
+        for where, _ in path[:-1]:
+            upper = walker.memory.read64(where)
+            rights = rights & upper & (RW | US) | (rights | upper) & NX
+        found = Translation(PAGE_SHIFT, page, value & FRAME_MASK, rights, bool(value & D), bool(value & G), leaf)
+        if not value & A:
+            walker.set_accessed(found)
+            self.lazy.entry_is(page, walker.memory.read64(leaf))
+        self.lazy.took(walker.cpu, page, option, walker.memory.read64(leaf))
+        if not found.same_target(current):
+            walker.tell_use(address, Access.STORE if attempt.write else Access.LOAD, found, current)
+        return found
+
+    def invalidate(self, walker: Walker, address: int, globals_too: bool, tell: bool) -> list[int]:
+        """An invalidation of a managed page: what may be cached from now on is what the tables say."""
+        lazy, page = self.lazy, address >> PAGE_SHIFT
+        may = sorted(lazy.may.get((walker.cpu, page), ())) if tell else []
+        invalidate = lazy.invalidate if globals_too else lazy.invalidate_own
+        invalidate(walker.cpu, page, walker.entry_of(address))
+        return [value & FRAME_MASK for value in may if globals_too or not value & G]
+
+    def cached(self) -> list[int]:
+        """Linear addresses of managed pages of which this CPU may have cached something."""
+        return [page << PAGE_SHIFT for cpu, page in sorted(self.lazy.may) if cpu == self.cpu]
 
     def refuse(self, what: str) -> bool:
         """The CPU does what cannot be explored: it stops; always True."""
@@ -190,3 +278,10 @@ class Gate:
             return False
         self.held = Held(name)
         return True
+
+
+def gate_of(cpu: Cpu) -> Gate:
+    """The gate of a CPU that is being explored."""
+    gate = cpu.translator
+    assert isinstance(gate, Gate)
+    return gate

@@ -6,8 +6,8 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.gate import Gate, Held, Visible
-from kstack.hw.lazy import LazyTlb
+from kstack.explore.model.gate import Gate, Held, Visible
+from kstack.explore.model.lazy_tlb import LazyTlb
 from kstack.x86.access import Access
 
 MANAGED: Final = 0x7000

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
+from kstack.kernels.kstack.language import FLAGS, LARGEST, NAMES, Entry, Operation, parse
 from kstack.load import Symbols
-from kstack.testing.language import FLAGS, LARGEST, NAMES, Entry, Operation, parse
 from kstack.x86.entries import FRAME_MASK, NX, RW, A, D, G, P
 
 RESULTS: Final = ("r8", "r9", "r10", "r11", "r13", "rbx")
@@ -78,7 +78,7 @@ class Litmus:
         """A test from texts.
 
         Args:
-            programs: one a CPU (kstack.testing.language).
+            programs: one a CPU (kstack.kernels.kstack.language).
             init: `x` to a number, `pte x` to an entry's text.
             global_pages: entries have G set.
 

@@ -1,7 +1,7 @@
 """Litmus scenarios as values: a straight program a CPU, written into a folder as TOML and assembly.
 
-A program of memory operations is a text (kstack.testing.language): stores, loads, exchanges, fences and locked operations. Here
-its locations are words of one page; tests of page-table entries are in kstack.testing.pages.
+A program of memory operations is a text (kstack.kernels.kstack.language): stores, loads, exchanges, fences and locked operations. Here
+its locations are words of one page; tests of page-table entries are in kstack.kernels.kstack.pages.
 
 A program of visits is what threads do to their stacks: `Visit`s, one after the other.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
-from kstack.testing.language import Operation, parse
+from kstack.kernels.kstack.language import Operation, parse
 from kstack.x86.addresses import PAGE
 from kstack.x86.registers import Gpr
 
@@ -27,6 +27,8 @@ SHALLOW: Final = 256
 """Bytes of stack of a thread that is on its way to user mode."""
 MOST_STACKS: Final = 8
 """That guest/scenarios/lib_litmus.s has room for."""
+SHARED: Final = "litmus_words"
+"""The symbol of the page of words that all CPUs reach, those in which shootdowns are counted among them."""
 
 
 class Visit(NamedTuple):
@@ -51,14 +53,16 @@ def write_scenario(folder: Path, programs: list[tuple[Operation, ...]]) -> Path:
         ConfigError: an operation is about page-table entries.
     """
     lines = [".text"]
-    watched = {name: f"word litmus_words+{number * STRIDE}" for number, name in enumerate(LOCATIONS)}
+    watched = {name: f"word {SHARED}+{number * STRIDE}" for number, name in enumerate(LOCATIONS)}
     for cpu, program in enumerate(programs):
         lines.append(f"program_{cpu}:")
         loads = 0
         for one in program:
             what, where, value = one[:3]
             if one.pages:
-                raise ConfigError(f"program of CPU {cpu}, {str(one)!r}: such a test is written by kstack.testing.pages")
+                raise ConfigError(
+                    f"program of CPU {cpu}, {str(one)!r}: such a test is written by kstack.kernels.kstack.pages"
+                )
             at = f"qword ptr [r15+{hex(where * STRIDE)}]"
             register = RESULTS[loads].name.lower()
             if what == "store":
@@ -139,6 +143,7 @@ __all__ = [
     "MOST_STACKS",
     "PAGE",
     "RESULTS",
+    "SHARED",
     "STACK",
     "Operation",
     "Visit",

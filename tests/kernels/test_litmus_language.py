@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from kstack.base.errors import ConfigError
-from kstack.testing.language import FLAGS, NAMES, Entry, Operation, parse
-from kstack.testing.litmus import write_scenario
-from kstack.testing.pages import RESULTS, Litmus
+from kstack.kernels.kstack.language import FLAGS, NAMES, Entry, Operation, parse
+from kstack.kernels.kstack.litmus import write_scenario
+from kstack.kernels.kstack.pages import RESULTS, Litmus
 from kstack.testing.reachable import read_test
 
 EVERY = (
@@ -153,6 +153,6 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 def test_what_needs_pages_is_not_written_without(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by kstack\.testing\.pages"
+        ConfigError, match=r"program of CPU 1, 'invlpg x': such a test is written by kstack\.kernels\.kstack\.pages"
     ):
         write_scenario(tmp_path, [parse("x=1"), parse("r y; invlpg x")])

@@ -18,8 +18,8 @@ from typing import Final
 
 import pytest
 
-from kstack.hw.gate import Gate, Visible
-from kstack.hw.lazy import How, LazyTlb, Option
+from kstack.explore.model.gate import Gate, Visible
+from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.hw.mmu.walk import Attempt
 from kstack.hw.modes import Modes
 from kstack.kernels.kstack.guest import KstackKernel
@@ -73,7 +73,7 @@ class LazyModel:
         self._lazy = LazyTlb(CPUS, mode, lambda address: address >> 12 == AREA >> 12)
         self._gates = [Gate(cpu, Visible(), self._lazy) for cpu in range(CPUS)]
         for cpu, gate in zip(machine.cpus, self._gates, strict=True):
-            cpu.mmu.gate = gate
+            cpu.mmu.translator = gate
         self._executor = Executor(machine, KstackKernel(machine), PoolConfig(), {}, StackHooks())
         self._executor.areas.add(Thread(1, AREA, PAGE, False))
         self._executor.boot([Pte(ONE).frame, Pte(OTHER).frame])

@@ -1,0 +1,40 @@
+"""What a processor may do to its data TLB without an instruction that asks for it: SDM volume 3, 4.10.2.2 and 4.10.2.3.
+
+Not modelled: the same of instruction translations.
+"""
+
+from __future__ import annotations
+
+from kstack.hw.mmu.mmu import Mmu
+from kstack.hw.mmu.moments import Cause
+from kstack.hw.mmu.walk import Attempt
+from kstack.hw.rules import Rule
+from kstack.x86.addresses import is_canonical
+from kstack.x86.entries import A
+
+
+def prefetch(mmu: Mmu, address: int) -> bool:
+    """A fill that no instruction asked for (4.10.2.3); whether it cached anything.
+
+    Args:
+        mmu: the CPU's.
+        address: linear.
+    """
+    if Rule.SPECULATIVE_FILL not in mmu.rules or mmu.table is None or not is_canonical(address):
+        return False
+    if mmu.modes.speculation == "none" or mmu.data.lookup(address, mmu.pcid) is not None:
+        return False
+    keeps = mmu.modes.speculation == "keeps-accessed-clear"
+    result = mmu.walk(address, Attempt(False, False, False), set_accessed=not keeps)
+    found = result.translation
+    if result.error is not None or found is None:
+        return False
+    found.accessed = bool(mmu.memory.read64(found.leaf) & A)
+    mmu.cache(mmu.data, found)
+    mmu.tell_fill(address, found, speculative=True)
+    return True
+
+
+def evict(mmu: Mmu, address: int) -> None:
+    """Drop one page from the data TLB, as a CPU may at any time (4.10.2.2)."""
+    mmu.forget(mmu.data.drop_page(address, mmu.pcid, True), Cause.EVICTION)
