@@ -9,7 +9,7 @@ from typing import Final
 from bench.harness import Row, at_most
 from kstack.debug.checkpoints import MOST
 from kstack.debug.origin import Origin
-from kstack.debug.points import Kind, Point
+from kstack.debug.points import Point, PointType
 from kstack.debug.target import Target
 from kstack.debug.timeline import Timeline
 from kstack.kernels.kstack.scenarios import find_scenario
@@ -52,7 +52,7 @@ def continues_back(target: Target) -> None:
     """Two `reverse-continue` to the guest's last context switches."""
     switch = target.timeline.origin.symbols.address("context_switch")
     assert switch is not None
-    target.points.add(Point(Kind.HARDWARE, switch, 1))
+    target.points.add(Point(PointType.HARDWARE, switch, 1))
     for _ in range(2):
         target.resume_back()
 

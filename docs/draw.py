@@ -14,7 +14,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from kstack.hw.modes import Modes
-from kstack.judge.verdict import Pair, Portfolio
+from kstack.judge.verdict import JudgedPair, Portfolio
 from kstack.report.table import lanes
 
 _WEB_FONT = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # fetched from elsewhere; readers' own will do
@@ -23,7 +23,7 @@ TARGET = Path(__file__).parent / "laight.svg"
 
 def main() -> None:
     """Judge the pair by its script alone and draw the finding's lanes."""
-    judgement = Pair("entry-exit", "laight", Portfolio(schedules=0), Modes()).judge()
+    judgement = JudgedPair("entry-exit", "laight", Portfolio(schedules=0), Modes()).judge()
     finding = judgement.finding
     assert finding is not None
     console = Console(record=True, width=112, file=io.StringIO(), force_terminal=True)

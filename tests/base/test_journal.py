@@ -14,25 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kstack.base import journal
-from kstack.base.journal import BEFORE, INSIDE, Contents, Form, Log, parse
+from kstack.base.journal import BEFORE, INSIDE, Contents, LineForm, Log, parse
 from tests.support.command import ROOT
 
 FORMS: Final = pytest.mark.parametrize("form", [INSIDE, BEFORE], ids=["inside", "before"])
 DOCUMENTS: Final = [{"a": 1}, {"b": ["\u00e9\n", None]}, {"c": {"d": 1.5}}]
 
 
-def lines(form: Form, documents: list[dict[str, Any]] = DOCUMENTS) -> list[bytes]:
+def lines(form: LineForm, documents: list[dict[str, Any]] = DOCUMENTS) -> list[bytes]:
     return [f"{form.written(document)}\n".encode("ascii") for document in documents]
 
 
-def written(path: Path, form: Form, documents: list[dict[str, Any]] = DOCUMENTS, **how: bool) -> None:
+def written(path: Path, form: LineForm, documents: list[dict[str, Any]] = DOCUMENTS, **how: bool) -> None:
     with Log(path, form, **how) as log:
         for document in documents:
             log.add(document)
 
 
 @FORMS
-def test_what_is_added_is_read_in_its_order(form: Form, tmp_path: Path) -> None:
+def test_what_is_added_is_read_in_its_order(form: LineForm, tmp_path: Path) -> None:
     written(tmp_path / "log", form, DOCUMENTS[:2])
     written(tmp_path / "log", form, DOCUMENTS[2:])
     data = (tmp_path / "log").read_bytes()
@@ -42,7 +42,7 @@ def test_what_is_added_is_read_in_its_order(form: Form, tmp_path: Path) -> None:
 
 @FORMS
 @given(st.data())
-def test_a_torn_line_is_dropped_wherever_it_was_torn(form: Form, data: st.DataObject) -> None:
+def test_a_torn_line_is_dropped_wherever_it_was_torn(form: LineForm, data: st.DataObject) -> None:
     *before, last = lines(form)
     kept = b"".join(before)
     torn = last[: data.draw(st.integers(0, len(last) - 1))]
@@ -52,7 +52,7 @@ def test_a_torn_line_is_dropped_wherever_it_was_torn(form: Form, data: st.DataOb
 @FORMS
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("torn", [b"", b"x"])
-def test_a_damaged_line_is_told_and_nothing_behind_it_is_believed(form: Form, number: int, torn: bytes) -> None:
+def test_a_damaged_line_is_told_and_nothing_behind_it_is_believed(form: LineForm, number: int, torn: bytes) -> None:
     found = lines(form)
     found[number - 1] = found[number - 1].replace(b'"', b"'", 1)
     documents, size, damage = parse(b"".join(found) + torn, form)
@@ -63,7 +63,7 @@ def test_a_damaged_line_is_told_and_nothing_behind_it_is_believed(form: Form, nu
 
 @FORMS
 @pytest.mark.parametrize("byte", [b"2", b" ", b"\n", b"}", b"\xff"])
-def test_no_changed_byte_gives_another_document(form: Form, byte: bytes) -> None:
+def test_no_changed_byte_gives_another_document(form: LineForm, byte: bytes) -> None:
     data = b"".join(lines(form))
     for place in range(len(data)):
         changed = data[:place] + byte + data[place + 1 :]
@@ -101,7 +101,7 @@ def test_nothing_is_nothing() -> None:
 
 
 @FORMS
-def test_lines_that_something_has_ended_as_windows_does_are_read(form: Form) -> None:
+def test_lines_that_something_has_ended_as_windows_does_are_read(form: LineForm) -> None:
     data = b"".join(lines(form)).replace(b"\n", b"\r\n")
     assert parse(data, form) == Contents(DOCUMENTS, len(data), None)
 
@@ -135,7 +135,7 @@ def test_the_journal_of_an_earlier_recording_is_written_so_today(path: Path) -> 
 
 
 @FORMS
-def test_a_torn_line_is_cut_off_before_the_next_is_added(form: Form, tmp_path: Path) -> None:
+def test_a_torn_line_is_cut_off_before_the_next_is_added(form: LineForm, tmp_path: Path) -> None:
     path = tmp_path / "log"
     written(path, form, DOCUMENTS[:1])
     path.write_bytes(path.read_bytes() + lines(form)[1][:-3])

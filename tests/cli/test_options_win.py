@@ -20,7 +20,7 @@ from kstack.cli import app
 from kstack.cli.options import PoolOptions
 from kstack.explore.problem import Bounds
 from kstack.hw.modes import VALUES, Modes
-from kstack.judge.verdict import Pair, Portfolio, judge
+from kstack.judge.verdict import JudgedPair, Portfolio, judge
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
 from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec, boot
@@ -59,8 +59,8 @@ def stopped(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, call: Calla
     return seen[0]
 
 
-def pairs_of(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Pair]:
-    found: list[Pair] = stopped(monkeypatch, compare, "_judge", lambda: compare.compare(**options))[0]
+def pairs_of(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[JudgedPair]:
+    found: list[JudgedPair] = stopped(monkeypatch, compare, "_judge", lambda: compare.compare(**options))[0]
     return found
 
 

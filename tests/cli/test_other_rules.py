@@ -183,10 +183,10 @@ def test_outcomes_of_faults_are_not_gone_on_with_on_another_machine(tmp_path: Pa
 
 def test_a_compares_checkpoint_is_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kstack.judge import pairs as campaign
-    from kstack.judge.verdict import Pair, Portfolio
+    from kstack.judge.verdict import JudgedPair, Portfolio
 
-    pairs = [Pair("fixed-16k", "litmus-laight", Portfolio(0), Modes())]
-    campaign.Checkpoint(tmp_path / "c", pairs).close()
+    pairs = [JudgedPair("fixed-16k", "litmus-laight", Portfolio(0), Modes())]
+    campaign.PairCheckpoint(tmp_path / "c", pairs).close()
     monkeypatch.setattr(campaign, "RULES_VERSION", OTHER)
     with pytest.raises(ConfigError, match=f"rules was {RULES_VERSION} and is {OTHER}"):
-        campaign.Checkpoint(tmp_path / "c", [changed(pairs[0])])
+        campaign.PairCheckpoint(tmp_path / "c", [changed(pairs[0])])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kstack.debug.accesses import Access, accesses
+from kstack.debug.accesses import AccessedRange, accesses
 from kstack.x86.registers import Gpr, Seg
 from tests.support.long_mode import FRAMES, LongModeGuest
 
@@ -72,7 +72,7 @@ def test_operands_and_implied_ones_are_found(
 ) -> None:
     prepared(guest, text)
     found = accesses(guest.machine.cpus[0])
-    assert found == [Access(address, size, *how) for address, size, how in expected]
+    assert found == [AccessedRange(address, size, *how) for address, size, how in expected]
 
 
 @pytest.mark.parametrize(("text", "expected"), [case for case in CASES if any(how == WRITE for *_, how in case[1])])
@@ -99,6 +99,6 @@ def test_rep_without_iterations_accesses_nothing(guest: LongModeGuest) -> None:
 
 
 def test_ranges_overlap_by_bytes() -> None:
-    access = Access(0x1000, 8, True, False)
+    access = AccessedRange(0x1000, 8, True, False)
     assert access.overlaps(0x1007, 1) and access.overlaps(0xFFF, 2)
     assert not access.overlaps(0x1008, 8) and not access.overlaps(0xFF8, 8)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from kstack.debug.checkpoints import MOST, Mark
+from kstack.debug.checkpoints import MOST, TimelineMark
 from kstack.debug.origin import Origin
-from kstack.debug.points import Kind, Point
-from kstack.debug.target import Stop
+from kstack.debug.points import Point, PointType
+from kstack.debug.target import StopReply
 from kstack.debug.timeline import Timeline
 from kstack.run.spec import RunSpec
 from kstack.run.writes import Change
@@ -35,7 +35,7 @@ SOME = (
 LOOKS = ("frames", "pool", "policy", "schedule", "findings", "snapshot")
 
 
-def forward_to(timeline: Timeline, mark: Mark, ended: bool) -> None:
+def forward_to(timeline: Timeline, mark: TimelineMark, ended: bool) -> None:
     """Go to a moment, never back."""
     timeline.goto(mark.time)
     while timeline.mark < mark and timeline.ended is None:
@@ -72,7 +72,7 @@ class Walk:
         self.client = Client(start)
         self.timeline = self.client.protocol.target.timeline
         self.rng = random.Random(seed)
-        self.places: list[tuple[Mark, Change]] = []
+        self.places: list[tuple[TimelineMark, Change]] = []
         self.compared = 0
         self._fresh = fresh
         first = self.timeline.time
@@ -211,7 +211,7 @@ def test_in_a_live_run_the_turn_goes_on_behind_the_cpu_that_had_it() -> None:
 # --- the last stop before the present
 
 
-def last_stop(target: Any, present: int) -> tuple[Stop, int] | None:
+def last_stop(target: Any, present: int) -> tuple[StopReply, int] | None:
     """The last stop before a virtual time, and where it is: by looking at each unit from the beginning on."""
     timeline, points, last = target.timeline, target.points, None
     timeline.restart()
@@ -220,12 +220,12 @@ def last_stop(target: Any, present: int) -> tuple[Stop, int] | None:
         cpu = target.cpus[number]
         kind = points.breakpoint(cpu, timeline.session.runtime)
         if kind is not None:
-            last = Stop(5, number, "swbreak" if kind is Kind.SOFTWARE else "hwbreak"), time
+            last = StopReply(5, number, "swbreak" if kind is PointType.SOFTWARE else "hwbreak"), time
         armed = points.arm(cpu)
         timeline.advance(1)
         point = points.triggered(cpu, armed)
         if point is not None:
-            last = Stop(5, number, {2: "watch", 3: "rwatch", 4: "awatch"}[point.kind], f"{point.address:x}"), time
+            last = StopReply(5, number, {2: "watch", 3: "rwatch", 4: "awatch"}[point.kind], f"{point.address:x}"), time
     return last
 
 
@@ -243,7 +243,7 @@ def test_reverse_continue_finds_what_looking_at_each_unit_finds(name: str, seed:
     stack = target.cpus[0].registers.gpr[4]
     for _ in range(4):
         chosen = rng.sample(
-            [Point(Kind.SOFTWARE, event, 1), Point(Kind.WRITE, stack, 8), Point(Kind.READ, stack, 8)], 2
+            [Point(PointType.SOFTWARE, event, 1), Point(PointType.WRITE, stack, 8), Point(PointType.READ, stack, 8)], 2
         )
         for one in (target, brute):
             one.points = type(one.points)(one.timeline.machine.memory)
@@ -254,7 +254,10 @@ def test_reverse_continue_finds_what_looking_at_each_unit_finds(name: str, seed:
             wanted = last_stop(brute, timeline.time)
             stop = target.resume_back()
             if wanted is None:
-                assert stop == Stop(5, timeline.cpu or 0, "replaylog", "begin") and timeline.mark == timeline.beginning
+                assert (
+                    stop == StopReply(5, timeline.cpu or 0, "replaylog", "begin")
+                    and timeline.mark == timeline.beginning
+                )
                 break
             assert (stop, timeline.time) == wanted
             assert timeline.cpu == wanted[0].cpu
@@ -269,7 +272,7 @@ def test_what_is_written_at_a_kept_moment_is_there_when_one_comes_back_to_it() -
     timeline._keep()
     target.write_memory([(FREE, b"x")])
     target.goto(timeline.time + 700)
-    target.points.add(Point(Kind.WRITE, 0xFFFF888000000000 + FREE, 1))
+    target.points.add(Point(PointType.WRITE, 0xFFFF888000000000 + FREE, 1))
     present = timeline.time
     stop = target.resume_back()
     assert (stop, timeline.time) == last_stop(target, present)
@@ -286,9 +289,9 @@ def test_a_stop_in_a_slice_that_took_no_time_is_found_before_a_moment_that_is_ke
     timeline._keep()
     target.goto(timeline.time + 700)
     present = timeline.time
-    target.points.add(Point(Kind.SOFTWARE, place, 1))
+    target.points.add(Point(PointType.SOFTWARE, place, 1))
     stop = target.resume_back()
-    assert (stop, timeline.time) == (Stop(5, 0, "swbreak"), 90_500) == last_stop(target, present)
+    assert (stop, timeline.time) == (StopReply(5, 0, "swbreak"), 90_500) == last_stop(target, present)
 
 
 # --- what is kept

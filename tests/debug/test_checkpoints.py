@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from kstack.debug.checkpoints import NEAR, Checkpoint, Checkpoints, Mark
+from kstack.debug.checkpoints import NEAR, Checkpoints, TimelineCheckpoint, TimelineMark
 from kstack.run.saved import Prefix
 
 
-def kept(time: int, memory: dict[int, bytes] | None = None, beside: int = 0, slices: int = 0) -> Checkpoint:
+def kept(time: int, memory: dict[int, bytes] | None = None, beside: int = 0, slices: int = 0) -> TimelineCheckpoint:
     session: Any = SimpleNamespace(memory=memory or {}, beside=beside)
-    return Checkpoint(Mark(time, slices, True), session, -1, None, 0, Prefix([], 0), None)
+    return TimelineCheckpoint(TimelineMark(time, slices, True), session, -1, None, 0, Prefix([], 0), None)
 
 
 def times(checkpoints: Checkpoints) -> list[int]:
@@ -23,7 +23,13 @@ def times(checkpoints: Checkpoints) -> list[int]:
 
 
 def test_moments_are_ordered_by_time_then_by_slices_then_by_whether_the_slice_is_over() -> None:
-    marks = [Mark(5, 1, False), Mark(5, 1, True), Mark(5, 2, False), Mark(6, 2, False), Mark(7, 2, True)]
+    marks = [
+        TimelineMark(5, 1, False),
+        TimelineMark(5, 1, True),
+        TimelineMark(5, 2, False),
+        TimelineMark(6, 2, False),
+        TimelineMark(7, 2, True),
+    ]
     mixed = random.Random(1).sample(marks, len(marks))
     assert sorted(mixed) == marks
 
@@ -33,10 +39,12 @@ def test_the_last_one_before_a_moment_is_found_and_the_first_one_that_is_not() -
     for time in (300, 100, 200):
         checkpoints.add(kept(time))
     assert times(checkpoints) == [100, 200, 300]
-    before, after = checkpoints.before(Mark(200, 0, True)), checkpoints.after(Mark(200, 0, True))
+    before, after = checkpoints.before(TimelineMark(200, 0, True)), checkpoints.after(TimelineMark(200, 0, True))
     assert before is not None and before.mark.time == 100, "the moment itself is not before it"
     assert after is not None and after.mark.time == 200
-    assert checkpoints.before(Mark(100, 0, True)) is None and checkpoints.after(Mark(301, 0, True)) is None
+    assert (
+        checkpoints.before(TimelineMark(100, 0, True)) is None and checkpoints.after(TimelineMark(301, 0, True)) is None
+    )
 
 
 def test_a_moment_is_kept_once() -> None:
@@ -44,16 +52,16 @@ def test_a_moment_is_kept_once() -> None:
     first = kept(100)
     checkpoints.add(first)
     checkpoints.add(kept(100))
-    assert len(checkpoints) == 1 and checkpoints.before(Mark(101, 0, True)) is first
+    assert len(checkpoints) == 1 and checkpoints.before(TimelineMark(101, 0, True)) is first
 
 
 def test_what_is_later_than_a_write_is_forgotten_and_what_is_there_stays() -> None:
     checkpoints = Checkpoints({})
     for time in (100, 200, 300):
         checkpoints.add(kept(time))
-    checkpoints.drop_after(Mark(200, 0, True))
+    checkpoints.drop_after(TimelineMark(200, 0, True))
     assert times(checkpoints) == [100, 200]
-    checkpoints.drop_after(Mark(199, 0, True))
+    checkpoints.drop_after(TimelineMark(199, 0, True))
     assert times(checkpoints) == [100]
     checkpoints.clear()
     assert len(checkpoints) == 0 and checkpoints.size == 0
@@ -99,7 +107,7 @@ def test_a_frame_is_counted_once_however_many_have_it() -> None:
     checkpoints.add(kept(300, {**beginning, 1: one, 2: other}, beside=7))
     checkpoints.add(kept(200, {**beginning, 1: one, 2: other}, beside=7))
     assert checkpoints.size == 2 * 4096 + 21
-    checkpoints.drop_after(Mark(250, 0, True))
+    checkpoints.drop_after(TimelineMark(250, 0, True))
     assert checkpoints.size == 2 * 4096 + 14
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from kstack.debug.packets import (
     MAX_PACKET,
-    Event,
-    Kind,
     ProtocolError,
+    Received,
+    ReceivedKind,
     Receiver,
     escape,
     frame,
@@ -37,31 +37,31 @@ def test_packets_come_through_however_they_are_cut(packets: list[bytes], step: i
     stream = b"".join(frame(escape(packet)) for packet in packets)
     receiver = Receiver()
     events = [event for at in range(0, len(stream), step) for event in receiver.feed(stream[at : at + step])]
-    assert events == [Event(Kind.PACKET, packet) for packet in packets]
+    assert events == [Received(ReceivedKind.PACKET, packet) for packet in packets]
 
 
 def test_acknowledgements_and_interrupts_are_told_from_noise() -> None:
     kinds = [event.kind for event in Receiver().feed(b"+xx\x03-#00")]
-    assert kinds == [Kind.ACK, Kind.INTERRUPT, Kind.NAK]
+    assert kinds == [ReceivedKind.ACK, ReceivedKind.INTERRUPT, ReceivedKind.NAK]
 
 
 def test_byte_03_inside_a_packet_is_data() -> None:
-    assert Receiver().feed(frame(b"X\x03")) == [Event(Kind.PACKET, b"X\x03")]
+    assert Receiver().feed(frame(b"X\x03")) == [Received(ReceivedKind.PACKET, b"X\x03")]
 
 
 @pytest.mark.parametrize("stream", [b"$OK#9b", b"$OK#zz", b"$OK#+9", b"$" + b"a" * (MAX_PACKET + 1) + b"#00"])
 def test_a_damaged_packet_is_known(stream: bytes) -> None:
-    assert [event.kind for event in Receiver().feed(stream)] == [Kind.DAMAGED]
+    assert [event.kind for event in Receiver().feed(stream)] == [ReceivedKind.DAMAGED]
 
 
 def test_a_packet_longer_than_promised_is_refused_though_its_sum_is_right() -> None:
     receiver = Receiver()
-    assert receiver.feed(frame(b"a" * (MAX_PACKET + 1))) == [Event(Kind.DAMAGED)]
-    assert receiver.feed(frame(b"a" * MAX_PACKET)) == [Event(Kind.PACKET, b"a" * MAX_PACKET)]
+    assert receiver.feed(frame(b"a" * (MAX_PACKET + 1))) == [Received(ReceivedKind.DAMAGED)]
+    assert receiver.feed(frame(b"a" * MAX_PACKET)) == [Received(ReceivedKind.PACKET, b"a" * MAX_PACKET)]
 
 
 def test_a_packet_that_was_cut_off_gives_way_to_the_next() -> None:
-    assert Receiver().feed(b"$m10" + frame(b"g")) == [Event(Kind.PACKET, b"g")]
+    assert Receiver().feed(b"$m10" + frame(b"g")) == [Received(ReceivedKind.PACKET, b"g")]
 
 
 @pytest.mark.parametrize("text", [b"", b"-1", b"+1", b"0x1", b"1_0", b" 1", b"1" * 17, b"g"])

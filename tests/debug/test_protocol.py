@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kstack.base.errors import ConfigError
-from kstack.debug.packets import MAX_PACKET, Kind, Receiver, frame, unescape
+from kstack.debug.packets import MAX_PACKET, ReceivedKind, Receiver, frame, unescape
 from kstack.debug.points import pieces
 from kstack.debug.registers import REGISTERS, TOTAL_BYTES
 from kstack.debug.server import converse, serve
@@ -467,7 +467,7 @@ def test_one_connection_is_served_on_the_loopback_interface() -> None:
     with socket.create_connection(("127.0.0.1", ports[0]), 20) as connection:
         connection.sendall(frame(b"?"))
         events = Receiver().feed(connection.recv(100))
-        while not events or events[-1].kind is not Kind.PACKET:
+        while not events or events[-1].kind is not ReceivedKind.PACKET:
             events += Receiver().feed(connection.recv(100))
         connection.sendall(b"+" + frame(b"k"))
     thread.join(20)

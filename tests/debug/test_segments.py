@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kstack.debug.accesses import Access, accesses
+from kstack.debug.accesses import AccessedRange, accesses
 from kstack.debug.origin import Origin
 from kstack.debug.registers import REGISTERS
 from kstack.guest.asm import assemble
@@ -133,7 +133,7 @@ def test_operands_and_the_stack_of_16_bit_code_are_in_their_segments(
 ) -> None:
     override = b"\x26" if text.startswith("es ") else b""
     cpu = processor(override + assemble(text.removeprefix("es "), 0, 16))
-    assert accesses(cpu) == [Access(address, size, reads, not reads) for address, size, reads in expected]
+    assert accesses(cpu) == [AccessedRange(address, size, reads, not reads) for address, size, reads in expected]
 
 
 def test_a_stack_of_32_bits_is_reached_by_all_of_esp() -> None:
@@ -141,4 +141,4 @@ def test_a_stack_of_32_bits_is_reached_by_all_of_esp() -> None:
     stack = cpu.registers.segment(Seg.SS)
     cpu.registers.set_segment(Seg.SS, stack._replace(base=0x100, flags=stack.flags | SegmentAttribute.B))
     cpu.registers.gpr[Gpr.RSP] = 0x12344
-    assert accesses(cpu) == [Access(0x100 + 0x12342, 2, False, True)]
+    assert accesses(cpu) == [AccessedRange(0x100 + 0x12342, 2, False, True)]

@@ -11,7 +11,7 @@ from kstack.base.errors import ConfigError, PolicyError
 from kstack.fault import At, Fault, Flush, Injector, Moment, Send, Step, Where
 from kstack.fault.actions import GARBAGE
 from kstack.hw.cpu.state import ActivityState
-from kstack.inject import Pair, Trial, census, faults_at
+from kstack.inject import Trial, TrialPair, census, faults_at
 from kstack.inject.sites import LATE
 from kstack.machine import FOR_EVER
 from kstack.stacks.oracle import Kind
@@ -152,12 +152,12 @@ def test_an_execution_that_is_given_up_is_one_and_the_next_there_another(nth: in
 
 def test_what_is_to_come_comes_while_every_cpu_sleeps() -> None:
     """An IPI that is late wakes the CPU that waits for it, and an interrupt comes at its moment."""
-    pair = Pair("switch-sp-ipi", "quiet-then-deep-migrate")
+    pair = TrialPair("switch-sp-ipi", "quiet-then-deep-migrate")
     found = census(pair)
     late = [Trial(pair, fault, site, found.usual).run() for fault, site in faults_at("delay-ipi", found, 12)]
     assert {one.outcome for one in late} == {"masked"}
     assert any(one.time > found.usual.time + LATE // 2 for one in late)
-    asleep = Pair("entry-exit", "hotplug")
+    asleep = TrialPair("entry-exit", "hotplug")
     end = asleep.session().run()
     assert end.ended == "asleep"
     one = asleep.session()

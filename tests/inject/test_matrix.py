@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kstack.fault import Fault, Send, Step
-from kstack.inject import Outcome, Pair
-from kstack.inject.campaign import Batch
+from kstack.inject import TrialOutcome, TrialPair
+from kstack.inject.campaign import TrialBatch
 from kstack.inject.examples import Example
 from kstack.report.faults import MOST, matrix, render, tally, write_matrix
 from tests.support.command import kstack
@@ -20,12 +20,12 @@ from tests.support.html_page import Page
 HOSTILE = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1>\"'`{{7*7}}</title></script>"
 
 
-def outcome(fault: Fault, name: str, by: str = "nobody", text: str = "", fired: int | None = 7) -> Outcome:
-    return Outcome(fault, f"{fault.what} somewhere", fired, name, by, text, None, 1000)
+def outcome(fault: Fault, name: str, by: str = "nobody", text: str = "", fired: int | None = 7) -> TrialOutcome:
+    return TrialOutcome(fault, f"{fault.what} somewhere", fired, name, by, text, None, 1000)
 
 
-def batch(policy: str, scenario: str, outcomes: list[Outcome]) -> tuple[Batch, list[Outcome]]:
-    return Batch(Pair(policy, scenario), ("drop-ipi",), (), 10), outcomes
+def batch(policy: str, scenario: str, outcomes: list[TrialOutcome]) -> tuple[TrialBatch, list[TrialOutcome]]:
+    return TrialBatch(TrialPair(policy, scenario), ("drop-ipi",), (), 10), outcomes
 
 
 DROP = [Fault("drop-ipi", Send(number)) for number in range(1, 101)]

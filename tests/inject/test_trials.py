@@ -14,8 +14,8 @@ import pytest
 from kstack.base.errors import ConfigError, KstackError, PolicyError
 from kstack.fault import At, Fault, Moment, Send, Step
 from kstack.hw.modes import Modes
-from kstack.inject import OUTCOMES, SYSTEMATIC, Outcome, Pair, Trial, campaign, census, faults_at
-from kstack.inject.campaign import Batch, Wanted, batches, declared, read_campaign, run
+from kstack.inject import OUTCOMES, SYSTEMATIC, Trial, TrialOutcome, TrialPair, campaign, census, faults_at
+from kstack.inject.campaign import TrialBatch, Wanted, batches, declared, read_campaign, run
 from kstack.inject.examples import everything, record, shortest
 from kstack.inject.trial import judged, schedule
 from kstack.kernels.kstack.scenarios import find_scenario
@@ -31,10 +31,10 @@ from kstack.testing.minimise import Minimised, merged
 from kstack.testing.trials import simpler
 from tests.support.command import ROOT, kstack
 
-LAIGHT = Pair("switch-sp-ipi", "laight")
+LAIGHT = TrialPair("switch-sp-ipi", "laight")
 
 
-def tried(pair: Pair, what: str, limit: int = 40) -> Counter[tuple[str, str]]:
+def tried(pair: TrialPair, what: str, limit: int = 40) -> Counter[tuple[str, str]]:
     found = census(pair)
     outcomes = [Trial(pair, fault, site, found.usual).run() for fault, site in faults_at(what, found, limit)]
     assert all(one.fired is not None for one in outcomes), "all sites are of this run"
@@ -77,7 +77,7 @@ def test_a_policy_that_fails_is_told_of_by_the_policy_s_own_error() -> None:
 
 def test_what_happens_without_the_fault_too_is_not_the_fault_s() -> None:
     """entry-exit goes wrong in laight by itself."""
-    pair = Pair("entry-exit", "laight")
+    pair = TrialPair("entry-exit", "laight")
     found = census(pair)
     assert (found.usual.outcome, found.usual.kind) == ("wrong-data", "wrong-data")
     fault, site = faults_at("nmi", found, 1)[0]
@@ -151,7 +151,7 @@ def test_a_journal_is_of_its_policy_its_modes_and_its_limit(tmp_path: Path) -> N
 
 
 def test_a_pair_without_a_baseline_is_told_of_and_the_others_are_tried() -> None:
-    refused: dict[Pair, str] = {}
+    refused: dict[TrialPair, str] = {}
     wanted = Wanted(["switch-sp-ipi", "entry-exit"], ["hotplug"], ["drop-ipi"], [], 2)
     found = list(run(batches(wanted), refused=refused.__setitem__))
     assert {batch.pair.policy for batch, _ in found} == {"switch-sp-ipi"}
@@ -231,7 +231,7 @@ def test_a_guest_that_says_something_else_is_not_as_without_the_fault(place: str
 
 def test_a_run_that_is_better_than_without_the_fault_is_masked() -> None:
     """entry-exit goes wrong in laight, unless a page that it takes is not there."""
-    pair = Pair("entry-exit", "laight")
+    pair = TrialPair("entry-exit", "laight")
     found = census(pair)
     outcome = Trial(pair, Fault("fail-alloc", Step("TakePage", 20)), "", found.usual).run()
     assert (outcome.outcome, outcome.text) == ("masked", "better than without the fault")
@@ -258,7 +258,7 @@ def test_a_schedule_under_which_it_goes_wrong_without_the_fault_too_is_no_exampl
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """entry-exit goes wrong in laight under its script, fault or none: for a pair that is sound that would show a race."""
-    pair = Pair("entry-exit", "laight")
+    pair = TrialPair("entry-exit", "laight")
     trial = Trial(pair, Fault("duplicate-ipi", Send(1)), "", census(pair).usual)
     setup = trial.setup
     start = Start(setup.image, setup.cpus, setup.ram, setup.modes, EntryExit, setup.options, setup.faults)
@@ -267,7 +267,7 @@ def test_a_schedule_under_which_it_goes_wrong_without_the_fault_too_is_no_exampl
     short = start.run(schedule(find_scenario("laight")))
     assert short.outcome is not None
     found = judged("laight", short.outcome)
-    outcome = Outcome(trial.fault, "", 1, found[0], found[1], found[2], found[3], short.end)
+    outcome = TrialOutcome(trial.fault, "", 1, found[0], found[1], found[2], found[3], short.end)
     monkeypatch.setattr(trials, "minimise", lambda run: Minimised(short, None, 1, True))
     for usual, is_example in ((found[:2], True), (("masked", "nobody"), False)):
         one = trial._replace(usual=trial.usual._replace(outcome=usual[0], by=usual[1]))
@@ -276,7 +276,7 @@ def test_a_schedule_under_which_it_goes_wrong_without_the_fault_too_is_no_exampl
 
 def test_an_instruction_s_fault_is_recorded_under_its_own_schedule(tmp_path: Path) -> None:
     """Another schedule would have another instruction there at that time."""
-    batch = Batch(Pair("switch-sp-ipi", "wilcox"), ("spurious-fault",), (), 3)
+    batch = TrialBatch(TrialPair("switch-sp-ipi", "wilcox"), ("spurious-fault",), (), 3)
     chosen = everything([(batch, batch.run())])
     for simple, plain in zip(record(tmp_path / "a", chosen, simpler), record(tmp_path / "b", chosen), strict=True):
         assert read_recording(simple.path) == read_recording(plain.path)
@@ -293,7 +293,7 @@ def test_a_damaged_journal_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_what_only_the_guest_notices_the_guest_has_detected() -> None:
     """A thread that cannot be made is no wrong data."""
-    pair = Pair("fault-df", "wilcox", Modes(df_restart="exact"))
+    pair = TrialPair("fault-df", "wilcox", Modes(df_restart="exact"))
     found = census(pair)
     outcome = Trial(pair, Fault("fail-alloc", Step("AllocPage", 2)), "", found.usual).run()
     assert (outcome.outcome, outcome.by, outcome.kind) == ("detected", "guest", None)
@@ -318,7 +318,7 @@ def test_a_failing_policy_s_trial_is_recorded_too_and_fails_again(tmp_path: Path
 
 
 def test_examples_are_the_shortest_of_each_kind_or_all(tmp_path: Path) -> None:
-    batch = Batch(LAIGHT, ("drop-ipi", "early-ack", "raise"), (), 8)
+    batch = TrialBatch(LAIGHT, ("drop-ipi", "early-ack", "raise"), (), 8)
     found = [(batch, batch.run())]
     chosen = shortest(found)
     assert {(one.fault.what, one.outcome) for _, one in chosen} == {
@@ -413,13 +413,13 @@ def test_the_command_prints_what_others_rely_on(tmp_path: Path) -> None:
 
 
 def test_every_systematic_fault_has_sites_somewhere() -> None:
-    found = census(Pair("switch-sp-ipi", "laight"))
+    found = census(TrialPair("switch-sp-ipi", "laight"))
     assert [what for what in SYSTEMATIC if not faults_at(what, found, 1)] == []
 
 
 def test_a_pair_that_does_not_end_by_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Pair.session
-    monkeypatch.setattr(Pair, "session", lambda pair, limit=None: session(pair, 100))
+    session = TrialPair.session
+    monkeypatch.setattr(TrialPair, "session", lambda pair, limit=None: session(pair, 100))
     with pytest.raises(ConfigError, match="ends with bound without any fault"):
         census.__wrapped__(LAIGHT)
 
@@ -468,13 +468,13 @@ scenario_tick: .long 0
 
 
 @pytest.fixture
-def patched(tmp_path: Path) -> Pair:
+def patched(tmp_path: Path) -> TrialPair:
     (tmp_path / "patched.toml").write_text(GUEST)
     (tmp_path / "patched.s").write_text(LOOP)
-    return Pair("fixed-16k", str(tmp_path / "patched.toml"))
+    return TrialPair("fixed-16k", str(tmp_path / "patched.toml"))
 
 
-def file_of(pair: Pair, *faults: Fault) -> Path:
+def file_of(pair: TrialPair, *faults: Fault) -> Path:
     """A campaign of these faults."""
     path = Path(pair.scenario).parent / "c.toml"
     head = f'policies = ["{pair.policy}"]\nscenarios = ["{pair.scenario}"]\n'
@@ -482,7 +482,7 @@ def file_of(pair: Pair, *faults: Fault) -> Path:
     return path
 
 
-def test_a_bit_of_ram_is_the_one_that_is_named_by_whatever_address(patched: Pair, tmp_path: Path) -> None:
+def test_a_bit_of_ram_is_the_one_that_is_named_by_whatever_address(patched: TrialPair, tmp_path: Path) -> None:
     """Bit 1 of the immediate operand, by each of the eight bytes before it from which a word has it."""
     session = patched.session()
     linear = session.symbols.address("patched")
@@ -519,7 +519,7 @@ def test_a_bit_of_ram_is_the_one_that_is_named_by_whatever_address(patched: Pair
     ],
 )
 def test_a_place_at_which_no_instruction_begins_is_an_error_before_anything_is_tried(
-    place: str, says: str, patched: Pair
+    place: str, says: str, patched: TrialPair
 ) -> None:
     path = file_of(patched, Fault("nmi", At("patched")), Fault("nmi", At(place)))
     done = kstack("inject", "--campaign", path)
@@ -535,7 +535,7 @@ def test_a_place_that_only_the_run_shows_to_be_inside_an_instruction_is_an_error
         Trial(LAIGHT, Fault("nmi", At("context_switch+0x32", 1000)), "", found.usual).run()
 
 
-def test_what_did_not_happen_is_counted_apart_from_what_was_masked(patched: Pair) -> None:
+def test_what_did_not_happen_is_counted_apart_from_what_was_masked(patched: TrialPair) -> None:
     faults = [
         Fault("nmi", At("again", 100)),
         Fault("nmi", At("again", 101)),
@@ -574,8 +574,8 @@ def test_what_did_not_happen_is_counted_apart_from_what_was_masked(patched: Pair
     assert "there were 100 executions of its place, and it waits for number 101" in page.read_text()
 
 
-def test_a_trial_whose_fault_did_not_happen_is_no_example(patched: Pair, tmp_path: Path) -> None:
-    batch = Batch(
+def test_a_trial_whose_fault_did_not_happen_is_no_example(patched: TrialPair, tmp_path: Path) -> None:
+    batch = TrialBatch(
         patched, (), (Fault("nmi", At("again", 101)), Fault("flip-register", At("again", 9), register="rbx", bit=3)), 9
     )
     found = [(batch, batch.run())]

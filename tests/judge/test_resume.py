@@ -17,8 +17,8 @@ import pytest
 
 from kstack.base.errors import ConfigError, KstackError
 from kstack.hw.modes import Modes
-from kstack.judge.pairs import Checkpoint, _begin_worker, judge_pairs
-from kstack.judge.verdict import Pair, Portfolio
+from kstack.judge.pairs import PairCheckpoint, _begin_worker, judge_pairs
+from kstack.judge.verdict import JudgedPair, Portfolio
 from kstack.stacks.host.pool import PoolConfig
 from tests.support.command import kstack, kstack_process
 from tests.support.own_policy import OWN_POLICY
@@ -54,14 +54,14 @@ def wait_for_lines(path: Path, number: int) -> None:
     raise AssertionError(f"{path} never had {number} lines")
 
 
-def pairs(*policies: str, portfolio: Portfolio = FEW, modes: Modes = ADVERSARIAL) -> list[Pair]:
+def pairs(*policies: str, portfolio: Portfolio = FEW, modes: Modes = ADVERSARIAL) -> list[JudgedPair]:
     """Pairs with `laight`."""
-    return [Pair(policy, "laight", portfolio, modes) for policy in policies]
+    return [JudgedPair(policy, "laight", portfolio, modes) for policy in policies]
 
 
-def saved(path: Path, todo: list[Pair]) -> dict[int, Any]:
+def saved(path: Path, todo: list[JudgedPair]) -> dict[int, Any]:
     """Judge pairs into a checkpoint."""
-    checkpoint = Checkpoint(path, todo)
+    checkpoint = PairCheckpoint(path, todo)
     try:
         return dict(judge_pairs(todo, 1, checkpoint))
     finally:
@@ -124,9 +124,11 @@ def test_a_comparison_that_is_stopped_ends_its_own_workers_alone() -> None:
         (lambda _: os._exit(7), "ended with exit code 7"),
     ],
 )
-def test_how_a_worker_died_is_said(monkeypatch: pytest.MonkeyPatch, end: Callable[[Pair], None], says: str) -> None:
+def test_how_a_worker_died_is_said(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[JudgedPair], None], says: str
+) -> None:
     end.__name__ = "judge"  # by which a worker finds it
-    monkeypatch.setattr(Pair, "judge", end)
+    monkeypatch.setattr(JudgedPair, "judge", end)
     with pytest.raises(KstackError, match=says):
         list(judge_pairs(pairs("fixed-16k"), 1))
 
@@ -143,10 +145,10 @@ def test_what_is_saved_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.M
     todo = pairs("fixed-16k", "entry-exit")
     first = saved(tmp_path / "c.jsonl", todo)
 
-    def never(self: Pair) -> None:
+    def never(self: JudgedPair) -> None:
         raise AssertionError("judged again")
 
-    monkeypatch.setattr(Pair, "judge", never)
+    monkeypatch.setattr(JudgedPair, "judge", never)
     assert saved(tmp_path / "c.jsonl", todo) == first
 
 
@@ -170,13 +172,13 @@ def test_the_result_does_not_depend_on_the_number_of_processes(tmp_path: Path, w
     ],
 )
 def test_a_checkpoint_of_other_options_is_refused_with_what_differs(
-    tmp_path: Path, other: list[Pair], says: str
+    tmp_path: Path, other: list[JudgedPair], says: str
 ) -> None:
     path = tmp_path / "c.jsonl"
     saved(path, pairs("fixed-16k"))
     before = path.read_bytes()
     with pytest.raises(ConfigError, match=says):
-        Checkpoint(path, other)
+        PairCheckpoint(path, other)
     assert path.read_bytes() == before
 
 
@@ -197,7 +199,7 @@ def test_a_checkpoint_of_another_kstack_is_refused(tmp_path: Path, monkeypatch: 
     saved(path, pairs("fixed-16k"))
     monkeypatch.setattr("kstack.judge.pairs._code_hash", lambda: "another")
     with pytest.raises(ConfigError, match=r"kstack was .* and is .*another"):
-        Checkpoint(path, pairs("fixed-16k"))
+        PairCheckpoint(path, pairs("fixed-16k"))
 
 
 def test_a_damaged_line_is_found(tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_a_damaged_line_is_found(tmp_path: Path) -> None:
     saved(path, pairs("fixed-16k"))
     path.write_bytes(path.read_bytes().replace(b'"safe":true', b'"safe":null'))
     with pytest.raises(ConfigError, match="line 2 is damaged"):
-        Checkpoint(path, pairs("fixed-16k"))
+        PairCheckpoint(path, pairs("fixed-16k"))
 
 
 @pytest.mark.parametrize("content", ["my letters\n", "my letters", "{}\n"])
@@ -219,9 +221,9 @@ def test_a_file_that_is_no_checkpoint_is_left_as_it_is(tmp_path: Path, content: 
 
 
 def test_two_comparisons_cannot_write_one_checkpoint(tmp_path: Path) -> None:
-    first = Checkpoint(tmp_path / "c.jsonl", pairs("fixed-16k"))
+    first = PairCheckpoint(tmp_path / "c.jsonl", pairs("fixed-16k"))
     with pytest.raises(ConfigError, match="another kstack"):
-        Checkpoint(tmp_path / "c.jsonl", pairs("fixed-16k"))
+        PairCheckpoint(tmp_path / "c.jsonl", pairs("fixed-16k"))
     first.close()
 
 

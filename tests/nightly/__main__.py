@@ -11,7 +11,7 @@ from itertools import repeat
 from pathlib import Path
 
 from kstack.hw.modes import Modes
-from kstack.inject.campaign import Batch
+from kstack.inject.campaign import TrialBatch
 from kstack.report.decisions import FILE, Reading, write_decisions
 from kstack.report.faults import write_matrix
 from kstack.report.words import modes_line
@@ -128,7 +128,7 @@ def _decisions(executor: ProcessPoolExecutor, names: list[str], places: list[str
 
 def _injected(executor: ProcessPoolExecutor, names: list[str], sites: int | None, report: Path | None) -> bool:
     work = injected.work(names, sites)
-    found = list(zip(work, executor.map(Batch.tried, work, chunksize=1), strict=True))
+    found = list(zip(work, executor.map(TrialBatch.tried, work, chunksize=1), strict=True))
     print(modes_line(injected.MODES) + "\n\n" + injected.table(found))
     if report is not None:
         write_matrix(report, [(batch, outcomes) for batch, outcomes in found if not isinstance(outcomes, str)], [])

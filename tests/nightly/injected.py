@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Final
 
 from kstack.hw.modes import Modes
-from kstack.inject import SYSTEMATIC, Outcome, Pair
-from kstack.inject.campaign import Batch
+from kstack.inject import SYSTEMATIC, TrialOutcome, TrialPair
+from kstack.inject.campaign import TrialBatch
 
 SCENARIOS: Final = ("laight", "wilcox", "exit-reuse", "two-faults")
 """Growth and sharing, writes by others, exits, faults: every policy does something in each."""
@@ -18,19 +18,19 @@ EVERYWHERE: Final = ("nmi", "drop-ipi", "drop-invlpg", "fail-alloc")
 WHATS: Final = (*EVERYWHERE, *(what for what in SYSTEMATIC if what not in EVERYWHERE))
 
 
-def work(names: list[str], sites: int | None = None) -> list[Batch]:
+def work(names: list[str], sites: int | None = None) -> list[TrialBatch]:
     """Three batches a policy and scenario, so that workers share the work evenly; `sites` of every fault, if given."""
     most, some = (SITES, SOME) if sites is None else (sites, sites)
     parts = ((("nmi",), most), (EVERYWHERE[1:], most), (WHATS[len(EVERYWHERE) :], some))
     return [
-        Batch(Pair(name, scenario, MODES), whats, (), limit)
+        TrialBatch(TrialPair(name, scenario, MODES), whats, (), limit)
         for name in names
         for scenario in SCENARIOS
         for whats, limit in parts
     ]
 
 
-def table(found: list[tuple[Batch, list[Outcome] | str]]) -> str:
+def table(found: list[tuple[TrialBatch, list[TrialOutcome] | str]]) -> str:
     """A row a policy, a column a fault: trials, and how many were not masked, by what they came to."""
     cells: dict[tuple[str, str], Counter[str]] = {}
     for batch, outcomes in found:

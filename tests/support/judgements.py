@@ -10,7 +10,7 @@ from kstack.sanitizer.findings import Finding, Kind
 from kstack.sanitizer.history import Cleared, Filled, Freed, Invalidated, IpiSent, IpiTaken, Mapped, Marked, Used
 from kstack.stacks.host.call import StepCounts
 from kstack.stacks.measure.costs import CostModel, cost_model
-from kstack.stacks.measure.levels import PoolUse
+from kstack.stacks.measure.levels import LevelSample, PoolUse
 from kstack.stacks.measure.usage import UsageSummary
 
 PASSED = 0x10
@@ -36,7 +36,7 @@ def used(
         depth_at_switch=(1, 0, 2, 0, 0),
         depth_max=(0, 0, 1, 0, 1),
         kib_by_depth=kib_by_depth,
-        pools=PoolUse((8, 8), ((5, 0, 7), (9, 1, 9)), 1, 1, 2, (7, 9)),
+        pools=PoolUse((8, 8), (LevelSample(5, 0, 7), LevelSample(9, 1, 9)), 1, 1, 2, (7, 9)),
         faults={"#PF": page_faults} if page_faults else {},
         page_faults=page_faults,
         double_faults=0,

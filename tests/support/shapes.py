@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from kstack.kernels.kstack.pages import Litmus, Outcome
+from kstack.kernels.kstack.pages import FinalValues, Litmus
 
 NEVER: Final = "... ... ..."
 ALWAYS: Final = "xxx xxx xxx"
@@ -79,7 +79,7 @@ class Shape(NamedTuple):
         """The test."""
         return Litmus.of(self.programs, self.init, self.global_pages)
 
-    def matches(self, outcome: Outcome) -> bool:
+    def matches(self, outcome: FinalValues) -> bool:
         """Whether an outcome is the one of interest."""
         values = {name: str(value) for name, value in outcome}
         return any(all(values[name] == value for name, value in terms) for terms in self.terms)

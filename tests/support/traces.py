@@ -13,7 +13,7 @@ from kstack.machine import Machine
 from kstack.run.outside import RunHooks
 from kstack.stacks.host.call import StackHooks
 from kstack.trace.store import Trace
-from kstack.trace.tracer import Part, Tracer
+from kstack.trace.tracer import TracePart, Tracer
 
 
 def table(trace: Trace, name: str) -> dict[str, Any]:
@@ -28,9 +28,9 @@ def rows(trace: Trace, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def follow(machine: Machine) -> tuple[Tracer, list[Part]]:
+def follow(machine: Machine) -> tuple[Tracer, list[TracePart]]:
     """A bare machine's tracer, and what it hands on."""
-    parts: list[Part] = []
+    parts: list[TracePart] = []
     runtime = SimpleNamespace(calls=[[] for _ in machine.cpus])
     machine.instruments.offer(StackHooks())
     machine.instruments.offer(RunHooks())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from kstack.kernels.kstack.language import NAMES, Entry, Operation
-from kstack.kernels.kstack.pages import FAULT, OK, Litmus, Outcome, Value
+from kstack.kernels.kstack.pages import FAULT, OK, FinalValues, Litmus, Value
 
 ORDERS: Final = ("sc", "tso", "tso-walks-memory")
 SPECULATIONS: Final = ("none", "sets-accessed", "keeps-accessed-clear")
@@ -96,7 +96,7 @@ class State(NamedTuple):
         return self._replace(words=(*self.words[:at], store.value, *self.words[at + 1 :]))
 
 
-def outcomes(test: Litmus, reading: Reading) -> set[Outcome]:
+def outcomes(test: Litmus, reading: Reading) -> set[FinalValues]:
     """All outcomes of a test."""
     machine = Machine(test, reading)
     start = machine.start()
@@ -135,7 +135,7 @@ class Machine:
         programs = zip(state.cpus, self.test.programs, strict=True)
         return all(cpu.place == len(program) and not cpu.buffer and cpu.inside is None for cpu, program in programs)
 
-    def outcome(self, state: State) -> Outcome:
+    def outcome(self, state: State) -> FinalValues:
         """Final values by name."""
         used = [NAMES.index(name) for name in self.test.locations]
         values = [result for cpu in state.cpus for result in cpu.results] + [state.words[at] for at in used]

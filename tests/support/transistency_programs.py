@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from kstack.base.errors import ConfigError
 from kstack.explore.problem import Bounds
 from kstack.hw.modes import Modes
-from kstack.kernels.kstack.pages import Litmus, Outcome
+from kstack.kernels.kstack.pages import FinalValues, Litmus
 from kstack.testing.reachable import Guest
 from tests.support.shapes import Shape
 from tests.support.transistency import ORDERS, SPECULATIONS, Reading
@@ -27,8 +27,8 @@ class Comparison(NamedTuple):
 
     mode: tuple[str, str]
     outcomes: int
-    missing: set[Outcome]
-    more: set[Outcome]
+    missing: set[FinalValues]
+    more: set[FinalValues]
     stuck: int
     states: int
 
@@ -47,7 +47,7 @@ def compare(guest: Guest, mode: tuple[str, str], every_move: bool) -> Comparison
     return Comparison(mode, len(expected), expected - seen, seen - expected, found.stuck, found.states)
 
 
-def shown(shape: Shape, outcomes: dict[tuple[str, str], set[Outcome]]) -> str:
+def shown(shape: Shape, outcomes: dict[tuple[str, str], set[FinalValues]]) -> str:
     """In which modes the outcome of interest is there, as `Shape.allowed` has it."""
     letters = ["x" if any(map(shape.matches, outcomes[mode])) else "." for mode in MODES]
     return " ".join("".join(letters[at : at + 3]) for at in (0, 3, 6))

@@ -12,7 +12,7 @@ from kstack.hw.modes import Modes
 from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec
 from kstack.schedule import RoundRobin
-from kstack.trace.tracer import Part, Tracer
+from kstack.trace.tracer import TracePart, Tracer
 from tests.support.frame_guest import CASE_STACK, KDATA, MAIN_STACK, Case, cases, image
 from tests.support.qemu import on_qemu
 
@@ -46,7 +46,7 @@ def chosen() -> list[Case]:
 def executed_here(path: Path) -> list[int]:
     """RIPs on the machine, in slices that end anywhere."""
     setup = RunSpec(str(path), 1, 8 << 20, Modes(df_restart="exact"), None, RunOptions(5_000_000))
-    parts: list[Part] = []
+    parts: list[TracePart] = []
     session = setup.session(RoundRobin(317))
     tracer = Tracer(session, parts.append)
     assert session.run().ended == "exit"

@@ -24,7 +24,7 @@ from kstack.trace.columns import REGISTERS, first_of_each
 from kstack.trace.make import make_trace
 from kstack.trace.store import SCHEMAS, VERSION, Trace, read_trace
 from kstack.trace.text import mnemonic
-from kstack.trace.tracer import Part, Tracer
+from kstack.trace.tracer import TracePart, Tracer
 from tests.support.long_mode import AREA, LongModeGuest
 from tests.support.recordings import recorded
 from tests.support.traces import follow, table
@@ -47,7 +47,7 @@ def test_every_unit_of_time_is_accounted_for(
     recording = recorded(scenario, policy, schedule, seed, modes)
     session = replay_session(recording)
     before = [cpu.counts.instructions for cpu in session.machine.cpus]
-    parts: list[Part] = []
+    parts: list[TracePart] = []
     tracer = Tracer(session, parts.append)
     result = session.run()
     tracer.hand_on()
@@ -196,7 +196,7 @@ def test_loads_give_what_was_stored_last(laight: Trace) -> None:
     assert checked > 10_000
 
 
-def accesses_of(parts: list[Part]) -> list[tuple[bool, int, int, int]]:
+def accesses_of(parts: list[TracePart]) -> list[tuple[bool, int, int, int]]:
     """Store or load, linear address from AREA on, bytes and value, of accesses of the engine."""
     found = dict(zip(parts[0].accesses.names, zip(*(part.accesses.arrays for part in parts), strict=True), strict=True))
     columns = (np.concatenate(found[name]).tolist() for name in ("store", "address", "size", "value"))

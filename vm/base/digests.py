@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from kstack.base.documents import JsonValue
 
 BYTES: Final = 16
 """Bytes of a digest, where nothing else is said: two files in 2**64 have the same."""
@@ -25,7 +28,7 @@ def digest(data: str | bytes, size: int = BYTES) -> str:
     return hashlib.blake2b(data.encode() if isinstance(data, str) else data, digest_size=size).hexdigest()
 
 
-def digest_of(document: dict[str, Any]) -> str:
+def digest_of(document: Mapping[str, JsonValue]) -> str:
     """Of a document, as JSON with its keys in order: whoever wrote it, the same content has the same digest."""
     return digest(json.dumps(document, sort_keys=True))
 

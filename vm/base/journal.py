@@ -20,15 +20,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.base.digests import digest, digest_of
+from kstack.base.documents import Document, JsonValue
 
-Document = dict[str, Any]
 SHORT: Final = 8  # bytes of a digest that stands before its text
 
 
-class Form(NamedTuple):
+class LineForm(NamedTuple):
     """How a line is written and read, without its newline.
 
     Attributes:
@@ -64,14 +64,14 @@ def _read_before(text: str) -> Document:
     found, _, content = text.partition(" ")
     if found != digest(content, SHORT):
         raise ValueError("its digest does not fit")
-    document: Any = json.loads(content)
+    document: JsonValue = json.loads(content)
     if not isinstance(document, dict):
         raise ValueError("it is no document")
     return document
 
 
-INSIDE: Final = Form(_written_inside, _read_inside)
-BEFORE: Final = Form(_written_before, _read_before)
+INSIDE: Final = LineForm(_written_inside, _read_inside)
+BEFORE: Final = LineForm(_written_before, _read_before)
 
 
 class Damage(NamedTuple):
@@ -102,7 +102,7 @@ class Contents(NamedTuple):
     damage: Damage | None
 
 
-def parse(data: bytes, form: Form) -> Contents:
+def parse(data: bytes, form: LineForm) -> Contents:
     """What stands in a log, as far as it can be believed.
 
     Args:
@@ -138,7 +138,7 @@ class Log:
         OSError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, form: Form, *, emptied: bool = False, locked: bool = False) -> None:
+    def __init__(self, path: Path, form: LineForm, *, emptied: bool = False, locked: bool = False) -> None:
         self._form = form
         self._file = path.open("wb" if emptied else "a+b")
         try:

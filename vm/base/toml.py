@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
@@ -46,7 +46,7 @@ def parse_toml(text: str, kind: type[T], name: str) -> T:
         raise ConfigError(f"{name}: {where[2].strip('`$.') or 'the file'}: {where[0]}") from error
 
 
-def _check_keys(table: dict[str, Any], kind: type[msgspec.Struct], name: str, prefix: str) -> None:
+def _check_keys(table: dict[str, object], kind: type[msgspec.Struct], name: str, prefix: str) -> None:
     """Refuse keys that `kind` does not have, in tables of tables too."""
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     for key, value in table.items():

@@ -8,18 +8,19 @@ import sys
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.cli.options import Json, ModeList, PoolOptions, modes_of, split
 from kstack.cli.output import console, print_json
 from kstack.hw.modes import Modes
-from kstack.judge.pairs import Checkpoint, judge_pairs
-from kstack.judge.verdict import Judgement, Pair, Portfolio
+from kstack.judge.pairs import PairCheckpoint, judge_pairs
+from kstack.judge.verdict import JudgedPair, Judgement, Portfolio
 from kstack.kernels.known import usual_guests
 from kstack.recording import write_recording
 from kstack.report.comparison import Comparison
@@ -152,7 +153,7 @@ def _name(costs: Path | None) -> str:
     return "kstack's own" if costs is None else str(costs)
 
 
-def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, modes: Modes) -> list[Pair]:
+def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, modes: Modes) -> list[JudgedPair]:
     """All pairs of what was asked for.
 
     Raises:
@@ -165,14 +166,14 @@ def _pairs(policies: str | None, scenarios: str | None, portfolio: Portfolio, mo
         find_policy(name)
     for name in chosen:
         usual_guests().scenario(name)
-    return [Pair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
+    return [JudgedPair(policy, scenario, portfolio, modes) for scenario in chosen for policy in wanted]
 
 
-def _judge(pairs: list[Pair], jobs: int, resume: Path | None) -> tuple[dict[int, Judgement], bool]:
+def _judge(pairs: list[JudgedPair], jobs: int, resume: Path | None) -> tuple[dict[int, Judgement], bool]:
     """Judgements by the pairs' places, and whether the user interrupted."""
     done: dict[int, Judgement] = {}
     with ExitStack() as stack:
-        checkpoint = None if resume is None else stack.enter_context(closing(Checkpoint(resume, pairs)))
+        checkpoint = None if resume is None else stack.enter_context(closing(PairCheckpoint(resume, pairs)))
         progress = stack.enter_context(_progress())
         task = progress.add_task("starting", total=len(pairs))
         results = stack.enter_context(closing(judge_pairs(pairs, jobs, checkpoint)))
@@ -217,7 +218,7 @@ def _show(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], 
         {**judgement.as_dict(written.get(index), model), "broken_in": _breaks(comparison, judgement)}
         for index, judgement in enumerate(comparison.judgements)
     ]
-    document: dict[str, Any] = {"version": 1, "modes": comparison.modes.as_dict(), "results": results}
+    document: Document = {"version": 1, "modes": comparison.modes.as_dict(), "results": results}
     if estimates is not None:
         document["fleet"] = estimates.as_dict()
     if not complete:
@@ -225,7 +226,7 @@ def _show(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], 
     print_json(document)
 
 
-def _breaks(comparison: Comparison, judgement: Judgement) -> list[dict[str, Any]]:
+def _breaks(comparison: Comparison, judgement: Judgement) -> list[Document]:
     """Litmus scenarios in which a policy is broken; those explored before with their modes."""
     return [{"scenario": one.scenario, "modes": one.modes} for one in comparison.broken_in(judgement.policy)]
 

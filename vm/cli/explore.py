@@ -8,12 +8,13 @@ from collections import deque
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.markup import escape
 from rich.text import Text
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.cli.options import Json, ModeList, modes_of
 from kstack.cli.outcomes import print_outcomes
@@ -156,7 +157,7 @@ def explore(
     if found is not None and witness_file is not None:
         write_path(witness_file, scenario, policy, modes, outcome.visible, found)
     if json:
-        bound: dict[str, Any] = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
+        bound: Document = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
         bound |= {"cut": outcome.cut, "timers": "off"}
         bound["every_move"] = engine == "stateful" and not limits.bounds.reduces
         print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
@@ -173,7 +174,12 @@ def _check(engine: Engine, limits: Limits, workers: Workers, problem: Problem | 
     Raises:
         ConfigError: an option is out of range, or of another engine.
     """
-    positive: dict[str, Any] = {**vars(limits), "preemptions": None, "every_move": None, "jobs": workers.jobs}
+    positive: dict[str, int | float | None] = {
+        **vars(limits),
+        "preemptions": None,
+        "every_move": None,
+        "jobs": workers.jobs,
+    }
     for name, value in positive.items():
         if value is not None and value <= 0:
             raise ConfigError(f"--{name} {value}: give more than 0")
@@ -237,8 +243,8 @@ def _warn(policy: str | None, modes: Modes) -> None:
 
 
 def _document(
-    outcome: Outcome, found: PathWitness | None, engine: str, bound: dict[str, Any], modes: Modes, seconds: float
-) -> dict[str, Any]:
+    outcome: Outcome, found: PathWitness | None, engine: str, bound: Document, modes: Modes, seconds: float
+) -> Document:
     pair = found.pair if found else None
     return {
         "version": 1,
@@ -264,7 +270,7 @@ def _document(
     }
 
 
-def _line(line: WitnessLine) -> dict[str, Any]:
+def _line(line: WitnessLine) -> Document:
     return {"number": line.number, "cpu": line.cpu, "what": line.what, "symbol": line.symbol}
 
 

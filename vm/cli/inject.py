@@ -6,12 +6,13 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.base.html import check_can_write
 from kstack.cli.options import Json, ModeList, split
@@ -19,7 +20,7 @@ from kstack.cli.output import console, print_json
 from kstack.inject.campaign import LIMIT, Wanted, batches, read_campaign, run
 from kstack.inject.examples import Example, everything, make_folder, record, shortest
 from kstack.inject.sites import SYSTEMATIC
-from kstack.inject.trial import NOT_FIRED, OUTCOMES, Outcome, Pair
+from kstack.inject.trial import NOT_FIRED, OUTCOMES, TrialOutcome, TrialPair
 from kstack.report.faults import Found, matrix, write_matrix
 from kstack.report.words import modes_line
 
@@ -84,7 +85,7 @@ def inject(
     wanted = _wanted(scenario, policy, faults, campaign, work, mode)
     if work.recordings is not None:
         make_folder(work.recordings)
-    refused: dict[Pair, str] = {}
+    refused: dict[TrialPair, str] = {}
     found = list(run(batches(wanted), work.jobs, work.resume, _progress, refused.__setitem__))
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
@@ -108,7 +109,7 @@ def inject(
     return 1 if any(_is_unexpected(one) for _, outcomes in found for one in outcomes) else 0
 
 
-def _say_what_did_not_happen(outcomes: list[Outcome]) -> None:
+def _say_what_did_not_happen(outcomes: list[TrialOutcome]) -> None:
     """On stderr: a trial whose fault did not happen has shown nothing."""
     missed = [one for one in outcomes if one.fired is None]
     if missed:
@@ -116,7 +117,7 @@ def _say_what_did_not_happen(outcomes: list[Outcome]) -> None:
         print(f"kstack: {len(missed)} of {len(outcomes)} faults did not happen, as {first}", file=sys.stderr)
 
 
-def _is_unexpected(one: Outcome) -> bool:
+def _is_unexpected(one: TrialOutcome) -> bool:
     """Neither masked, nor detected by the guest or the policy, whose business that is."""
     return one.outcome != "masked" and not (one.outcome == "detected" and one.by in ("guest", "policy"))
 
@@ -162,7 +163,7 @@ def _record(folder: Path, found: Found, every: bool) -> list[Example]:
     return record(folder, shortest(found), simpler)
 
 
-def _document(found: Found, examples: list[Example], refused: dict[Pair, str]) -> dict[str, Any]:
+def _document(found: Found, examples: list[Example], refused: dict[TrialPair, str]) -> Document:
     places = {(example.pair, example.outcome): str(example.path) for example in examples}
     trials = []
     totals: Counter[str] = Counter()

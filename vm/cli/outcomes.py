@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from kstack.base.documents import Document
 from kstack.cli.options import modes_of
 from kstack.cli.output import console, print_json
 from kstack.explore.problem import Bounds, Progress
@@ -58,7 +58,7 @@ def is_text(what: str) -> bool:
     return any(sign in what for sign in "|;= ") and not what.endswith(".toml")
 
 
-def _document(found: Outcomes, bounds: Bounds, modes: Modes, seconds: float) -> dict[str, Any]:
+def _document(found: Outcomes, bounds: Bounds, modes: Modes, seconds: float) -> Document:
     return {
         "version": 1,
         "outcomes": [dict(one) for one in found],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
+from kstack.base.documents import Document
 from kstack.base.errors import KstackError
 from kstack.hw.modes import Modes
 from kstack.report.panic import panic_report
@@ -20,7 +21,7 @@ DIED: Final = 3  # exit code where the guest has died
 WIDTH: Final = 120  # columns where stdout is no terminal
 
 
-def print_json(document: dict[str, Any]) -> None:
+def print_json(document: Document) -> None:
     """One JSON document on stdout."""
     json.dump(document, sys.stdout, indent=2)
     sys.stdout.write("\n")
@@ -32,7 +33,7 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=WIDTH, no_color=True)
 
 
-def run_document(result: RunResult, recording: str | None, modes: Modes) -> dict[str, Any]:
+def run_document(result: RunResult, recording: str | None, modes: Modes) -> Document:
     """The JSON of one run.
 
     Args:
@@ -59,7 +60,7 @@ def run_document(result: RunResult, recording: str | None, modes: Modes) -> dict
     }
 
 
-def failed_document(session: Session, how: str, code: int, error: KstackError) -> dict[str, Any]:
+def failed_document(session: Session, how: str, code: int, error: KstackError) -> Document:
     """The JSON of a run that could not go on.
 
     Args:
@@ -69,7 +70,7 @@ def failed_document(session: Session, how: str, code: int, error: KstackError) -
         error: why.
     """
     time, state = session.machine.time, session.machine.state_hash()
-    said = {"exit": how, "code": code, "reason": str(error), "error": str(error)}
+    said: Document = {"exit": how, "code": code, "reason": str(error), "error": str(error)}
     return {"version": 1, **said, "instructions": time, "state_hash": state}
 
 

@@ -11,6 +11,7 @@ import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError, KstackError, PolicyError, RecordingError
 from kstack.cli.options import Anyway, Json, check_machine, recording_in
 from kstack.cli.output import console, echo, explain, failed_document, print_json, run_document
@@ -111,7 +112,7 @@ def _compared(file: Path, recording: Recording, session: Session, result: RunRes
     cut = recording.is_cut and other_rules(recording.rules) is None
     identical = result.state_hash == recording.state_hash or cut
     if json:
-        found = {"identical": identical, "rules": _rules(recording.rules)}
+        found: Document = {"identical": identical, "rules": _rules(recording.rules)}
         print_json({**run_document(result, str(file), modes), **found})
     else:
         word = "identical"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich import box
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kstack.base.documents import Document, JsonValue
 from kstack.base.errors import TraceError
 from kstack.cli.options import Anyway, Json, recording_in
 from kstack.cli.output import console, print_json
@@ -24,8 +25,8 @@ from kstack.run.spec import replay_session
 from kstack.trace.diff import Parting, Place, diff
 from kstack.trace.export import FORMATS, export
 from kstack.trace.make import make_trace
-from kstack.trace.query import QUERIES, Answer, Database, ask
-from kstack.trace.show import Line, lines
+from kstack.trace.query import QUERIES, Database, QueryAnswer, ask
+from kstack.trace.show import ShownLine, lines
 from kstack.trace.store import Trace, is_trace, read_trace
 from kstack.trace.view import serve
 
@@ -123,7 +124,7 @@ def _registers(file: Path, time: int, cpu: int | None, anyway: bool) -> str:
     return panic_report(session.machine, session.symbols, cpu=cpu, exits=session.kernel.facts.exits)
 
 
-def _text(line: Line) -> str:
+def _text(line: ShownLine) -> str:
     return f"{line.count:>10} CPU {line.cpu} {'* ' if line.event else '  '}{line.text}"
 
 
@@ -184,16 +185,22 @@ def _number(text: str) -> int:
         raise TraceError(f"{text!r} is no number; addresses are given as 0x...") from None
 
 
-def _plain(row: tuple[Any, ...]) -> list[Any]:
+def _plain(row: tuple[object, ...]) -> list[JsonValue]:
     """As JSON has it: bytes as hexadecimal digits, what JSON does not have as text."""
-    return [value if value is None or type(value) in _JSON else _as_text(value) for value in row]
+    return [_value(value) for value in row]
 
 
-def _as_text(value: Any) -> str:
+def _value(value: object) -> JsonValue:
+    if value is None or (isinstance(value, int | float | str) and type(value) in _JSON):
+        return value
+    return _as_text(value)
+
+
+def _as_text(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _table(answer: Answer) -> Table:
+def _table(answer: QueryAnswer) -> Table:
     shown = Table(header_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in answer.columns:
         shown.add_column(Text(column), overflow="fold")
@@ -202,7 +209,7 @@ def _table(answer: Answer) -> Table:
     return shown
 
 
-def _cell(column: str, value: Any) -> str:
+def _cell(column: str, value: JsonValue) -> str:
     if value is None:
         return ""
     return f"{value:#x}" if column in HEXADECIMAL and isinstance(value, int) else str(value)
@@ -309,7 +316,7 @@ def _where(place: Place) -> str:
     return f"{place.symbol} on CPU {place.cpu}, virtual time {place.count}"
 
 
-def _document(parting: Parting) -> dict[str, Any]:
+def _document(parting: Parting) -> Document:
     return {
         "cpu": parting.cpu,
         "here": parting.here._asdict(),

@@ -39,7 +39,7 @@ _STACK_WORDS: Final = {
 _IRET_WORD: Final = {"iretq": 8, "iretd": 4, "iret": 2}
 
 
-class Access(NamedTuple):
+class AccessedRange(NamedTuple):
     """A range of linear addresses (bytes), and what is done to it."""
 
     address: int
@@ -122,7 +122,7 @@ def _operand(found: object, operand: object, name: str, repeat: bool, bit_index:
     return _Operand(form, _LONG.get(name, size), reads, writes, bit_index)
 
 
-def accesses(cpu: Cpu) -> list[Access]:
+def accesses(cpu: Cpu) -> list[AccessedRange]:
     """What the instruction at RIP of `cpu` accesses if it completes, REP's next iteration only."""
     registers = cpu.registers
     form = _decode(cpu.linear.code(cpu.linear_rip(), MAX_LENGTH), registers.bits)
@@ -139,7 +139,7 @@ def accesses(cpu: Cpu) -> list[Access]:
         memory = operand.form.memory
         if form.name == "pop" and memory is not None and memory.base in ("rsp", "esp"):
             address += form.word  # addressed after RSP has grown
-        found.append(Access(address & _MASK64, operand.size, operand.reads, operand.writes))
+        found.append(AccessedRange(address & _MASK64, operand.size, operand.reads, operand.writes))
     return found + _implicit(form, registers)
 
 
@@ -152,7 +152,7 @@ def _bit_address(address: int, operand: _Operand, registers: Registers) -> int:
     return address + number // (8 * operand.size) * operand.size
 
 
-def _implicit(form: _Form, registers: Registers) -> list[Access]:
+def _implicit(form: _Form, registers: Registers) -> list[AccessedRange]:
     gpr = registers.gpr
     long = registers.bits == 64
 
@@ -164,16 +164,20 @@ def _implicit(form: _Form, registers: Registers) -> list[Access]:
         return stack.base + (pointer & (_MASK32 if stack.flags & SegmentAttribute.B else 0xFFFF)) & _MASK32
 
     if form.name == "leave":
-        return [Access(on_stack(gpr[Gpr.RBP]), form.word, True, False)]
+        return [AccessedRange(on_stack(gpr[Gpr.RBP]), form.word, True, False)]
     if form.name == "xlatb":
         offset = gpr[Gpr.RBX] + (gpr[Gpr.RAX] & 0xFF) & (1 << form.address_bits) - 1
         base = registers.segment(form.data).base if not long or form.data in (Seg.FS, Seg.GS) else 0
-        return [Access(base + offset & (_MASK64 if long else _MASK32), 1, True, False)]
+        return [AccessedRange(base + offset & (_MASK64 if long else _MASK32), 1, True, False)]
     if form.name in _IRET_WORD:
         word = _IRET_WORD[form.name]
-        return [Access(on_stack(gpr[Gpr.RSP]), word * (5 if long else 3), True, False)]
+        return [AccessedRange(on_stack(gpr[Gpr.RSP]), word * (5 if long else 3), True, False)]
     words = _STACK_WORDS.get(form.name, 0)
     if not words:
         return []
     size, top = form.word * abs(words), gpr[Gpr.RSP]
-    return [Access(on_stack(top - size), size, False, True) if words < 0 else Access(on_stack(top), size, True, False)]
+    return [
+        AccessedRange(on_stack(top - size), size, False, True)
+        if words < 0
+        else AccessedRange(on_stack(top), size, True, False)
+    ]

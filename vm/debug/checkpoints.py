@@ -1,6 +1,6 @@
 """Places of a run that are kept whole, so that going back starts near, and not at the beginning.
 
-As in rr's ReplayTimeline a `Mark` orders moments, and a checkpoint serves all moments behind it. Their number and the
+As in rr's ReplayTimeline a `TimelineMark` orders moments, and a checkpoint serves all moments behind it. Their number and the
 memory that they take are bounded. They are many near the present, and fewer the farther away from it, on both sides: from
 the nearest one before a place the way is a part of the distance that one goes back.
 """
@@ -20,7 +20,7 @@ MOST: Final = 64  # places
 BUDGET: Final = 256 << 20  # bytes, about
 
 
-class Mark(NamedTuple):
+class TimelineMark(NamedTuple):
     """A moment of a run; of two moments the earlier one is less.
 
     Attributes:
@@ -42,7 +42,7 @@ class Lane(NamedTuple):
     end: int
 
 
-class Checkpoint(NamedTuple):
+class TimelineCheckpoint(NamedTuple):
     """A moment with all that is needed to go on from there.
 
     Attributes:
@@ -53,7 +53,7 @@ class Checkpoint(NamedTuple):
         lanes: who ran until then, but for the last stretch, which can still grow; and that.
     """
 
-    mark: Mark
+    mark: TimelineMark
     session: SessionState
     turn: int
     begun: Choice | None
@@ -73,14 +73,14 @@ class Checkpoints:
 
     def __init__(self, beginning: MemorySnapshot, most: int = MOST, budget: int = BUDGET) -> None:
         self._beginning, self._most, self._budget = beginning, most, budget
-        self._kept: list[Checkpoint] = []
+        self._kept: list[TimelineCheckpoint] = []
         self._frames: list[int] = []  # of RAM, for each: those that the one before has not
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
-    def marks(self) -> list[Mark]:
+    def marks(self) -> list[TimelineMark]:
         """Where they are."""
         return [kept.mark for kept in self._kept]
 
@@ -89,20 +89,20 @@ class Checkpoints:
         """Bytes that they take, at most, about."""
         return PAGE * sum(self._frames) + sum(kept.session.beside for kept in self._kept)
 
-    def before(self, mark: Mark) -> Checkpoint | None:
+    def before(self, mark: TimelineMark) -> TimelineCheckpoint | None:
         """The last one that is earlier than a moment, None if there is none."""
         place = self._place(mark)
         return self._kept[place - 1] if place else None
 
-    def after(self, mark: Mark) -> Checkpoint | None:
+    def after(self, mark: TimelineMark) -> TimelineCheckpoint | None:
         """The first one that is not earlier."""
         place = self._place(mark)
         return self._kept[place] if place < len(self._kept) else None
 
-    def _place(self, mark: Mark) -> int:
+    def _place(self, mark: TimelineMark) -> int:
         return bisect_left(self._kept, mark, key=lambda kept: kept.mark)
 
-    def add(self, new: Checkpoint) -> None:
+    def add(self, new: TimelineCheckpoint) -> None:
         """Keep one, of the present moment; others may have to make room. A moment that is kept already stays as it is."""
         place = self._place(new.mark)
         if self._most == 0 or (place < len(self._kept) and self._kept[place].mark == new.mark):
@@ -121,7 +121,7 @@ class Checkpoints:
             own = self._kept[place].session.memory
             self._frames[place] = sum(before.get(frame) is not data for frame, data in own.items())
 
-    def _least(self, new: Checkpoint) -> int:
+    def _least(self, new: TimelineCheckpoint) -> int:
         """The old one that is missed least: the gap that it would leave is the smallest for its distance from the present."""
         marks, present = [kept.mark.time for kept in self._kept], new.mark.time
 
@@ -138,7 +138,7 @@ class Checkpoints:
         del self._kept[place], self._frames[place]
         self._count(place)
 
-    def drop_after(self, mark: Mark) -> None:
+    def drop_after(self, mark: TimelineMark) -> None:
         """Forget all that are later than a moment: the run goes another way there."""
         while self._kept and self._kept[-1].mark > mark:
             self._kept.pop()

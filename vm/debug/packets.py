@@ -21,7 +21,7 @@ class ProtocolError(Exception):
     """A packet that makes no sense: answered by an error, and nothing has happened."""
 
 
-class Kind(enum.Enum):
+class ReceivedKind(enum.Enum):
     """What can come over the line."""
 
     PACKET = "a packet whose checksum is right"
@@ -31,10 +31,10 @@ class Kind(enum.Enum):
     INTERRUPT = "byte 03"
 
 
-class Event(NamedTuple):
+class Received(NamedTuple):
     """One of these, with the unescaped data of a packet."""
 
-    kind: Kind
+    kind: ReceivedKind
     data: bytes = b""
 
 
@@ -105,14 +105,18 @@ class Receiver:
         self._inside = False
         self._check: bytearray | None = None  # digits of the checksum
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> list[Received]:
         """The events that `data` completes, in order; noise between packets is none."""
         return [event for byte in data if (event := self._take(byte)) is not None]
 
-    def _take(self, byte: int) -> Event | None:
+    def _take(self, byte: int) -> Received | None:
         if not self._inside:
             self._inside = byte == 0x24
-            return {0x2B: Event(Kind.ACK), 0x2D: Event(Kind.NAK), 0x03: Event(Kind.INTERRUPT)}.get(byte)
+            return {
+                0x2B: Received(ReceivedKind.ACK),
+                0x2D: Received(ReceivedKind.NAK),
+                0x03: Received(ReceivedKind.INTERRUPT),
+            }.get(byte)
         if self._check is not None:
             self._check.append(byte)
             return self._end() if len(self._check) == 2 else None
@@ -124,11 +128,11 @@ class Receiver:
             self._data.append(byte)
         return None
 
-    def _end(self) -> Event:
+    def _end(self) -> Received:
         data, check = bytes(self._data), bytes(self._check or b"")
         self._data.clear()
         self._inside, self._check = False, None
         right = _HEX.fullmatch(check) is not None and int(check, 16) == sum(data) & 0xFF
         if not right or len(data) > MAX_PACKET:
-            return Event(Kind.DAMAGED)
-        return Event(Kind.PACKET, unescape(data))
+            return Received(ReceivedKind.DAMAGED)
+        return Received(ReceivedKind.PACKET, unescape(data))

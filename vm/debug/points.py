@@ -25,7 +25,7 @@ MAX_WATCHED: Final = 4096  # bytes of one watchpoint
 _MASK64: Final = (1 << 64) - 1
 
 
-class Kind(enum.IntEnum):
+class PointType(enum.IntEnum):
     """The digit of a Z packet."""
 
     SOFTWARE = 0
@@ -38,7 +38,14 @@ class Kind(enum.IntEnum):
 class Point(NamedTuple):
     """A breakpoint or watchpoint; `size` in bytes of linear address space."""
 
-    kind: Kind
+    kind: PointType
+    address: int
+    size: int
+
+
+class Piece(NamedTuple):
+    """A range of physical addresses in one page (bytes)."""
+
     address: int
     size: int
 
@@ -63,15 +70,15 @@ def physical(cpu: Cpu, address: int) -> int | None:
     return found if cpu.mmu.memory.is_ram(found) else None
 
 
-def pieces(cpu: Cpu, address: int, size: int) -> list[tuple[int, int]]:
-    """The physical (address, bytes) of a linear range, up to the first page that is not there."""
+def pieces(cpu: Cpu, address: int, size: int) -> list[Piece]:
+    """Where a linear range lies, up to the first page that is not there."""
     found = []
     while size > 0 and address <= _MASK64:
         part = min(size, PAGE - address % PAGE)
         where = physical(cpu, address)
         if where is None:
             break
-        found.append((where, part))
+        found.append(Piece(where, part))
         address, size = address + part, size - part
     return found
 
@@ -85,7 +92,7 @@ class Points:
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self._memory = memory
-        self._breakpoints: dict[int, Kind] = {}
+        self._breakpoints: dict[int, PointType] = {}
         self._watched: dict[Point, None] = {}
 
     def __bool__(self) -> bool:
@@ -98,20 +105,20 @@ class Points:
 
     def add(self, point: Point) -> None:
         """Set one; setting it again changes nothing."""
-        if point.kind in (Kind.SOFTWARE, Kind.HARDWARE):
+        if point.kind in (PointType.SOFTWARE, PointType.HARDWARE):
             self._breakpoints.setdefault(point.address, point.kind)
         else:
             self._watched[point] = None
 
     def remove(self, point: Point) -> None:
         """Take one away, if it is there."""
-        if point.kind in (Kind.SOFTWARE, Kind.HARDWARE):
+        if point.kind in (PointType.SOFTWARE, PointType.HARDWARE):
             if self._breakpoints.get(point.address) is point.kind:
                 del self._breakpoints[point.address]
         else:
             self._watched.pop(point, None)
 
-    def breakpoint(self, cpu: Cpu, runtime: StackRuntime) -> Kind | None:
+    def breakpoint(self, cpu: Cpu, runtime: StackRuntime) -> PointType | None:
         """The kind of breakpoint before whose instruction `cpu` stands, if it is about to begin it."""
         kind = self._breakpoints.get(cpu.linear_rip()) if self._breakpoints else None
         if kind is None or cpu.state is not ActivityState.RUNNING:
@@ -127,15 +134,15 @@ class Points:
         held = [
             (point, [(at, self._memory.read(at, size)) for at, size in pieces(cpu, point.address, point.size)])
             for point in self._watched
-            if point.kind is not Kind.READ
+            if point.kind is not PointType.READ
         ]
-        operands = accesses(cpu) if any(point.kind is not Kind.WRITE for point in self._watched) else []
+        operands = accesses(cpu) if any(point.kind is not PointType.WRITE for point in self._watched) else []
         touched = [
             point
             for point in self._watched
             for access in operands
             if access.overlaps(point.address, point.size)
-            and (point.kind is Kind.ACCESS or (point.kind is Kind.READ and access.reads))
+            and (point.kind is PointType.ACCESS or (point.kind is PointType.READ and access.reads))
         ]
         return Armed(held, touched, _events(cpu))
 

@@ -15,9 +15,9 @@ from typing import Final
 from kstack.debug.monitor import Monitor
 from kstack.debug.origin import Origin
 from kstack.debug.packets import MAX_PACKET, ProtocolError, escape, number, numbers, octets
-from kstack.debug.points import MAX_WATCHED, Kind, Point, pieces
+from kstack.debug.points import MAX_WATCHED, Point, PointType, pieces
 from kstack.debug.registers import REGISTERS, TOTAL_BYTES, read_register, target_xml
-from kstack.debug.target import Exited, Stop, Target
+from kstack.debug.target import Exited, StopReply, Target
 from kstack.debug.views import whereabouts
 from kstack.hw.cpu.cpu import Cpu
 from kstack.run import writes
@@ -83,7 +83,7 @@ class Protocol:
         return self.target.cpus[self._cpu]
 
     def _stopped_cpu(self) -> int:
-        return self.target.stop.cpu if isinstance(self.target.stop, Stop) else 0
+        return self.target.stop.cpu if isinstance(self.target.stop, StopReply) else 0
 
     def _thread(self, text: bytes) -> int | None:
         """The CPU of a thread id; None for any (0) or all (-1)."""
@@ -206,9 +206,9 @@ class Protocol:
 
     def _point(self, rest: bytes) -> Point:
         kind, address, size = numbers(rest.split(b";")[0], count=3)
-        if kind > max(Kind) or (kind >= Kind.WRITE and not 1 <= size <= MAX_WATCHED):
+        if kind > max(PointType) or (kind >= PointType.WRITE and not 1 <= size <= MAX_WATCHED):
             raise ProtocolError(f"no point of kind {kind} and {size} bytes")
-        return Point(Kind(kind), address, size)
+        return Point(PointType(kind), address, size)
 
     def _insert(self, rest: bytes) -> bytes:
         self.target.points.add(self._point(rest))

@@ -15,14 +15,14 @@ from typing import Final
 
 from kstack.base.errors import ConfigError
 from kstack.debug.origin import Origin
-from kstack.debug.packets import Event, Kind, Receiver, frame
+from kstack.debug.packets import Received, ReceivedKind, Receiver, frame
 from kstack.debug.protocol import Protocol
 
 HOST: Final = "127.0.0.1"
 _CHUNK: Final = 1 << 16
 
 
-class Line:
+class Connection:
     """One connection.
 
     Args:
@@ -32,10 +32,10 @@ class Line:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._receiver = Receiver()
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[Received] = deque()
         self.closed = False
 
-    def _read(self) -> list[Event]:
+    def _read(self) -> list[Received]:
         try:
             data = self._connection.recv(_CHUNK)
         except OSError:
@@ -43,7 +43,7 @@ class Line:
         self.closed = not data
         return self._receiver.feed(data)
 
-    def next(self) -> Event | None:
+    def next(self) -> Received | None:
         """What comes next; None where the other side is gone."""
         while not self._waiting and not self.closed:
             self._waiting += self._read()
@@ -53,8 +53,8 @@ class Line:
         """Whether byte 03 has come, or the other side is gone; what else has come waits."""
         while not self.closed and select.select([self._connection], [], [], 0)[0]:
             events = self._read()
-            self._waiting += [event for event in events if event.kind is not Kind.INTERRUPT]
-            if any(event.kind is Kind.INTERRUPT for event in events):
+            self._waiting += [event for event in events if event.kind is not ReceivedKind.INTERRUPT]
+            if any(event.kind is ReceivedKind.INTERRUPT for event in events):
                 return True
         return self.closed
 
@@ -80,18 +80,18 @@ def converse(connection: socket.socket, origin: Origin, place: Callable[[], Path
     Raises:
         KstackError: it cannot be written, or does not repeat what was done.
     """
-    line = Line(connection)
+    line = Connection(connection)
     protocol = Protocol(origin, line.interrupted, place)
     sent = b""
     while not protocol.ended and (event := line.next()) is not None:
-        if event.kind is Kind.PACKET:
+        if event.kind is ReceivedKind.PACKET:
             if protocol.acknowledges:
                 line.send(b"+")
             sent = b"".join(frame(reply) for reply in protocol.answer(event.data))
             line.send(sent)
-        elif event.kind is Kind.DAMAGED and protocol.acknowledges:
+        elif event.kind is ReceivedKind.DAMAGED and protocol.acknowledges:
             line.send(b"-")
-        elif event.kind is Kind.NAK:
+        elif event.kind is ReceivedKind.NAK:
             line.send(sent)
     return protocol.target.keeper.close()
 

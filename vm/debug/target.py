@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
-from kstack.debug.checkpoints import NEAR, Mark
+from kstack.debug.checkpoints import NEAR, TimelineMark
 from kstack.debug.forks import Keeper
 from kstack.debug.origin import Origin
 from kstack.debug.packets import ProtocolError
-from kstack.debug.points import Kind, Point, Points
+from kstack.debug.points import Point, Points, PointType
 from kstack.debug.registers import offset_of, register_name
 from kstack.debug.timeline import END_OF_RECORDING, PIECE, Timeline
 from kstack.hw.cpu.cpu import Cpu
@@ -26,7 +26,7 @@ from kstack.run.writes import Change, MemoryChange, RegisterChange
 SIGINT: Final = 2
 SIGTRAP: Final = 5
 POLL_EVERY: Final = 256  # single units between two looks at the line
-WATCH_NAMES: Final = {Kind.WRITE: "watch", Kind.READ: "rwatch", Kind.ACCESS: "awatch"}
+WATCH_NAMES: Final = {PointType.WRITE: "watch", PointType.READ: "rwatch", PointType.ACCESS: "awatch"}
 FORKED: Final = (
     "kstack: this write forks a new recording: what was recorded of the future is dropped, the CPUs run in turn from here, "
     "and going back over it repeats it."
@@ -34,7 +34,7 @@ FORKED: Final = (
 KEPT: Final = "It is saved when GDB leaves, or by: monitor record"
 
 
-class Stop(NamedTuple):
+class StopReply(NamedTuple):
     """Why the machine stopped.
 
     Attributes:
@@ -53,7 +53,7 @@ class Stop(NamedTuple):
 class _Found(NamedTuple):
     """A stop, and the virtual time of the moment before what caused it."""
 
-    stop: Stop
+    stop: StopReply
     time: int
 
 
@@ -83,7 +83,7 @@ class Target:
         self.timeline = Timeline(origin)
         self.keeper = Keeper(self.timeline, place)
         self.points = Points(origin.machine.memory)
-        self.stop: Stop | Exited = Stop(SIGTRAP, self.timeline.cpu or 0)
+        self.stop: StopReply | Exited = StopReply(SIGTRAP, self.timeline.cpu or 0)
         self._say = say
         self._interrupted = interrupted
         self._told: tuple[int, int] | None = None  # the place (time, CPU) of the breakpoint told of last
@@ -125,7 +125,7 @@ class Target:
 
     # --- forwards
 
-    def resume(self, stepping: tuple[int, ...] = ()) -> Stop | Exited:
+    def resume(self, stepping: tuple[int, ...] = ()) -> StopReply | Exited:
         """Run until something stops it.
 
         Args:
@@ -140,7 +140,7 @@ class Target:
             place = (timeline.time, number)
             if kind is not None and place != told:
                 self._told = place
-                return self._stopped(Stop(SIGTRAP, number, _reason(kind)))
+                return self._stopped(StopReply(SIGTRAP, number, _reason(kind)))
             point = None
             if points.watching:
                 armed = points.arm(cpu)
@@ -149,11 +149,11 @@ class Target:
             else:
                 elapsed = timeline.advance(1 if points or number in stepping else PIECE)
             if point is not None:
-                return self._stopped(Stop(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"))
+                return self._stopped(StopReply(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"))
             if elapsed and number in stepping:
-                return self._stopped(Stop(SIGTRAP, number))
+                return self._stopped(StopReply(SIGTRAP, number))
             if self._wanted(elapsed):
-                return self._stopped(Stop(SIGINT, number))
+                return self._stopped(StopReply(SIGINT, number))
         return self._stopped(self._end())
 
     def _chosen(self) -> int:
@@ -168,7 +168,7 @@ class Target:
         self._units = 0
         return self._interrupted()
 
-    def _end(self) -> Stop | Exited:
+    def _end(self) -> StopReply | Exited:
         timeline = self.timeline
         code = timeline.machine.exit_port.code
         if timeline.goes_on and timeline.ended == "exit" and code is not None:
@@ -179,15 +179,15 @@ class Target:
             why += f": {timeline.reason}"
         self._say(f"kstack: {why if why == END_OF_RECORDING else f'the run ends here: {why}'}, time {timeline.time}")
         last = timeline.lanes[-1].cpu if timeline.lanes else 0
-        return Stop(SIGTRAP, last, "replaylog", "end")
+        return StopReply(SIGTRAP, last, "replaylog", "end")
 
-    def _stopped(self, stop: Stop | Exited) -> Stop | Exited:
+    def _stopped(self, stop: StopReply | Exited) -> StopReply | Exited:
         self.stop = stop
         return stop
 
     # --- backwards
 
-    def step_back(self, cpu: int) -> Stop | Exited:
+    def step_back(self, cpu: int) -> StopReply | Exited:
         """Go to the last moment before the present at which `cpu` was about to run for a unit."""
         timeline, self._told = self.timeline, None
         present, lane = timeline.time, timeline.last_run(cpu)
@@ -197,7 +197,7 @@ class Target:
             self._goto_turn(time, cpu)
             if timeline.time < present and timeline.cpu == cpu:  # a unit can be two long (a #DB behind an instruction)
                 break
-        return self._stopped(Stop(SIGTRAP, cpu))
+        return self._stopped(StopReply(SIGTRAP, cpu))
 
     def _goto_turn(self, time: int, cpu: int) -> None:
         """Stand at `time`, where `cpu` is about to run: slices that took no time can come before its own."""
@@ -206,7 +206,7 @@ class Target:
         while timeline.begun is not None and timeline.cpu != cpu and timeline.advance(1) == 0:
             timeline.prepare()
 
-    def resume_back(self) -> Stop | Exited:
+    def resume_back(self) -> StopReply | Exited:
         """Go to the latest stop before the present, or to the beginning.
 
         An interruption leaves the machine where it was looking then.
@@ -214,7 +214,7 @@ class Target:
         timeline, self._told = self.timeline, None
         if not self.points:
             return self._beginning()
-        end = Mark(timeline.time, 0, False)  # the moments at the present time are none that lie back
+        end = TimelineMark(timeline.time, 0, False)  # the moments at the present time are none that lie back
         timeline.goto(timeline.time - NEAR)
         while True:
             begin = timeline.mark
@@ -226,12 +226,14 @@ class Target:
             end = min(begin, end)
             timeline.back_before(end)
         if last.stop.signal == SIGTRAP:
-            timeline.back_before(Mark(last.time, 0, False))  # the search may stand at that time, and behind the stop
+            timeline.back_before(
+                TimelineMark(last.time, 0, False)
+            )  # the search may stand at that time, and behind the stop
             self._goto_turn(last.time, last.stop.cpu)
             self._told = (last.time, last.stop.cpu) if last.stop.reason.endswith("break") else None
         return self._stopped(last.stop)
 
-    def _last_stop(self, end: Mark) -> _Found | None:
+    def _last_stop(self, end: TimelineMark) -> _Found | None:
         """Run from here to a moment: the last stop on the way; that the user wants to stop, where the machine stands then."""
         timeline, points = self.timeline, self.points
         last: _Found | None = None
@@ -240,19 +242,19 @@ class Target:
             cpu = self.cpus[number]
             kind = points.breakpoint(cpu, timeline.session.runtime)
             if kind is not None:
-                last = _Found(Stop(SIGTRAP, number, _reason(kind)), time)
+                last = _Found(StopReply(SIGTRAP, number, _reason(kind)), time)
             armed = points.arm(cpu) if points.watching else None
             elapsed = timeline.advance(1)
             point: Point | None = None if armed is None else points.triggered(cpu, armed)
             if point is not None:
-                last = _Found(Stop(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"), time)
+                last = _Found(StopReply(SIGTRAP, number, WATCH_NAMES[point.kind], f"{point.address:x}"), time)
             if self._wanted(elapsed):
-                return _Found(Stop(SIGINT, number), timeline.time)
+                return _Found(StopReply(SIGINT, number), timeline.time)
         return last
 
-    def _beginning(self) -> Stop:
+    def _beginning(self) -> StopReply:
         self.timeline.restart()
-        stop = Stop(SIGTRAP, self.timeline.cpu or 0, "replaylog", "begin")
+        stop = StopReply(SIGTRAP, self.timeline.cpu or 0, "replaylog", "begin")
         self._stopped(stop)
         return stop
 
@@ -260,8 +262,8 @@ class Target:
         """Stand where virtual time is `time`."""
         self._told = None
         self.timeline.goto(time)
-        self._stopped(Stop(SIGTRAP, self.timeline.cpu or 0))
+        self._stopped(StopReply(SIGTRAP, self.timeline.cpu or 0))
 
 
-def _reason(kind: Kind) -> str:
-    return "swbreak" if kind is Kind.SOFTWARE else "hwbreak"
+def _reason(kind: PointType) -> str:
+    return "swbreak" if kind is PointType.SOFTWARE else "hwbreak"

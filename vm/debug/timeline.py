@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from kstack.base.errors import KstackError, PolicyError, RecordingError
-from kstack.debug.checkpoints import MOST, NEAR, Checkpoint, Checkpoints, Lane, Mark
+from kstack.debug.checkpoints import MOST, NEAR, Checkpoints, Lane, TimelineCheckpoint, TimelineMark
 from kstack.debug.origin import UNBOUNDED, Origin
 from kstack.hw.cpu.state import SliceEnd
 from kstack.machine import Machine
@@ -135,9 +135,9 @@ class Timeline:
         return self.machine.time
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> TimelineMark:
         """This moment."""
-        return Mark(self.time, len(self.session.choices), self.begun is None)
+        return TimelineMark(self.time, len(self.session.choices), self.begun is None)
 
     @property
     def writes(self) -> list[Write]:
@@ -249,7 +249,7 @@ class Timeline:
             chosen: the slice that comes next has been chosen.
         """
         untouched = self.begun is not None and self.left == self.begun.quantum
-        first = Mark(time, 0, False)  # of all moments at that time
+        first = TimelineMark(time, 0, False)  # of all moments at that time
         if time < self.time or (time == self.time and untouched and not chosen):
             self.back_before(first)
         else:
@@ -260,13 +260,13 @@ class Timeline:
         if chosen:
             self.prepare()
 
-    def back_before(self, mark: Mark) -> None:
+    def back_before(self, mark: TimelineMark) -> None:
         """Stand at the last kept moment before another one, or at the beginning."""
         kept = self.checkpoints.before(mark)
         if kept is None or not self._load(kept):
             self.restart()
 
-    def _skip_to(self, mark: Mark) -> None:
+    def _skip_to(self, mark: TimelineMark) -> None:
         """Go to the last kept moment before another one, if that is much farther than here."""
         kept = self.checkpoints.before(mark)
         if kept is not None and kept.mark.time > self.time + NEAR and not self._load(kept):
@@ -304,9 +304,9 @@ class Timeline:
             last = self.lanes[-1] if self.lanes else None
             lanes = Prefix(self.lanes, max(0, len(self.lanes) - 1))
             turn = self.schedule.save()
-            self.checkpoints.add(Checkpoint(self.mark, state, turn, self.begun, self.left, lanes, last))
+            self.checkpoints.add(TimelineCheckpoint(self.mark, state, turn, self.begun, self.left, lanes, last))
 
-    def _load(self, kept: Checkpoint) -> bool:
+    def _load(self, kept: TimelineCheckpoint) -> bool:
         """Go to a kept moment; False where a policy does not do again what it has done: then nothing is kept any more."""
         if not self.session.is_current:
             self.restart()

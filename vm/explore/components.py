@@ -13,15 +13,16 @@ from collections.abc import Iterator
 from operator import is_
 from typing import Any, Final, Literal, NamedTuple
 
+from kstack.base.encoding import encoded
 from kstack.explore.dead_stack import Below
-from kstack.explore.encoding import encoded
 from kstack.explore.model.gate import Held
-from kstack.explore.states import HookState, State, Variable
+from kstack.explore.states import State, area_of, sleep_of
 from kstack.hw.cpu.state import CpuState
 from kstack.hw.memory import MemorySnapshot
 from kstack.sanitizer.frames import Frame
 from kstack.stacks import Page
 from kstack.stacks.host.execute import Pending
+from kstack.stacks.host.state import CallSnapshots, Variable
 from kstack.x86.addresses import PAGE
 
 ZERO: Final = bytes(PAGE)
@@ -69,7 +70,7 @@ class CpuValue(NamedTuple):
 
     parts: CpuState
     key: bytes
-    calls: tuple[HookState, ...]
+    calls: CallSnapshots
     blocked: bool
     held: Held | None
     done: bool
@@ -126,16 +127,16 @@ class Decomposition:
 
     def fixed(self, state: State) -> list[ComponentState]:
         """The components that are there in every state, and that belong to no CPU."""
-        policy, steps = state.policy, state.policy.steps
-        areas = (tuple(thread.area for thread in policy.threads), state.threads)
-        reserve = (steps.pools.reserve, steps.pools.shared, steps.pools.drawn)
+        policy, steps, pools = state.policy, state.policy.executor, state.policy.executor.pools
+        assert pools is not None  # a policy is explored with pools, of whatever size
+        areas = (tuple(area_of(thread) for thread in policy.threads), state.threads)
+        reserve = (pools.reserve, pools.shared, pools.drawn)
         ipis = tuple(sorted(state.rest.ipis, key=lambda ipi: ipi.target))  # in order for each target
         requests = tuple(sorted(state.rest.broadcast, key=lambda request: request[0]))
-        pools = enumerate(steps.pools.own)
         return [
             ComponentState(Component("threads"), areas, areas),
             ComponentState(Component("reserve"), reserve, reserve),
-            *(ComponentState(Component("pool", cpu), pool, pool) for cpu, pool in pools),
+            *(ComponentState(Component("pool", cpu), pool, pool) for cpu, pool in enumerate(pools.per_cpu)),
             ComponentState(Component("given"), (steps.counts, steps.given), steps.given),
             ComponentState(Component("ipis"), ipis, ipis),
             ComponentState(Component("broadcast"), state.rest.broadcast, requests),
@@ -159,7 +160,7 @@ class Decomposition:
 
     def others(self, state: State) -> Iterator[ComponentState]:
         """Frames and lives that differ from the root; what may be cached; what is there by a name."""
-        steps = state.policy.steps
+        steps = state.policy.executor
         for cached, sets in zip(CACHED, state.lazy, strict=True):
             for place, entries in sets:
                 yield ComponentState(Component(cached, place), entries, entries)
@@ -170,7 +171,7 @@ class Decomposition:
         for thread, is_dry in steps.dry:
             yield ComponentState(Component("dry", thread), is_dry, is_dry)
         for one in state.policy.threads:
-            yield ComponentState(Component("asleep", one.thread), one.sleep, one.sleep)
+            yield ComponentState(Component("asleep", one.id), sleep_of(one), sleep_of(one))
         for number, data in state.memory:
             frame = data or ZERO
             yield ComponentState(Component("frame", number), frame, frame)

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from kstack.base.encoding import encoded
 from kstack.explore.components import (
     CACHED,
     NAMED,
@@ -20,17 +21,14 @@ from kstack.explore.components import (
     CpuValue,
     name_of,
 )
-from kstack.explore.encoding import encoded
 from kstack.explore.states import (
     LazyState,
-    PolicyState,
-    PoolsState,
     State,
-    StepsState,
-    ThreadState,
 )
 from kstack.explore.world import World
 from kstack.machine import MachineSnapshot
+from kstack.stacks.host.pool import PoolsState
+from kstack.stacks.host.state import ExecutorSnapshot, RuntimeSnapshot, ThreadState
 
 _SEVERAL: Final[tuple[ComponentKind, ...]] = ("frame", "life", "pool", *CACHED, *NAMED)
 
@@ -238,7 +236,7 @@ class ComponentTable:
         asleep = dict(some["asleep"])
         reserve, shared, drawn = one["reserve"]
         counts, given = one["given"]
-        steps = StepsState(
+        executor = ExecutorSnapshot(
             counts=counts,
             pools=PoolsState(reserve, shared, tuple(pool for _, pool in sorted(some["pool"])), drawn),
             given=given,
@@ -246,11 +244,11 @@ class ComponentTable:
             locks=tuple(sorted(some["lock"])),
             dry=tuple(sorted(some["dry"])),
         )
-        policy = PolicyState(
+        policy = RuntimeSnapshot(
             calls=tuple(cpu.calls for cpu in cpus),
             threads=tuple(ThreadState(*area, *asleep[area.thread]) for area in areas),
             blocked=tuple(cpu.blocked for cpu in cpus),
-            steps=steps,
+            executor=executor,
         )
         parts = tuple(cpu.parts for cpu in cpus)
         return State(

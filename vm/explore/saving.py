@@ -6,20 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from kstack.base.encoding import encoded
 from kstack.explore.components import Decomposition
-from kstack.explore.encoding import encoded
 from kstack.explore.states import (
-    GivenState,
-    HookState,
     LazyState,
-    PolicyState,
-    PoolsState,
     State,
-    StepsState,
-    ThreadState,
 )
 from kstack.hw.cpu.state import CpuState
 from kstack.hw.engine import Registers
+from kstack.stacks.host.state import CallSnapshots
 
 if TYPE_CHECKING:
     from kstack.explore.world import World
@@ -46,7 +41,7 @@ class StateSaver:
         self.decomposition = Decomposition(self._base, self._lives)
         cpus = len(world.machine.cpus)
         self._parts: list[CpuState | None] = [None] * cpus  # of each CPU, as it was when it ran last
-        self._calls: list[tuple[HookState, ...] | None] = [None] * cpus
+        self._calls: list[CallSnapshots | None] = [None] * cpus
         self._devices: tuple[object, ...] | None = None
         self._ports = -1  # accesses to them until then
         self._changed: list[int] = []  # frames that differ from the root, but for those that are dirty
@@ -66,7 +61,7 @@ class StateSaver:
         for cpu, part in enumerate(snapshot.cpus):
             if self._parts[cpu] is None:
                 self._keys[cpu] = self._key(cpu, part)
-        policy = self._policy()
+        policy = world.runtime.snapshot(self._calls)
         self._parts, self._calls = list(snapshot.cpus), list(policy.calls)
         self._devices, self._ports = snapshot.devices, machine.port_accesses
         base, pages = self._base, snapshot.memory
@@ -101,18 +96,6 @@ class StateSaver:
         whole = hashlib.blake2b(Registers.canonical_of(part.registers), digest_size=16)
         whole.update(last[1])
         return whole.digest()
-
-    def _policy(self) -> PolicyState:
-        """The policy's side."""
-        calls, threads, blocked, (counts, pools, given, variables, locks, dry) = self._world.runtime.snapshot(
-            self._calls
-        )
-        hooks = [
-            tuple(HookState(*hook) for hook in stack) if known is None else known
-            for stack, known in zip(calls, self._calls, strict=True)
-        ]
-        steps = StepsState(counts, PoolsState(*pools), GivenState(*given), variables, locks, dry)
-        return PolicyState(tuple(hooks), tuple(ThreadState(*thread) for thread in threads), blocked, steps)
 
     def _known_devices(self) -> tuple[object, ...] | None:
         """The devices' part of the last state, if they are still in it; a timer that runs changes them."""

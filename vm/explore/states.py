@@ -9,9 +9,8 @@ from kstack.explore.model.gate import Held
 from kstack.machine import MachineSnapshot
 from kstack.sanitizer.frames import Frame
 from kstack.stacks import Page
-from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.execute import Pending
-from kstack.stacks.steps import Key
+from kstack.stacks.host.state import RuntimeSnapshot, ThreadState
 
 
 class Grown(Exception):
@@ -42,20 +41,6 @@ class Move(NamedTuple):
     choice: int = 0
 
 
-# --- the policy's side: what `StackRuntime.snapshot` returns, with names
-
-
-class HookState(NamedTuple):
-    """A hook in flight: which it is, and the answers that its steps have had, from which it can be made again."""
-
-    hook: HookKind
-    arguments: tuple[int, ...]
-    key: tuple[int, int]
-    thread: int
-    answers: tuple[object, ...]
-    held: tuple[str, ...]
-
-
 class StackArea(NamedTuple):
     """The stack area of a thread, which never changes."""
 
@@ -72,80 +57,14 @@ class Sleep(NamedTuple):
     since: int
 
 
-class ThreadState(NamedTuple):
-    """A thread: fields of `StackArea` and `Sleep`."""
-
-    thread: int
-    bottom: int
-    size: int
-    is_user: bool
-    saved_rsp: int
-    since: int
-
-    @property
-    def area(self) -> StackArea:
-        """Its stack."""
-        return StackArea(*self[:4])
-
-    @property
-    def sleep(self) -> Sleep:
-        """How it is switched out."""
-        return Sleep(*self[4:])
+def area_of(thread: ThreadState) -> StackArea:
+    """The stack of a thread."""
+    return StackArea(thread.id, thread.bottom, thread.size, thread.is_user)
 
 
-class PoolsState(NamedTuple):
-    """Pools of pages: what is behind them all, what all fall back on, each CPU's, and the state of a seeded order's draws."""
-
-    reserve: tuple[int, ...]
-    shared: tuple[int, ...]
-    own: tuple[tuple[int, ...], ...]
-    drawn: object
-
-
-class GivenState(NamedTuple):
-    """What the guest has given and said: CPUs that are online, what its kernel told, its frames."""
-
-    online: tuple[int, ...]
-    kernel: object
-    frames: tuple[int, ...]
-
-
-Variable = tuple[str, Key]
-"""A policy's variable: its name, and what it is kept for."""
-
-
-class StepsState(NamedTuple):
-    """What a policy's steps act on.
-
-    Attributes:
-        counts: of steps; nothing depends on them.
-        pools: of pages.
-        given: by the guest.
-        variables, locks, dry: by name; by name, the CPU that holds it; by thread, whether there was no page.
-    """
-
-    counts: tuple[int, ...]
-    pools: PoolsState
-    given: GivenState
-    variables: tuple[tuple[Variable, object], ...]
-    locks: tuple[tuple[str, int], ...]
-    dry: tuple[tuple[int, bool], ...]
-
-
-class PolicyState(NamedTuple):
-    """The policy's side of a state.
-
-    Attributes:
-        calls: each CPU's hooks in flight.
-        threads: in the order in which they came.
-        blocked: by CPU, whether it stands at a step that has waited.
-        steps: what steps act on.
-    """
-
-    calls: tuple[tuple[HookState, ...], ...]
-    threads: tuple[ThreadState, ...]
-    blocked: tuple[bool, ...]
-    steps: StepsState
+def sleep_of(thread: ThreadState) -> Sleep:
+    """How a thread is switched out."""
+    return Sleep(thread.saved_rsp, thread.since)
 
 
 # --- the whole
@@ -182,7 +101,7 @@ class State(NamedTuple):
 
     memory: tuple[tuple[int, bytes | None], ...]
     rest: MachineSnapshot
-    policy: PolicyState
+    policy: RuntimeSnapshot
     lazy: LazyState
     frames: tuple[tuple[int, Frame[Page]], ...]
     cpu_keys: tuple[bytes, ...]

@@ -16,8 +16,7 @@ from kstack.hw.cpu.state import ActivityState, Slice, SliceEnd
 from kstack.machine import FOR_EVER, Ipi
 from kstack.run.session import Session
 from kstack.stacks import steps
-from kstack.stacks.host.call import HookCall, Interposed
-from kstack.stacks.host.execute import WAITING
+from kstack.stacks.host.call import WAITING, HookCall, Interposed
 from kstack.x86.registers import Gpr
 
 MOST_BEGUN: Final = 63  # executions on one CPU of which handlers have not come back
@@ -47,15 +46,30 @@ class _Armed:
         self.came = False
 
 
+class _ArmedState(NamedTuple):
+    """How it stands with a fault, as `_Armed` has it."""
+
+    seen: int
+    inside: str | None
+    came: bool
+
+
+class _TriedState(NamedTuple):
+    """A hook in flight whose step has been tried: answers that it had, and the fault that happens there, if one does."""
+
+    answers: int
+    hit: int | None
+
+
 class _Saved(NamedTuple):
     """What `Injector.save` gives: faults by number, each with how it stands with it."""
 
-    armed: tuple[tuple[int, str | None, bool], ...]  # seen, inside, came
+    armed: tuple[_ArmedState, ...]
     fired: tuple[int | None, ...]
     waiting: tuple[tuple[int, ...], ...]
     later: tuple[tuple[int, Ipi], ...]
     behind: tuple[Ipi, ...]
-    tried: dict[tuple[int, int], tuple[int, int | None]]  # answers, and what happens there, of hooks in flight
+    tried: dict[tuple[int, int], _TriedState]  # by CPU and depth
     begun: dict[int, tuple[tuple[int, int], ...]]
     delivered: bool
 
@@ -115,13 +129,14 @@ class Injector:
     def save(self) -> _Saved:
         """What decides what still happens, and what has been seen of it; nobody changes it."""
         lists = self._by_time, self._at, self._steps, self._sends, self._flushes
-        calls, tried = self._session.runtime.calls, {}
+        calls = self._session.runtime.calls
+        tried: dict[tuple[int, int], _TriedState] = {}
         for (cpu, depth), (call, answers) in self._tried.items():
             if len(calls[cpu]) >= depth and calls[cpu][depth - 1] is call:  # to one that has ended nobody comes back
                 hit = self._hit[cpu, depth]
-                tried[cpu, depth] = answers, None if hit is None else hit.number
+                tried[cpu, depth] = _TriedState(answers, None if hit is None else hit.number)
         return _Saved(
-            tuple((one.seen, one.inside, one.came) for one in self._all),
+            tuple(_ArmedState(one.seen, one.inside, one.came) for one in self._all),
             tuple(self.fired),
             tuple(tuple(one.number for one in waiting) for waiting in lists),
             tuple(self._later),
@@ -140,8 +155,8 @@ class Injector:
         self._by_time, self._at, self._steps, self._sends, self._flushes = waiting
         self._later, self._behind, self._delivered = list(state.later), list(state.behind), state.delivered
         calls = self._session.runtime.calls
-        self._tried = {(cpu, n): (calls[cpu][n - 1], answers) for (cpu, n), (answers, _) in state.tried.items()}
-        self._hit = {place: None if hit is None else self._all[hit] for place, (_, hit) in state.tried.items()}
+        self._tried = {(cpu, n): (calls[cpu][n - 1], one.answers) for (cpu, n), one in state.tried.items()}
+        self._hit = {place: None if one.hit is None else self._all[one.hit] for place, one in state.tried.items()}
         self._begun = {cpu: list(begun) for cpu, begun in state.begun.items()}
 
     # --- what has not happened
@@ -410,7 +425,8 @@ class Injector:
         call.step = replace(call.step, pages=call.step.pages - 1)  # once: a PostFlush does not wait
         return None
 
-    def _corrupt(self, frame: int) -> None:
+    def _corrupt(self, frame: steps.Answered) -> None:
+        assert isinstance(frame, int), "`_can` has seen to it that there is one"
         self._machine.memory.write(frame, GARBAGE)
 
 

@@ -33,7 +33,7 @@ from kstack.fault import Fault, Injector
 from kstack.fault.records import described
 from kstack.hw.modes import Modes
 from kstack.inject.sites import SYSTEMATIC, NoBaselineError, census, faults_at
-from kstack.inject.trial import Outcome, Pair, Trial
+from kstack.inject.trial import Trial, TrialOutcome, TrialPair
 from kstack.judge.pairs import versions
 from kstack.kernels.known import usual_guests
 from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash, other_rules
@@ -42,7 +42,7 @@ from kstack.stacks.loading.registry import find_policy, policies, policy_hash
 LIMIT: Final = 200  # sites a fault and pair, where nothing else is asked for
 CHUNK: Final = 25  # trials of a batch, or so
 Progress = Callable[[int, int], None]  # batches done, and all
-Refused = Callable[[Pair, str], None]  # a pair in which nothing can be tried, and why
+Refused = Callable[[TrialPair, str], None]  # a pair in which nothing can be tried, and why
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +104,7 @@ def declared(fault: Fault) -> str:
     return "\n".join(lines)
 
 
-class Batch(NamedTuple):
+class TrialBatch(NamedTuple):
     """A pair, and some of what is tried in it: the work of one task.
 
     Attributes:
@@ -113,7 +113,7 @@ class Batch(NamedTuple):
         part, parts: every so manieth trial of these, from which on.
     """
 
-    pair: Pair
+    pair: TrialPair
     systematic: tuple[str, ...]
     single: tuple[Fault, ...]
     limit: int
@@ -131,11 +131,11 @@ class Batch(NamedTuple):
         chosen += [(fault, described(fault.when)) for fault in self.single]
         return [Trial(self.pair, fault, site, found.usual) for fault, site in chosen[self.part :: self.parts]]
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[TrialOutcome]:
         """Try all."""
         return [trial.run() for trial in self.trials()]
 
-    def tried(self) -> list[Outcome] | str:
+    def tried(self) -> list[TrialOutcome] | str:
         """Outcomes of all; or why nothing can be tried in this pair."""
         try:
             return self.run()
@@ -143,7 +143,7 @@ class Batch(NamedTuple):
             return str(error)
 
 
-def batches(wanted: Wanted) -> list[Batch]:
+def batches(wanted: Wanted) -> list[TrialBatch]:
     """A campaign's work.
 
     Raises:
@@ -164,7 +164,7 @@ def batches(wanted: Wanted) -> list[Batch]:
     for what in wanted.systematic:
         if what not in SYSTEMATIC:
             raise ConfigError(f"--faults {what}: one of all, {', '.join(SYSTEMATIC)}")
-    pairs = [Pair(policy, usual_guests().scenario(place).id, modes) for policy in names for place in places]
+    pairs = [TrialPair(policy, usual_guests().scenario(place).id, modes) for policy in names for place in places]
     if wanted.single:
         for pair in pairs[: len(places)]:  # each scenario once
             Injector(pair.session(), wanted.single)
@@ -172,19 +172,19 @@ def batches(wanted: Wanted) -> list[Batch]:
     for pair in pairs:
         for what in dict.fromkeys(wanted.systematic):
             parts = -(-wanted.limit // CHUNK)
-            made += [Batch(pair, (what,), (), wanted.limit, part, parts) for part in range(parts)]
+            made += [TrialBatch(pair, (what,), (), wanted.limit, part, parts) for part in range(parts)]
         parts = -(-len(wanted.single) // CHUNK)
-        made += [Batch(pair, (), tuple(wanted.single), wanted.limit, part, parts) for part in range(parts)]
+        made += [TrialBatch(pair, (), tuple(wanted.single), wanted.limit, part, parts) for part in range(parts)]
     return made
 
 
 def run(
-    work: list[Batch],
+    work: list[TrialBatch],
     jobs: int = 1,
     journal: Path | None = None,
     progress: Progress = lambda *_: None,
     refused: Refused = lambda *_: None,
-) -> Iterator[tuple[Batch, list[Outcome]]]:
+) -> Iterator[tuple[TrialBatch, list[TrialOutcome]]]:
     """Try everything: each batch with its outcomes, in order; nothing depends on `jobs`.
 
     Args:
@@ -196,13 +196,13 @@ def run(
 
     Raises:
         ConfigError: the journal is of other files or another kstack, damaged, or cannot be written.
-        KstackError: as `Batch.run`.
+        KstackError: as `TrialBatch.run`.
     """
-    known: dict[str, list[Outcome] | str] = {} if journal is None else dict(_read(journal))
+    known: dict[str, list[TrialOutcome] | str] = {} if journal is None else dict(_read(journal))
     names = [_name(batch) for batch in work]
     left = {name: batch for batch, name in zip(work, names, strict=True) if name not in known}
     executor = ProcessPoolExecutor(min(jobs, len(left))) if jobs > 1 and len(left) > 1 else None
-    told: set[Pair] = set()
+    told: set[TrialPair] = set()
     try:
         fresh = _fresh(left, executor)
         for number, (batch, name) in enumerate(zip(work, names, strict=True), 1):
@@ -223,17 +223,19 @@ def run(
             executor.shutdown(cancel_futures=True)
 
 
-def _fresh(left: dict[str, Batch], executor: ProcessPoolExecutor | None) -> Iterator[tuple[str, list[Outcome] | str]]:
+def _fresh(
+    left: dict[str, TrialBatch], executor: ProcessPoolExecutor | None
+) -> Iterator[tuple[str, list[TrialOutcome] | str]]:
     """Names and outcomes, as they come."""
     if executor is None:
         yield from ((name, batch.tried()) for name, batch in left.items())
         return
-    futures = {executor.submit(Batch.tried, batch): name for name, batch in left.items()}
+    futures = {executor.submit(TrialBatch.tried, batch): name for name, batch in left.items()}
     for future in as_completed(futures):
         yield futures[future], future.result()
 
 
-def _name(batch: Batch) -> str:
+def _name(batch: TrialBatch) -> str:
     """What identifies a batch: all that its outcomes depend on."""
     pair = batch.pair
     return digest_of(
@@ -247,23 +249,26 @@ def _name(batch: Batch) -> str:
     )
 
 
-def _append(journal: Path, name: str, outcomes: list[Outcome]) -> None:
+def _append(journal: Path, name: str, outcomes: list[TrialOutcome]) -> None:
     document = {"batch": name, "rules": RULES_VERSION, "outcomes": msgspec.to_builtins(outcomes)}
     with refused_as(f"--resume {journal}"), Log(journal, INSIDE) as log:
         log.add(document)
 
 
-def _read(journal: Path) -> dict[str, list[Outcome]]:
+def _read(journal: Path) -> dict[str, list[TrialOutcome]]:
     """Batches that are done; a torn line goes, so that what comes next has a line of its own."""
     try:
         data = journal.read_bytes() if journal.exists() else b""
     except OSError as error:
         raise ConfigError(f"--resume {journal} cannot be read: {error}") from error
     documents, size, damage = parse(data, INSIDE)
-    found: dict[str, list[Outcome]] = {}
+    found: dict[str, list[TrialOutcome]] = {}
     for number, document in enumerate(documents, 1):
         try:
-            found[document["batch"]] = msgspec.convert(document["outcomes"], list[Outcome])
+            name = document["batch"]
+            if not isinstance(name, str):
+                raise TypeError("a batch is named by a text")
+            found[name] = msgspec.convert(document["outcomes"], list[TrialOutcome])
             why = other_rules(document.get("rules", UNNAMED_RULES))
         except WRONG as error:  # msgspec.ValidationError, too, which is a ValueError
             raise _damaged(journal, number, error) from error

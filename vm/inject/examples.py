@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kstack.base.errors import ConfigError
-from kstack.inject.campaign import Batch
+from kstack.inject.campaign import TrialBatch
 from kstack.inject.sites import census
-from kstack.inject.trial import NOT_FIRED, Outcome, Pair, Trial
+from kstack.inject.trial import NOT_FIRED, Trial, TrialOutcome, TrialPair
 from kstack.recording import Recording, write_recording
 
-Simpler = Callable[[Trial, Outcome, Recording], Recording]
+Simpler = Callable[[Trial, TrialOutcome, Recording], Recording]
 
 
 class Example(NamedTuple):
     """A trial that is recorded: what was tried, what it came to, and where the recording is."""
 
-    pair: Pair
-    outcome: Outcome
+    pair: TrialPair
+    outcome: TrialOutcome
     path: Path
 
 
-def shortest(found: list[tuple[Batch, list[Outcome]]]) -> list[tuple[Pair, Outcome]]:
+def shortest(found: list[tuple[TrialBatch, list[TrialOutcome]]]) -> list[tuple[TrialPair, TrialOutcome]]:
     """The shortest trial of each fault and outcome, the masked ones left out, and those whose fault did not happen."""
-    best: dict[tuple[str, str], tuple[Pair, Outcome]] = {}
+    best: dict[tuple[str, str], tuple[TrialPair, TrialOutcome]] = {}
     for batch, outcomes in found:
         for one in outcomes:
             key = (one.fault.what, one.outcome)
@@ -35,7 +35,7 @@ def shortest(found: list[tuple[Batch, list[Outcome]]]) -> list[tuple[Pair, Outco
     return list(best.values())
 
 
-def everything(found: list[tuple[Batch, list[Outcome]]]) -> list[tuple[Pair, Outcome]]:
+def everything(found: list[tuple[TrialBatch, list[TrialOutcome]]]) -> list[tuple[TrialPair, TrialOutcome]]:
     """All trials."""
     return [(batch.pair, one) for batch, outcomes in found for one in outcomes]
 
@@ -55,7 +55,9 @@ def make_folder(folder: Path) -> None:
 
 
 def record(
-    folder: Path, chosen: list[tuple[Pair, Outcome]], simpler: Simpler = lambda _trial, _outcome, recording: recording
+    folder: Path,
+    chosen: list[tuple[TrialPair, TrialOutcome]],
+    simpler: Simpler = lambda _trial, _outcome, recording: recording,
 ) -> list[Example]:
     """Try them again, and write what repeats them.
 

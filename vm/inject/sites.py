@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from kstack.base.errors import ConfigError
 from kstack.fault import Fault, Flush, Moment, Send, Step
 from kstack.hw.cpu.state import ActivityState, Slice, SliceEnd
-from kstack.inject.trial import Pair, Usual, judged
+from kstack.inject.trial import TrialPair, Usual, judged
 from kstack.machine import Ipi
 from kstack.run.session import Session
 from kstack.stacks.host.call import HookCall, Interposed
@@ -42,12 +42,22 @@ class NoBaselineError(ConfigError):
     """A pair does not come to its end without a fault, so that nothing could be told of one with."""
 
 
-class Site(NamedTuple):
+PlaceT = TypeVar("PlaceT")
+
+
+class InjectionSite(NamedTuple):
     """An instruction that is about to begin: virtual time, CPU, and where it lies."""
 
     time: int
     cpu: int
     symbol: str
+
+
+class SentIpi(NamedTuple):
+    """An IPI that was sent: its vector, and the CPU that sent it."""
+
+    vector: int
+    cpu: int
 
 
 class Census(NamedTuple):
@@ -56,7 +66,7 @@ class Census(NamedTuple):
     Attributes:
         usual: what it takes, and comes to.
         sites: instructions of the kernel's windows.
-        sends: IPIs: vector and sender.
+        sends: IPIs.
         steps: by kind, how many.
         wide: which of the PostFlush steps, from 1, ask for several pages.
         flushes: INVLPGs.
@@ -64,8 +74,8 @@ class Census(NamedTuple):
     """
 
     usual: Usual
-    sites: tuple[Site, ...]
-    sends: tuple[tuple[int, int], ...]
+    sites: tuple[InjectionSite, ...]
+    sends: tuple[SentIpi, ...]
     steps: dict[str, int]
     wide: tuple[int, ...]
     flushes: int
@@ -77,8 +87,8 @@ class _Counting:
 
     def __init__(self, session: Session) -> None:
         self._session, self._machine = session, session.machine
-        self.sites: list[Site] = []
-        self.sends: list[tuple[int, int]] = []
+        self.sites: list[InjectionSite] = []
+        self.sends: list[SentIpi] = []
         self.steps: dict[str, int] = {}
         self.wide: list[int] = []
         self.flushes = 0
@@ -99,7 +109,7 @@ class _Counting:
             time, rip = self._machine.time, processor.linear_rip()
             name = self._name(rip)
             if name is not None and processor.state is ActivityState.RUNNING:
-                self.sites.append(Site(time, cpu, name))
+                self.sites.append(InjectionSite(time, cpu, name))
             piece = self._machine.run(cpu, 1)
             done += piece.elapsed
             if piece.end is not SliceEnd.BUDGET or done >= units:
@@ -127,7 +137,7 @@ class _Counting:
 
     def on_ipi(self, ipi: Ipi) -> None:
         """An IPI has left its sender."""
-        self.sends.append((ipi.vector, ipi.source))
+        self.sends.append(SentIpi(ipi.vector, ipi.source))
 
     def _flushed(self, address: int) -> bool:
         self.flushes += 1
@@ -145,7 +155,7 @@ class _Counting:
 
 
 @lru_cache(maxsize=16)
-def census(pair: Pair) -> Census:
+def census(pair: TrialPair) -> Census:
     """Run a pair once, and count what can be hit; what was counted last is remembered.
 
     Raises:
@@ -158,8 +168,8 @@ def census(pair: Pair) -> Census:
     if result.ended != "exit":
         why = f"ends with {result.ended} without any fault: {result.reason}"
         raise NoBaselineError(f"{pair.scenario} under {pair.policy} {why}")
-    outcome, by, _, kind = judged(pair.scenario, result)
-    usual = Usual(result.time - start, outcome, by, kind, result.exit_value, result.serial)
+    found = judged(pair.scenario, result)
+    usual = Usual(result.time - start, found.outcome, found.by, found.kind, result.exit_value, result.serial)
     return Census(
         usual,
         tuple(counting.sites),
@@ -222,7 +232,7 @@ def _upto(count: int) -> list[int]:
     return list(range(1, count + 1))
 
 
-def _evenly(places: list[Any], limit: int) -> list[Any]:
+def _evenly(places: list[PlaceT], limit: int) -> list[PlaceT]:
     """So many of them, evenly spread, the first and the last among them."""
     if len(places) <= limit:
         return places

@@ -29,13 +29,20 @@ NOT_FIRED: Final = "not fired"
 QUANTUM: Final = 200  # units a slice, where the scenario has no script
 PATIENCE: Final = 4  # times as long as without the fault a run may take before it hangs
 LEAST: Final = 100_000  # units, and at least so long
-Judged = tuple[str, str, str, str | None]
-"""Outcome, who noticed, in words, and the kind of the finding that decides."""
 _WRONG: Final = frozenset({Kind.WRONG_DATA, Kind.DATA_LEAK})
 _HANGS: Final = frozenset({Kind.DEADLOCK, Kind.LIVELOCK})
 
 
-class Pair(NamedTuple):
+class Judged(NamedTuple):
+    """What a run has come to: the outcome, who noticed, in words, and the kind of the finding that decides."""
+
+    outcome: str
+    by: str
+    text: str
+    kind: str | None
+
+
+class TrialPair(NamedTuple):
     """What trials are made of: a policy and a scenario by name, and the machine's modes."""
 
     policy: str
@@ -62,7 +69,7 @@ def schedule(scenario: Scenario) -> Scheduler:
     return ScriptedSchedule(script_of(scenario)) if scenario.script else RoundRobin(QUANTUM)
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class TrialOutcome(msgspec.Struct, frozen=True):
     """What came of a trial.
 
     Attributes:
@@ -93,7 +100,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Usual(NamedTuple):
-    """A run without a fault: virtual time that it takes (units), what it comes to, as in `Outcome`, and what it says."""
+    """A run without a fault: virtual time that it takes (units), what it comes to, as in `TrialOutcome`, and what it says."""
 
     time: int
     outcome: str = "masked"
@@ -113,12 +120,12 @@ class Trial(NamedTuple):
         usual: the run without it.
     """
 
-    pair: Pair
+    pair: TrialPair
     fault: Fault
     site: str
     usual: Usual
 
-    def run(self) -> Outcome:
+    def run(self) -> TrialOutcome:
         """Try it.
 
         Raises:
@@ -132,23 +139,23 @@ class Trial(NamedTuple):
         options = RunOptions(max(LEAST, PATIENCE * self.usual.time))
         return replace(self.pair.setup, options=options, faults=(self.fault,))
 
-    def recorded(self) -> tuple[Outcome, Recording]:
+    def recorded(self) -> tuple[TrialOutcome, Recording]:
         """Try it; and what repeats it: without an end to compare with, where the policy failed."""
         outcome, session, result = self._run()
         if result is None:
             return outcome, msgspec.structs.replace(self.setup.head(), choices=pack(session.choices))
         return outcome, self.setup.recording(session.choices, result)
 
-    def _run(self) -> tuple[Outcome, Session, RunResult | None]:
+    def _run(self) -> tuple[TrialOutcome, Session, RunResult | None]:
         session = self.pair.session(self.setup.options.max_time)
         injector = Injector(session, [self.fault])
         try:
             result = session.run()
         except PolicyError as error:
-            failed: Judged = ("detected", "policy", str(error), None)
+            failed = Judged("detected", "policy", str(error), None)
             return self._outcome(injector, failed, session.machine.time), session, None
-        found: Judged = judged(self.pair.scenario, result)
-        compared = self._compared(result) if found[0] == "masked" else found
+        found = judged(self.pair.scenario, result)
+        compared = self._compared(result) if found.outcome == "masked" else found
         return self._outcome(injector, compared, result.time), session, result
 
     def _compared(self, result: RunResult) -> Judged:
@@ -157,17 +164,19 @@ class Trial(NamedTuple):
         Where it comes to no good end without the fault, it may say what it likes.
         """
         if self.usual.outcome != "masked":
-            return "masked", "nobody", "better than without the fault", None
+            return Judged("masked", "nobody", "better than without the fault", None)
         if result.exit_value != self.usual.exit_value:
             text = f"the guest exits with {result.exit_value:#x}, and without the fault with {self.usual.exit_value or 0:#x}"
-            return "wrong-data", "nobody", text, None
+            return Judged("wrong-data", "nobody", text, None)
         if result.serial != self.usual.serial:
             lines = zip_longest(result.serial.split("\n"), self.usual.serial.split("\n"), fillvalue="")
             printed, wanted = next((here, there) for here, there in lines if here != there)
-            return "wrong-data", "nobody", f"the guest prints {printed!r}, and without the fault {wanted!r}", None
-        return "masked", "nobody", "", None
+            return Judged(
+                "wrong-data", "nobody", f"the guest prints {printed!r}, and without the fault {wanted!r}", None
+            )
+        return Judged("masked", "nobody", "", None)
 
-    def _outcome(self, injector: Injector, found: Judged, time: int) -> Outcome:
+    def _outcome(self, injector: Injector, found: Judged, time: int) -> TrialOutcome:
         outcome, by, text, kind = found
         misplaced = injector.misplaced(0)
         if misplaced is not None:
@@ -176,11 +185,11 @@ class Trial(NamedTuple):
             outcome, by, text = "masked", "nobody", f"as without the fault: {text}"
         if outcome == "masked":
             text = injector.why(0) or text
-        return Outcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
+        return TrialOutcome(self.fault, self.site, injector.fired[0], outcome, by, text, kind, time)
 
 
 def judged(scenario: str, result: RunResult) -> Judged:
-    """Outcome, who noticed, in words, and the kind of the finding that decides.
+    """What a run has come to.
 
     The worst counts: shutdown, then wrong data, a hang, and what was only noticed. Data is wrong where the oracle sees it,
     also if the guest notices nothing, or hangs; where the guest's own check alone notices, the guest has detected it.
@@ -189,20 +198,20 @@ def judged(scenario: str, result: RunResult) -> Judged:
         found for found in unexpected(usual_guests().scenario(scenario), result) if found in result.findings
     )
     if result.ended == "shutdown":
-        return "shutdown", "oracle", _first(findings) or result.reason, _kind(findings)
+        return Judged("shutdown", "oracle", _first(findings) or result.reason, _kind(findings))
     wrong = [found for found in findings if found.kind in _WRONG]
     if wrong:
-        return "wrong-data", "oracle", wrong[0].text, wrong[0].kind.value
+        return Judged("wrong-data", "oracle", wrong[0].text, wrong[0].kind.value)
     if result.ended in (BOUND, WORK, "asleep", "deadlock") or any(found.kind in _HANGS for found in findings):
-        return "hang", "nobody", f"{result.ended} at {result.time}: {result.reason}", _kind(findings)
+        return Judged("hang", "nobody", f"{result.ended} at {result.time}: {result.reason}", _kind(findings))
     panicked = any(
         line.startswith(result.exits.panic) for line in result.serial.split("\n")
     )  # another CPU may have ended the run
     if panicked or result.panicked or result.failed:
-        return "detected", "guest", result.last_words or result.reason, _kind(findings)
+        return Judged("detected", "guest", result.last_words or result.reason, _kind(findings))
     if findings:
-        return "detected", "oracle", findings[0].text, findings[0].kind.value
-    return "masked", "nobody", "", None
+        return Judged("detected", "oracle", findings[0].text, findings[0].kind.value)
+    return Judged("masked", "nobody", "", None)
 
 
 def _first(findings: tuple[Finding, ...]) -> str:

@@ -26,10 +26,11 @@ from typing import Any, Final
 import msgspec
 
 from kstack.base.digests import digest
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError, KstackError
 from kstack.base.files import refused_as
 from kstack.base.journal import BEFORE, Log, parse
-from kstack.judge.verdict import Judgement, Pair
+from kstack.judge.verdict import JudgedPair, Judgement
 from kstack.kernels.known import usual_guests
 from kstack.recording import RULES_VERSION, image_hash
 from kstack.stacks.loading.registry import policy_hash
@@ -92,7 +93,7 @@ def image_hash_of(name: str) -> str:
     return image_hash(usual_guests().image(name))
 
 
-class Checkpoint:
+class PairCheckpoint:
     """Results of pairs in a file, which is made if it does not exist.
 
     Args:
@@ -103,7 +104,7 @@ class Checkpoint:
         ConfigError: it is no checkpoint, is damaged, in use, or of other options, versions or sources.
     """
 
-    def __init__(self, path: Path, pairs: list[Pair]) -> None:
+    def __init__(self, path: Path, pairs: list[JudgedPair]) -> None:
         self.path = path
         self.done: dict[int, Judgement] = {}
         self._head = _head(pairs[0])
@@ -140,7 +141,7 @@ class Checkpoint:
     def _not_ours(self) -> ConfigError:
         return ConfigError(f"--resume {self.path}: it is no checkpoint of kstack; give a new file")
 
-    def _check_head(self, found: dict[str, Any]) -> None:
+    def _check_head(self, found: Document) -> None:
         if found.get("file") != self._head["file"]:
             raise self._not_ours()
         differing = [
@@ -151,7 +152,7 @@ class Checkpoint:
         if differing:
             raise ConfigError(f"--resume {self.path} is of another run: {'; '.join(differing)}; give a new file")
 
-    def _take(self, found: dict[str, Any], number: int, places: dict[tuple[str, str], int]) -> None:
+    def _take(self, found: Document, number: int, places: dict[tuple[str, str], int]) -> None:
         try:
             line = msgspec.convert(found, _Line)
         except msgspec.ValidationError as error:
@@ -169,12 +170,12 @@ class Checkpoint:
             )
         self.done[place] = line.judgement
 
-    def add(self, pair: Pair, judgement: Judgement) -> None:
+    def add(self, pair: JudgedPair, judgement: Judgement) -> None:
         """Save one pair's result, on the disk when this returns."""
         line = _Line(pair.policy, pair.scenario, policy_hash_of(pair.policy), image_hash_of(pair.scenario), judgement)
         self._append(msgspec.to_builtins(line))
 
-    def _append(self, document: dict[str, Any]) -> None:
+    def _append(self, document: Document) -> None:
         with refused_as(f"--resume {self.path} cannot be written"):
             self._log.add(document)
 
@@ -183,7 +184,7 @@ class Checkpoint:
         self._log.close()
 
 
-def _head(pair: Pair) -> dict[str, Any]:
+def _head(pair: JudgedPair) -> Document:
     portfolio = pair.portfolio
     return {
         "file": "kstack checkpoint",
@@ -196,12 +197,12 @@ def _head(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return "absent" if value is None else str(value)
 
 
 def judge_pairs(
-    pairs: list[Pair], jobs: int, checkpoint: Checkpoint | None = None
+    pairs: list[JudgedPair], jobs: int, checkpoint: PairCheckpoint | None = None
 ) -> Generator[tuple[int, Judgement], None, None]:
     """Judge pairs in worker processes: the place and the judgement of each, as they finish.
 
@@ -213,7 +214,7 @@ def judge_pairs(
         checkpoint: where results are kept, or None.
 
     Raises:
-        KstackError: as `Pair.judge`, or a worker died.
+        KstackError: as `JudgedPair.judge`, or a worker died.
     """
     done = dict(sorted(checkpoint.done.items())) if checkpoint is not None else {}
     yield from done.items()

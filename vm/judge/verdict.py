@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError, PolicyError
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
 from kstack.hw.modes import Modes
@@ -132,7 +133,7 @@ class Judgement:
         """What the policy cost in the reference run, by a cost model (None: kstack's own)."""
         return None if self.reference is None else cycles(operations_of(self.reference), model)
 
-    def as_dict(self, witness: str | None = None, model: CostModel | None = None) -> dict[str, Any]:
+    def as_dict(self, witness: str | None = None, model: CostModel | None = None) -> Document:
         """The result object of `kstack compare --json`; `witness` is the file that repeats the finding."""
         total, found = self.cycles(model), usual_guests().scenario(self.scenario)
         run = self.reference
@@ -227,7 +228,7 @@ def judge(
 
 
 @dataclass(frozen=True)
-class Pair:
+class JudgedPair:
     """A policy and a scenario by name, and the runs they get: all that another process needs."""
 
     policy: str

@@ -10,7 +10,7 @@ programmed.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from kstack.load.layout import HIGH, LOW_END
 from kstack.machine import Machine
@@ -52,7 +52,14 @@ def enter_protected_mode(machine: Machine, entry: int) -> None:
     machine.cpus[0].engine.flush()
 
 
-def memory_map(machine: Machine) -> list[tuple[int, int]]:
-    """Start and length of the RAM that firmware reports; what a PC has between 640 KiB and 1 MiB is left out."""
-    pieces = [(0, LOW_END), (HIGH, machine.memory.size - HIGH)]
-    return [(start, length) for start, length in pieces if length]
+class RamRange(NamedTuple):
+    """A range of RAM (bytes)."""
+
+    start: int
+    length: int
+
+
+def memory_map(machine: Machine) -> list[RamRange]:
+    """The RAM that firmware reports; what a PC has between 640 KiB and 1 MiB is left out."""
+    pieces = RamRange(0, LOW_END), RamRange(HIGH, machine.memory.size - HIGH)
+    return [piece for piece in pieces if piece.length]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ImageError
-from kstack.load.layout import Part
+from kstack.load.layout import ImagePart
 from kstack.load.symbols import Symbol, Symbols
 
 EM_386, EM_X86_64 = 3, 62
@@ -131,7 +131,7 @@ class ElfFile:
         form = "<4xI8x8xQQI" if self.bits == 64 else "<4xI4x4xIII"
         return _Section(*struct.unpack_from(form, self._image, at))
 
-    def loads(self) -> list[Part]:
+    def loads(self) -> list[ImagePart]:
         """The loadable segments, at their physical addresses.
 
         Raises:
@@ -142,7 +142,7 @@ class ElfFile:
             raise ImageError(f"{self._name}: damaged ELF file (a segment is smaller in memory than in the file)")
         if sum(segment.file_bytes for segment in found) > OVERLAP * len(self._image):
             raise ImageError(f"{self._name}: damaged ELF file (its segments are larger than the file)")
-        return [Part(s.physical, self._part(s.offset, s.file_bytes, "segment"), s.memory_bytes) for s in found]
+        return [ImagePart(s.physical, self._part(s.offset, s.file_bytes, "segment"), s.memory_bytes) for s in found]
 
     def _loads(self) -> list[_Segment]:
         return [segment for segment in self._segments if segment.kind == PT_LOAD]

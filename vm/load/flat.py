@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kstack.load.layout import Layout, Part
+from kstack.load.layout import ImagePart, Layout
 from kstack.machine import Machine
 from kstack.x86.registers import Gpr, Seg
 from kstack.x86.segments import CODE, REAL_LIMIT, Segment
@@ -25,7 +25,7 @@ def load(machine: Machine, image: bytes, name: str) -> None:
     Raises:
         ImageError: it does not fit into RAM.
     """
-    Layout(machine, name, [Part(ADDRESS, image, len(image))])
+    Layout(machine, name, [ImagePart(ADDRESS, image, len(image))])
     registers = machine.cpus[0].registers
     registers.set_segment(Seg.CS, Segment(0, 0, REAL_LIMIT, CODE))
     registers.gpr[Gpr.RSP] = ADDRESS

@@ -27,7 +27,7 @@ HIGH: Final = 0x100000
 _RESERVED: Final = ((0, PAGE), (LOW_END, HIGH))
 
 
-class Part(NamedTuple):
+class ImagePart(NamedTuple):
     """A part of an image: physical address, bytes, and size in memory; what is behind the bytes is zero."""
 
     address: int
@@ -52,7 +52,7 @@ class Layout:
         ImageError: a part does not fit into RAM, or two overlap.
     """
 
-    def __init__(self, machine: Machine, name: str, parts: Iterable[Part]) -> None:
+    def __init__(self, machine: Machine, name: str, parts: Iterable[ImagePart]) -> None:
         self._memory, self._name = machine.memory, name
         self._parts = sorted(part for part in parts if part.size)
         self._taken = [*_RESERVED]
@@ -68,7 +68,7 @@ class Layout:
         for part in self._parts:
             self._memory.write(part.address, part.data)
 
-    def _check(self, part: Part) -> None:
+    def _check(self, part: ImagePart) -> None:
         where = f"from {part.address:#x} to {part.end:#x}"
         if part.end > MAX_RAM:
             raise ImageError(

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from kstack.base.errors import ImageError
 from kstack.load.boot_state import enter_protected_mode, memory_map
-from kstack.load.layout import Layout, Part
+from kstack.load.layout import ImagePart, Layout
 from kstack.machine import Machine
 from kstack.x86.registers import Gpr
 
@@ -90,7 +90,7 @@ def load(machine: Machine, image: bytes, name: str, header: Header) -> None:
             f"{name}: damaged: the addresses in its multiboot header contradict each other or the file (header "
             f"{header_at:#x}, load {start:#x} to {end:#x}, bss to {bss_end:#x})"
         )
-    enter(machine, name, header, Layout(machine, name, [Part(start, data, max(bss_end, end) - start)]), entry)
+    enter(machine, name, header, Layout(machine, name, [ImagePart(start, data, max(bss_end, end) - start)]), entry)
 
 
 def enter(machine: Machine, name: str, header: Header, layout: Layout, entry: int) -> None:
@@ -106,7 +106,7 @@ def enter(machine: Machine, name: str, header: Header, layout: Layout, entry: in
     pieces = memory_map(machine)
     info = layout.room(INFO_BYTES + len(pieces) * ENTRY.size, "multiboot information")
     table = b"".join(ENTRY.pack(ENTRY.size - 4, start, length, RAM) for start, length in pieces)
-    lower, upper = pieces[0][1] >> 10, sum(length for _, length in pieces[1:]) >> 10
+    lower, upper = pieces[0].length >> 10, sum(piece.length for piece in pieces[1:]) >> 10
     fixed = INFO.pack(HAS_MEMORY | HAS_MAP, lower, upper, len(table), info + INFO_BYTES)
     machine.memory.write(info, fixed.ljust(INFO_BYTES, b"\0") + table)
     enter_protected_mode(machine, entry)

@@ -104,7 +104,7 @@ def image_hash(image: bytes) -> str:
     return digest(image)
 
 
-def other_rules(rules: int) -> str | None:
+def other_rules(rules: object) -> str | None:
     """Why what was saved under a version of the machine's rules is of another machine than this; None if it is not."""
     if rules == RULES_VERSION:
         return None

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from kstack.base.digests import digest_of
+from kstack.base.documents import Document
 from kstack.base.errors import RecordingError
 from kstack.base.files import write_whole
 
 MAX_BYTES: Final = 256 << 20
-Document = TypeVar("Document")
+ContentT = TypeVar("ContentT")
 
 
-def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
+def write_document(path: Path, kind: str, document: Document) -> None:
     """Write a document with its kind and digest, whole or not at all.
 
     Raises:
@@ -26,7 +27,7 @@ def write_document(path: Path, kind: str, document: dict[str, Any]) -> None:
     write_whole(path, text, f"recording {path} cannot be written", RecordingError)
 
 
-def read_document(path: Path, versions: dict[str, tuple[int, ...]]) -> tuple[str, dict[str, Any]]:
+def read_document(path: Path, versions: dict[str, tuple[int, ...]]) -> tuple[str, Document]:
     """Read and check a document.
 
     Args:
@@ -60,7 +61,7 @@ def read_document(path: Path, versions: dict[str, tuple[int, ...]]) -> tuple[str
     return kind, document
 
 
-def parsed(path: Path, document: dict[str, Any], kind: type[Document]) -> Document:
+def parsed(path: Path, document: Document, kind: type[ContentT]) -> ContentT:
     """A document's content by its fields.
 
     Raises:

@@ -11,9 +11,10 @@ import time
 import zlib
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from kstack.base.digests import digest_of
+from kstack.base.documents import Document
 from kstack.base.errors import RecordingError
 from kstack.base.files import refused_as
 from kstack.base.journal import INSIDE, Log, parse
@@ -36,7 +37,7 @@ class Journal:
 
     """
 
-    def __init__(self, path: Path, head: dict[str, Any], scheduler: Scheduler) -> None:
+    def __init__(self, path: Path, head: Document, scheduler: Scheduler) -> None:
         self.name = scheduler.name
         self._path, self._head, self._scheduler = path, head, scheduler
         self._new: list[Choice] = []
@@ -88,7 +89,7 @@ class Journal:
         self._line(log, {"time": self._time, "choices": pack(self._new), "after": self._before})
         self._new.clear()
 
-    def _line(self, log: Log, document: dict[str, Any]) -> None:
+    def _line(self, log: Log, document: Document) -> None:
         self._before = digest_of(document)
         with self._refused():
             log.add(document)
@@ -98,7 +99,7 @@ class Journal:
         return refused_as(f"recording {self._path} cannot be written", RecordingError)
 
 
-def read_journal(path: Path) -> dict[str, Any] | None:
+def read_journal(path: Path) -> Document | None:
     """The fields of a recording that was never finished; None if this is no journal.
 
     Raises:
@@ -117,8 +118,11 @@ def read_journal(path: Path) -> dict[str, Any] | None:
     reached, before = 0, digest_of(head)
     for number, line in enumerate(lines, 2):
         try:
-            choices += unpack(line["choices"])
-            reached = int(line["time"])
+            packed, until = line["choices"], line["time"]
+            if not isinstance(packed, str) or not isinstance(until, int | float | str):
+                raise TypeError("choices are a text, and a time is a number")
+            choices += unpack(packed)
+            reached = int(until)
             if line.get("after", before) != before:  # earlier versions do not say
                 raise ValueError("lines between are missing")
             before = digest_of(line)

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from rich import box
 from rich.table import Table
 
 from kstack.base import html as page
-from kstack.inject import NOT_FIRED, OUTCOMES, Outcome, Pair
-from kstack.inject.campaign import Batch, declared
+from kstack.inject import NOT_FIRED, OUTCOMES, TrialOutcome, TrialPair
+from kstack.inject.campaign import TrialBatch, declared
 from kstack.inject.examples import Example
 from kstack.judge.pairs import versions
 
-Found = list[tuple[Batch, list[Outcome]]]
+Found = list[tuple[TrialBatch, list[TrialOutcome]]]
 TEMPLATE: Final = Path(__file__).parent / "templates" / "faults.html"
 MOST: Final = 40  # trials that a cell of the page lists
 COLUMNS: Final = (NOT_FIRED, *OUTCOMES)
-Places = dict[tuple[Pair, Outcome], Path]
+Places = dict[tuple[TrialPair, TrialOutcome], Path]
 SHOWN: Final = (NOT_FIRED, "masked", "by guest", "by policy", "by oracle", "wrong-data", "hang", "shutdown")
 
 
@@ -28,12 +28,12 @@ class Row(NamedTuple):
     """A trial, as the page lists it: the fault as a campaign's file declares it, and what shows it again, if recorded."""
 
     scenario: str
-    outcome: Outcome
+    outcome: TrialOutcome
     declared: str
     recording: Path | None
 
 
-class Cell(NamedTuple):
+class FaultCell(NamedTuple):
     """A policy and a fault.
 
     Attributes:
@@ -56,7 +56,7 @@ class Cell(NamedTuple):
     left_out: int
 
 
-def tally(outcomes: Iterable[Outcome]) -> Counter[str]:
+def tally(outcomes: Iterable[TrialOutcome]) -> Counter[str]:
     """How many trials there were (`trials`), whose fault happened (`fired`) or did not, by outcome, and what was detected by whom."""
     found: Counter[str] = Counter()
     for one in outcomes:
@@ -104,7 +104,7 @@ def render(found: Found, examples: Sequence[Example]) -> str:
         for number, ((policy, what), trials) in enumerate(_by_cell(found).items())
     ]
     whats = list(dict.fromkeys(cell.what for cell in cells))
-    rows: dict[str, list[Cell | None]] = {cell.policy: [None] * len(whats) for cell in cells}
+    rows: dict[str, list[FaultCell | None]] = {cell.policy: [None] * len(whats) for cell in cells}
     for cell in cells:
         rows[cell.policy][whats.index(cell.what)] = cell
     everything = [outcome for _, outcomes in found for outcome in outcomes]
@@ -125,16 +125,18 @@ def render(found: Found, examples: Sequence[Example]) -> str:
     )
 
 
-def _by_cell(found: Found) -> dict[tuple[str, str], list[tuple[Pair, Outcome]]]:
+def _by_cell(found: Found) -> dict[tuple[str, str], list[tuple[TrialPair, TrialOutcome]]]:
     """Trials by policy and fault, in order."""
-    cells: dict[tuple[str, str], list[tuple[Pair, Outcome]]] = {}
+    cells: dict[tuple[str, str], list[tuple[TrialPair, TrialOutcome]]] = {}
     for batch, outcomes in found:
         for one in outcomes:
             cells.setdefault((batch.pair.policy, one.fault.what), []).append((batch.pair, one))
     return cells
 
 
-def _cell(anchor: str, policy: str, what: str, trials: list[tuple[Pair, Outcome]], places: Places) -> Cell:
+def _cell(
+    anchor: str, policy: str, what: str, trials: list[tuple[TrialPair, TrialOutcome]], places: Places
+) -> FaultCell:
     counts = tally(one for _, one in trials)
     kinds = [name for name in COLUMNS if name != "masked" and counts[name]]
     rows = []
@@ -143,12 +145,12 @@ def _cell(anchor: str, policy: str, what: str, trials: list[tuple[Pair, Outcome]
         recorded = [trial for trial in alike if trial in places]
         chosen = [*recorded, *(trial for trial in alike if trial not in places)][: MOST // len(kinds)]
         rows += [Row(pair.scenario, one, declared(one.fault), places.get((pair, one))) for pair, one in chosen]
-    by_scenario: dict[str, list[Outcome]] = {}
+    by_scenario: dict[str, list[TrialOutcome]] = {}
     for pair, one in trials:
         by_scenario.setdefault(pair.scenario, []).append(one)
     scenarios = {scenario: tally(outcomes) for scenario, outcomes in by_scenario.items()}
     left = counts["trials"] - counts["masked"] - len(rows)
-    return Cell(anchor, policy, what, counts, kinds[-1] if kinds else "masked", scenarios, rows, left)
+    return FaultCell(anchor, policy, what, counts, kinds[-1] if kinds else "masked", scenarios, rows, left)
 
 
 def _slug(name: str) -> str:
@@ -156,6 +158,6 @@ def _slug(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _share(counts: Counter[str], name: str) -> Any:
+def _share(counts: Counter[str], name: str) -> float:
     """Per cent of the trials that came to an outcome."""
     return round(100 * counts[name] / counts["trials"], 2)

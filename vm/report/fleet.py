@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.base.toml import read_toml
 from kstack.report.comparison import Comparison, UnitCosts
@@ -194,7 +195,7 @@ class FleetEstimate:
             f"stacks; v1 of the RFC measured {V1_SAVED[0]:.1f} to {V1_SAVED[1]:.1f} % on five idle machines (19,921 stacks)."
         )
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Document:
         """For JSON."""
         return {
             "fleet": msgspec.to_builtins(self.fleet),

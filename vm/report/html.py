@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from kstack.base import html as page
 from kstack.judge.pairs import versions
@@ -16,7 +16,7 @@ from kstack.report.comparison import Comparison
 from kstack.report.fleet import Fleet, estimate
 from kstack.report.sensitivity import sensitivity
 from kstack.report.table import modes_lines, short_number
-from kstack.report.witness import Witness, witness
+from kstack.report.witness import VerdictCell, witness
 from kstack.report.words import VERDICTS, modes_line
 from kstack.run.statistics import detail_of, totals_of
 from kstack.stacks.measure.costs import OPERATIONS, Cycles
@@ -64,7 +64,7 @@ def _modes(comparison: Comparison, judgement: Judgement) -> str:
     return modes_line(judgement.modes, comparison.usual, given=given, explored=judgement.basis == "exhaustive")
 
 
-def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, Any]:
+def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, object]:
     """What the template shows."""
     cells, witnesses = _matrix(comparison)
     verdicts = [judgement.verdict for judgement in comparison.judgements]
@@ -86,15 +86,15 @@ def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, Any]:
     }
 
 
-def _matrix(comparison: Comparison) -> tuple[list[tuple[str, list[Witness | None]]], list[Witness]]:
+def _matrix(comparison: Comparison) -> tuple[list[tuple[str, list[VerdictCell | None]]], list[VerdictCell]]:
     """Rows of the verdict matrix, and all that its cells open."""
-    rows: list[tuple[str, list[Witness | None]]] = []
-    witnesses: list[Witness] = []
+    rows: list[tuple[str, list[VerdictCell | None]]] = []
+    witnesses: list[VerdictCell] = []
     usual = comparison.usual.as_dict()
     chosen = [(name, value) for name, value in comparison.modes.as_dict().items() if value != usual[name]]
     options = "".join(f" --mode {name}={value.replace(' ', ':')}" for name, value in chosen)
     for policy in comparison.policies:
-        row: list[Witness | None] = []
+        row: list[VerdictCell | None] = []
         for scenario in comparison.scenarios:
             judgement = comparison.pair(policy, scenario)
             if judgement is None:
@@ -143,7 +143,7 @@ def _cycles(value: Cycles) -> str:
     return "0" if not value.high else f"{nominal} ({low}-{high})"
 
 
-def _figures(comparison: Comparison) -> dict[str, Any]:
+def _figures(comparison: Comparison) -> dict[str, object]:
     """Plots as plain data, and the table of depths."""
     from kstack.report import plots
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from html import escape, unescape
-from typing import Any, Final
+from typing import Final
 
 import plotly.graph_objects as go
 
@@ -33,7 +33,7 @@ _WIDEST: Final = 18.0  # KiB
 _CHARACTER: Final = 6.3  # pixels of a character in a label
 
 
-def _layout(height: int, **more: Any) -> dict[str, Any]:
+def _layout(height: int, **more: object) -> dict[str, object]:
     return {
         "template": "plotly_white",
         "font": _FONT,
@@ -52,7 +52,7 @@ def _verdict(comparison: Comparison, policy: str) -> int:
     return 1 if found["undecided"] else 2 if found["did-nothing"] else 3
 
 
-def _bars(costs: list[Cycles], low: str = "low", high: str = "high") -> dict[str, Any]:
+def _bars(costs: list[Cycles], low: str = "low", high: str = "high") -> dict[str, object]:
     return {
         "type": "data",
         "symmetric": False,
@@ -108,7 +108,7 @@ def _span(values: list[float]) -> tuple[float, float]:
 
 def label_points(
     points: dict[str, tuple[float, float]], across: tuple[float, float], up: tuple[float, float]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """A label for each point, beside it where there is room, else further off with a line to it.
 
     Args:
@@ -261,10 +261,10 @@ def pool_choices(comparison: Comparison) -> list[tuple[str, str, PoolUse]]:
 def pool_levels(use: PoolUse) -> go.Figure:
     """Pages in each CPU's pool over time."""
     figure = go.Figure()
-    end = max((time for time, _, _ in use.samples), default=0)
+    end = max((sample.time for sample in use.samples), default=0)
     dashes = ("solid", "dash", "dot", "dashdot")
     for cpu, start in enumerate(use.start):
-        points = [(0, start), *((time, level) for time, which, level in use.samples if which == cpu)]
+        points = [(0, start), *((sample.time, sample.level) for sample in use.samples if sample.cpu == cpu)]
         points.append((end, points[-1][1] if use.every == 1 else use.end[cpu]))
         figure.add_scatter(
             x=[time for time, _ in points],

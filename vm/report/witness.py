@@ -49,7 +49,7 @@ Place = tuple[int, int]  # CPU, page
 
 
 @dataclass(frozen=True)
-class Mark:
+class LaneMark:
     """One moment: where it is drawn, how, and its words."""
 
     kind: str
@@ -89,13 +89,13 @@ class Lanes:
     width: int
     height: int
     cpus: tuple[tuple[int, int], ...]  # CPU, x of its first lane
-    marks: tuple[Mark, ...]
+    marks: tuple[LaneMark, ...]
     bars: tuple[Bar, ...]
     arrows: tuple[Arrow, ...]
 
 
 @dataclass(frozen=True)
-class Witness:
+class VerdictCell:
     """A cell of the verdict matrix that opens.
 
     Attributes:
@@ -113,11 +113,11 @@ class Witness:
     replay: str
 
 
-def witness(judgement: Judgement, anchor: str, options: str = "") -> Witness:
+def witness(judgement: Judgement, anchor: str, options: str = "") -> VerdictCell:
     """What a pair's cell shows; `options` are those of the command line that chose modes."""
     finding = judgement.finding
     replay = f"kstack compare --policies {judgement.policy} --scenarios {judgement.scenario}{options} --witnesses DIR"
-    return Witness(anchor, judgement, finding, lanes(finding) if finding and finding.history else None, replay)
+    return VerdictCell(anchor, judgement, finding, lanes(finding) if finding and finding.history else None, replay)
 
 
 def lanes(finding: Finding) -> Lanes:
@@ -141,11 +141,11 @@ def _y(row: int) -> int:
     return HEAD + row * ROW + ROW // 2
 
 
-def _mark(one: Occurrence, row: int, left: dict[int, int], finding: Finding) -> Mark:
+def _mark(one: Occurrence, row: int, left: dict[int, int], finding: Finding) -> LaneMark:
     kind, lane = _KINDS.get(type(one), ("other", PTE))
     if kind == "stray" and (one.time, one.cpu) == (finding.time, finding.cpu):
         kind = "wrong"
-    return Mark(kind, left[one.cpu] + lane * LANE + 12, _y(row), _shorten(one.text), one.text, one.time)
+    return LaneMark(kind, left[one.cpu] + lane * LANE + 12, _y(row), _shorten(one.text), one.text, one.time)
 
 
 def _shorten(what: str) -> str:

@@ -16,7 +16,7 @@ from kstack.run.adversary import AdversaryState
 from kstack.run.waiting import WaitingState
 from kstack.sanitizer.sanitizer import SanitizerState
 from kstack.schedule import Choice
-from kstack.stacks.host.runtime import RuntimeState
+from kstack.stacks.host.state import RuntimeState
 from kstack.stacks.measure.usage import UsageState
 from kstack.stacks.oracle import OracleState
 from kstack.stacks.policy import Policy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kstack.base.documents import Document
 from kstack.run.result import RunResult
 from kstack.stacks.measure.costs import operations
 
@@ -34,10 +35,10 @@ def totals_of(run: RunResult) -> dict[str, int]:
     }
 
 
-def detail_of(run: RunResult) -> dict[str, object]:
+def detail_of(run: RunResult) -> Document:
     """What is counted beyond the totals, and nothing that is not."""
     counts, usage = run.counts, run.usage
-    detail: dict[str, object] = {
+    detail: Document = {
         "pte_reads": counts.pte_reads,
         "pte_exchanges": counts.pte_exchanges,
         "invlpgb": counts.invlpgb,
@@ -68,12 +69,12 @@ def detail_of(run: RunResult) -> dict[str, object]:
     return detail
 
 
-def usage_of(run: RunResult) -> dict[str, object] | None:
+def usage_of(run: RunResult) -> Document | None:
     """Memory and depths of a run, for JSON; None without a policy."""
     usage = run.usage
     if usage is None:
         return None
-    found: dict[str, object] = {
+    found: Document = {
         "threads": usage.threads,
         "kib_mean": usage.kib_mean,
         "kib_peak": usage.kib_peak,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any
 
+from kstack.base.documents import Document
 from kstack.sanitizer.history import AnyOccurrence
 
 
@@ -59,7 +59,7 @@ class Finding:
     freed_by: str | None = None
     history: tuple[AnyOccurrence, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Document:
         """For JSON; addresses in hex."""
         return {
             "kind": self.kind.value,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 
 class Owner(Protocol):
@@ -18,7 +18,7 @@ class Owner(Protocol):
         ...
 
 
-OwnerT = TypeVar("OwnerT", bound=Owner)
+OwnerT_co = TypeVar("OwnerT_co", bound=Owner, covariant=True)
 
 
 class FrameState(enum.Enum):
@@ -30,7 +30,7 @@ class FrameState(enum.Enum):
     UNMAPPED = "unmapped, not freed"
 
 
-class Frame(NamedTuple, Generic[OwnerT]):
+class Frame(NamedTuple, Generic[OwnerT_co]):
     """A frame's life.
 
     Attributes:
@@ -41,15 +41,15 @@ class Frame(NamedTuple, Generic[OwnerT]):
     """
 
     state: FrameState = FrameState.POOL
-    owner: OwnerT | None = None
-    previous: OwnerT | None = None
+    owner: OwnerT_co | None = None
+    previous: OwnerT_co | None = None
     freed_by: str | None = None
 
 
 class FrameSource(Protocol):
     """Who knows a kernel's frames: a pool's, an allocator's."""
 
-    def life(self, frame: int) -> Frame[Any] | None:
+    def life(self, frame: int) -> Frame[Owner] | None:
         """Of a frame (bytes); None if nobody follows it."""
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
@@ -57,7 +57,7 @@ class OracleState(NamedTuple):
     leaked: frozenset[int]
 
 
-def _numbers(values: Iterable[Any]) -> Iterator[int]:
+def _numbers(values: Iterable[steps.Value]) -> Iterator[int]:
     """All numbers in nested tuples, as frames: addresses and entries without their low and high bits."""
     for value in values:
         if isinstance(value, int):
@@ -186,9 +186,9 @@ class Oracle:
                 text = f"{label_of(life.owner)} is still mapped to frame {frame:#x} after the thread has exited"
                 self._report(Kind.LEAK, 0, life.owner.address, text, frame)
 
-    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: steps.Step, answer: steps.Answered, previous: Pte | None) -> None:
         """Follow the frames through the policy's steps."""
-        if isinstance(step, steps.TakePage | steps.AllocPage) and answer is not None:
+        if isinstance(step, steps.TakePage | steps.AllocPage) and isinstance(answer, int):
             self.frames[answer] = self.frames[answer]._replace(state=FrameState.TAKEN)
             self.holders[answer] = call
             if isinstance(step, steps.TakePage):
@@ -372,7 +372,7 @@ class Oracle:
 
     # --- the end
 
-    def finish(self, in_flight: list[HookCall], variables: Iterable[Any]) -> None:
+    def finish(self, in_flight: list[HookCall], variables: Iterable[steps.Value]) -> None:
         """Look for frames that belong to nobody when the guest has ended by itself.
 
         Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kstack.stacks.area import Page, Pte
+from kstack.stacks.area import Page, Pte, Thread
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Step:
 
 Key = int | tuple[int, ...]
 """What a variable is kept for: a CPU, a thread, a page (thread, index), or 0 for all together."""
-Value = None | int | str | tuple[Any, ...]
+Value = None | int | str | tuple["Value", ...]
 """What a variable holds: plain and immutable, so that it can be saved and compared."""
 
 
@@ -275,4 +275,7 @@ class Unlock(Step):
         return f"Unlock({self.name})"
 
 
+Answered = Value | Thread | tuple[Thread, ...]
+"""What a step can answer: a `Pte` is a tuple of a number."""
 Answer = Any
+"""The same in a hook, where it is what the step says that it answers."""

@@ -58,7 +58,7 @@ class Injection:
 
 
 @dataclass(frozen=True)
-class Search:
+class DoneSearch:
     """A search that a test has made: what for, and what it came to."""
 
     problem: Problem
@@ -91,7 +91,7 @@ class Bench:
         self.injections = [Injection(())]
         self.last: GuestRun | None = None
         self.last_failed: GuestRun | None = None
-        self.searches: list[Search] = []
+        self.searches: list[DoneSearch] = []
 
     def __repr__(self) -> str:
         return f"<{self.policy.id}, {self.schedule}>"
@@ -264,7 +264,7 @@ class Bench:
         chosen = self.policy if policy is None else self.policy_of(policy)
         problem = Problem(self.image_of(scenario), chosen, self._modes(modes))
         outcome = search(problem, bounds or Bounds())
-        self.searches.append(Search(problem, self._names.get(chosen, ""), outcome))
+        self.searches.append(DoneSearch(problem, self._names.get(chosen, ""), outcome))
         return outcome
 
 
@@ -272,4 +272,4 @@ def _named(fault: Fault) -> str:
     return f"fault {fault.what}, {described(fault.when)},"
 
 
-__all__ = ["Bench", "Injection", "Search", "modes_of"]
+__all__ = ["Bench", "DoneSearch", "Injection", "modes_of"]

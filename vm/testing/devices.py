@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from kstack.hw.devices.device import Device
 from kstack.testing.worlds import ElsewhereError, elsewhere, world
@@ -205,7 +205,7 @@ class DeviceConformance:
         return [_make(device, clock, access) for access in self._accesses(seed)]
 
 
-def answers_of(kit: type[DeviceConformance], seeds: Sequence[int]) -> dict[int, Any]:
+def answers_of(kit: type[DeviceConformance], seeds: Sequence[int]) -> dict[int, tuple[list[int | None], object]]:
     """What devices of a kit answer to the accesses of each seed, and their state then; made and driven in this order."""
     found = {}
     for seed in seeds:
@@ -235,7 +235,7 @@ def _wild(device: Device, clock: Clock, access: Access) -> None:
     assert access.write or (isinstance(answer, int) and 0 <= answer < 1 << 8 * access.size), f"{access} gave {answer!r}"
 
 
-def _check_plain(value: Any) -> None:
+def _check_plain(value: object) -> None:
     if isinstance(value, tuple):
         for item in value:
             _check_plain(item)

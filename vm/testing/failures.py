@@ -21,7 +21,7 @@ from kstack.report.words import modes_line
 from kstack.run.session import Session
 from kstack.schedule import ReplaySchedule
 from kstack.stacks.loading.registry import name_of
-from kstack.testing.bench import Search
+from kstack.testing.bench import DoneSearch
 from kstack.testing.guests import GuestRun
 from kstack.testing.minimise import Minimised, minimise
 from kstack.testing.schedulers import REST_QUANTUM
@@ -40,7 +40,7 @@ NAME: Final = 60
 """Characters of a test's id in a file name, at most."""
 
 
-class Section:
+class ReportSection:
     """Writes what repeats a failed test's runs, and says how to use it.
 
     Args:
@@ -88,7 +88,7 @@ class Section:
             f"    kstack trace show {file} --from {max(0, time - SHOWN)}",
         ]
 
-    def of_search(self, search: Search) -> str:
+    def of_search(self, search: DoneSearch) -> str:
         """Of a search that found something: what, and its witness."""
         outcome, problem = search.outcome, search.problem
         assert not isinstance(problem.policy, str), "the bench gives the class"

@@ -1,18 +1,20 @@
 """A policy's hooks, asked again: each depends on its arguments and on the answers to its steps, and on nothing else.
 
 That is what a snapshot rests on (a hook in flight is saved as its answers, and made again from them), and the explorer,
-which makes hooks again in any order. `Watched` notes what a policy's hooks are asked in a run, and what they do. `again`
+which makes hooks again in any order. `NotedPolicy` notes what a policy's hooks are asked in a run, and what they do. `again`
 asks for it in ways that tell one that keeps something of its own, wherever it keeps it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from kstack.stacks import Policy, Step, Thread
-from kstack.testing.mutants import HOOKS
+from kstack.stacks.host.call import HookSteps
+from kstack.stacks.steps import Answered
+from kstack.testing.mutants import HOOKS, Argument, result_of
 from kstack.testing.worlds import world
 
 IN_FLIGHT: Final = "in flight"
@@ -35,17 +37,17 @@ class Asked:
     """
 
     hook: str
-    arguments: tuple[Any, ...]
+    arguments: tuple[Argument, ...]
     steps: list[Step] = field(default_factory=list)
-    answers: list[Any] = field(default_factory=list)
-    result: Any = IN_FLIGHT
+    answers: list[Answered] = field(default_factory=list)
+    result: object = IN_FLIGHT
 
     def __str__(self) -> str:
         thread = next((f" of thread {one.id}" for one in self.arguments if isinstance(one, Thread)), "")
         return f"{self.hook}{thread} on CPU {self.arguments[0]}"
 
 
-class Watched(Policy):
+class NotedPolicy(Policy):
     """A policy's hooks, as they are; what they are asked is noted.
 
     Args:
@@ -60,23 +62,25 @@ class Watched(Policy):
         for name in ("id", "title", "proposer", "source", "delivery", "pool_pages"):
             setattr(self, name, getattr(policy, name))
 
-    def _follow(self, hook: str, arguments: tuple[Any, ...]) -> Generator[Step, Any, Any]:
+    def _follow(self, hook: str, arguments: tuple[Argument, ...]) -> HookSteps:
         noted = Asked(hook, _copied(arguments))
         self._asked.append(noted)
-        answer: Any = None
-        steps: Any = None
+        answer: Answered = None
+        steps: HookSteps | None = None
         while True:
             try:
                 steps, step = _next(self._policy, steps, hook, arguments, answer)
             except StopIteration as end:
                 noted.result = end.value
-                return end.value
+                return result_of(end)
             noted.steps.append(step)
             answer = yield step
             noted.answers.append(answer)
 
 
-def _next(policy: Policy, steps: Any, hook: str, arguments: tuple[Any, ...], answer: Any) -> tuple[Any, Step]:
+def _next(
+    policy: Policy, steps: HookSteps | None, hook: str, arguments: tuple[Argument, ...], answer: Answered
+) -> tuple[HookSteps, Step]:
     """A hook's generator, begun where there is none, and its next step."""
     if steps is None:
         steps = getattr(policy, hook)(*arguments)
@@ -84,15 +88,15 @@ def _next(policy: Policy, steps: Any, hook: str, arguments: tuple[Any, ...], ans
     return steps, steps.send(answer)
 
 
-def _follower(hook: str) -> Callable[..., Generator[Step, Any, Any]]:
+def _follower(hook: str) -> Callable[..., HookSteps]:
     return lambda self, *arguments: self._follow(hook, arguments)
 
 
 for _hook in HOOKS:
-    setattr(Watched, _hook, _follower(_hook))
+    setattr(NotedPolicy, _hook, _follower(_hook))
 
 
-def _copied(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _copied(arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
     """Arguments of which a policy cannot change those that were noted."""
     return tuple(replace(one) if isinstance(one, Thread) else one for one in arguments)
 
@@ -105,7 +109,7 @@ class _Again:
 
     def __init__(self, policy: Policy, asked: Asked) -> None:
         self._asked, self._policy = asked, policy
-        self._steps: Any = None
+        self._steps: HookSteps | None = None
         self._made = 0
         self._arguments = _copied(asked.arguments)
         self.ended = False
@@ -126,7 +130,7 @@ class _Again:
         if not self.wrong and made != wanted:
             self.wrong = f"{asked} made {wanted} as step {number + 1}, and asked again {made}"
 
-    def _next(self, answer: Any) -> Any:
+    def _next(self, answer: Answered) -> Step | str:
         asked = self._asked
         try:
             self._steps, step = _next(self._policy, self._steps, asked.hook, self._arguments, answer)

@@ -8,7 +8,7 @@ that step is for; a policy whose mutants all survive everywhere is not tested.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, NamedTuple
 
 from kstack.stacks import (
@@ -28,12 +28,15 @@ from kstack.stacks import (
     Store,
     Swap,
     SwapPte,
+    Thread,
     Tlbsync,
     Unlock,
     WaitForAck,
     WritePte,
     ZeroPage,
 )
+from kstack.stacks.host.call import HookSteps
+from kstack.stacks.steps import Answer, Answered
 
 DROPPED: Final = (Invlpg, Invlpgb, Tlbsync, PostFlush, SendIpi, WaitForAck, ZeroPage, GiveBack, Lock, WritePte, Store)
 SPLIT: Final = (ExchangePte, SwapPte, Swap)
@@ -51,7 +54,10 @@ HOOKS: Final = (
     "share",
     "tick",
 )
-_Hook = Generator[Step, Any, Any]
+Argument = int | Thread
+"""What a hook is given."""
+Change = Callable[[str, HookSteps], HookSteps]
+"""What a mutant makes of a hook: its name, and as it was called."""
 
 
 class Site(NamedTuple):
@@ -99,16 +105,22 @@ class Sites:
         self.found: dict[Site, type[Step]] = {}
         self.policy = _changed(policy, self._note, f"{policy.id}-watched")
 
-    def _note(self, hook: str, steps: _Hook) -> _Hook:
-        answer: Any = None
+    def _note(self, hook: str, steps: HookSteps) -> HookSteps:
+        answer: Answered = None
         while True:
             try:
                 step = steps.send(answer)
             except StopIteration as end:
-                return end.value
+                return result_of(end)
             if isinstance(step, DROPPED + SPLIT):
                 self.found.setdefault(_site(hook, steps, step), type(step))
             answer = yield step
+
+
+def result_of(end: StopIteration) -> bool | None:
+    """What a hook has answered at its end."""
+    result: bool | None = end.value
+    return result
 
 
 def without(policy: type[Policy], steps: Iterable[str], hook: str = "") -> type[Policy]:
@@ -121,13 +133,13 @@ def without(policy: type[Policy], steps: Iterable[str], hook: str = "") -> type[
     """
     dropped = frozenset(steps)
 
-    def leave_out(name: str, made: _Hook) -> _Hook:
-        answer: Any = None
+    def leave_out(name: str, made: HookSteps) -> HookSteps:
+        answer: Answered = None
         while True:
             try:
                 step = made.send(answer)
             except StopIteration as end:
-                return end.value
+                return result_of(end)
             if type(step).__name__ in dropped and hook in ("", name):
                 answer = () if isinstance(step, OtherCpus) else None
             else:
@@ -159,16 +171,16 @@ def swaps_of(policy: type[Policy], sites: Iterable[Site]) -> list[Mutant]:
 
 
 def _swapped(policy: type[Policy], site: Site) -> Mutant:
-    def mutate(hook: str, steps: _Hook) -> _Hook:
+    def mutate(hook: str, steps: HookSteps) -> HookSteps:
         late: Step | None = None
-        answer: Any = None
+        answer: Answered = None
         while True:
             try:
                 step = steps.send(answer)
             except StopIteration as end:
                 if late is not None:
                     yield late
-                return end.value
+                return result_of(end)
             if late is None and type(step).__name__ == site.step and _site(hook, steps, step) == site:
                 late, answer = step, None
                 continue
@@ -182,14 +194,14 @@ def _swapped(policy: type[Policy], site: Site) -> Mutant:
 
 
 def _mutant(policy: type[Policy], site: Site, kind: type[Step]) -> Mutant:
-    def mutate(hook: str, steps: _Hook) -> _Hook:
+    def mutate(hook: str, steps: HookSteps) -> HookSteps:
         dropped: list[str] = []  # locks not taken in this call, which must not be released either
-        answer: Any = None
+        answer: Answered = None
         while True:
             try:
                 step = steps.send(answer)
             except StopIteration as end:
-                return end.value
+                return result_of(end)
             if isinstance(step, Unlock) and step.name in dropped:
                 dropped.remove(step.name)
                 answer = None
@@ -207,10 +219,10 @@ def _mutant(policy: type[Policy], site: Site, kind: type[Step]) -> Mutant:
     return Mutant(site, change, _changed(policy, mutate, name))
 
 
-def _split(step: Step) -> Generator[Step, Any, Any]:
+def _split(step: Step) -> Generator[Step, Answer, Answered]:
     """What an atomic step does, in two steps between which anybody may come."""
     if isinstance(step, Swap):
-        value = yield Load(step.name, step.key)
+        value: Answered = yield Load(step.name, step.key)
         yield Store(step.name, step.value, step.key)
         return value
     assert isinstance(step, ExchangePte | SwapPte)
@@ -220,7 +232,7 @@ def _split(step: Step) -> Generator[Step, Any, Any]:
     return pte
 
 
-def _site(hook: str, steps: _Hook, step: Step) -> Site:
+def _site(hook: str, steps: HookSteps, step: Step) -> Site:
     """The site of the step at which a hook stands now."""
     inner: Any = steps
     while inner.gi_yieldfrom is not None and hasattr(inner.gi_yieldfrom, "gi_frame"):
@@ -228,13 +240,13 @@ def _site(hook: str, steps: _Hook, step: Step) -> Site:
     return Site(hook, inner.gi_code.co_name, inner.gi_frame.f_lineno, type(step).__name__)
 
 
-def _changed(policy: type[Policy], change: Any, name: str) -> type[Policy]:
+def _changed(policy: type[Policy], change: Change, name: str) -> type[Policy]:
     """A subclass whose hooks go through `change(hook, steps)`."""
 
-    def wrapped(hook: str) -> Any:
+    def wrapped(hook: str) -> Callable[..., HookSteps]:
         original = getattr(policy, hook)
 
-        def run(self: Policy, *arguments: Any) -> Any:
+        def run(self: Policy, *arguments: Argument) -> HookSteps:
             return change(hook, original(self, *arguments))
 
         return run

@@ -105,9 +105,11 @@ def pytest_runtest_makereport(
     report = yield
     bench = bench_of(item)
     if report.failed and report.when != "teardown" and bench is not None:
-        from kstack.testing.failures import Section
+        from kstack.testing.failures import ReportSection
 
-        section = Section(item.nodeid, _folder(item.config), item.config.invocation_params.dir, _runs(item.config))
+        section = ReportSection(
+            item.nodeid, _folder(item.config), item.config.invocation_params.dir, _runs(item.config)
+        )
         run = bench.last_failed or bench.last
         if run is not None:
             is_python = isinstance(item, pytest.Function)  # an item of a scenario shows the panic report itself

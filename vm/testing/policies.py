@@ -14,23 +14,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from kstack.base.errors import PolicyError, RecordingError
 from kstack.fault import Fault, Injector, Step
 from kstack.hw.modes import Modes
 from kstack.kernels.known import usual_guests
-from kstack.machine import size
+from kstack.machine import MachineSnapshot, size
 from kstack.run.boots import booted
 from kstack.run.options import RunOptions
 from kstack.run.result import RunResult
 from kstack.run.session import Session
 from kstack.sanitizer.findings import Kind
 from kstack.schedule import Choice, RandomSchedule, ReplaySchedule, RoundRobin, Scheduler, View
-from kstack.stacks import Policy
+from kstack.stacks import Policy, Pte
+from kstack.stacks import Step as MicroStep
 from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.pool import PoolConfig
-from kstack.testing.hooks import Asked, Watched, differences_elsewhere, differences_in
+from kstack.stacks.host.state import RuntimeSnapshot
+from kstack.stacks.steps import Answered
+from kstack.testing.hooks import Asked, NotedPolicy, differences_elsewhere, differences_in
 from kstack.testing.worlds import ElsewhereError, elsewhere, world
 
 QUANTUM: Final = 200
@@ -54,17 +57,29 @@ REWINDS: Final = 3
 """Moments of a run from which it is run to its end once more."""
 
 
+class StepDone(NamedTuple):
+    """A step of a policy's hook, and what it answered."""
+
+    cpu: int
+    hook: str
+    step: MicroStep
+    answer: Answered
+
+    def __str__(self) -> str:
+        return f"{self.step} of {self.hook} on CPU {self.cpu}, answered {self.answer!r}"
+
+
 @dataclass(frozen=True)
 class Done:
     """A run, as two that must be alike are compared.
 
     Attributes:
-        steps: of the policy, in order: CPU, hook, step, what it answered.
+        steps: of the policy, in order.
         findings: of the oracle, in words.
         ended, state_hash: as in `RunResult`.
     """
 
-    steps: tuple[Any, ...]
+    steps: tuple[StepDone, ...]
     findings: tuple[str, ...]
     ended: str
     state_hash: str
@@ -73,7 +88,7 @@ class Done:
         """What is not alike, in words; empty if all is."""
         for number, (step, wanted) in enumerate(zip_longest(self.steps, other.steps), 1):
             if step != wanted:
-                return f"its step {number} is {_shown(step)}, and was {_shown(wanted)}"
+                return f"its step {number} is {step or 'none'}, and was {wanted or 'none'}"
         if self.findings != other.findings:
             return f"the oracle finds {self.findings}, and found {other.findings}"
         if (self.ended, self.state_hash) != (other.ended, other.state_hash):
@@ -83,27 +98,23 @@ class Done:
         return ""
 
 
-def _shown(step: Any) -> str:
-    if step is None:
-        return "none"
-    cpu, hook, made, answer = step
-    return f"{made} of {hook} on CPU {cpu}, answered {answer!r}"
+class _Moment(NamedTuple):
+    """A moment of a run from which it is made again; `made` is how many steps there were before."""
+
+    machine: MachineSnapshot
+    runtime: RuntimeSnapshot
+    made: int
 
 
 class _Steps:
-    """A StackObserver that keeps a policy's steps."""
+    """An instrument that keeps a policy's steps."""
 
     def __init__(self) -> None:
-        self.made: list[Any] = []
+        self.made: list[StepDone] = []
 
-    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Any) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: MicroStep, answer: Answered, previous: Pte | None) -> None:
         """A step was carried out."""
-        self.made.append((cpu, call.hook.value, step, answer))
-
-    def nothing(self, *_: Any) -> None:
-        """Of no interest."""
-
-    booted = thread_created = thread_gone = fault_ended = cannot_sleep = event = nothing
+        self.made.append(StepDone(cpu, call.hook.value, step, answer))
 
 
 class _Between:
@@ -232,7 +243,7 @@ class PolicyConformance:
         """What the policy's hooks are asked in runs of these scenarios in the first world, one after the other."""
         asked: list[Asked] = []
         for scenario in scenarios:
-            session = self.session(scenario, RandomSchedule(5), policy=Watched(self.policy(), asked))
+            session = self.session(scenario, RandomSchedule(5), policy=NotedPolicy(self.policy(), asked))
             with world(0, self.policy):
                 session.run()
         return asked
@@ -269,29 +280,28 @@ class PolicyConformance:
         moments = self._moments(scenario)
         between, steps = _Between(_schedule()), _Steps()
         session = self.session(scenario, between)
-        saved: dict[int, tuple[Any, Any, int]] = {}
+        saved: dict[int, _Moment] = {}
 
         def save(slice_: int) -> None:
             if slice_ in moments:
-                saved[slice_] = session.machine.snapshot(), session.runtime.snapshot(), len(steps.made)
+                saved[slice_] = _Moment(session.machine.snapshot(), session.runtime.snapshot(), len(steps.made))
 
         between.act = save
         session.machine.instruments.add(steps)
         result, choices = session.run(), list(session.choices)
 
         def again(at: int, whom: str) -> Done:
-            machine, runtime, _ = saved[at]
             _unwatch(session)
-            session.machine.restore(machine)
+            session.machine.restore(saved[at].machine)
             session.runtime.policy = self._renewed(session, whom)
-            session.runtime.restore(runtime)
+            session.runtime.restore(saved[at].runtime)
             session.scheduler = ReplaySchedule(choices[at:])
             session.stirred()
             return self._done(session)
 
         steps_made = list(steps.made)
-        for at, (_, _, made) in saved.items():
-            first = Done(tuple(steps_made[made:]), (), result.ended, result.state_hash)
+        for at, moment in saved.items():
+            first = Done(tuple(steps_made[moment.made :]), (), result.ended, result.state_hash)
             for whom in WHOM:
                 yield at, whom, first, partial(again, at, whom)
 

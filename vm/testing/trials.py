@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kstack.fault import Moment
-from kstack.inject import Outcome, Trial
+from kstack.inject import Trial, TrialOutcome
 from kstack.inject.trial import judged
 from kstack.recording import Recording, unpack
 from kstack.schedule import ReplaySchedule
@@ -13,7 +13,7 @@ from kstack.testing.guests import GuestRun, Start
 from kstack.testing.minimise import merged, minimise
 
 
-def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:
+def simpler(trial: Trial, outcome: TrialOutcome, recording: Recording) -> Recording:
     """A recording under the schedule with the fewest switches found, under which the fault comes to the same.
 
     Args:
@@ -31,14 +31,18 @@ def simpler(trial: Trial, outcome: Outcome, recording: Recording) -> Recording:
     best = minimise(run).run
     if len(merged(best.choices)) >= len(merged(choices)) or best.outcome is None or best.fired == (None,):
         return recording
-    same = judged(trial.pair.scenario, best.outcome)[:2] == (outcome.outcome, outcome.by)
+    again = judged(trial.pair.scenario, best.outcome)
+    same = (again.outcome, again.by) == (outcome.outcome, outcome.by)
     return best.start.recording_of(best) if same and _is_the_faults(trial, best) else recording
 
 
 def _is_the_faults(trial: Trial, run: GuestRun) -> bool:
     """Whether the same schedule without the fault comes to what the pair comes to without it, as far as it can be followed."""
     bare = replace(run.start, faults=()).run(ReplaySchedule(run.choices, finished=False))
-    return bare.outcome is not None and judged(trial.pair.scenario, bare.outcome)[:2] in (
+    if bare.outcome is None:
+        return False
+    found = judged(trial.pair.scenario, bare.outcome)
+    return (found.outcome, found.by) in (
         (trial.usual.outcome, trial.usual.by),
         ("hang", "nobody"),  # the schedule has no more choices, or lets somebody wait
     )

@@ -21,7 +21,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Any, Final, TypeVar
+
+SubjectT = TypeVar("SubjectT")
+GivenT = TypeVar("GivenT")
+AnswerT = TypeVar("AnswerT")
 
 BEGIN: Final = 1_000_000_000
 """Seconds at which the clocks of the first world begin."""
@@ -62,7 +67,8 @@ def world(number: int, *classes: type) -> Iterator[None]:
     state = random.getstate()
     random.seed(number)
     others = _others(number)
-    places: list[tuple[Any, str]] = [(time, name) for name in vars(time)] + [(datetime, "datetime"), (builtins, "id")]
+    places: list[tuple[object, str]] = [(datetime, "datetime"), (builtins, "id")]
+    places += [(time, name) for name in vars(time)]
     places += [(module, name) for module in _modules(classes) for name in vars(module)]
     changed = []
     for module, name in places:
@@ -79,16 +85,16 @@ def world(number: int, *classes: type) -> Iterator[None]:
         random.setstate(state)
 
 
-def _modules(classes: tuple[type, ...]) -> list[Any]:
+def _modules(classes: tuple[type, ...]) -> list[ModuleType]:
     """Modules in which classes and their bases are defined."""
     names = dict.fromkeys(base.__module__ for each in classes for base in each.__mro__)
     return [sys.modules[name] for name in names if name in sys.modules and name != "builtins"]
 
 
-def _others(number: int) -> list[tuple[Any, Any]]:
+def _others(number: int) -> list[tuple[object, object]]:
     """What reads clocks and identities, each with what takes its place in a world."""
     clock = _Clock(number)
-    found: list[tuple[Any, Any]] = [(id, _identity(id, number)), (datetime.datetime, _calendar(clock))]
+    found: list[tuple[object, object]] = [(id, _identity(id, number)), (datetime.datetime, _calendar(clock))]
     for name in SECONDS:
         found.append((getattr(time, name), clock.seconds))
         found.append((getattr(time, f"{name}_ns"), clock.nanoseconds))
@@ -99,7 +105,7 @@ def _identity(real: Callable[[object], int], number: int) -> Callable[[object], 
     return lambda value: real(value) ^ number * LATER << 4  # addresses are multiples of 16
 
 
-def _broken_down(read: Callable[..., Any], clock: _Clock) -> Callable[..., Any]:
+def _broken_down(read: Callable[[float], AnswerT], clock: _Clock) -> Callable[..., AnswerT]:
     return lambda *when: read(*(when or (clock.seconds(),)))
 
 
@@ -121,13 +127,15 @@ class ElsewhereError(Exception):
     """A class cannot be imported by another process, or something was raised there."""
 
 
-def elsewhere(function: Callable[..., Any], subject: type, *arguments: Any) -> list[Any]:
+def elsewhere(
+    function: Callable[[type[SubjectT], GivenT], AnswerT], subject: type[SubjectT], given: GivenT
+) -> list[AnswerT]:
     """What a function of a class returns in other processes, each with hashes of its own.
 
     Args:
-        function: of a module; called with the class and the arguments.
+        function: of a module; called with the class and what is given.
         subject: the class; it must be found in its module by its name.
-        arguments: picklable.
+        given: picklable.
 
     Raises:
         ElsewhereError: the class cannot be found there, or the function has raised something.
@@ -139,7 +147,7 @@ def elsewhere(function: Callable[..., Any], subject: type, *arguments: Any) -> l
     where = getattr(sys.modules[subject.__module__], "__file__", None)
     paths = [str(Path(path or ".").resolve()) for path in sys.path]
     asked = pickle.dumps((paths, subject.__module__, where, subject.__qualname__, function.__name__))
-    asked += pickle.dumps((function.__module__, arguments))
+    asked += pickle.dumps((function.__module__, given))
     with ThreadPoolExecutor(len(HASH_SEEDS)) as together:  # each waits for a process
         return list(together.map(lambda seed: _ask(asked, seed), HASH_SEEDS))
 
@@ -154,14 +162,14 @@ def _ask(asked: bytes, seed: str) -> Any:
     return pickle.loads(done.stdout)
 
 
-def _found(module: Any, qualname: str) -> Any:
+def _found(module: object, qualname: str) -> object:
     """What a module has under a name with dots; None if nothing."""
     for name in qualname.split("."):
         module = getattr(module, name, None)
     return module
 
 
-def _imported(name: str, where: str | None) -> Any:
+def _imported(name: str, where: str | None) -> ModuleType | None:
     """A module by its name, or, where that is another one here or none, from its file."""
     try:
         module = importlib.import_module(name)
@@ -183,8 +191,8 @@ def _answer() -> None:
     os.dup2(2, 1)  # what the subject prints is no answer
     sys.path[:], name, where, qualname, function = pickle.load(read)
     module = _imported(name, where)
-    function_of, arguments = pickle.load(read)
-    answer = getattr(importlib.import_module(function_of), function)(_found(module, qualname), *arguments)
+    function_of, given = pickle.load(read)
+    answer = getattr(importlib.import_module(function_of), function)(_found(module, qualname), given)
     with write:
         write.write(pickle.dumps(answer))
 

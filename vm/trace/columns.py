@@ -189,7 +189,7 @@ def _registers(placed: _Placed, blocks: list[Numbers], first: int, cpu: int) -> 
     return Columns(REGISTERS, (counts, _same(cpu, counts), *(column[own] for column in blocks[1:])))
 
 
-def _same(cpu: int, rows: NDArray[Any]) -> NDArray[np.uint8]:
+def _same(cpu: int, rows: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.full(len(rows), cpu, np.uint8)
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from kstack.trace.columns import Numbers
 from kstack.trace.query import Database
-from kstack.trace.show import Line, lines
+from kstack.trace.show import ShownLine, lines
 from kstack.trace.store import Trace
 
 BEFORE: Final = 12  # lines of context that are the same, at most
@@ -41,8 +41,8 @@ class Parting(NamedTuple):
     here: Place
     there: Place
     why: str
-    before: tuple[tuple[Line, ...], tuple[Line, ...]]
-    since: tuple[tuple[Line, ...], tuple[Line, ...]]
+    before: tuple[tuple[ShownLine, ...], tuple[ShownLine, ...]]
+    since: tuple[tuple[ShownLine, ...], tuple[ShownLine, ...]]
 
 
 class _Flow(NamedTuple):
@@ -109,7 +109,7 @@ def _place(flow: _Flow, number: int, database: Database) -> Place:
 
 def _context(
     flow: _Flow, number: int, database: Database, cpu: int | None
-) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
+) -> tuple[tuple[ShownLine, ...], tuple[ShownLine, ...]]:
     first = int(flow.counts[max(0, number - BEFORE)]) if len(flow.counts) else 0
     end = int(flow.counts[min(number + AFTER, len(flow.counts) - 1)]) if len(flow.counts) else 0
     at = int(flow.counts[number]) if number < len(flow.counts) else end + 1
@@ -130,7 +130,10 @@ def _news(flow: _Flow, number: int, database: Database, cpu: int | None) -> list
 
 
 def _why(
-    here: Place, there: Place, news: list[list[str]], contexts: list[tuple[tuple[Line, ...], tuple[Line, ...]]]
+    here: Place,
+    there: Place,
+    news: list[list[str]],
+    contexts: list[tuple[tuple[ShownLine, ...], tuple[ShownLine, ...]]],
 ) -> str:
     """What happened between the same and the different, else the last value before that is not the same."""
     if news[0] != news[1]:

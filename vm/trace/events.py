@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict, Unpack
 
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.cpu.decode import Instruction
@@ -26,7 +26,7 @@ WRITTEN: Final = "written"
 """Kind of an event that comes before the instruction of its time; all others come with it or behind it."""
 
 
-class Event(NamedTuple):
+class TraceEvent(NamedTuple):
     """One event.
 
     Attributes:
@@ -54,6 +54,16 @@ class Event(NamedTuple):
     text: str = ""
 
 
+class _Details(TypedDict, total=False):
+    """What an event may say, as `TraceEvent` has it."""
+
+    thread: int | None
+    address: int | None
+    frame: int | None
+    value: int | None
+    text: str
+
+
 class Events:
     """Gathers the events of a session.
 
@@ -64,12 +74,12 @@ class Events:
 
     def __init__(self, session: Session, switched: Callable[[int, int, int], None]) -> None:
         self._machine, self._session, self._switched = session.machine, session, switched
-        self._found: list[Event] = []
+        self._found: list[TraceEvent] = []
         self._findings = 0
         self._hooks: list[list[HookCall]] = [[] for _ in session.machine.cpus]
         session.machine.instruments.add(self)
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[TraceEvent]:
         """All events since the last time, by virtual time."""
         found, self._found = self._found, []
         oracle = self._session.oracle
@@ -77,9 +87,9 @@ class Events:
         self._findings += len(new)
         return sorted(found + [_of(finding) for finding in new], key=lambda event: (event.count, event.kind == END))
 
-    def add(self, cpu: int, kind: str, name: str, **more: Any) -> None:
+    def add(self, cpu: int, kind: str, name: str, **more: Unpack[_Details]) -> None:
         """Something happens now."""
-        self._found.append(Event(self._machine.now(), cpu, kind, name, **more))
+        self._found.append(TraceEvent(self._machine.now(), cpu, kind, name, **more))
 
     def ended(self, how: str, reason: str) -> None:
         """The run has ended; an event of the CPU that ran last says so."""
@@ -88,7 +98,7 @@ class Events:
 
     def woken(self, count: int, cpu: int, thread: int) -> None:
         """A CPU has made a thread runnable that slept."""
-        self._found.append(Event(count, cpu, "wake", f"{thread}", thread=thread))
+        self._found.append(TraceEvent(count, cpu, "wake", f"{thread}", thread=thread))
 
     # --- CPUs and the machine
 
@@ -160,7 +170,7 @@ class Events:
             self.add(cpu, "switch", f"{call.thread}", thread=call.thread)
             self._switched(cpu, self._machine.now(), call.thread)
 
-    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: steps.Step, answer: steps.Answered, previous: Pte | None) -> None:
         """One of its steps, and what that does to a stack."""
         page = getattr(step, "page", None)
         address = getattr(page, "address", None)
@@ -192,8 +202,8 @@ class Events:
         self.add(cpu, "mark", name)
 
 
-def _of(finding: Finding) -> Event:
-    return Event(
+def _of(finding: Finding) -> TraceEvent:
+    return TraceEvent(
         finding.time,
         finding.cpu,
         "finding",

@@ -11,7 +11,7 @@ from kstack.base.digests import digest
 from kstack.base.errors import PolicyError, TraceError
 from kstack.recording import RULES_VERSION, UNFINISHED, Recording, other_rules
 from kstack.run.spec import replay_session
-from kstack.trace.store import Meta, Writer
+from kstack.trace.store import Meta, TraceWriter
 from kstack.trace.tracer import Tracer
 
 FAILED: Final = "policy-failed"
@@ -34,7 +34,7 @@ def make_trace(recording: Recording, folder: Path, registers: bool = False, anyw
     session = replay_session(recording, anyway)
     same = other_rules(recording.rules) is None
     begun = session.machine.time
-    with Writer(folder, session.symbols) as writer:
+    with TraceWriter(folder, session.symbols) as writer:
         tracer = Tracer(session, writer.part, registers)
         try:
             result = session.run()

@@ -18,7 +18,7 @@ _READ: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 WINDOWS: Final = 40  # into which a thread's time is cut
 
 
-class Answer(NamedTuple):
+class QueryAnswer(NamedTuple):
     """What a query gives: names of columns, and rows; addresses are numbers."""
 
     columns: tuple[str, ...]
@@ -30,7 +30,7 @@ class Query(NamedTuple):
 
     takes: str
     tells: str
-    ask: Callable[[Database, list[int]], Answer]
+    ask: Callable[[Database, list[int]], QueryAnswer]
 
 
 class Database:
@@ -57,7 +57,7 @@ class Database:
         except (duckdb.Error, UnicodeDecodeError) as error:
             raise TraceError(f"trace {trace.folder} is damaged: {error}") from error
 
-    def sql(self, text: str, *parameters: Any) -> Answer:
+    def sql(self, text: str, *parameters: int) -> QueryAnswer:
         """Any query.
 
         Raises:
@@ -69,13 +69,13 @@ class Database:
                 raise TraceError("the query must be one SELECT or EXPLAIN: a trace is not changed")
             found = self._connection.execute(text, parameters or None)
             columns = tuple(column[0] for column in found.description or ())
-            return Answer(columns, found.fetchall())
+            return QueryAnswer(columns, found.fetchall())
         except duckdb.Error as error:
             raise TraceError(f"the query is wrong: {error}") from error
         except UnicodeDecodeError as error:
             raise TraceError(f"trace {self.trace.folder} is damaged: {error}") from error
 
-    def findings(self) -> Answer:
+    def findings(self) -> QueryAnswer:
         """All findings, numbered from 1."""
         return self.sql(
             "select row_number() over (order by count) number, count, cpu, name kind, address, frame, text "
@@ -89,7 +89,7 @@ class Database:
         return None if first is None else (first, last)
 
 
-def _writes(database: Database, arguments: list[int]) -> Answer:
+def _writes(database: Database, arguments: list[int]) -> QueryAnswer:
     address, before = arguments[0], arguments[1] if len(arguments) > 1 else (1 << 63) - 1
     return database.sql(
         "select a.count, a.cpu, i.rip, symbol, thread, a.address, a.size, a.value, a.physical, "
@@ -103,7 +103,7 @@ def _writes(database: Database, arguments: list[int]) -> Answer:
     )
 
 
-def _entry(database: Database, arguments: list[int]) -> Answer:
+def _entry(database: Database, arguments: list[int]) -> QueryAnswer:
     page = arguments[0] & ~0xFFF
     return database.sql(
         "select count, cpu, kind, name, thread, address, frame, value, text from events "
@@ -112,7 +112,7 @@ def _entry(database: Database, arguments: list[int]) -> Answer:
     )
 
 
-def _stack(database: Database, arguments: list[int]) -> Answer:
+def _stack(database: Database, arguments: list[int]) -> QueryAnswer:
     thread = arguments[0]
     area = database.sql(
         "select address, address + value from events where kind = 'thread' and thread = $1 order by count desc limit 1",
@@ -134,7 +134,7 @@ def _stack(database: Database, arguments: list[int]) -> Answer:
     )
 
 
-def _between(database: Database, arguments: list[int]) -> Answer:
+def _between(database: Database, arguments: list[int]) -> QueryAnswer:
     found = {row[0]: row[1] for row in database.findings().rows}
     for number in arguments:
         if number not in found:
@@ -148,7 +148,7 @@ def _between(database: Database, arguments: list[int]) -> Answer:
     )
 
 
-def _threads(database: Database, _: list[int]) -> Answer:
+def _threads(database: Database, _: list[int]) -> QueryAnswer:
     return database.sql(
         "with areas as (select thread, max(count) created, arg_max(address, count) bottom, arg_max(value, count) size_bytes "
         "from events where kind = 'thread' group by thread) "
@@ -159,7 +159,7 @@ def _threads(database: Database, _: list[int]) -> Answer:
     )
 
 
-def _hot(database: Database, _: list[int]) -> Answer:
+def _hot(database: Database, _: list[int]) -> QueryAnswer:
     return database.sql(
         "with each as (select rip, count(*) times, bit_or(1 << cpu) mask from instructions group by rip) "
         "select split_part(symbol, '+', 1) function, sum(times)::bigint instructions, bit_count(bit_or(mask)) cpus "
@@ -179,7 +179,7 @@ QUERIES: Final = {
 }
 
 
-def ask(database: Database, name: str, arguments: list[int]) -> Answer:
+def ask(database: Database, name: str, arguments: list[int]) -> QueryAnswer:
     """A ready-made query.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.base.errors import TraceError
 from kstack.trace.events import WRITTEN
@@ -14,7 +14,7 @@ from kstack.trace.text import disassembly
 RINGS: Final = "k??u"
 
 
-class Line(NamedTuple):
+class ShownLine(NamedTuple):
     """One line: virtual time, CPU, and text; `event` says that it is no instruction."""
 
     count: int  # type: ignore[assignment] # hides tuple.count, which nobody calls on a line
@@ -23,7 +23,7 @@ class Line(NamedTuple):
     event: bool
 
 
-def lines(database: Database, first: int, last: int, cpu: int | None = None) -> Iterator[Line]:
+def lines(database: Database, first: int, last: int, cpu: int | None = None) -> Iterator[ShownLine]:
     """What happened from one virtual time to another, both included.
 
     Args:
@@ -41,7 +41,7 @@ def lines(database: Database, first: int, last: int, cpu: int | None = None) -> 
         raise TraceError(f"trace {database.trace.folder} is damaged: {error}") from error
 
 
-def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Iterator[Line]:
+def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Iterator[ShownLine]:
     where = "count between $1 and $2" + ("" if cpu is None else f" and cpu = {int(cpu)}")
     accesses: dict[int, list[str]] = {}
     for count, store, model, size, address, value in database.sql(
@@ -49,7 +49,7 @@ def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Itera
     ).rows:
         arrow = f"{address:#x} {'<-' if store else '->'} {value:#0{2 * size + 2}x}"
         accesses.setdefault(count, []).append(f"({arrow})" if model else arrow)
-    rows: list[tuple[int, int, Line]] = []
+    rows: list[tuple[int, int, ShownLine]] = []
     code = _code(database, first, last)
     for count, on, rip, ring, thread, symbol in database.sql(
         f"select count, cpu, i.rip, ring, thread, symbol from instructions i "
@@ -60,7 +60,7 @@ def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Itera
         what = _text(code.get(rip, []), count, rip)
         told = "; ".join(accesses.pop(count, ()))
         text = f"{RINGS[ring]}{thread:<4} {rip:016x} {symbol:<28} {what:<40} {told}".rstrip()
-        rows.append((count, 1, Line(count, on, text, False)))
+        rows.append((count, 1, ShownLine(count, on, text, False)))
     for count, on, kind, name, thread, address, frame, value, text in database.sql(
         f"select count, cpu, kind, name, thread, address, frame, value, text from events where {where}", first, last
     ).rows:
@@ -70,7 +70,7 @@ def _sorted(database: Database, first: int, last: int, cpu: int | None) -> Itera
             (
                 count,
                 0 if kind == WRITTEN else 2,
-                Line(count, on, " ".join(word for word in (*words, told) if word), True),
+                ShownLine(count, on, " ".join(word for word in (*words, told) if word), True),
             )
         )
     rows.sort(key=lambda row: row[:2])
@@ -97,7 +97,7 @@ def _text(versions: list[tuple[int, bytes, int | None]], count: int, rip: int) -
     return " ".join(disassembly(code, rip, bits)).strip()
 
 
-def _named(**numbers: Any) -> list[str]:
+def _named(**numbers: int | None) -> list[str]:
     return [
         f"{name}={number}" if name == "thread" else f"{name}={number:#x}"
         for name, number in numbers.items()

@@ -3,7 +3,7 @@
     trace.json             version, recording, what ran, how many rows, a digest of each table
     instructions.parquet   count, cpu, rip, size (bytes), ring, rsp, thread: by count
     accesses.parquet       count, cpu, store, model, size (bytes), address, physical, value: by count
-    events.parquet         as `Event`: by count
+    events.parquet         as `TraceEvent`: by count
     registers.parquet      count, cpu, rax to r15 before the instruction at that count, which is the first of a block of
                            code: what the block before has left; without rows unless asked for: by count
     code.parquet           rip, count (from when on), code (bytes), bits (16, 32 or 64: how wide the code is), symbol: by count
@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 import msgspec
 import pyarrow as pa
@@ -33,8 +33,8 @@ from kstack.base.files import refused_as, replace_folder
 from kstack.load import Symbols
 from kstack.recording import UNNAMED_RULES
 from kstack.trace.columns import REGISTERS
-from kstack.trace.events import Event
-from kstack.trace.tracer import Part
+from kstack.trace.events import TraceEvent
+from kstack.trace.tracer import TracePart
 
 VERSION: Final = 4
 READABLE: Final = (1, 2, 3, 4)  # 3 has the version of the machine's rules, 4 how wide code is
@@ -129,7 +129,21 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     rules: int = UNNAMED_RULES
 
 
-class Writer:
+class About(TypedDict):
+    """What a trace is of, as `Meta` has it, but for what its writer knows."""
+
+    recording: str
+    rules: int
+    image: str
+    policy: str | None
+    cpus: int
+    ended: str
+    time: int
+    begun: int
+    state_hash: str
+
+
+class TraceWriter:
     """Writes a trace, whole or not at all: the folder appears when `finish` has been called.
 
     Args:
@@ -165,7 +179,7 @@ class Writer:
             dictionary_pagesize_limit=1 << 22,
         )
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> TraceWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -173,28 +187,28 @@ class Writer:
             writer.close()
         shutil.rmtree(self._place, ignore_errors=True)
 
-    def part(self, part: Part) -> None:
+    def part(self, part: TracePart) -> None:
         """The next part of the trace."""
         self._write("instructions", part.instructions.arrays)
         self._write("accesses", part.accesses.arrays)
         self._write("registers", part.registers.arrays)
-        self._write("events", _transposed(part.events, len(Event._fields)))
+        self._write("events", _transposed(part.events, len(TraceEvent._fields)))
         code = [(rip, count, code, bits, self._symbols.name(rip)) for count, rip, code, bits in part.code]
         self._write("code", _transposed(code, len(SCHEMAS["code"])))
 
-    def _write(self, name: str, columns: Iterable[Any]) -> None:
+    def _write(self, name: str, columns: Iterable[object]) -> None:
         schema = SCHEMAS[name]
         table = pa.table([pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)], schema)
         if table.num_rows:
             self._writers[name].write_table(table, row_group_size=ROWS)
             self._rows[name] += table.num_rows
 
-    def finish(self, **meta: Any) -> Meta:
+    def finish(self, **about: Unpack[About]) -> Meta:
         """All parts are written: what the trace is of, by the fields of `Meta`."""
         for writer in self._writers.values():
             writer.close()
         digests = {name: digest_of_file(self._place / f"{name}.parquet") for name in SCHEMAS}
-        found = Meta(version=VERSION, rows=self._rows, digests=digests, **meta)
+        found = Meta(version=VERSION, rows=self._rows, digests=digests, **about)
         document = msgspec.to_builtins(found)
         (self._place / META).write_text(json.dumps({**document, "digest": digest_of(document)}, indent=1) + "\n")
         replace_folder(self._place, self.folder)
@@ -212,8 +226,8 @@ def _replaceable(folder: Path) -> bool:
     return ours and names <= {META, *(f"{name}.parquet" for name in SCHEMAS)}
 
 
-def _transposed(rows: Iterable[tuple[Any, ...]], width: int) -> list[list[Any]]:
-    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
+def _transposed(rows: Iterable[tuple[object, ...]], width: int) -> list[list[object]]:
+    columns: list[list[object]] = [list(column) for column in zip(*rows, strict=True)]
     return columns or [[] for _ in range(width)]
 
 

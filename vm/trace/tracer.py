@@ -6,9 +6,10 @@ Nothing is different in a machine that is traced: the same states, the same virt
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kstack.hw.cpu.decode import Instruction
 from kstack.hw.cpu.hooks import Before
@@ -26,14 +27,14 @@ from kstack.trace.columns import (
     sorted_together,
     threads,
 )
-from kstack.trace.events import Event, Events
+from kstack.trace.events import Events, TraceEvent
 from kstack.trace.wakeups import Wakes
 
 PART_RECORDS: Final = 1 << 17  # instructions or accesses of one engine, after which a part is handed on
 _U64: Final = (1 << 64) - 1
 
 
-class Part:
+class TracePart:
     """Some of a trace, of all CPUs, by virtual time; parts follow each other.
 
     Attributes:
@@ -47,7 +48,7 @@ class Part:
         instructions: Columns,
         accesses: Columns,
         registers: Columns,
-        events: list[Event],
+        events: list[TraceEvent],
         code: list[Row],
     ) -> None:
         self.instructions = instructions
@@ -98,7 +99,7 @@ class Tracer:
         registers: record them where blocks of code begin, too.
     """
 
-    def __init__(self, session: Session, sink: Callable[[Part], None], registers: bool = False) -> None:
+    def __init__(self, session: Session, sink: Callable[[TracePart], None], registers: bool = False) -> None:
         self._machine = session.machine
         self._sink = sink
         self._cpus = [_Cpu(session, index, registers) for index in range(session.machine.cpu_count)]
@@ -164,7 +165,7 @@ class Tracer:
         together = [sorted_together(rows) for rows in (instructions, accesses, registers)]
         for wake in self._wakes.of(together[0], together[1], new):
             self.events.woken(*wake)
-        self._sink(Part(together[0], together[1], together[2], self.events.take(), new))
+        self._sink(TracePart(together[0], together[1], together[2], self.events.take(), new))
 
     def _next(self, one: _Cpu) -> None:
         one.recorder.clear()
@@ -178,7 +179,7 @@ class Tracer:
 def _emulated(one: _Cpu, index: int) -> Columns:
     counts = np.array([time for time, _ in one.emulated], dtype=np.uint64)
     before = [before for _, before in one.emulated]
-    arrays: tuple[Any, ...] = (
+    arrays: tuple[NDArray[np.generic], ...] = (
         counts,
         np.full(len(counts), index, np.uint8),
         np.array([one.rip for one in before], dtype=np.uint64),
@@ -192,7 +193,7 @@ def _emulated(one: _Cpu, index: int) -> Columns:
 
 def _model(one: _Cpu, index: int) -> Columns:
     times, stores, sizes, addresses, physical, values = zip(*one.accesses, strict=True) if one.accesses else ((),) * 6
-    arrays: tuple[Any, ...] = (
+    arrays: tuple[NDArray[np.generic], ...] = (
         np.array(times, dtype=np.uint64),
         np.full(len(times), index, np.uint8),
         np.array(stores, dtype=np.bool_),

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
 from kstack.base.errors import TraceError
@@ -81,7 +81,7 @@ class Viewer(ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.server_port}/"
         self.hosts = (f"{HOST}:{self.server_port}", f"localhost:{self.server_port}")
 
-    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
         """A browser that has gone away is no error; anything else is told."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", f"{size}")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Requests are not worth a line."""
 
 

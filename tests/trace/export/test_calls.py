@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kstack.hw.cpu.events import Outcome
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.export.calls import Call, Calls, unhandled
 from kstack.trace.export.flows import flows
 from kstack.trace.export.read import Code, Version
@@ -45,13 +45,13 @@ class Heard:
         self.lines += [f"{time} thread {thread} ends {call.name}" for call in calls]
 
 
-def heard(*told: Event | tuple[int, int, int, int, int], end: int = 1000) -> list[str]:
+def heard(*told: TraceEvent | tuple[int, int, int, int, int], end: int = 1000) -> list[str]:
     """What an audience hears of events, and instructions: time, CPU, RIP, ring, RSP."""
     found = Heard()
-    events = [one for one in told if isinstance(one, Event)]
+    events = [one for one in told if isinstance(one, TraceEvent)]
     calls = Calls(2, Program(), unhandled(events), found)
     for one in told:
-        if isinstance(one, Event):
+        if isinstance(one, TraceEvent):
             calls.event(events.index(one), one)
         else:
             calls.instruction(*one)
@@ -59,19 +59,19 @@ def heard(*told: Event | tuple[int, int, int, int, int], end: int = 1000) -> lis
     return found.lines
 
 
-def switch(time: int, cpu: int, thread: int) -> Event:
-    return Event(time, cpu, "switch", f"{thread}", thread=thread)
+def switch(time: int, cpu: int, thread: int) -> TraceEvent:
+    return TraceEvent(time, cpu, "switch", f"{thread}", thread=thread)
 
 
-def interrupt(time: int, cpu: int = 0, vector: int = 0x20) -> Event:
-    return Event(time, cpu, "interrupt", f"{vector:#x}", value=vector)
+def interrupt(time: int, cpu: int = 0, vector: int = 0x20) -> TraceEvent:
+    return TraceEvent(time, cpu, "interrupt", f"{vector:#x}", value=vector)
 
 
 def test_a_handler_within_a_handler_ends_first() -> None:
     assert heard(
         interrupt(10),
         (11, 0, PLAIN, 0, 0x8F00),
-        Event(12, 0, "fault", "#PF", value=2),
+        TraceEvent(12, 0, "fault", "#PF", value=2),
         (13, 0, PLAIN, 0, 0x8E00),
         (14, 0, IRETQ, 0, 0x8E08),  # after the error code
         (15, 0, PLAIN, 0, 0x8F00),
@@ -147,14 +147,14 @@ def test_a_system_call_goes_with_its_thread_from_cpu_to_cpu() -> None:
 
 
 def test_a_hook_ends_by_its_event_with_what_is_in_it() -> None:
-    hook = Event(10, 0, "hook", "exit_kernel", thread=3)
+    hook = TraceEvent(10, 0, "hook", "exit_kernel", thread=3)
     lines = heard(
         switch(1, 0, 3),
         hook,
         interrupt(12),
         (13, 0, PLAIN, 0, 0x8F00),
-        Event(14, 0, "hook-end", "enter_kernel", thread=3),
-        Event(15, 0, "hook-end", "exit_kernel", thread=3),
+        TraceEvent(14, 0, "hook-end", "enter_kernel", thread=3),
+        TraceEvent(15, 0, "hook-end", "exit_kernel", thread=3),
     )
     assert lines[1:] == [
         "10 CPU 0 thread 3 begins exit_kernel",
@@ -168,7 +168,7 @@ def test_all_of_a_thread_ends_when_it_is_gone_and_all_that_is_open_with_the_trac
     lines = heard(
         switch(1, 0, 3),
         (2, 0, SYSCALL, 3, 0x7000),
-        Event(9, 0, "thread-gone", "3", thread=3),
+        TraceEvent(9, 0, "thread-gone", "3", thread=3),
         interrupt(20),
         (21, 0, PLAIN, 0, 0x8F00),
         end=50,
@@ -184,10 +184,10 @@ def test_all_of_a_thread_ends_when_it_is_gone_and_all_that_is_open_with_the_trac
 def test_only_the_last_of_events_at_one_time_is_handled_and_none_at_shutdown() -> None:
     replaced, down = Outcome.REPLACED.value, Outcome.SHUTDOWN.value
     events = [
-        Event(5, 0, "fault", "#PF", text=replaced),
-        Event(5, 0, "fault", "#DF", text=replaced),
-        Event(5, 1, "fault", "#PF"),
-        Event(9, 0, "fault", "#DF", text=down),
+        TraceEvent(5, 0, "fault", "#PF", text=replaced),
+        TraceEvent(5, 0, "fault", "#DF", text=replaced),
+        TraceEvent(5, 1, "fault", "#PF"),
+        TraceEvent(9, 0, "fault", "#DF", text=down),
     ]
     assert unhandled(events) == {0, 3}
 
@@ -195,12 +195,12 @@ def test_only_the_last_of_events_at_one_time_is_handled_and_none_at_shutdown() -
 def test_a_cpu_has_no_thread_once_its_own_is_out_or_gone() -> None:
     running = Running(2)
     assert running.told(switch(1, 0, 3)) == [(0, 3)]
-    assert running.told(Event(2, 0, "hook", "switch_in", thread=4)) == [(0, 4)]
-    assert running.told(Event(3, 0, "hook", "switch_out", thread=3)) == [], "it has run since"
-    assert running.told(Event(4, 0, "hook", "switch_out", thread=4)) == [(0, 0)], "the idle thread runs"
+    assert running.told(TraceEvent(2, 0, "hook", "switch_in", thread=4)) == [(0, 4)]
+    assert running.told(TraceEvent(3, 0, "hook", "switch_out", thread=3)) == [], "it has run since"
+    assert running.told(TraceEvent(4, 0, "hook", "switch_out", thread=4)) == [(0, 0)], "the idle thread runs"
     assert running.told(switch(5, 1, 4)) == [(1, 4)]
     assert running.told(switch(6, 0, 4)) == [(0, 4), (1, 0)], "one CPU at a time"
-    assert running.told(Event(7, 1, "thread-gone", "4", thread=4)) == [(0, 0)]
+    assert running.told(TraceEvent(7, 1, "thread-gone", "4", thread=4)) == [(0, 0)]
 
 
 def test_rows_that_change_nothing_need_not_be_given() -> None:
@@ -227,17 +227,17 @@ def test_rows_that_change_nothing_need_not_be_given() -> None:
 
 
 def test_interrupts_that_are_taken_as_one_have_an_arrow_from_each() -> None:
-    told = [Event(1, 0, "ipi", "0xf0", value=1), Event(2, 2, "ipi", "0xf0", value=1), interrupt(3, 1, 0xF0)]
+    told = [TraceEvent(1, 0, "ipi", "0xf0", value=1), TraceEvent(2, 2, "ipi", "0xf0", value=1), interrupt(3, 1, 0xF0)]
     found = flows([*told, interrupt(9, 1, 0xF0)])
     assert (found.passing, found.ending) == ({0: [1], 1: [2]}, {2: [1, 2]})
 
 
 def test_a_finding_about_a_frame_has_an_arrow_from_where_it_was_given_back() -> None:
     told = [
-        Event(1, 0, "step", "GiveBack", text="GiveBack(frame 0x5000)"),
-        Event(2, 0, "step", "GiveBack", text="GiveBack(frame 0x5000 to CPU 1's pool)"),
-        Event(3, 1, "finding", "double-free", frame=0x5000),
-        Event(4, 1, "finding", "leak", frame=0x6000),
+        TraceEvent(1, 0, "step", "GiveBack", text="GiveBack(frame 0x5000)"),
+        TraceEvent(2, 0, "step", "GiveBack", text="GiveBack(frame 0x5000 to CPU 1's pool)"),
+        TraceEvent(3, 1, "finding", "double-free", frame=0x5000),
+        TraceEvent(4, 1, "finding", "leak", frame=0x6000),
     ]
     assert flows(told).ending == {2: [1]}
     assert flows(told).passing == {1: [1]}
@@ -246,13 +246,13 @@ def test_a_finding_about_a_frame_has_an_arrow_from_where_it_was_given_back() -> 
 def test_a_translation_that_was_right_again_is_stale_since_the_last_store() -> None:
     page, frame = 0xFFFFC90000001000, 0x5000
     told = [
-        Event(1, 0, "shrink", "page 1", address=page, frame=frame),
-        Event(2, 0, "step", "GiveBack", text="GiveBack(frame 0x5000)"),
-        Event(3, 0, "grow", "page 1", address=page, frame=frame),
-        Event(4, 0, "shrink", "page 1", address=page, frame=frame),
-        Event(5, 1, "tlb-stale", "load", address=page + 8, frame=frame),
-        Event(6, 1, "finding", "overflow", address=page + 8, frame=0x7000),
-        Event(7, 1, "finding", "stale-translation", address=page + 8, frame=frame),
+        TraceEvent(1, 0, "shrink", "page 1", address=page, frame=frame),
+        TraceEvent(2, 0, "step", "GiveBack", text="GiveBack(frame 0x5000)"),
+        TraceEvent(3, 0, "grow", "page 1", address=page, frame=frame),
+        TraceEvent(4, 0, "shrink", "page 1", address=page, frame=frame),
+        TraceEvent(5, 1, "tlb-stale", "load", address=page + 8, frame=frame),
+        TraceEvent(6, 1, "finding", "overflow", address=page + 8, frame=0x7000),
+        TraceEvent(7, 1, "finding", "stale-translation", address=page + 8, frame=frame),
     ]
     found = flows(told)
     assert found.passing == {3: [1], 4: [1]}, "not yet given back since"

@@ -10,7 +10,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from kstack.base.digests import digest
 from kstack.base.errors import ConfigError
@@ -42,7 +42,7 @@ def check_can_write(path: Path, needs: Iterable[str] = ("jinja2",)) -> None:
         raise ConfigError(f"--report {path}: the folder cannot be written")
 
 
-def rendered(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]]) -> str:
+def rendered(template: Path, content: Mapping[str, object], filters: Mapping[str, Callable[..., object]]) -> str:
     """A page as text; the same content gives the same text.
 
     Args:

@@ -27,11 +27,11 @@ KERNEL_BASE: Final = 0xFFFFFFFF80000000
 PTE_BITS: Final = {"P": P, "W": RW, "A": A, "D": D}
 OK, FAULT = "ok", "fault"
 Value = int | str
-Outcome = tuple[tuple[str, Value], ...]
+FinalValues = tuple[tuple[str, Value], ...]
 """Final values by name, in the order of `Litmus.names`."""
 
 
-class Result(NamedTuple):
+class OperationResult(NamedTuple):
     """What an operation tells: its name, whose it is, its place in the program, its register ("" if it has no result)."""
 
     name: str
@@ -124,9 +124,9 @@ class Litmus:
         return self.entries.get(name, Entry(name, FLAGS))
 
     @property
-    def results(self) -> tuple[Result, ...]:
+    def results(self) -> tuple[OperationResult, ...]:
         """Of all operations that tell something, by CPU, in order; a store tells whether it faulted, where it can."""
-        found: list[Result] = []
+        found: list[OperationResult] = []
         for cpu, program in enumerate(self.programs):
             given, seen = 0, dict[str, int]()
             for place, one in enumerate(program):
@@ -136,7 +136,9 @@ class Litmus:
                 seen[name] = seen.get(name, 0) + 1
                 register = RESULTS[given] if one.gives else ""
                 given += one.gives
-                found.append(Result(name + (f" #{seen[name]}" if seen[name] > 1 else ""), cpu, place, one, register))
+                found.append(
+                    OperationResult(name + (f" #{seen[name]}" if seen[name] > 1 else ""), cpu, place, one, register)
+                )
         return tuple(found)
 
     @property
@@ -249,7 +251,7 @@ class Litmus:
 
     # --- read back
 
-    def outcome(self, values: Mapping[str, int], symbols: Symbols) -> Outcome:
+    def outcome(self, values: Mapping[str, int], symbols: Symbols) -> FinalValues:
         """Final values by name from what is watched in the scenario."""
         found: list[tuple[str, Value]] = []
         frames = {((symbols.address(f"page_{name}") or 0) - KERNEL_BASE) & FRAME_MASK: name for name in NAMES}
@@ -270,4 +272,4 @@ def _entry(value: int, frames: Mapping[int, str]) -> str:
     return str(Entry(frames.get(value & FRAME_MASK, ""), flags))
 
 
-__all__ = ["FAULT", "OK", "Litmus", "Outcome", "Value"]
+__all__ = ["FAULT", "OK", "FinalValues", "Litmus", "Value"]

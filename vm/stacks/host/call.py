@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -10,9 +11,22 @@ from kstack.hw.instruments import Hook, Hooks
 from kstack.stacks.area import Pte, Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.watch import MadeStep
+from kstack.stacks.steps import Answer, Answered, Step
 
 MAY_SLEEP: Final = frozenset({HookKind.CREATE_THREAD, HookKind.REQUEST, HookKind.MEMORY_PRESSURE})
 """Hooks that run in thread context, where waiting for memory is allowed if interrupts are on."""
+HookSteps = Generator[Step, Answer, bool | None]
+"""A hook that has been called: what it answers at its end is a decision, or None."""
+
+
+class Unanswered(enum.Enum):
+    """What is no answer yet."""
+
+    WAITING = enum.auto()
+
+
+WAITING: Final = Unanswered.WAITING
+"""What a step answers that has to be tried again."""
 
 
 class GuestMisuse(Exception):
@@ -24,7 +38,8 @@ class HookCall:
     """A hook in flight on a CPU.
 
     `key` is the guest's (RIP, RSP) where it waits for the hook; `answers` are what its steps have answered so far,
-    from which the generator can be made again (a snapshot cannot copy it). `made` are the steps that it
+    from which the generator can be made again (a snapshot cannot copy it). `step` is the one that comes next; None
+    before the hook has run. `made` are the steps that it
     has made and not yielded yet; None once it was made to fail, when it may leave them. `given` is the thread
     as it was when the hook was called, which is what the hook goes by to its end.
     """
@@ -33,9 +48,9 @@ class HookCall:
     arguments: tuple[int, ...]
     key: tuple[int, int]
     thread: int
-    generator: Generator[Any, Any, Any]
+    generator: HookSteps
     step: Any = None
-    answers: list[Any] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     made: list[MadeStep] | None = field(default_factory=list)
     given: Thread | None = None
@@ -81,9 +96,9 @@ class Interposed(NamedTuple):
     """
 
     instead: bool = False
-    answer: Any = None
+    answer: Answered | Unanswered = None
     error: Exception | None = None
-    behind: Callable[[Any], None] | None = None
+    behind: Callable[[Answered], None] | None = None
 
 
 class StackHooks(Hooks):
@@ -106,7 +121,7 @@ class StackHooks(Hooks):
         self.thread: Hook[[Thread]] = Hook()
         self.thread_end: Hook[[Thread]] = Hook()
         self.call: Hook[[int, HookCall]] = Hook()
-        self.step: Hook[[int, HookCall, Any, Any, Pte | None]] = Hook()
+        self.step: Hook[[int, HookCall, Step, Answered, Pte | None]] = Hook()
         self.fault_end: Hook[[int, Thread, int, bool, bool]] = Hook()
         self.cannot_sleep: Hook[[int, HookCall]] = Hook()
         self.mark: Hook[[int, str]] = Hook()

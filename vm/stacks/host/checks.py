@@ -24,7 +24,7 @@ _LONGEST: Final = 200  # characters of what an error shows
 _SMALL: Final = 1 << MAX_BITS - 1
 
 
-class Checks:
+class StepChecks:
     """Of one machine's policy.
 
     Args:
@@ -46,7 +46,7 @@ class Checks:
         if check is not None:
             check(self, step)
 
-    def _page(self, page: Any) -> None:
+    def _page(self, page: object) -> None:
         if not isinstance(page, Page):
             raise TypeError("it has no page")
         if not all(type(number) is int for number in page):
@@ -54,7 +54,7 @@ class Checks:
         if page.address % PAGE or not self._areas.has(page.address):
             raise ValueError("its page is in no stack")
 
-    def _entry(self, pte: Any, stored: bool = True) -> None:
+    def _entry(self, pte: object, stored: bool = True) -> None:
         if not isinstance(pte, Pte) or type(pte.value) is not int:
             raise TypeError("its entry is no Pte of a number")
         if not 0 <= pte.value < 1 << 64:
@@ -62,7 +62,7 @@ class Checks:
         if stored and pte.present and pte.frame not in self.given:
             raise ValueError(f"{pte.frame:#x} is no frame of the pool")
 
-    def _of_page(self, step: Any) -> None:
+    def _of_page(self, step: steps.ReadPte | steps.Invlpg) -> None:
         self._page(step.page)
 
     def _invlpgb(self, step: steps.Invlpgb) -> None:
@@ -78,7 +78,7 @@ class Checks:
         self._store(step)
         self._entry(step.expected, False)
 
-    def _cpu(self, step: Any) -> None:
+    def _cpu(self, step: steps.WaitForAck | steps.PostFlush) -> None:
         if type(step.cpu) is not int or not 0 <= step.cpu < self._cpus:
             raise ValueError(f"there is no such CPU of {self._cpus}")
 
@@ -91,7 +91,7 @@ class Checks:
     def _lock(self, step: steps.Lock | steps.Unlock) -> None:
         _name(step.name)
 
-    def _variable(self, step: Any) -> None:
+    def _variable(self, step: steps.Load | steps.Store | steps.Swap) -> None:
         _name(step.name)
         key = step.key if isinstance(step.key, tuple) else (step.key,)
         if not all(isinstance(part, int) for part in key) or len(key) > MAX_DEPTH:
@@ -99,21 +99,22 @@ class Checks:
         if not isinstance(step, steps.Load):
             _value(step.value)
 
-    def _numbers(self, step: Any) -> None:
+    def _numbers(self, step: steps.Step) -> None:
         for field in fields(step):
             if not isinstance(getattr(step, field.name), int):
                 raise TypeError(f"{field.name} is no number")
 
 
-def _name(name: Any) -> None:
+def _name(name: object) -> None:
     if type(name) is not str or len(name) > MAX_TEXT:
         raise TypeError("its name is no short string")
 
 
-def _value(value: Any) -> None:
+def _value(value: object) -> None:
     if type(value) is int and -_SMALL < value < _SMALL:
         return
-    work, items = [(value, 0)], 0
+    work: list[tuple[object, int]] = [(value, 0)]
+    items = 0
     while work:
         part, depth = work.pop()
         items += 1
@@ -132,23 +133,23 @@ def _value(value: Any) -> None:
             raise TypeError(f"a variable holds numbers, strings, None and tuples of these, not {kind}")
 
 
-_Check = Callable[[Checks, Any], None]
+_Check = Callable[[StepChecks, Any], None]
 _CHECKS: Final[dict[type[steps.Step], _Check]] = {
-    steps.ReadPte: Checks._of_page,
-    steps.WritePte: Checks._store,
-    steps.SwapPte: Checks._store,
-    steps.ExchangePte: Checks._exchange,
-    steps.Invlpg: Checks._of_page,
-    steps.Invlpgb: Checks._invlpgb,
-    steps.Load: Checks._variable,
-    steps.Store: Checks._variable,
-    steps.Swap: Checks._variable,
-    steps.Sleepers: Checks._numbers,
-    steps.ThreadAt: Checks._numbers,
-    steps.PostFlush: Checks._post,
-    steps.WaitForAck: Checks._cpu,
-    steps.Lock: Checks._lock,
-    steps.Unlock: Checks._lock,
+    steps.ReadPte: StepChecks._of_page,
+    steps.WritePte: StepChecks._store,
+    steps.SwapPte: StepChecks._store,
+    steps.ExchangePte: StepChecks._exchange,
+    steps.Invlpg: StepChecks._of_page,
+    steps.Invlpgb: StepChecks._invlpgb,
+    steps.Load: StepChecks._variable,
+    steps.Store: StepChecks._variable,
+    steps.Swap: StepChecks._variable,
+    steps.Sleepers: StepChecks._numbers,
+    steps.ThreadAt: StepChecks._numbers,
+    steps.PostFlush: StepChecks._post,
+    steps.WaitForAck: StepChecks._cpu,
+    steps.Lock: StepChecks._lock,
+    steps.Unlock: StepChecks._lock,
 }
 
 
@@ -158,7 +159,7 @@ _CHECKS: Final[dict[type[steps.Step], _Check]] = {
 class _Short(reprlib.Repr):
     """Shows anything, shortly; no address of the host's."""
 
-    def repr1(self, x: Any, level: int) -> str:
+    def repr1(self, x: object, level: int) -> str:
         """Anything."""
         try:
             if isinstance(x, tuple) and type(x) is not tuple:
@@ -177,7 +178,7 @@ class _Short(reprlib.Repr):
 _SHORT: Final = _Short()
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Anything that a policy has made, as a short text of one line."""
     return _one_line(_SHORT.repr(value))
 
@@ -206,11 +207,11 @@ def raised_at(error: BaseException) -> str:
     return found
 
 
-def stands_at(generator: Any) -> str:
+def stands_at(generator: object) -> str:
     """Where a hook stands, in the same form."""
     frame = getattr(generator, "gi_frame", None)
     while (inner := getattr(getattr(generator, "gi_yieldfrom", None), "gi_frame", None)) is not None:
-        generator, frame = generator.gi_yieldfrom, inner
+        generator, frame = getattr(generator, "gi_yieldfrom", None), inner
     return "" if frame is None else f" ({Path(frame.f_code.co_filename).name}, line {frame.f_lineno})"
 
 

@@ -5,33 +5,36 @@ Each step acts at once and as a whole; what is between two of them is for the sc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from kstack.base.encoding import encoded
 from kstack.base.errors import PolicyError, ScenarioError
 from kstack.hw.apic.apic import DeliveryMode
 from kstack.hw.instruments import Slot
 from kstack.kernels.kernel import Kernel
 from kstack.machine import Machine
 from kstack.stacks import steps
-from kstack.stacks.area import Areas, AreasState, Page, Pte, Thread
+from kstack.stacks.area import Areas, Page, Pte, Thread
 from kstack.stacks.hooks import HookKind
-from kstack.stacks.host.call import MAY_SLEEP, GuestMisuse, HookCall, StackHooks, StepCounts
-from kstack.stacks.host.checks import Checks, said, shown
+from kstack.stacks.host.call import MAY_SLEEP, WAITING, GuestMisuse, HookCall, StackHooks, StepCounts, Unanswered
+from kstack.stacks.host.checks import StepChecks, said, shown
 from kstack.stacks.host.entries import LazyEntries
-from kstack.stacks.host.pool import PoolConfig, Pools
+from kstack.stacks.host.pool import PoolConfig, Pools, PoolsState
+from kstack.stacks.host.state import ExecutorSnapshot, ExecutorState, GivenState, Variable
 from kstack.x86.addresses import PAGE
 from kstack.x86.entries import A, G
 from kstack.x86.flags import Flags
 from kstack.x86.invalidation import InvlpgbRax
 
-WAITING: Final = object()
-"""What a step answers that has to be tried again."""
 _IF: Final = int(Flags.IF)
 _STORES: Final = (steps.WritePte, steps.Store, steps.Unlock)
 _MAX_VARIABLES: Final = 1 << 20
 _MASK64: Final = (1 << 64) - 1
+
+Carried = steps.Answered | Unanswered
+"""What a step that was carried out answers, if it was."""
 
 
 class Pending(NamedTuple):
@@ -47,21 +50,6 @@ class Pending(NamedTuple):
     kind: str
     where: Any
     value: Any
-
-
-class ExecutorState(NamedTuple):
-    """An `Executor`'s whole state; nobody changes what is in it."""
-
-    counts: StepCounts
-    pools: Any
-    online: tuple[int, ...]
-    kernel: Any
-    frames: list[int]
-    variables: dict[tuple[str, steps.Key], steps.Value]
-    dry: dict[int, bool]
-    locks: dict[str, int]
-    leaves: dict[Page, int]
-    areas: AreasState
 
 
 class Executor:
@@ -83,12 +71,12 @@ class Executor:
         self._pool_config = pool
         self._threads = threads
         self.areas = Areas()
-        self.checks = Checks(self.areas, len(machine.cpus))
+        self.checks = StepChecks(self.areas, len(machine.cpus))
         self._hooks = hooks
         self.counts = StepCounts()
         self.pools: Pools | None = None
         self.online: list[int] = []
-        self.variables: dict[tuple[str, steps.Key], steps.Value] = {}
+        self.variables: dict[Variable, steps.Value] = {}
         self.dry: dict[int, bool] = {}  # threads for which there was no page when one was wanted last
         self._give_frames([])
         self.locks: dict[str, int] = {}  # name -> the CPU that holds it
@@ -103,7 +91,7 @@ class Executor:
         self._give_frames(frames)
         self.pools = Pools(self._pool_config, len(self._machine.cpus), self.frames)
 
-    def _give_frames(self, frames: list[int]) -> None:
+    def _give_frames(self, frames: Sequence[int]) -> None:
         self.frames = list(frames)  # all that the guest gave, by physical address
         self._given = self.checks.given = frozenset(frames)
 
@@ -113,7 +101,7 @@ class Executor:
             self._leaves.pop(page, None)
         self.dry.pop(thread.id, None)
 
-    def carry_out(self, cpu: int, call: HookCall, step: steps.Step, name: str) -> tuple[Any, Pte | None]:
+    def carry_out(self, cpu: int, call: HookCall, step: steps.Step, name: str) -> tuple[Carried, Pte | None]:
         """Do one step: what it answers (WAITING to try again), and the entry that a store replaced.
 
         Args:
@@ -138,7 +126,8 @@ class Executor:
             raise PolicyError(f"{name}: {shown(step)} has a wrong argument ({said(error)})") from error
         if not isinstance(step, steps.PteStore):
             return answer, None
-        previous: Pte = answer
+        assert isinstance(answer, Pte)
+        previous = answer
         if isinstance(step, steps.WritePte):
             answer = None
         stored = not isinstance(step, steps.ExchangePte) or previous == step.expected
@@ -333,7 +322,7 @@ class Executor:
         old = self._set((step.name, step.key), step.value)
         return old if isinstance(step, steps.Swap) else None
 
-    def _set(self, key: Any, value: steps.Value) -> steps.Value:
+    def _set(self, key: Variable, value: steps.Value) -> steps.Value:
         """Store a variable; what it held."""
         old = self.variables.pop(key, None)
         if value is not None:
@@ -377,10 +366,10 @@ class Executor:
         self.counts.ipis += 1
         self._machine.send(cpu, (step.cpu,), DeliveryMode.FIXED, self._kernel.facts.shootdown_vector)
 
-    def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Any:
+    def _wait(self, cpu: int, call: HookCall, step: steps.WaitForAck) -> Unanswered | None:
         return None if self._kernel.has_flushed(cpu, step.cpu, self._touching(cpu)) else WAITING
 
-    def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Any:
+    def _lock(self, cpu: int, call: HookCall, step: steps.Lock) -> Unanswered | None:
         if step.name in self.locks:
             self.counts.lock_waits += 1
             return WAITING
@@ -400,18 +389,18 @@ class Executor:
 
     # --- snapshot
 
-    def snapshot(self) -> Any:
-        """Immutable."""
-        return (
+    def snapshot(self) -> ExecutorSnapshot:
+        """What decides how the policy goes on, and its counts."""
+        return ExecutorSnapshot(
             tuple(vars(self.counts).values()),
             None if self.pools is None else self.pools.snapshot(),
-            (tuple(self.online), self._kernel.snapshot(), tuple(self.frames)),
-            tuple(sorted(self.variables.items(), key=repr)),
+            GivenState(tuple(self.online), self._kernel.snapshot(), tuple(self.frames)),
+            tuple(sorted(self.variables.items(), key=encoded)),
             tuple(sorted(self.locks.items())),
             tuple(sorted(self.dry.items())),
         )
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: ExecutorSnapshot) -> None:
         """Become what `snapshot` returned."""
         counts, pools, (online, kernel, frames), variables, locks, dry = state
         self.counts = StepCounts(*counts)
@@ -450,7 +439,7 @@ class Executor:
         self._leaves = dict(state.leaves)
         self.areas.load(state.areas)
 
-    def _restore_pools(self, state: Any) -> None:
+    def _restore_pools(self, state: PoolsState | None) -> None:
         if state is None:
             self.pools = None
         else:
@@ -458,7 +447,7 @@ class Executor:
             self.pools.restore(state)
 
 
-_HANDLERS: dict[type[steps.Step], Any] = {
+_HANDLERS: Final[dict[type[steps.Step], Callable[[Executor, int, HookCall, Any], Carried]]] = {
     steps.ReadPte: Executor._read_pte,
     steps.WritePte: Executor._write_pte,
     steps.ExchangePte: Executor._exchange_pte,

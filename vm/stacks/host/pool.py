@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
 
@@ -44,6 +44,19 @@ class PoolConfig:
     def resolved(self, per_cpu: int | None) -> PoolConfig:
         """This with the policy's number of pages a CPU where the user chose none."""
         return replace(self, per_cpu=per_cpu) if self.per_cpu is None else self
+
+
+RandomState = tuple[object, ...]
+"""What `random.Random.getstate` answers."""
+
+
+class PoolsState(NamedTuple):
+    """All pools, immutable: frames (bytes) in the order in which they lie; `drawn` is None where nothing is drawn."""
+
+    reserve: tuple[int, ...]
+    shared: tuple[int, ...]
+    per_cpu: tuple[tuple[int, ...], ...]
+    drawn: RandomState | None
 
 
 class Pools:
@@ -124,12 +137,12 @@ class Pools:
     def __contains__(self, frame: int) -> bool:
         return frame in self._inside
 
-    def snapshot(self) -> Any:
+    def snapshot(self) -> PoolsState:
         """An immutable copy."""
         drawn = self._random.getstate() if self._config.order == "seeded" else None
-        return tuple(self.reserve), tuple(self.shared), tuple(map(tuple, self.per_cpu)), drawn
+        return PoolsState(tuple(self.reserve), tuple(self.shared), tuple(map(tuple, self.per_cpu)), drawn)
 
-    def restore(self, state: Any) -> None:
+    def restore(self, state: PoolsState) -> None:
         """Become what `snapshot` returned."""
         reserve, shared, per_cpu, random_state = state
         self.reserve, self.shared, self.per_cpu = list(reserve), list(shared), [list(pool) for pool in per_cpu]

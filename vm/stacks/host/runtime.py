@@ -6,11 +6,11 @@ cache misses; the guest's own code around the hook is real.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import TypeVar
 
 from kstack.base.errors import PolicyError
 from kstack.hw.instruments import Slot
@@ -20,15 +20,25 @@ from kstack.stacks import steps
 from kstack.stacks.area import Thread
 from kstack.stacks.hooks import HookKind
 from kstack.stacks.host.call import (
+    WAITING,
     GuestMisuse,
     HookCall,
+    HookSteps,
     Interposed,
     StackHooks,
     StepCounts,
 )
 from kstack.stacks.host.checks import raised_at, said, shown, stands_at
-from kstack.stacks.host.execute import WAITING, Executor, ExecutorState
+from kstack.stacks.host.execute import Executor
 from kstack.stacks.host.pool import PoolConfig, Pools
+from kstack.stacks.host.state import (
+    CallSnapshot,
+    CallSnapshots,
+    CallState,
+    RuntimeSnapshot,
+    RuntimeState,
+    ThreadState,
+)
 from kstack.stacks.host.watch import Watch
 from kstack.stacks.loading.contract import check_contract
 from kstack.stacks.policy import Policy
@@ -45,26 +55,7 @@ _DECISIONS = frozenset({HookKind.CREATE_THREAD, HookKind.STACK_FAULT, HookKind.R
 _NO_THREAD = frozenset({HookKind.MEMORY_PRESSURE, HookKind.TICK})
 
 
-class CallState(NamedTuple):
-    """A hook in flight: what it was called with, what its steps have answered, and the step that comes next."""
-
-    hook: HookKind
-    arguments: tuple[int, ...]
-    key: tuple[int, int]
-    thread: int
-    given: Thread | None
-    answers: tuple[Any, ...]
-    held: tuple[str, ...]
-    step: Any
-
-
-class RuntimeState(NamedTuple):
-    """A `StackRuntime`'s whole state; nobody changes what is in it."""
-
-    calls: tuple[tuple[CallState, ...], ...]
-    threads: tuple[tuple[int, int, int, bool, int, int], ...]  # each as it is made again
-    blocked: tuple[bool, ...]
-    executor: ExecutorState
+RanT = TypeVar("RanT")
 
 
 class StackRuntime:
@@ -219,7 +210,7 @@ class StackRuntime:
         self.hooks.step(cpu, call, call.step, answer, previous)
         return self._advance(cpu, call, answer)
 
-    def _advance(self, cpu: int, call: HookCall, answer: Any, first: bool = False) -> bool:
+    def _advance(self, cpu: int, call: HookCall, answer: steps.Answered, first: bool = False) -> bool:
         """Ask the hook for its next step; True when it has ended."""
         return self._go_on(cpu, call, lambda: next(call.generator) if first else call.generator.send(answer))
 
@@ -228,7 +219,7 @@ class StackRuntime:
         call.made = None
         return self._go_on(cpu, call, lambda: call.generator.throw(error))
 
-    def _go_on(self, cpu: int, call: HookCall, ask: Callable[[], Any]) -> bool:
+    def _go_on(self, cpu: int, call: HookCall, ask: Callable[[], steps.Step]) -> bool:
         try:
             call.step = self._watched(call, ask)
         except StopIteration as end:
@@ -246,7 +237,7 @@ class StackRuntime:
             raise PolicyError(f"{self._name(call)} has made {MAX_STEPS} steps and does not end")
         return False
 
-    def _watched(self, call: HookCall, ask: Callable[[], Any]) -> Any:
+    def _watched(self, call: HookCall, ask: Callable[[], RanT]) -> RanT:
         """Let a hook run."""
         return ask() if self._watch is None or call.made is None else self._watch.resume(call.made, ask)
 
@@ -260,7 +251,7 @@ class StackRuntime:
         policy = self.policy
         return f"policy {policy.id if policy else '-'}, hook {call.hook.value}"
 
-    def _end(self, cpu: int, call: HookCall, result: Any) -> None:
+    def _end(self, cpu: int, call: HookCall, result: object) -> None:
         if call.held:
             raise PolicyError(f"{self._name(call)} ended without unlocking {', '.join(call.held)}")
         if issubclass(type(result), Generator | steps.Step):
@@ -317,9 +308,7 @@ class StackRuntime:
         """Make a hook's generator, which has not begun."""
         call.generator = self._watched(call, lambda: self._hook(cpu, call.hook, call.arguments, thread))
 
-    def _hook(
-        self, cpu: int, hook: HookKind, arguments: tuple[int, ...], thread: Thread | None
-    ) -> Generator[Any, Any, Any]:
+    def _hook(self, cpu: int, hook: HookKind, arguments: tuple[int, ...], thread: Thread | None) -> HookSteps:
         policy = self.policy
         assert policy is not None
         thread = None if thread is None else replace(thread)  # what a policy does to it is its own affair
@@ -331,7 +320,7 @@ class StackRuntime:
             return policy.stack_fault(cpu, thread, arguments[0], arguments[2])
         if hook is HookKind.REQUEST:
             return policy.request(cpu, thread, arguments[1])
-        simple = {
+        simple: dict[HookKind, Callable[[int, Thread], HookSteps]] = {
             HookKind.CREATE_THREAD: policy.create_thread,
             HookKind.EXIT_THREAD: policy.exit_thread,
             HookKind.ENTER_KERNEL: policy.enter_kernel,
@@ -351,28 +340,28 @@ class StackRuntime:
         self._execute.boot(booted.frames)
         self.hooks.boot(self.frames)
 
-    def snapshot(self, known: Sequence[Any] = ()) -> Any:
+    def snapshot(self, known: Sequence[CallSnapshots | None] = ()) -> RuntimeSnapshot:
         """The policy's side of the machine's state, immutable; hooks as the answers they have had.
 
         Args:
             known: for each CPU its hooks as in an earlier snapshot if they have not changed since, else None.
         """
         calls = tuple(
-            tuple((c.hook, c.arguments, c.key, c.thread, tuple(c.answers), tuple(c.held)) for c in stack)
+            tuple(CallSnapshot(c.hook, c.arguments, c.key, c.thread, tuple(c.answers), tuple(c.held)) for c in stack)
             if part is None
             else part
             for stack, part in zip_longest(self.calls, known)
         )
-        threads = tuple((t.id, t.bottom, t.size, t.is_user, t.saved_rsp, t.since) for t in self.threads.values())
-        return calls, threads, tuple(self.blocked), self._execute.snapshot()
+        threads = tuple(map(ThreadState.of, self.threads.values()))
+        return RuntimeSnapshot(calls, threads, tuple(self.blocked), self._execute.snapshot())
 
     @staticmethod
-    def key(state: Any) -> Any:
+    def key(state: RuntimeSnapshot) -> Hashable:
         """What decides how the policy goes on: a snapshot without counts and times."""
         calls, threads, _, executor = state
         return calls, tuple((*thread[:5], thread[5] >= 0) for thread in threads), executor[1:]
 
-    def restore(self, state: Any, known: Sequence[Any] = ()) -> None:
+    def restore(self, state: RuntimeSnapshot, known: Sequence[CallSnapshots | None] = ()) -> None:
         """Become what `snapshot` returned: hooks in flight are fed their answers again.
 
         Args:
@@ -391,7 +380,7 @@ class StackRuntime:
             for cpu, (stack, part) in enumerate(zip_longest(calls, known))
         ]
 
-    def _remake(self, cpu: int, saved: Any) -> HookCall:
+    def _remake(self, cpu: int, saved: CallSnapshot) -> HookCall:
         hook, arguments, key, thread, answers, held = saved
         call = HookCall(hook, arguments, key, thread, _NOTHING, answers=list(answers), held=list(held))
         self._feed(cpu, call, self.threads.get(thread))
@@ -426,7 +415,7 @@ class StackRuntime:
             )
             for stack in self.calls
         )
-        threads = tuple((t.id, t.bottom, t.size, t.is_user, t.saved_rsp, t.since) for t in self.threads.values())
+        threads = tuple(map(ThreadState.of, self.threads.values()))
         return RuntimeState(calls, threads, tuple(self.blocked), self._execute.save())
 
     def load(self, state: RuntimeState) -> None:
@@ -450,7 +439,7 @@ class StackRuntime:
         return call
 
 
-def _own(answer: Any) -> Any:
+def _own(answer: steps.Answered) -> steps.Answered:
     """An answer that nobody else has: threads in it can be changed, and a policy may do so."""
     if type(answer) is Thread:
         return replace(answer)
@@ -459,8 +448,9 @@ def _own(answer: Any) -> Any:
     return answer
 
 
-def _nothing() -> Generator[Any, Any, Any]:
+def _nothing() -> HookSteps:
     yield from ()
+    return None
 
 
 _NOTHING = _nothing()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partialmethod
 from types import FunctionType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from kstack.base.errors import PolicyError
@@ -140,7 +140,7 @@ def _signature(name: str) -> str:
     return f"({', '.join(HOOKS[name].parameters)})"
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     named = {staticmethod: "a staticmethod", classmethod: "a classmethod", property: "a property"}
     return named.get(type(value), shown(value))
 
@@ -203,12 +203,12 @@ def _names(policy: type[Policy], uses: Mapping[str, set[str]]) -> Iterator[Mista
         yield from _twice(owner)
 
 
-def _is_hook(policy: type[Policy], value: Any) -> bool:
+def _is_hook(policy: type[Policy], value: object) -> bool:
     """Whether a hook is another name of an attribute."""
     return any(hook in vars(one) and vars(one)[hook] is value for one in own_classes(policy) for hook in HOOKS)
 
 
-def _unused(owner: type, name: str, value: Any, perhaps: bool) -> Iterator[Mistake]:
+def _unused(owner: type, name: str, value: object, perhaps: bool) -> Iterator[Mistake]:
     """What is wrong with an attribute that nothing uses; `perhaps` something does, by a computed name."""
     plain = name.removeprefix(f"_{owner.__name__.lstrip('_')}__")
     function = plain_function(value)

@@ -12,7 +12,7 @@ import builtins
 from collections import deque
 from collections.abc import Collection, Iterator
 from types import FunctionType
-from typing import Any, Final
+from typing import Final
 
 from kstack.stacks.loading.makers import Made, Makers
 from kstack.stacks.loading.reach import scopes_of
@@ -93,7 +93,7 @@ class _Reader:
             return _step(fate, place, whole, callee)
         return self._generator(fate, place, whole, callee)
 
-    def _generator(self, fate: str, place: ast.AST, whole: str, callee: Any) -> str | None:
+    def _generator(self, fate: str, place: ast.AST, whole: str, callee: object) -> str | None:
         """What is wrong with a generator of this fate."""
         remedy = f"write `yield from {whole}`"
         if fate == "thrown":
@@ -138,7 +138,7 @@ class _Reader:
 
     # --- variables
 
-    def _of_variable(self, target: ast.AST, made: Made, whole: str, callee: Any) -> str | None:
+    def _of_variable(self, target: ast.AST, made: Made, whole: str, callee: object) -> str | None:
         """What is wrong with a generator or a step that a local variable holds."""
         assert isinstance(target, ast.Name)
         name, kind = target.id, "from " if made is Made.GENERATOR else ""
@@ -157,7 +157,7 @@ class _Reader:
             return f"`{name} = {whole}` is not run: {remedy}"
         return None
 
-    def _is_lost(self, fate: str, place: ast.AST, made: Made, callee: Any) -> bool:
+    def _is_lost(self, fate: str, place: ast.AST, made: Made, callee: object) -> bool:
         return made is Made.GENERATOR and self._swallows(fate, place) and self._makers.makes_steps(callee)
 
     def _makes(self, value: ast.AST | None, made: Made) -> bool:
@@ -263,7 +263,7 @@ class _Reader:
         return [one for one in names if isinstance(one.ctx, ast.Load)]
 
 
-def _step(fate: str, place: ast.AST, whole: str, step: type) -> str | None:
+def _step(fate: str, place: ast.AST, whole: str, step: object) -> str | None:
     """What is wrong with a step of this fate."""
     if fate in ("thrown", "tested"):
         return f"`{whole}` is a step that is not yielded: write `yield {whole}`"

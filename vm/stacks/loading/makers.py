@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
 
 from kstack.stacks.loading.scope import UNKNOWN, Instance, Local, Scope, attribute, scope_of
 from kstack.stacks.loading.sources import (
@@ -48,7 +47,7 @@ class Makers:
         """Whether a function is the policy's: of a package in which its class or a base is."""
         return top_of(str(function.__globals__.get("__name__"))) in self._packages
 
-    def made_by(self, callee: Any) -> Made | None:
+    def made_by(self, callee: object) -> Made | None:
         """What a call of it makes, always; None for other things, and where it cannot be told."""
         if isinstance(callee, Local):
             return self._by_scope(callee.scope)
@@ -86,7 +85,7 @@ class Makers:
     def _returned(self, scope: Scope, value: ast.expr | None) -> Made | None:
         return self.made_by(scope.resolve(value.func)) if isinstance(value, ast.Call) else None
 
-    def makes_steps(self, callee: Any) -> bool:
+    def makes_steps(self, callee: object) -> bool:
         """Whether a generator function, or one that it calls, makes steps."""
         if isinstance(callee, Local):
             return _names_steps(
@@ -99,7 +98,7 @@ class Makers:
         return function is not None and makes_steps(function.__code__, space_of(function), self._policy)
 
 
-def makes_steps(code: CodeType, space: Mapping[str, Any], policy: type) -> bool:
+def makes_steps(code: CodeType, space: Mapping[str, object], policy: type) -> bool:
     """Whether a function, or one that it calls, makes steps: by the names that it has.
 
     Args:
@@ -110,7 +109,7 @@ def makes_steps(code: CodeType, space: Mapping[str, Any], policy: type) -> bool:
     return _names_steps(set(names_in(code)), space, policy, {code})
 
 
-def _names_steps(names: set[str], space: Mapping[str, Any], policy: type, seen: set[CodeType]) -> bool:
+def _names_steps(names: set[str], space: Mapping[str, object], policy: type, seen: set[CodeType]) -> bool:
     for found in _meant(names, space, policy):
         if isinstance(found, type) and issubclass(found, Step):
             return True
@@ -123,7 +122,7 @@ def _names_steps(names: set[str], space: Mapping[str, Any], policy: type, seen: 
     return False
 
 
-def _meant(names: set[str], space: Mapping[str, Any], policy: type) -> Iterator[Any]:
+def _meant(names: set[str], space: Mapping[str, object], policy: type) -> Iterator[object]:
     """What names may stand for: in the function's space, in modules of it, as attributes of the policy."""
     for name in sorted(names):
         found = space.get(name)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial, partialmethod
 from types import FunctionType, ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.stacks.loading.sources import Function, index_of, own_nodes, space_of, top_of
 
@@ -56,7 +56,7 @@ class Scope:
         self.node, self.policy, self.outer = node, policy, outer
         self.function: FunctionType | None = function if outer is None else outer.function
         self.owner: type | None = owner if outer is None else outer.owner
-        self._space: dict[str, Any] = {}
+        self._space: dict[str, object] = {}
         self.nodes = list(own_nodes(node))
         self.bound: dict[str, list[ast.AST | None]] = {}  # local name -> what is assigned; None for what cannot be told
         self._bind()
@@ -96,7 +96,7 @@ class Scope:
 
     # --- what an expression stands for
 
-    def resolve(self, node: ast.AST | None, depth: int = 8) -> Any:
+    def resolve(self, node: ast.AST | None, depth: int = 8) -> object:
         """The object, an `Instance`, a `Local` function, or `UNKNOWN`."""
         if node is None or depth < 0:
             return UNKNOWN
@@ -110,7 +110,7 @@ class Scope:
             return self._called(node, depth)
         return UNKNOWN
 
-    def _name(self, name: str, depth: int) -> Any:
+    def _name(self, name: str, depth: int) -> object:
         if name in self.bound:
             assigned = self.bound[name]
             if assigned == [None] and self.owner is not None and self.outer is None and name == self._first():
@@ -134,7 +134,7 @@ class Scope:
         static = isinstance(vars(self.owner or object).get(getattr(self.node, "name", "")), staticmethod)
         return arguments[0].arg if arguments and not static else ""
 
-    def _called(self, node: ast.Call, depth: int) -> Any:
+    def _called(self, node: ast.Call, depth: int) -> object:
         """What a call answers, where that is plain: `super()`, an object of a class, a partial function."""
         callee = self.resolve(node.func, depth - 1)
         if callee is super and not node.args and self.owner is not None:
@@ -143,7 +143,7 @@ class Scope:
             return self.resolve(node.args[0], depth - 1)
         return Instance(callee) if isinstance(callee, type) else UNKNOWN
 
-    def _imported(self, node: ast.Import | ast.ImportFrom, name: str) -> Any:
+    def _imported(self, node: ast.Import | ast.ImportFrom, name: str) -> object:
         """What an import inside the function binds, if it has been loaded."""
         space = self.function.__globals__ if self.function is not None else {}
         package = str(space.get("__package__") or "")
@@ -157,7 +157,7 @@ class Scope:
         return UNKNOWN
 
 
-def attribute(base: Any, name: str) -> Any:
+def attribute(base: object, name: str) -> object:
     """What an attribute is of a module, a class, an `Instance` or an object; functions as they are written."""
     if base is UNKNOWN or isinstance(base, Local):
         return UNKNOWN
@@ -184,7 +184,7 @@ def scope_of(function: FunctionType, policy: type, owner: type | None) -> Scope 
     return None if node is None else Scope(node, policy, function, owner)
 
 
-def _module(name: str, package: str) -> Any:
+def _module(name: str, package: str) -> object:
     """A module that has been loaded: the one beside a policy file, or another."""
     return sys.modules.get(f"{top_of(package)}.{name}" if package and name else package) or sys.modules.get(
         name, UNKNOWN

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial, partialmethod
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.base.digests import digest
 from kstack.base.errors import PolicyError
@@ -178,16 +178,17 @@ def _used(node: ast.AST) -> Iterator[str]:
         yield from names or [ANY]
 
 
-def index_of(namespace: Mapping[str, Any]) -> Index | None:
+def index_of(namespace: Mapping[str, object]) -> Index | None:
     """The syntax tree of the module that has these globals; None if there is no source of it."""
     file = namespace.get("__file__")
     if file is None:
         return None
-    source = sources_beside(str(namespace.get("__name__"))).get(Path(file))
+    path = str(file)
+    source = sources_beside(str(namespace.get("__name__"))).get(Path(path))
     if source is not None:
         return _index(importlib.util.decode_source(source))
-    linecache.checkcache(file)
-    return _index("".join(linecache.getlines(file, dict(namespace))))
+    linecache.checkcache(path)
+    return _index("".join(linecache.getlines(path, dict(namespace))))
 
 
 @lru_cache(maxsize=256)
@@ -221,7 +222,7 @@ def functions_of(one: type) -> Iterator[FunctionType]:
             yield function
 
 
-def plain_function(value: Any) -> FunctionType | None:
+def plain_function(value: object) -> FunctionType | None:
     """The function that a method, a static one, a class's or a partial one calls; None if it is none in Python."""
     while not isinstance(value, FunctionType):
         if isinstance(value, staticmethod | classmethod | MethodType):
@@ -243,7 +244,7 @@ def names_in(code: CodeType) -> Iterator[str]:
             yield from names_in(constant)
 
 
-def space_of(function: FunctionType) -> dict[str, Any]:
+def space_of(function: FunctionType) -> dict[str, object]:
     """What a function's names stand for: its module's globals, and the variables of functions around it."""
     space = dict(function.__globals__)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -134,7 +134,7 @@ def cost_model(path: Path = DEFAULT) -> CostModel:
     given = parse_toml(text, _PARTIAL, str(path))
     if given.version != VERSION:  # type: ignore[attr-defined] # _PARTIAL has CostModel's fields
         raise ConfigError(f"{path}: version {given.version}; this kstack reads {VERSION}")  # type: ignore[attr-defined]
-    changes: dict[str, Any] = {name: getattr(given, name) for name in OPERATIONS if getattr(given, name) is not None}
+    changes: dict[str, Cost] = {name: getattr(given, name) for name in OPERATIONS if getattr(given, name) is not None}
     return msgspec.structs.replace(cost_model(), **changes)
 
 

@@ -8,14 +8,21 @@ from typing import Final, NamedTuple
 MAX_SAMPLES: Final = 512
 
 
+class LevelSample(NamedTuple):
+    """A pool at one moment: virtual time since the run began, CPU, pages in its pool after a step."""
+
+    time: int
+    cpu: int
+    level: int
+
+
 @dataclass(frozen=True)
 class PoolUse:
     """How a run used the pools of stack pages.
 
     Attributes:
         start: pages in each CPU's pool when the run began.
-        samples: (virtual time since then, CPU, pages in its pool after a step), thinned evenly: every
-            `every`-th change; at most 512.
+        samples: thinned evenly: every `every`-th change; at most 512.
         every: 1 if no change is left out.
         peak_draw: most pages that were out of the pools at once, taken less given back, over all CPUs.
         imbalance: largest difference at one moment between two CPUs in how far their pools stand above
@@ -24,7 +31,7 @@ class PoolUse:
     """
 
     start: tuple[int, ...]
-    samples: tuple[tuple[int, int, int], ...]
+    samples: tuple[LevelSample, ...]
     every: int
     peak_draw: int
     imbalance: int
@@ -37,7 +44,7 @@ class LevelsState(NamedTuple):
     since: int
     start: tuple[int, ...] | None
     now: tuple[int, ...]
-    samples: tuple[tuple[int, int, int], ...]
+    samples: tuple[LevelSample, ...]
     every: int
     changes: int
     out: int
@@ -56,7 +63,7 @@ class Levels:
         self._since = 0
         self._start: list[int] | None = None
         self._now = [0] * cpus
-        self._samples: list[tuple[int, int, int]] = []
+        self._samples: list[LevelSample] = []
         self._every = 1
         self._changes = 0
         self._out = 0
@@ -77,7 +84,7 @@ class Levels:
         moved = [now - start for now, start in zip(self._now, self._start, strict=True)]
         self._imbalance = max(self._imbalance, max(moved) - min(moved))
         if self._changes % self._every == 0:
-            self._samples.append((time - self._since, cpu, level))
+            self._samples.append(LevelSample(time - self._since, cpu, level))
         self._changes += 1
         if len(self._samples) > MAX_SAMPLES:
             self._samples = self._samples[::2]

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from kstack.hw.cpu.events import Event, EventKind, Outcome
 from kstack.hw.cpu.hooks import Delivery
@@ -30,7 +30,7 @@ from kstack.stacks.host.call import HookCall
 from kstack.stacks.host.runtime import StackRuntime
 from kstack.stacks.measure.costs import STEP_OPERATIONS
 from kstack.stacks.measure.levels import Levels, LevelsState, PoolUse
-from kstack.stacks.steps import AllocPage, GiveBack, PostFlush, PteStore, TakePage
+from kstack.stacks.steps import AllocPage, Answered, GiveBack, PostFlush, PteStore, Step, TakePage
 from kstack.x86.addresses import PAGE
 from kstack.x86.control import Cr4
 from kstack.x86.vectors import BP, DB, DE, DF, GP, MNEMONICS, NMI, PF, SS, UD
@@ -118,7 +118,24 @@ class _Life:
             self.sleep_page_time += elapsed * self.pages
 
 
-_get_life = attrgetter(*(field.name for field in fields(_Life) if field.name != "thread"))
+class _LifeState(NamedTuple):
+    """A `_Life`, its thread by its id."""
+
+    thread: int
+    since: int
+    pages: int
+    static: int
+    awake: bool
+    lived: bool
+    living: bool
+    time: int
+    page_time: int
+    sleep_time: int
+    sleep_page_time: int
+    deepest: int
+
+
+_get_life = attrgetter(*(name for name in _LifeState._fields if name != "thread"))
 
 
 def bucket(depth: int) -> int:
@@ -157,8 +174,7 @@ class _Faults:
 class UsageState(NamedTuple):
     """What `Usage.save` gives; nobody changes what is in it."""
 
-    lives: tuple[tuple[Any, ...], ...]  # each as it is made again, but for its thread
-    threads: tuple[int, ...]
+    lives: tuple[_LifeState, ...]
     gone: tuple[_Life, ...]
     pages: int
     kib_peak: float
@@ -256,7 +272,7 @@ class Usage:
         life.deepest = max(life.deepest, depth)
         return depth
 
-    def on_step(self, cpu: int, call: HookCall, step: Any, answer: Any, previous: Pte | None) -> None:
+    def on_step(self, cpu: int, call: HookCall, step: Step, answer: Answered, previous: Pte | None) -> None:
         """Count pages as their entries appear and vanish, frames as they leave pools, operations by hook."""
         self._count(call, step, answer)
         if isinstance(step, PteStore):
@@ -267,7 +283,7 @@ class Usage:
         elif isinstance(step, GiveBack):
             self._pool_changed(cpu if step.cpu is None else step.cpu, -1)
 
-    def _count(self, call: HookCall, step: Any, answer: Any) -> None:
+    def _count(self, call: HookCall, step: Step, answer: Answered) -> None:
         operation, amount = STEP_OPERATIONS.get(type(step)), 1
         if isinstance(step, PostFlush):
             operation, amount = "invlpg", step.pages  # what the other CPU's handler will execute
@@ -319,8 +335,7 @@ class Usage:
     def save(self) -> UsageState:
         """All that has been seen."""
         return UsageState(
-            tuple(_get_life(life) for life in self._lives.values()),
-            tuple(self._lives),
+            tuple(_LifeState(thread, *_get_life(life)) for thread, life in self._lives.items()),
             tuple(self._gone),
             self._pages,
             self._kib_peak,
@@ -339,8 +354,7 @@ class Usage:
             state: what it returned.
             threads: those that there are, by id.
         """
-        lives = zip(state.threads, state.lives, strict=True)
-        self._lives = {thread: _Life(threads[thread], *life) for thread, life in lives}
+        self._lives = {life.thread: _Life(threads[life.thread], *life[1:]) for life in state.lives}
         self._gone = list(state.gone)
         self._pages, self._kib_peak, self._peak_pages = state.pages, state.kib_peak, state.peak_pages
         self._at_switch = list(state.at_switch)

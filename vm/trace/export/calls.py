@@ -15,16 +15,19 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kstack.hw.cpu.events import Outcome
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.export.read import DELIVERED, Code, Instructions
 from kstack.trace.export.running import Running
 from kstack.x86.vectors import FRED_SYSCALL
+
+FirstT = TypeVar("FirstT")
+SecondT = TypeVar("SecondT")
 
 CALLS: Final = ("syscall", "sysenter")
 RETURNS: Final = ("sysret", "sysretq", "sysexit", "sysexitq")
@@ -44,7 +47,7 @@ class Call:
     """
 
     def __init__(
-        self, kind: str, name: str, place: int | None = None, event: Event | None = None, rsp: int = _NOWHERE
+        self, kind: str, name: str, place: int | None = None, event: TraceEvent | None = None, rsp: int = _NOWHERE
     ) -> None:
         self.kind, self.name, self.place, self.event, self.rsp = kind, name, place, event, rsp
 
@@ -79,7 +82,7 @@ class Calls:
         self.running = Running(cpus)
         self._code, self._unhandled, self._audience = code, unhandled, audience
         self._open: dict[int, list[Call]] = {}  # thread, or below zero a CPU -> calls, outermost first
-        self._delivered: list[list[tuple[int, Event]]] = [[] for _ in range(cpus)]  # of which no instruction ran
+        self._delivered: list[list[tuple[int, TraceEvent]]] = [[] for _ in range(cpus)]  # of which no instruction ran
         self._hooks: list[list[tuple[int, Call]]] = [[] for _ in range(cpus)]  # with whose they are
         self._ring = [0] * cpus
         self._marks = code.having(*CALLS, *RETURNS, *INTERRUPT_RETURNS)
@@ -137,7 +140,7 @@ class Calls:
 
     # --- events
 
-    def event(self, place: int, event: Event) -> None:
+    def event(self, place: int, event: TraceEvent) -> None:
         """The next event; `place` is its number in the table."""
         if event.kind in DELIVERED:
             if place not in self._unhandled:
@@ -154,7 +157,7 @@ class Calls:
         elif event.kind == "hook-end":
             self._hook_ended(event)
 
-    def _hook_ended(self, event: Event) -> None:
+    def _hook_ended(self, event: TraceEvent) -> None:
         hooks = self._hooks[event.cpu]
         for at in reversed(range(len(hooks))):
             owner, call = hooks[at]
@@ -206,7 +209,7 @@ class Calls:
             self._audience.ended(time, owner, ending)
 
 
-def unhandled(events: Iterable[Event]) -> frozenset[int]:
+def unhandled(events: Iterable[TraceEvent]) -> frozenset[int]:
     """Places of events that were to be delivered and were not: another one replaced them, or the machine shut down."""
     found: list[int] = []
     last: dict[int, tuple[int, int]] = {}  # CPU -> time, place
@@ -221,6 +224,8 @@ def unhandled(events: Iterable[Event]) -> frozenset[int]:
     return frozenset(found)
 
 
-def by_time(first: Iterator[tuple[int, Any]], second: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+def by_time(
+    first: Iterator[tuple[int, FirstT]], second: Iterator[tuple[int, SecondT]]
+) -> Iterator[tuple[int, FirstT | SecondT]]:
     """Two sequences by virtual time as one; the first one's come first at the same time."""
     return heapq.merge(first, second, key=lambda one: one[0])

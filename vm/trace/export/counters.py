@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.export.read import Instructions
 from kstack.x86.addresses import PAGE
 
@@ -29,7 +29,7 @@ class Area(NamedTuple):
     ended: int
 
 
-def areas(events: Iterable[Event], end: int) -> list[Area]:
+def areas(events: Iterable[TraceEvent], end: int) -> list[Area]:
     """All stacks of a trace, in the order of their creation; those that are not given up last until `end`."""
     found: list[Area] = []
     last: dict[int | None, int] = {}  # thread -> place
@@ -41,6 +41,22 @@ def areas(events: Iterable[Event], end: int) -> list[Area]:
             place = last.pop(event.thread)
             found[place] = found[place]._replace(ended=event.count)
     return found
+
+
+class DepthSample(NamedTuple):
+    """How deep a thread is in its stack: virtual time, thread, and bytes from the top."""
+
+    time: int
+    thread: int
+    depth: int
+
+
+class CounterValue(NamedTuple):
+    """What a counter is from now on: `pages` of a thread, `fills` and `level` of a CPU, `used`."""
+
+    what: str
+    whose: int
+    value: int
 
 
 class Depths:
@@ -57,8 +73,8 @@ class Depths:
         self._bottoms = np.array(sorted(self._at), dtype=np.uint64)
         self._last: dict[Area, int] = {}
 
-    def samples(self, rows: Instructions) -> Iterator[tuple[int, int, int]]:
-        """Virtual time, thread and bytes from the top, where they have changed, by thread and time.
+    def samples(self, rows: Instructions) -> Iterator[DepthSample]:
+        """Depths where they have changed, by thread and time.
 
         Args:
             rows: the next instructions.
@@ -71,13 +87,13 @@ class Depths:
                 inside = (times >= area.begun) & (times <= area.ended) & (pointers <= area.bottom + area.size)
                 yield from self._changes(area, times[inside], pointers[inside])
 
-    def _changes(self, area: Area, times: Column, pointers: Column) -> Iterator[tuple[int, int, int]]:
+    def _changes(self, area: Area, times: Column, pointers: Column) -> Iterator[DepthSample]:
         depths = np.uint64(area.bottom + area.size) - pointers
         for place in _kept(times, depths):
             depth = int(depths[place])
             if self._last.get(area) != depth:
                 self._last[area] = depth
-                yield int(times[place]), area.thread, depth
+                yield DepthSample(int(times[place]), area.thread, depth)
 
 
 def _kept(times: Column, depths: Column) -> list[int]:
@@ -91,7 +107,7 @@ def _kept(times: Column, depths: Column) -> list[int]:
     return [int(place) for place in np.unique(np.concatenate((starts, ends, order[starts], order[ends])))]
 
 
-class Counts:
+class Counters:
     """Numbers that events change."""
 
     def __init__(self) -> None:
@@ -99,8 +115,8 @@ class Counts:
         self._fills: dict[int, int] = {}  # CPU -> fills
         self._in_use = 0
 
-    def told(self, event: Event) -> Iterator[tuple[str, int, int]]:
-        """The next event: which counter is what from now on: `pages` of a thread, `fills` and `level` of a CPU, `used`.
+    def told(self, event: TraceEvent) -> Iterator[CounterValue]:
+        """The next event: counters that it changes.
 
         `used` is frames that the policy has taken and not given back, since the trace began; `level` is what a step
         that asks its pool was answered.
@@ -111,14 +127,14 @@ class Counts:
                 pages[event.address & _PAGE] = None
             else:
                 pages.pop(event.address & _PAGE, None)
-            yield "pages", event.thread, len(pages)
+            yield CounterValue("pages", event.thread, len(pages))
         elif event.kind in ("tlb-fill", "tlb-speculated"):
             self._fills[event.cpu] = self._fills.get(event.cpu, 0) + 1
-            yield "fills", event.cpu, self._fills[event.cpu]
+            yield CounterValue("fills", event.cpu, self._fills[event.cpu])
         elif event.kind == "step":
             answered = _NUMBER.search(event.text)
             if event.name == "GiveBack" or (event.name in ("TakePage", "AllocPage") and answered):
                 self._in_use += -1 if event.name == "GiveBack" else 1
-                yield "used", 0, self._in_use
+                yield CounterValue("used", 0, self._in_use)
             elif event.name == "PoolLevel" and answered:
-                yield "level", event.cpu, int(answered[0].removeprefix("-> "), 0)
+                yield CounterValue("level", event.cpu, int(answered[0].removeprefix("-> "), 0))

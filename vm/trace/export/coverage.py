@@ -16,7 +16,7 @@ import numpy as np
 
 from kstack.base import html as page
 from kstack.kernels.guests import Section
-from kstack.trace.export.lines import Chapter, Function, of_code, of_sources
+from kstack.trace.export.lines import Chapter, FunctionCoverage, of_code, of_sources
 from kstack.trace.export.read import Code, events, instructions
 from kstack.trace.export.sources import image_of
 from kstack.trace.store import Trace
@@ -28,7 +28,7 @@ class Coverage(NamedTuple):
     """What the page shows: chapters of lines, functions, and virtual machine's instructions by CPU."""
 
     chapters: list[Chapter]
-    functions: list[Function]
+    functions: list[FunctionCoverage]
     instructions: list[int]
 
 
@@ -44,7 +44,7 @@ def coverage(trace: Trace) -> Coverage:
     hits = counted(trace)
     total = [int(sum(counts[cpu] for counts in hits.values())) for cpu in range(trace.meta.cpus)]
     chapters: list[Chapter] = []
-    functions: list[Function] = []
+    functions: list[FunctionCoverage] = []
     if image is not None:
         moved = _moved(hits, _frames(trace), image.sections)
         chapters, functions = of_sources(image, code, moved, trace.meta.cpus)

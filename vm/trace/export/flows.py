@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.x86.addresses import PAGE
 
 _PAGE: Final = -PAGE  # as a mask
@@ -43,7 +43,7 @@ class _Finder:
         self._given_first: dict[int, int] = {}  # frame -> when first since it was taken from a page
         self._stale: dict[tuple[int, int], tuple[int, list[int]]] = {}  # CPU, page -> frame, chain to the last use
 
-    def see(self, place: int, event: Event) -> None:
+    def see(self, place: int, event: TraceEvent) -> None:
         """The next event."""
         page = None if event.address is None else event.address & _PAGE
         frame = None if event.frame is None else event.frame & _PAGE
@@ -66,7 +66,7 @@ class _Finder:
         elif event.kind == "finding":
             self._find(place, event.cpu, page, frame)
 
-    def _step(self, place: int, event: Event, page: int | None) -> None:
+    def _step(self, place: int, event: TraceEvent, page: int | None) -> None:
         if event.name in STORES and page is not None:
             self._stored[page] = place
         elif match := _FRAME.match(event.text):
@@ -92,7 +92,7 @@ class _Finder:
             self.chains.append([self._given[frame], place])
 
 
-def flows(events: Iterable[Event]) -> Flows:
+def flows(events: Iterable[TraceEvent]) -> Flows:
     """All arrows of a trace; memory by arrows, pages and frames."""
     finder = _Finder()
     for place, event in enumerate(events):

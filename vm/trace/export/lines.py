@@ -14,7 +14,7 @@ Counts = list[int]  # by CPU
 NEAR: Final = 4  # statements, as many as a macro has that only a function's first lines use
 
 
-class Line(NamedTuple):
+class CoverageLine(NamedTuple):
     """A line to show.
 
     Attributes:
@@ -39,14 +39,14 @@ class Chapter(NamedTuple):
     """A file of sources, or all code without."""
 
     name: str
-    lines: list[Line]
+    lines: list[CoverageLine]
 
     def number(self, *states: str) -> int:
         """How many lines are in one of these states."""
         return sum(line.state in states for line in self.lines)
 
 
-class Function(NamedTuple):
+class FunctionCoverage(NamedTuple):
     """A function.
 
     Attributes:
@@ -74,7 +74,7 @@ def _sum(one: Counts, other: Counts) -> Counts:
 
 def of_sources(
     image: Listing, code: Code, hits: Mapping[int, Counts], cpus: int
-) -> tuple[list[Chapter], list[Function]]:
+) -> tuple[list[Chapter], list[FunctionCoverage]]:
     """Lines and functions of an image whose sources are known.
 
     Args:
@@ -96,7 +96,7 @@ def of_sources(
         if is_code[-1]:
             by_line[line] = _sum(by_line.get(line, [0] * len(counts)), counts)
     places: dict[tuple[str, int], tuple[str, ...]] = {}
-    named: list[Function] = []
+    named: list[FunctionCoverage] = []
     for at, function in _functions(image, starts, statements, is_code, hits).items():
         place = _written(lines[bisect_left(starts, at) :])
         named.append(function._replace(chapter=Path(place.file).name))
@@ -133,7 +133,7 @@ def _ran(
     return found
 
 
-def busiest(functions: Iterable[Function]) -> list[Function]:
+def busiest(functions: Iterable[FunctionCoverage]) -> list[FunctionCoverage]:
     """Those with the most instructions first."""
     return sorted(functions, key=lambda one: -sum(one.instructions))
 
@@ -161,7 +161,7 @@ def _chapter(
     places: Mapping[tuple[str, int], tuple[str, ...]],
 ) -> Chapter:
     rows = [
-        Line(f"{number}", line, by_line.get((file, number)), places.get((file, number), ()))
+        CoverageLine(f"{number}", line, by_line.get((file, number)), places.get((file, number), ()))
         for number, line in enumerate(text, 1)
     ]
     return Chapter(Path(file).name, rows)
@@ -169,12 +169,12 @@ def _chapter(
 
 def _functions(
     image: Listing, starts: list[int], statements: list[Counts], is_code: list[bool], hits: Mapping[int, Counts]
-) -> dict[int, Function]:
+) -> dict[int, FunctionCoverage]:
     """Functions by address: from each label to the next that is not local."""
     labels = image.labels
     begins = sorted(labels)
     rips = sorted(hits)
-    found: dict[int, Function] = {}
+    found: dict[int, FunctionCoverage] = {}
     for begin, end in zip(begins, [*begins[1:], 1 << 64], strict=True):
         own = [
             counts
@@ -189,7 +189,7 @@ def _functions(
         for rip in rips[slice(*_range(rips, begin, end))]:
             executed = _sum(executed, hits[rip])
         entered = hits.get(begin, [0] * len(own[0]))
-        found[begin] = Function(labels[begin], "", entered, sum(map(any, own)), len(own), executed)
+        found[begin] = FunctionCoverage(labels[begin], "", entered, sum(map(any, own)), len(own), executed)
     return found
 
 
@@ -200,7 +200,7 @@ def _range(ordered: list[int], low: int, high: int) -> tuple[int, int]:
 # --- of code
 
 
-def of_code(code: Code, hits: Mapping[int, Counts]) -> tuple[Chapter, list[Function]]:
+def of_code(code: Code, hits: Mapping[int, Counts]) -> tuple[Chapter, list[FunctionCoverage]]:
     """A disassembly by symbol of all that ran.
 
     Args:
@@ -208,18 +208,18 @@ def of_code(code: Code, hits: Mapping[int, Counts]) -> tuple[Chapter, list[Funct
         hits: how often the instruction at an address ran, by address.
     """
     name = "code without sources"
-    lines: list[Line] = []
-    functions: dict[str, Function] = {}
+    lines: list[CoverageLine] = []
+    functions: dict[str, FunctionCoverage] = {}
     for rip, counts in hits.items():
         symbol = code.symbol(rip).split("+")[0]
         if symbol not in functions:
             anchor = symbol if not symbol.startswith("0x") else ""
             symbol = symbol if anchor else "(no symbol)"
             if symbol not in functions:
-                lines.append(Line("", f"{symbol}:", None, (symbol,)))
-                functions[symbol] = Function(symbol, name, counts, 0, 0, [0] * len(counts))
+                lines.append(CoverageLine("", f"{symbol}:", None, (symbol,)))
+                functions[symbol] = FunctionCoverage(symbol, name, counts, 0, 0, [0] * len(counts))
         told = " ".join(code.text(rip, 0)).strip()
-        lines.append(Line(f"{rip:x}", f"    {told}", counts))
+        lines.append(CoverageLine(f"{rip:x}", f"    {told}", counts))
         before = functions[symbol]
         functions[symbol] = before._replace(
             ran=before.ran + 1, known=before.known + 1, instructions=_sum(before.instructions, counts)

@@ -6,8 +6,8 @@ one unit of virtual time is shown as one nanosecond.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO, Final
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Final, NamedTuple
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
     CounterDescriptor,
@@ -22,6 +22,20 @@ SEQUENCE: Final = 1
 CLOCK: Final = 6  # BUILTIN_CLOCK_BOOTTIME: time as it stands, without snapshots of other clocks
 HEXADECIMAL: Final = frozenset({"address", "frame", "pte", "error", "now frame"})
 _U64: Final = (1 << 64) - 1
+
+
+Annotations = Mapping[str, int | str | None]
+"""What Perfetto shows of a slice or an instant by names: debug annotations."""
+
+
+class FlowIds(NamedTuple):
+    """Arrows of a slice or an instant, by their numbers: that pass through it, and that end there."""
+
+    passing: Sequence[int] = ()
+    ending: Sequence[int] = ()
+
+
+NO_FLOWS: Final = FlowIds()
 
 
 class Packets:
@@ -73,20 +87,22 @@ class Packets:
             described.counter.unit_name = unit
         return self._track(described)
 
-    def _described(self, name: str = "", parent: int = 0, order: int = 0) -> Any:
+    def _described(self, name: str = "", parent: int = 0, order: int = 0) -> TrackDescriptor:
         self._tracks += 1
         described = TrackDescriptor(uuid=self._tracks)
         if name:
             described.name, described.parent_uuid, described.sibling_order_rank = name, parent, order
         return described
 
-    def _track(self, described: Any) -> int:
+    def _track(self, described: TrackDescriptor) -> int:
         self._write(TracePacket(trusted_packet_sequence_id=SEQUENCE, track_descriptor=described))
         return int(described.uuid)
 
     # --- what happens on them
 
-    def begin(self, time: int, track: int, name: str, category: str, more: Mapping[str, Any], **arrows: Any) -> None:
+    def begin(
+        self, time: int, track: int, name: str, category: str, more: Annotations, arrows: FlowIds = NO_FLOWS
+    ) -> None:
         """A slice begins.
 
         Args:
@@ -95,9 +111,9 @@ class Packets:
             name: what is written on it.
             category: what it is coloured and found by.
             more: arguments by name; None is left out.
-            arrows: `passing` and `ending`, numbers of arrows.
+            arrows: that pass here, or end.
         """
-        self._event(time, track, TrackEvent.TYPE_SLICE_BEGIN, name, category, more, **arrows)
+        self._event(time, track, TrackEvent.TYPE_SLICE_BEGIN, name, category, more, arrows)
 
     def end(self, time: int, track: int) -> None:
         """The innermost slice ends."""
@@ -105,9 +121,11 @@ class Packets:
         packet.track_event.type, packet.track_event.track_uuid = TrackEvent.TYPE_SLICE_END, track
         self._write(packet)
 
-    def instant(self, time: int, track: int, name: str, category: str, more: Mapping[str, Any], **arrows: Any) -> None:
+    def instant(
+        self, time: int, track: int, name: str, category: str, more: Annotations, arrows: FlowIds = NO_FLOWS
+    ) -> None:
         """Something without duration, as `begin`."""
-        self._event(time, track, TrackEvent.TYPE_INSTANT, name, category, more, **arrows)
+        self._event(time, track, TrackEvent.TYPE_INSTANT, name, category, more, arrows)
 
     def count(self, time: int, track: int, value: int) -> None:
         """A counter's value from now on."""
@@ -123,16 +141,15 @@ class Packets:
         kind: int,
         name: str,
         category: str,
-        more: Mapping[str, Any],
-        passing: Iterable[int] = (),
-        ending: Iterable[int] = (),
+        more: Annotations,
+        arrows: FlowIds,
     ) -> None:
         packet = TracePacket(timestamp=time, trusted_packet_sequence_id=SEQUENCE)
         event = packet.track_event
         event.type, event.track_uuid, event.name = kind, track, name
         event.categories.append(category)
-        event.flow_ids.extend(passing)
-        event.terminating_flow_ids.extend(ending)
+        event.flow_ids.extend(arrows.passing)
+        event.terminating_flow_ids.extend(arrows.ending)
         for key, value in more.items():
             if value is None or value == "":
                 continue

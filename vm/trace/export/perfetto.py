@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.export.calls import Call, Calls, by_time, unhandled
-from kstack.trace.export.counters import Counts, Depths, areas
+from kstack.trace.export.counters import Counters, Depths, areas
 from kstack.trace.export.flows import Flows, flows
-from kstack.trace.export.packets import Packets
+from kstack.trace.export.packets import NO_FLOWS, Annotations, FlowIds, Packets
 from kstack.trace.export.read import DELIVERED, Code, Instructions, events, instructions
 from kstack.trace.store import Trace
 
@@ -44,6 +45,22 @@ NAMES: Final = {
     "end": "end: {name}",
 }
 _UNSEEN: Final = ("hook", "hook-end", "switch")  # they are slices
+
+
+class _Told(NamedTuple):
+    """An event, and its place in the table."""
+
+    place: int
+    event: TraceEvent
+
+
+class _Executed(NamedTuple):
+    """An instruction of interest."""
+
+    cpu: int
+    rip: int
+    ring: int
+    rsp: int
 
 
 def write(trace: Trace, path: Path) -> None:
@@ -80,7 +97,7 @@ class _Timeline:
         stacks = areas(events(trace), self._end)
         for thread in sorted({area.thread for area in stacks}):
             self._thread(thread)
-        self._depths, self._counts = Depths(stacks), Counts()
+        self._depths, self._counts = Depths(stacks), Counters()
 
     # --- tracks
 
@@ -116,42 +133,41 @@ class _Timeline:
         calls = Calls(self._trace.meta.cpus, self._code, self._unhandled, self)
         deliveries = np.array(times, dtype=np.uint64)
         for time, what in by_time(self._told(), self._marks(calls, deliveries)):
-            if isinstance(what[1], Event):
-                place, event = what
-                self._place = place
-                calls.event(place, event)
-                self._event(place, event)
+            if isinstance(what, _Told):
+                self._place = what.place
+                calls.event(*what)
+                self._event(*what)
             else:
                 calls.instruction(time, *what)
         calls.finish(self._end)
         for cpu in range(self._trace.meta.cpus):
             self._stop(self._end, cpu)
 
-    def _told(self) -> Iterator[tuple[int, Any]]:
+    def _told(self) -> Iterator[tuple[int, _Told]]:
         for place, event in enumerate(events(self._trace)):
-            yield event.count, (place, event)
+            yield event.count, _Told(place, event)
 
-    def _marks(self, calls: Calls, deliveries: Any) -> Iterator[tuple[int, Any]]:
+    def _marks(self, calls: Calls, deliveries: NDArray[np.uint64]) -> Iterator[tuple[int, _Executed]]:
         for rows in instructions(self._trace):
             at = calls.of_interest(rows, deliveries)
             columns = (rows.count[at], rows.cpu[at], rows.rip[at], rows.ring[at], rows.rsp[at])
             for time, *row in zip(*(column.tolist() for column in columns), strict=True):
-                yield time, row
+                yield time, _Executed(*row)
 
-    def _event(self, place: int, event: Event) -> None:
+    def _event(self, place: int, event: TraceEvent) -> None:
         for what, whose, value in self._counts.told(event):
             self._packets.count(event.count, self._counter(what, whose), value)
         if event.kind in _UNSEEN or (event.kind in DELIVERED and place not in self._unhandled):
             return
         shown = NAMES.get(event.kind, "{name}").format(name=event.name, value=event.value)
         self._packets.instant(
-            event.count, self._cpus[event.cpu], shown, event.kind, _arguments(event), **self._arrows(place)
+            event.count, self._cpus[event.cpu], shown, event.kind, _arguments(event), self._arrows(place)
         )
 
-    def _arrows(self, place: int | None) -> dict[str, list[int]]:
+    def _arrows(self, place: int | None) -> FlowIds:
         if place is None:
-            return {}
-        return {"passing": self._flows.passing.get(place, []), "ending": self._flows.ending.get(place, [])}
+            return NO_FLOWS
+        return FlowIds(self._flows.passing.get(place, ()), self._flows.ending.get(place, ()))
 
     # --- Audience
 
@@ -161,13 +177,15 @@ class _Timeline:
         self._shown[cpu] = thread or -1 - cpu
         if thread:
             arrows, self._switched = self._arrows(self._place), self._place
-            self._show(time, cpu, f"thread {thread}", "thread", {"thread": thread}, **arrows)
+            self._show(time, cpu, f"thread {thread}", "thread", {"thread": thread}, arrows)
             self._packets.begin(time, self._thread(thread, "runs"), f"CPU {cpu}", "thread", {"cpu": cpu})
         for call in calls:
             self._show(time, cpu, call.name, call.kind, {**_arguments_of(call), "continued": 1})
 
-    def _show(self, time: int, cpu: int, name: str, category: str, more: dict[str, Any], **arrows: Any) -> None:
-        self._packets.begin(time, self._cpus[cpu], name, category, more, **arrows)
+    def _show(
+        self, time: int, cpu: int, name: str, category: str, more: Annotations, arrows: FlowIds = NO_FLOWS
+    ) -> None:
+        self._packets.begin(time, self._cpus[cpu], name, category, more, arrows)
         self._slices[cpu] += 1
 
     def _stop(self, time: int, cpu: int) -> None:
@@ -181,8 +199,8 @@ class _Timeline:
     def begun(self, time: int, cpu: int, thread: int, call: Call) -> None:
         """A slice on the CPU's track, with the arrows, and one on the thread's."""
         more = _arguments_of(call)
-        arrows = {} if call.place == self._switched else self._arrows(call.place)
-        self._show(time, cpu, call.name, call.kind, more, **arrows)
+        arrows = NO_FLOWS if call.place == self._switched else self._arrows(call.place)
+        self._show(time, cpu, call.name, call.kind, more, arrows)
         if thread > 0:
             self._packets.begin(time, self._thread(thread), call.name, call.kind, more)
 
@@ -197,11 +215,11 @@ class _Timeline:
             self._packets.end(time, self._thread(thread))
 
 
-def _arguments_of(call: Call) -> dict[str, Any]:
+def _arguments_of(call: Call) -> Annotations:
     return {} if call.event is None else _arguments(call.event)
 
 
-def _arguments(event: Event) -> dict[str, Any]:
+def _arguments(event: TraceEvent) -> Annotations:
     """What is known of an event, by names to show."""
     value = {"fault": "error", "tlb-stale": "now frame", "grow": "pte", "shrink": "pte", "thread": "bytes"}
     return {

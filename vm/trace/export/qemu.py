@@ -24,10 +24,10 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.export.blocks import Block, in_order
 from kstack.trace.export.calls import by_time
-from kstack.trace.export.read import DELIVERED, Access, Code, accesses, events, instructions
+from kstack.trace.export.read import DELIVERED, AccessRow, Code, accesses, events, instructions
 from kstack.trace.store import Trace
 from kstack.x86.segments import Selector
 from kstack.x86.vectors import MNEMONICS, PF
@@ -68,11 +68,11 @@ def is_branch(name: str) -> bool:
     return name.startswith(("j", "ljmp", "loop", "call", "lcall", "ret", "iret", "eret", "int", "sys"))
 
 
-def _delivered(trace: Trace) -> Iterator[tuple[Event, Interrupted | None]]:
+def _delivered(trace: Trace) -> Iterator[tuple[TraceEvent, Interrupted | None]]:
     """Events with what was pushed for them, None where nothing was."""
-    told = chain(accesses(trace), [Access(1 << 64, 0, False, False, 0, 0, 0, 0)])
+    told = chain(accesses(trace), [AccessRow(1 << 64, 0, False, False, 0, 0, 0, 0)])
     access = next(told)
-    pushed: list[Access] = []
+    pushed: list[AccessRow] = []
     for event in events(trace):
         if event.kind in DELIVERED:
             while access.count <= event.count:
@@ -85,7 +85,7 @@ def _delivered(trace: Trace) -> Iterator[tuple[Event, Interrupted | None]]:
             yield event, _frame(own) or _short_frame(own, has_error)
 
 
-def _frame(pushed: list[Access]) -> Interrupted | None:
+def _frame(pushed: list[AccessRow]) -> Interrupted | None:
     """The last five words that lie below each other, the first of which is a stack segment's selector."""
     for first in reversed(range(len(pushed) - FRAME_WORDS + 1)):
         words = pushed[first : first + FRAME_WORDS]
@@ -96,7 +96,7 @@ def _frame(pushed: list[Access]) -> Interrupted | None:
     return None
 
 
-def _short_frame(pushed: list[Access], has_error: bool) -> Interrupted | None:
+def _short_frame(pushed: list[AccessRow], has_error: bool) -> Interrupted | None:
     """The same of a CPU that is not in IA-32e mode: words of two bytes in real-address mode, else of four.
 
     Args:
@@ -146,7 +146,7 @@ class _Log:
             yield f"{at:#018x}:  {code.hex(' '):<{BYTES_COLUMN}} {name:<8} {operands}".rstrip() + "\n"
             at += len(code)
 
-    def event(self, event: Event, frame: Interrupted | None) -> None:
+    def event(self, event: TraceEvent, frame: Interrupted | None) -> None:
         """An event is delivered, or was to be."""
         last = self._last[event.cpu]
         ring = 0 if last is None else last.ring

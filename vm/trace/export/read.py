@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 from kstack.trace.store import Trace
 from kstack.trace.text import disassembly, mnemonic
 
@@ -30,7 +30,7 @@ class Instructions(NamedTuple):
     thread: NDArray[np.int32]
 
 
-class Access(NamedTuple):
+class AccessRow(NamedTuple):
     """One row of the table of accesses."""
 
     count: int  # type: ignore[assignment] # as above
@@ -50,16 +50,16 @@ def instructions(trace: Trace) -> Iterator[Instructions]:
             yield Instructions(*(column.to_numpy(zero_copy_only=False) for column in batch.columns))
 
 
-def accesses(trace: Trace) -> Iterator[Access]:
+def accesses(trace: Trace) -> Iterator[AccessRow]:
     """All accesses in order."""
-    for row in _rows(trace, "accesses", Access._fields):
-        yield Access(*row)
+    for row in _rows(trace, "accesses", AccessRow._fields):
+        yield AccessRow(*row)
 
 
-def events(trace: Trace) -> Iterator[Event]:
+def events(trace: Trace) -> Iterator[TraceEvent]:
     """All events in order."""
-    for row in _rows(trace, "events", Event._fields):
-        yield Event(*row)
+    for row in _rows(trace, "events", TraceEvent._fields):
+        yield TraceEvent(*row)
 
 
 def _rows(trace: Trace, table: str, columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:

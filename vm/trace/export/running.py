@@ -5,7 +5,7 @@ A switch to an idle thread is not told: the CPU has none from when the policy he
 
 from __future__ import annotations
 
-from kstack.trace.events import Event
+from kstack.trace.events import TraceEvent
 
 
 class Running:
@@ -18,7 +18,7 @@ class Running:
     def __init__(self, cpus: int) -> None:
         self.now = [0] * cpus
 
-    def told(self, event: Event) -> list[tuple[int, int]]:
+    def told(self, event: TraceEvent) -> list[tuple[int, int]]:
         """The next event: CPUs whose thread has changed with it, and to which."""
         if event.kind not in ("switch", "hook", "thread-gone"):
             return []

@@ -12,13 +12,13 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
-from kstack.trace.export.read import Access, accesses, instructions
+from kstack.trace.export.read import AccessRow, accesses, instructions
 from kstack.trace.store import Trace
 
 
 def write(trace: Trace, path: Path) -> None:
     """Write all instructions."""
-    told = chain(accesses(trace), [Access(1 << 64, 0, False, False, 0, 0, 0, 0)])
+    told = chain(accesses(trace), [AccessRow(1 << 64, 0, False, False, 0, 0, 0, 0)])
     next_ = next(told)
     before = None
     with path.open("w", encoding="ascii") as file:
@@ -32,6 +32,6 @@ def write(trace: Trace, path: Path) -> None:
                 file.write(line + "\n")
 
 
-def _item(access: Access) -> str:
+def _item(access: AccessRow) -> str:
     data = access.value.to_bytes(8, "little")[: access.size].hex()
     return f",{'mw' if access.store else 'mr'}={access.address:#x}:{data}"

@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 
-from kstack.trace.events import Event
-from kstack.trace.export.counters import Counts, areas
+from kstack.trace.events import TraceEvent
+from kstack.trace.export.counters import Counters, areas
 from kstack.trace.export.read import DELIVERED, Code, events, instructions
 from kstack.trace.export.running import Running
 from kstack.trace.store import Trace
@@ -93,7 +93,7 @@ def _of_instructions(trace: Trace) -> Iterator[Change]:
 
 
 def _of_events(trace: Trace) -> Iterator[Change]:
-    running, counts = Running(trace.meta.cpus), Counts()
+    running, counts = Running(trace.meta.cpus), Counters()
     found = -1  # when the last finding was
     for event in events(trace):
         if 0 <= found < event.count:
@@ -109,7 +109,7 @@ def _of_events(trace: Trace) -> Iterator[Change]:
         yield found + 1, "kstack", "finding", 0
 
 
-def _of_event(event: Event, counts: Counts) -> Iterator[Change]:
+def _of_event(event: TraceEvent, counts: Counters) -> Iterator[Change]:
     for what, whose, value in counts.told(event):
         if what == "pages":
             yield event.count, f"thread{whose}", "pages", value

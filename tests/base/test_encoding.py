@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kstack.explore.encoding import encoded
+from kstack.base.encoding import encoded
 
 scalars = st.none() | st.booleans() | st.integers() | st.text() | st.binary()
 values = st.recursive(scalars, lambda inner: st.lists(inner).map(tuple))
