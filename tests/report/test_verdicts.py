@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -348,7 +349,7 @@ def test_a_guest_that_has_changed_is_other_code(tmp_path: Path, monkeypatch: pyt
     made = []
     for text in ("nop", "hlt"):
         (tmp_path / "lib.s").write_text(text)
-        monkeypatch.setattr(shipped.guest, "__file__", str(tmp_path / "__init__.py"))
+        monkeypatch.setattr(shipped, "usual_guests", lambda: SimpleNamespace(folder=tmp_path))
         shipped.exploring_code.cache_clear()
         made.append(shipped.exploring_code())
     monkeypatch.undo()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kstack.fault import At, Fault, Flush, Moment, Send, Step, Where
+from kstack.fault.records import ACTIONS
+from kstack.hw import devices
 from kstack.hw.devices.device import Device
+from kstack.hw.devices.pit import Channel
 from kstack.schedule import Choice, PctSchedule, RandomSchedule, RoundRobin, Scheduler, ScriptedSchedule
 from kstack.schedule.scripted import Script, ScriptStep
 from kstack.testing import DeviceConformance, FaultConformance, Following, SchedulerConformance
-from tests.support.devices import DEVICES
+from tests.support.devices import DEVICES, Clock
 from tests.support.kit_assertions import checks
 
 
@@ -115,3 +120,22 @@ def test_a_fault_conforms(kind: str, check: str) -> None:
     # An interrupt that comes twice before it is taken is one.
     made = kit(FaultConformance, f"fault {kind}", fault=FAULTS[kind], max_time=SHORT, shows=kind != "duplicate-ipi")
     getattr(made(), check)()
+
+
+def test_every_kind_of_fault_has_an_example_here() -> None:
+    assert set(ACTIONS) - set(FAULTS) == {"narrow-flush"}  # for PostFlush, which laight's policy does not ask for
+
+
+def test_every_device_of_the_house_is_among_those_that_are_tried() -> None:
+    made = {type(make(Clock())) for make, _ in DEVICES.values()}
+    found = {
+        one
+        for module in pkgutil.iter_modules(devices.__path__, f"{devices.__name__}.")
+        for one in vars(importlib.import_module(module.name)).values()
+        if isinstance(one, type)
+        and one.__module__ == module.name
+        and {"read", "write", "snapshot", "restore"} <= set(dir(one))
+    }
+    assert {one for one in found if not getattr(one, "_is_protocol", False)} - made == {
+        Channel
+    }  # of the timer's, no device

@@ -110,11 +110,11 @@ class Monitor:
         return [f"time {self._target.timeline.time}. {STALE_IN_GDB}"]
 
     def _findings(self, _cpu: int, _arguments: list[str]) -> list[str]:
-        oracle = self._target.timeline.session.oracle
-        if oracle is None:
-            return ["no policy is attached, so nothing is looked for"]
+        session = self._target.timeline.session
+        if session.sanitizer is None:
+            return ["no policy is attached, and the kernel's frames are not followed, so nothing is looked for"]
         found = [
-            f"time {one.time}, CPU {one.cpu}, {one.symbol}: {one.kind.value}: {one.text}" for one in oracle.findings
+            f"time {one.time}, CPU {one.cpu}, {one.symbol}: {one.kind.value}: {one.text}" for one in session.findings
         ]
         return found or ["nothing found so far"]
 

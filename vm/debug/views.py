@@ -140,7 +140,7 @@ def frame_lines(session: Session) -> list[str]:
     """The policy's frames that are not in a pool: owner and state."""
     oracle = session.oracle
     if oracle is None:
-        return ["no policy is attached, so no frame has an owner"]
+        return ["no policy is attached, so there are no frames of a policy's"]
     lines, pooled = [], 0
     for frame, life in sorted(oracle.frames.items()):
         if life.owner is None and life.previous is None and life.freed_by is None and life.state.name == "POOL":

@@ -290,8 +290,8 @@ def recording(world: World, cpu: int, table: ComponentTable) -> Iterator[Footpri
     inside = [(owner, name, getattr(owner, name)) for owner, name, _ in recorded]
     for owner, name, container in recorded:
         setattr(owner, name, container)
-    memory.hears_touch.hold(footprint.memory)
-    gate.hears_enter.hold(footprint.entered)
+    memory.hears_touch.swap(footprint.memory)
+    gate.hears_enter.swap(footprint.entered)
     try:
         yield footprint
     finally:

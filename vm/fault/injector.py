@@ -114,7 +114,6 @@ class Injector:
         self._hit: dict[tuple[int, int], _Armed | None] = {}  # what happens at that step
         self._begun: dict[int, list[tuple[int, int]]] = {}  # by CPU: RIP and RSP of what has begun and not retired
         self._delivered = False
-        session.injector = self
         if self._steps:
             session.runtime.decides_step.hold(self._step)
         if self._sends:
@@ -123,6 +122,7 @@ class Injector:
         for cpu in self._machine.cpus:
             if self._flushes:
                 cpu.mmu.decides_invlpg.hold(self._flush_of(cpu.index))
+        session.injector = self
 
     # --- the whole
 

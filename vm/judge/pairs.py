@@ -234,6 +234,7 @@ def judge_pairs(
             yield index, judgement
         executor.shutdown()
     except BrokenProcessPool as error:
+        executor.shutdown(cancel_futures=True)  # which takes the exit codes: who asks meanwhile may get none
         raise KstackError(f"a worker process {_end_of(workers)}; fewer --jobs need less memory") from error
     finally:
         executor.shutdown(wait=False, cancel_futures=True)

@@ -108,6 +108,7 @@ class Session:
         self.machine.work_limit = FOR_EVER
         for cpu in self.machine.cpus:
             cpu.mmu.decides_invlpg.release()
+        self.machine.decides_send.release()
 
     def _attach(self) -> None:
         self.oracle = oracle = Oracle(self.machine, self.symbols, self.kernel.facts.shootdown_vector)

@@ -82,8 +82,7 @@ class Events:
     def take(self) -> list[TraceEvent]:
         """All events since the last time, by virtual time."""
         found, self._found = self._found, []
-        oracle = self._session.oracle
-        new = oracle.findings[self._findings :] if oracle is not None else []
+        new = self._session.findings[self._findings :]
         self._findings += len(new)
         return sorted(found + [_of(finding) for finding in new], key=lambda event: (event.count, event.kind == END))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kstack.hw.engine.checks import NOWHERE
 from kstack.x86.flags import CC_FLAGS, Flags
 from kstack.x86.registers import Gpr
 from tests.support.long_mode import AREA, PLAIN, LongModeGuest
@@ -129,3 +130,54 @@ def test_the_trap_flag_sees_flags_of_before() -> None:
     cpu.registers.rflags |= Flags.TF
     guest.machine.run(0, 2)
     assert guest.begun and guest.pushed(3)[2] & CC_FLAGS == Flags.CF
+
+
+APIC = AREA + 0x10000
+EOI = 0xB0
+EQUAL_SO_FAR = Flags.ZF | Flags.PF
+
+
+@pytest.mark.parametrize("quantum", [1, 2, 3, 1000])
+def test_a_stop_that_was_asked_for_earlier_in_the_block_changes_nothing(quantum: int) -> None:
+    """A store to the APIC takes the rest of the budget away, and the block runs on to its end."""
+    guest = _guest(f"mov rcx, 20\nxor eax, eax\nstc\nmov [rbx + {EOI}], eax\nrepe cmpsb\nhlt", length=5, fault=True)
+    guest.map(APIC, 0xFEE00000, PLAIN)
+    guest.machine.cpus[0].registers.gpr[Gpr.RBX] = APIC
+    while not guest.begun:
+        guest.machine.run(0, quantum)
+    assert guest.pushed(4)[3] & CC_FLAGS == EQUAL_SO_FAR | Flags.CF
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_buffer_of_records_that_is_full_changes_nothing(recorded: bool) -> None:
+    guest = LongModeGuest()
+    guest.start(guest.kernel_code("xor eax, eax\nmov rcx, 700000\nstc\nrepe scasb\nhlt"), rdi=0x400000 - 600_000)
+    if recorded:
+        guest.machine.cpus[0].engine.record()
+    while not guest.begun:
+        guest.machine.run(0, 1_000_000)
+    assert guest.pushed(4)[3] & CC_FLAGS == EQUAL_SO_FAR | Flags.CF
+
+
+@pytest.mark.parametrize("quantum", [1, 1000])
+@pytest.mark.parametrize("target", [NOWHERE, 1 << 63, (1 << 64) - 1])
+def test_a_branch_to_where_no_code_can_be_keeps_its_flags(target: int, quantum: int) -> None:
+    guest = _guest(f"mov rcx, 3\nrepe cmpsb\nstc\nmov rax, {target:#x}\njmp rax")
+    for _ in range(20):
+        if not guest.begun:
+            guest.machine.run(0, quantum)
+    flags = guest.pushed(4)[3] if guest.begun else _flags(guest)
+    assert flags & CC_FLAGS == EQUAL_SO_FAR | Flags.CF
+
+
+@pytest.mark.parametrize("code", ["48f3a6", "48f34840a6", "2ef364a6"])
+def test_every_encoding_is_looked_at(code: str) -> None:
+    guest = _guest(
+        f"mov rcx, 20\nstc\n.byte {', '.join(f'0x{byte:02x}' for byte in bytes.fromhex(code))}\nhlt",
+        length=5,
+        fault=True,
+    )
+    cpu = guest.machine.cpus[0]
+    while not guest.begun and cpu.registers.gpr[Gpr.RCX] != 15:
+        guest.machine.run(0, 1)
+    assert cpu.registers.gpr[Gpr.RCX] == 15 and _flags(guest) & Flags.CF

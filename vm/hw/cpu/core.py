@@ -41,13 +41,11 @@ from kstack.x86.debug_registers import DR6_FIXED, DR7_FIXED, DR7_GD
 from kstack.x86.flags import Flags
 from kstack.x86.registers import Gpr, Seg
 from kstack.x86.segments import BUSY_TSS, CODE, DATA, LDT, REAL_LIMIT, Segment
-from kstack.x86.vectors import BP, DB, DF, NMI, OF, PF
+from kstack.x86.vectors import DB, DF, NMI, PF
 
 _MASK64: Final = (1 << 64) - 1
 _TABLES: Final = tables()
-_EXIT_IRET: Final = 0x74
 _STI: Final = 0xFB
-_SINGLE_BYTE: Final = {DB: b"\xf1", BP: b"\xcc", OF: b"\xce"}  # INT1, INT3, INTO
 
 
 class CpuCore:

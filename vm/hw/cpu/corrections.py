@@ -15,7 +15,7 @@ from kstack.hw.cpu.linear import GuestFault
 from kstack.hw.cpu.processor import Processor
 from kstack.hw.cpu.string_compare import BYTES, compare, with_flags
 from kstack.hw.engine import Registers
-from kstack.x86.addresses import PAGE, PAGE_SHIFT, is_canonical
+from kstack.x86.addresses import is_canonical
 from kstack.x86.control import Cr0, Cr4, Efer
 from kstack.x86.flags import CC_FLAGS, Flags
 from kstack.x86.floating_point import FXSAVE_BYTES, FXSAVE_MXCSR, MXCSR_RESERVED
@@ -123,10 +123,11 @@ def loads_whole(cpu: Processor, instruction: Instruction, found: Encoding) -> Na
 
 
 def _looks_at(cpu: Processor, address: int, size: int) -> None:
-    """A load of the first of `size` bytes, at most a page, and of the first in the next page."""
-    _loads(cpu, address, 1)
-    if address + size - 1 >> PAGE_SHIFT != address >> PAGE_SHIFT:
-        _loads(cpu, address + size - 1 & -PAGE, 1)
+    """Whether `size` bytes can be loaded. Not while exploring, where it would be an access of its own that nobody makes."""
+    registers = cpu.registers
+    if cpu.mmu.translator is None:
+        user, smap = registers.cpl == USER_RING, not registers.rflags & Flags.AC
+        cpu.linear.probe(address, size, user, smap, store=False)
 
 
 def _probe(cpu: Processor, address: int, size: int) -> None:
@@ -382,6 +383,8 @@ def compares_strings(cpu: Processor, instruction: Instruction, found: Encoding) 
     """All of it is done here, unless something else comes first."""
     if not _sse_can_run(cpu):
         return Native()
+    if instruction.memory is not None and cpu.mmu.translator is not None:
+        cpu.mmu.translator.refuse(f"loads by {instruction.name}, which is carried out beside the engine")
     gpr, explicit = cpu.registers.gpr, found.opcode in (_PCMPESTRM, _PCMPESTRI)
 
     def carry_out(_cpu: Processor, _: Instruction) -> Completion:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from kstack.hw.cpu.checked import rule_of, tables
+from kstack.hw.cpu.checked import rule_of
 from kstack.hw.cpu.core import CpuCore
 from kstack.hw.cpu.corrections import CarriedOut, Native, keep_bases
 from kstack.hw.cpu.declared import set_up
@@ -37,9 +37,7 @@ from kstack.x86.registers import Gpr, Seg
 from kstack.x86.vectors import BP, DB, GP, OF, PF, SS, UD
 
 _MASK64: Final = (1 << 64) - 1
-_TABLES: Final = tables()
 _EXIT_IRET: Final = 0x74
-_STI: Final = 0xFB
 _SINGLE_BYTE: Final = {DB: b"\xf1", BP: b"\xcc", OF: b"\xce"}  # INT1, INT3, INTO
 
 

@@ -16,7 +16,7 @@ class Encoding(NamedTuple):
 
     Attributes:
         bits: of the code it stands in: 16, 32 or 64.
-        prefixes: legacy ones, in order.
+        prefixes: legacy ones, in order, and any REX that means nothing before another one.
         rex: the REX prefix, 0 if there is none.
         map: "", "0f", "0f38", "0f3a", or "vex".
         opcode: its last byte.
@@ -59,14 +59,20 @@ class Encoding(NamedTuple):
         return found[-1] if found else OPERAND_SIZE if OPERAND_SIZE in self.prefixes else 0
 
 
+def _is_ignored_rex(code: bytes, at: int, bits: int) -> bool:
+    """Whether a REX prefix stands before another prefix, and so means nothing (volume 2, 2.2.1)."""
+    after = code[at + 1 : at + 2]
+    return bits == 64 and code[at] in REX and bool(after) and (after[0] in PREFIXES or after[0] in REX)
+
+
 @lru_cache(maxsize=4096)
 def encoding_of(code: bytes, bits: int) -> Encoding | None:
     """How the instruction at the start of `code` is encoded; None if there is not enough of it."""
     at = 0
-    while at < len(code) and code[at] in PREFIXES:
+    while at < len(code) and (code[at] in PREFIXES or _is_ignored_rex(code, at, bits)):
         at += 1
     prefixes, rex = code[:at], 0
-    while bits == 64 and at < len(code) and code[at] in REX:
+    if bits == 64 and at < len(code) and code[at] in REX:
         rex, at = code[at], at + 1
     rest, name = code[at : at + 4], ""
     if rest[:1] == b"\x0f":
@@ -162,7 +168,7 @@ def is_near_branch(found: Encoding) -> bool:
 
 def _nothing_beside(found: Encoding) -> bytes:
     """A prefix that changes nothing: one that is there already, or DS, which 64-bit code ignores."""
-    return next((bytes([byte]) for byte in found.prefixes if byte != 0x66), b"\x3e")
+    return next((bytes([byte]) for byte in found.prefixes if byte in PREFIXES and byte != 0x66), b"\x3e")
 
 
 def is_sse(found: Encoding) -> bool:

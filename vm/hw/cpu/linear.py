@@ -134,13 +134,13 @@ class LinearMemory:
             else:
                 self._mmio_write(physical, len(piece), int.from_bytes(piece, "little"))
 
-    def probe(self, address: int, size: int, user: bool = False, smap: bool = True) -> None:
-        """Find out whether `size` bytes can be stored; Accessed and Dirty are set as by a store.
+    def probe(self, address: int, size: int, user: bool = False, smap: bool = True, store: bool = True) -> None:
+        """Find out whether `size` bytes can be stored, or loaded; Accessed and Dirty are set as by such an access.
 
         Raises:
             GuestFault: they cannot.
         """
-        attempt = Attempt(True, False, user, smap and self._mmu.smap)
+        attempt = Attempt(store, False, user, smap and self._mmu.smap)
         self._physical(address, attempt)
         for page in range((address & ~0xFFF) + 4096, address + size, 4096):
             self._physical(page, attempt)

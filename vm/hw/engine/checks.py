@@ -303,6 +303,7 @@ no_check:
     # to it takes two at least.
     CheckKind.STRING: f"""
     mov rax, [r8]
+    add rax, [r8 + {_CONTROL["withheld"]}]
     mov r9, [r8 + {_CONTROL["string_left"]}]
     mov [r8 + {_CONTROL["string_left"]}], rax
     cmp [r8 + {_CONTROL["string"]}], rsi

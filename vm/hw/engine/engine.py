@@ -262,7 +262,8 @@ class Engine:
         if hooked and stop.kind in GOES_BACK and not ahead and self._hooked():
             self._repair_flags()
             self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
-        if control.string == self._linear() and control.string_left == control.remaining:
+        left = control.remaining + control.withheld
+        if control.string != NOWHERE and control.string == self._linear() and control.string_left == left:
             self._restore_string_flags()
         return stop
 

@@ -106,7 +106,7 @@ class Control(ctypes.Structure):
             "string",
             ctypes.c_uint64,
         ),  # 296: linear address of the repeated CMPS or SCAS that was begun or gone on with last
-        ("string_left", ctypes.c_int64),  # 304: of the budget, as its last iteration began
+        ("string_left", ctypes.c_int64),  # 304: of the budget, what is withheld included, as its last iteration began
         ("string_mask", ctypes.c_uint64),  # 312: of its count
         ("string_flags", ctypes.c_uint64 * 4),  # 320: cc_dst, cc_src, cc_src2 and cc_op of before its first iteration
     )
