@@ -25,7 +25,7 @@ from tests.nightly.hostile import batch, batches, table
 from tests.support import hostile_kinds as kinds
 from tests.support.hostile_guests import CODE, RAM
 
-COUNT = 600
+COUNT = 300
 EACH = 12  # of a kind of image
 
 
