@@ -36,5 +36,5 @@ def follow(machine: Machine) -> tuple[Tracer, list[TracePart]]:
     machine.instruments.offer(RunHooks())
     kernel = SimpleNamespace(facts=Facts(shootdown_vector=0, timer_vector=0, ports=frozenset()))
     beside = {"oracle": None, "writer": None, "kernel": kernel, "symbols": Symbols([])}
-    session: Any = SimpleNamespace(machine=machine, runtime=runtime, **beside)
+    session: Any = SimpleNamespace(machine=machine, runtime=runtime, findings=[], **beside)
     return Tracer(session, parts.append), parts
