@@ -6,9 +6,9 @@ import pytest
 
 from kstack.guest.asm import assemble
 from kstack.x86.control import Cr4
-from kstack.x86.flags import Flags
-from kstack.x86.registers import Gpr
-from tests.support.long_mode import AREA, HANDLERS, USER, LongModeGuest
+from kstack.x86.flags import CC_FLAGS, Flags
+from kstack.x86.registers import Gpr, Seg
+from tests.support.long_mode import AREA, HANDLERS, PLAIN, USER, LongModeGuest
 
 DB, UD = 1, 6
 BS, BD = 1 << 14, 1 << 13
@@ -174,3 +174,37 @@ def test_code_on_a_page_that_a_data_breakpoint_watches_may_fault(guest: LongMode
     guest.until_halt()
     assert guest.vector() == 14
     assert guest.pushed(2)[1] == code + len(assemble("nop\nmov rbx, -8", 0))
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["", "in an NMI's handler"])
+def test_an_iret_whose_frame_is_watched_returns_and_traps_behind(blocked: bool) -> None:
+    guest = LongModeGuest()
+    cpu = guest.machine.cpus[0]
+    top = guest.stack() - 64
+    back = guest.kernel_code("nop\nnop\nhlt")
+    for number, word in enumerate((back, cpu.registers.segment(Seg.CS).selector, 2, guest.stack(), 0)):
+        guest.memory.write64(top + 8 * number, word)
+    cpu.registers.dr[0] = top
+    cpu.registers.dr[7] |= 1 | 0b1011 << 16  # loads and stores of eight bytes
+    cpu.arm()
+    guest.start(guest.kernel_code("iretq"), rsp=top)
+    cpu._block_nmi(blocked)
+    guest.until_halt()
+    (trap,) = guest.begun
+    assert trap.vector == 1 and guest.pushed(1) == [back]
+    assert cpu.registers.dr[6] & 1 and not cpu.nmi_blocked
+
+
+def test_what_is_put_right_behind_an_instruction_is_so_where_its_operand_is_watched() -> None:
+    guest = LongModeGuest()
+    frame = guest.frame()
+    guest.map(AREA, frame, PLAIN)
+    guest.memory.write64(frame, 5)
+    cpu = guest.machine.cpus[0]
+    cpu.registers.dr[0] = AREA
+    cpu.registers.dr[7] |= 1 | 0b1011 << 16
+    cpu.arm()
+    guest.run("lock neg qword ptr [rbx]", rbx=AREA)
+    assert guest.memory.read64(frame) == (1 << 64) - 5
+    assert guest.begun[-1].vector == 1
+    assert guest.pushed(3)[2] & CC_FLAGS == Flags.CF | Flags.SF | Flags.AF

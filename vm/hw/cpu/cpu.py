@@ -212,15 +212,27 @@ class Cpu(CpuCore):
         registers.rip = at
 
     def _run_watched(self) -> int:
-        """Execute an instruction that a breakpoint on data watches, and the one behind it if that was a MOV SS."""
+        """Execute an instruction that a breakpoint on data watches."""
+        stop, hits = self._run_alone()
+        return self._behind(stop, hits)
+
+    def _run_alone(self) -> tuple[Stop, int]:
+        """Execute the instruction at RIP, whatever its check says, and whatever watches what it accesses.
+
+        Returns: how it ended, and bits of DR6 for the breakpoints on data that it has hit.
+        """
         self._watching, self.hits = True, 0
         try:
             stop = self._run_checked()
         finally:
             self._watching = False
         hits, self.hits = self.hits, 0
+        return stop, hits if stop.instructions else 0
+
+    def _behind(self, stop: Stop, hits: int) -> int:
+        """What comes behind an instruction that ran alone: its stop, and the trap of what it hit, behind the next one after MOV SS."""
         spent = stop.instructions + self._handle(stop)
-        if not stop.instructions or not hits:
+        if not hits:
             return spent
         if self.registers.shadow and self.state is ActivityState.RUNNING and not self._after_sti():
             after = self._run_checked()
@@ -270,12 +282,12 @@ class Cpu(CpuCore):
                 return 1
         self.engine.intercept(Intercept.IRET, False)
         after = keep_bases(self.registers)
-        stop = self._run_checked()
+        stop, hits = self._run_alone()
         self._block_nmi(faults_keep and stop.instructions == 0)
         if stop.instructions:
             after()
             self.returned()
-        return stop.instructions + self._handle(stop)
+        return self._behind(stop, hits)
 
     def _run_checked(self) -> Stop:
         """Execute the instruction at RIP in the engine, whatever its check says."""
@@ -296,12 +308,12 @@ class Cpu(CpuCore):
 
     def _let_run(self, native: Native) -> int:
         """An instruction whose check has left the engine is to run there after all."""
-        stop = self._run_checked()
+        stop, hits = self._run_alone()
         if native.restore is not None:
             native.restore()
         if stop.instructions and native.after is not None:
             native.after()
-        return stop.instructions + self._handle(stop)
+        return self._behind(stop, hits)
 
     def _instruction(self) -> Instruction | None:
         """The instruction at RIP."""
