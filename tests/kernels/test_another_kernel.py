@@ -21,6 +21,7 @@ from kstack.run.session import Session
 from kstack.run.spec import RunSpec, replay_session
 from kstack.sanitizer.findings import Kind
 from kstack.schedule import RandomSchedule, RoundRobin
+from kstack.trace.events import Events
 from tests.support.command import ROOT
 from tests.support.listing_kernel import EVENTS, FAILED, PASSED, STACKS, ListingGuests, ListingKernel
 
@@ -56,6 +57,13 @@ def test_a_kernel_that_forgets_to_is_found_out_and_its_own_words_for_it_count() 
     assert [one.text for one in found.history if one.text.startswith("guest")] == ["guest: taken", "guest: awake"]
     assert (result.exit_value, result.passed, result.failed, result.code) == (FAILED, False, True, 1)
     assert judged(None, result).findings == result.findings
+
+
+def test_a_trace_and_the_debugger_have_what_is_found_in_it() -> None:
+    session = spec("forgets").session(RoundRobin(LATE))
+    events = Events(session, lambda *_: None)
+    (found,) = session.run().findings
+    assert [event.name for event in events.take() if event.kind == "finding"] == [found.kind.value]
 
 
 def test_its_events_are_told_as_they_are_marked() -> None:

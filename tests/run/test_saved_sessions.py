@@ -203,6 +203,14 @@ def test_what_the_machine_was_told_and_who_stands_still_is_saved() -> None:
     assert machine.decides_send.held is told
 
 
+def test_a_session_of_a_machine_begins_with_nobody_who_decides_for_it() -> None:
+    machine = Machine(MachineConfig(2, 1 << 20))
+    machine.decides_send.hold(lambda ipi: ())
+    machine.cpus[1].mmu.decides_invlpg.hold(lambda address: False)
+    Session(machine, Symbols([]), RoundRobin(1))
+    assert machine.decides_send.held is None and machine.cpus[1].mmu.decides_invlpg.held is None
+
+
 # --- what cannot be saved
 
 

@@ -9,6 +9,9 @@ import pytest
 from kstack.explore.model.gate import Gate, Held, Visible
 from kstack.explore.model.lazy_tlb import LazyTlb
 from kstack.x86.access import Access
+from kstack.x86.addresses import PAGE
+from kstack.x86.entries import G
+from tests.support.long_mode import AREA, PLAIN, LongModeGuest
 
 MANAGED: Final = 0x7000
 PRIVATE: Final = 0x5008
@@ -85,3 +88,43 @@ def test_pages_touched_lately_are_remembered_until_they_are_cleared() -> None:
     for address in (0x3000, 0x1000, 0x3008):
         first.is_visible(address)
     assert list(visible.recent) == [3, 1]
+
+
+# --- on a machine
+
+
+def explored() -> tuple[LongModeGuest, Gate]:
+    """A guest with two pages, the second of them managed, and a gate that lets everything through."""
+    guest = LongModeGuest()
+    for page in range(2):
+        guest.map(AREA + page * PAGE, guest.frame(), PLAIN)
+    lazy = LazyTlb(1, "none", lambda address: address // PAGE == AREA // PAGE + 1)
+    gate = Gate(0, Visible(), lazy)
+    gate.granted = True
+    guest.machine.cpus[0].mmu.translator = gate
+    return guest, gate
+
+
+def test_strings_in_memory_that_the_engine_does_not_load_are_refused_by_name() -> None:
+    guest, gate = explored()
+    guest.start(guest.kernel_code("pcmpistri xmm0, xmmword ptr [rbx], 0\nhlt"), rbx=AREA)
+    guest.machine.run(0, 1)
+    assert gate.refused == "loads by pcmpistri, which is carried out beside the engine"
+    guest, gate = explored()
+    guest.run("pcmpistri xmm0, xmm1, 0")
+    assert not gate.refused
+
+
+def test_a_load_in_steps_into_a_managed_page_is_the_engines_own_and_no_other() -> None:
+    guest, gate = explored()
+    guest.run("movdqu xmm0, [rbx]", rbx=AREA + PAGE - 8)
+    assert not gate.refused and guest.vector() is None
+
+
+def test_an_invalidation_that_leaves_global_entries_tells_of_the_others_alone() -> None:
+    guest, gate = explored()
+    mmu, page = guest.machine.cpus[0].mmu, AREA // PAGE + 1
+    entry = mmu.entry_of(AREA + PAGE)
+    gate.lazy.may[0, page] = frozenset({entry, entry + PAGE | G})
+    assert gate.invalidate(mmu, AREA + PAGE, False, True) == [entry & -PAGE & (1 << 52) - 1]
+    assert gate.invalidate(mmu, AREA + PAGE, True, False) == []
