@@ -5,6 +5,7 @@ So is a program that fails before its first visible operation, which no move mak
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,3 +151,10 @@ def test_the_command_says_when(forgetful: Path) -> None:
     done = kstack("explore", "litmus-laight", "--policy", forgetful)
     assert done.returncode == 1
     assert "unsafe: no end can be reached" in done.stdout
+
+
+def test_a_comparison_that_explores_finds_a_livelock(forgetful: Path) -> None:
+    words = ("--policies", forgetful, "--scenarios", "litmus-laight", "--explore", "--schedules", "1", "--json")
+    (result,) = json.loads(kstack("compare", *words).stdout)["results"]
+    assert (result["safe"], result["finding"]["kind"], result["found_by"]) == (False, "livelock", "exploration")
+    assert result["finding"]["text"] == "no end can be reached from 1 of 1 states"
