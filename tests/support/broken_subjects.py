@@ -669,6 +669,17 @@ class Shuffled(Latch):
         return len("".join(list({"a", "bc", "def", "ghij", "klmno"})[:2]))
 
 
+@device(ALIEN)
+class Labelled(Latch):
+    """Its answers are the same everywhere, its state is not."""
+
+    def snapshot(self) -> Any:
+        return super().snapshot() + str(hash("latch")).encode()
+
+    def restore(self, state: Any) -> None:
+        super().restore(state[:4])
+
+
 class Cut(Latch):
     """Nobody can import the kit that makes it."""
 

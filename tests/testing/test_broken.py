@@ -1,7 +1,7 @@
 """Each check of each conformance kit is seen to fail, on a subject that breaks the promise it is for.
 
 `BROKEN` holds the subjects. What a kit asserts is left out, one assertion at a time, and some subject passes then: no
-assertion is there for nothing. For devices here; for the others with `KSTACK_LONG=1`, part of `make nightly`.
+assertion is there for nothing (with `KSTACK_LONG=1`, part of `make nightly`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 import kstack.testing
 from kstack.stacks import Policy
-from kstack.testing import DeviceConformance, FaultConformance, PolicyConformance, SchedulerConformance
+from kstack.testing import DeviceConformance, PolicyConformance
 from kstack.testing.hooks import ORDERS, differences
 from tests.support.broken_subjects import (
     BROKEN,
@@ -64,8 +64,6 @@ SAYS = {
     "a_recording_with_it_replays_to_the_same_state": r"^the recording has lost|^replayed, |^its choices do not repeat",
 }
 """What a check says, so that no accident is taken for a failure."""
-LONG = (PolicyConformance, SchedulerConformance, FaultConformance)
-"""Kits whose assertions take long to go through."""
 
 
 def name_of(value: object) -> str:
@@ -126,7 +124,8 @@ def _rows(left_out: LeftOut) -> Iterator[tuple[str, type]]:
     yield from sorted(rows, key=lambda row: left_out.lines.isdisjoint(_lines(*row)))
 
 
-@pytest.mark.parametrize("kit", [pytest.param(kit, marks=[pytest.mark.long] if kit in LONG else []) for kit in KITS])
+@pytest.mark.long
+@pytest.mark.parametrize("kit", KITS)
 def test_every_assertion_of_a_kit_is_needed_by_a_subject(kit: type) -> None:
     for left_out in each_left_out(kit):
         needed = (not fails(left_out.without(broken), check.partition(".")[2]) for check, broken in _rows(left_out))
