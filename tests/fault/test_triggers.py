@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -371,3 +373,15 @@ def test_a_fault_in_the_first_instruction_of_a_double_fault_s_handler_is_found()
 def test_what_makes_no_sense_is_one_clear_error(fault: Fault, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         session_with("fixed-16k", fault)
+
+
+def test_a_step_that_somebody_derives_from_keeps_its_name() -> None:
+    """In a process in which a policy's file was read before faults were."""
+    code = """
+from kstack.stacks import steps
+class Mine(steps.ReadPte): pass
+from kstack.fault.records import STEP_NAMES
+print(*STEP_NAMES)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "ReadPte" in done.stdout.split()

@@ -127,11 +127,15 @@ KINDS: Final[dict[type, str]] = {At: "at", Moment: "time", Step: "step", Send: "
 _ANY: Final = (At, Moment, Where)
 
 
+_STEPS: Final = {
+    name: kind for name, kind in vars(steps).items() if isinstance(kind, type) and issubclass(kind, steps.Step)
+}
 STEP_NAMES: Final = tuple(
     name
-    for name, kind in vars(steps).items()
-    if isinstance(kind, type) and issubclass(kind, steps.Step) and not kind.__subclasses__()
+    for name, kind in _STEPS.items()
+    if not any(other is not kind and issubclass(other, kind) for other in _STEPS.values())
 )
+"""Steps of the SDK that no other of them derives from; what a user derives from one changes nothing here."""
 
 
 class Action(NamedTuple):
