@@ -14,6 +14,7 @@ import msgspec
 from kstack.base.errors import ConfigError
 from kstack.base.files import refused_as, write_whole
 from kstack.explore.components import KEY_BYTES
+from kstack.explore.states import MoveKind
 from kstack.kernels.known import usual_guests
 from kstack.machine import MAX_CPUS
 from kstack.recording import RULES_VERSION, UNNAMED_RULES, image_hash
@@ -53,7 +54,7 @@ class SearchCheckpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     seen: dict[_Number, _Masks]
     stronger: list[_Number]
     keys: list[bytes]
-    parents: list[tuple[_Number, list[tuple[_Cpu, str, int]]] | None]
+    parents: list[tuple[_Number, list[tuple[_Cpu, MoveKind, int]]] | None]
     switches: list[tuple[int, _Number]]
     predecessors: list[list[_Number]]
     ends: list[_Number]

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from kstack.explore.model.gate import Visible
-from kstack.explore.states import Grown, Move
+from kstack.explore.states import Grown, Move, MoveKind
 from kstack.explore.witness import PathWitness, WitnessLine, line_of
 from kstack.explore.world import World
 from kstack.hw.modes import Modes
@@ -40,7 +40,7 @@ class WitnessStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One move: its CPU, kind and choice, and where and what it was."""
 
     cpu: int
-    kind: str
+    kind: MoveKind
     choice: int
     symbol: str
     what: str

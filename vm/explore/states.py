@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from kstack.explore.dead_stack import Below
 from kstack.explore.model.gate import Held
@@ -25,6 +25,9 @@ class Grown(Exception):
         self.frames = frames
 
 
+MoveKind = Literal["access", "step", "instruction", "interrupt", "store"]
+
+
 class Move(NamedTuple):
     """One visible operation.
 
@@ -37,7 +40,7 @@ class Move(NamedTuple):
     """
 
     cpu: int
-    kind: str
+    kind: MoveKind
     choice: int = 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from kstack.base.encoding import encoded
 from kstack.base.errors import PolicyError, ScenarioError
@@ -37,6 +37,9 @@ Carried = steps.Answered | Unanswered
 """What a step that was carried out answers, if it was."""
 
 
+StoreKind = Literal["memory", "pte", "variable", "unlock"]
+
+
 class Pending(NamedTuple):
     """A store that its CPU has made and nobody else sees yet.
 
@@ -47,7 +50,7 @@ class Pending(NamedTuple):
         value: bytes; the entry; the variable's value; None.
     """
 
-    kind: str
+    kind: StoreKind
     where: Any
     value: Any
 
