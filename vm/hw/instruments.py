@@ -23,7 +23,10 @@ PREFIX: Final = "on_"
 
 
 class Hook(Generic[P]):
-    """One thing that is told, and who hears it, in the order in which they were added."""
+    """One thing that is told, and who hears it, in the order in which they were added.
+
+    What happens for every access or slice looks at `heard` before it makes the moment that it would tell: a call less.
+    """
 
     __slots__ = ("heard",)
 

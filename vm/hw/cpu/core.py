@@ -353,7 +353,7 @@ class CpuCore:
         if event.vector == DB and self.registers.dr[7] & DR7_GD:
             self.registers.dr[7] &= ~DR7_GD  # the handler may use them (17.2.4)
         self.hits = 0
-        if self._hooks.delivery:
+        if self._hooks.delivery.heard:
             self._hooks.delivery(Delivery(self.index, begun, outcome))
         self._spend(1)
 

@@ -54,7 +54,6 @@ class Cpu(CpuCore):
         """
         done = 0
         self.yielded = False
-        self._apply_stored_code()
         board = self._board
         while done < budget:
             if board.work >= board.work_limit:
@@ -85,7 +84,8 @@ class Cpu(CpuCore):
         return Slice(SliceEnd.BUDGET, done)
 
     def _engine(self, limit: int, wants_window: bool) -> int:
-        self._apply_stored_code()
+        if self.mmu.softmmu.stored_code:
+            self._apply_stored_code()
         if self._stopped_at is not None and self._stops_again():
             return self._emulate()
         if self.translator is not None and not self.translator.granted and not self.registers.interrupt_flag:
@@ -103,14 +103,15 @@ class Cpu(CpuCore):
         registers.clear_resume()
         if instructions:
             self._resumed = None
-        if self._hooks.run:
+        if self._hooks.run.heard:
             self._hooks.run(self.index, board.now(), stop)
         self._spend(instructions)
         if not registers.is_plain:
             self._tell_set_up()
-        self.recent.append(self.linear_rip())
+        rip = registers.rip
+        self.recent.append(rip if registers.bits == 64 else self.linear_rip())
         if stop.kind is StopKind.BUDGET:
-            if is_canonical(registers.rip):
+            if is_canonical(rip):
                 return instructions
             self._back_to_branch()  # here, and not in the next slice, which knows of no branch
             self.deliver(exception(GP))
@@ -132,11 +133,10 @@ class Cpu(CpuCore):
             self._stopped_at = self.linear_rip()
 
     def _apply_stored_code(self) -> None:
-        if self.mmu.softmmu.stored_code:
-            self._stopped_at = None
-            for address, size in sorted(self.mmu.softmmu.stored_code):
-                self.engine.drop_code(address, size)
-            self.mmu.softmmu.stored_code.clear()
+        self._stopped_at = None
+        for address, size in sorted(self.mmu.softmmu.stored_code):
+            self.engine.drop_code(address, size)
+        self.mmu.softmmu.stored_code.clear()
 
     # --- what the engine stopped for
 
@@ -294,7 +294,7 @@ class Cpu(CpuCore):
         stop = self.engine.run_checked()
         self._resumed = self.linear_rip() if self.engine.resumes() else None
         self.registers.clear_resume()
-        if self._hooks.run:
+        if self._hooks.run.heard:
             self._hooks.run(self.index, self._board.now(), stop)
         self._spend(stop.instructions)
         if not self.registers.is_plain:
@@ -370,7 +370,7 @@ class Cpu(CpuCore):
             self._stop_here_again()
             return 0
         self.hits = 0
-        before = self._before(instruction) if self._hooks.emulation else None
+        before = self._before(instruction) if self._hooks.emulation.heard else None
         try:
             result = handler(self, instruction)
         except GuestFault as fault:

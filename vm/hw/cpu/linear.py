@@ -7,6 +7,7 @@ reached through the MMU like any other access, so they fill TLBs, set A and D, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from struct import pack
 from typing import Final
 
 from kstack.hw.instruments import Hook, Slot
@@ -148,7 +149,7 @@ class LinearMemory:
     def _tell(self, address: int, physical: int, size: int, value: int, store: bool) -> None:
         if (hear := self.hears_access.held) is not None:
             hear(address & _MASK64, size, store)
-        if self._told:
+        if self._told.heard:
             self._told(self._mmu.cpu, address & _MASK64, physical, size, value, store)
 
     def push(self, top: int, words: list[int]) -> None:
@@ -162,9 +163,9 @@ class LinearMemory:
         if low >> 12 == top - 1 >> 12:
             highest = self._physical(top - 8, Attempt(True, False, False, self._mmu.smap))
             if self._memory.is_ram(highest):
-                for number, word in enumerate(words if self._told else ()):
+                for number, word in enumerate(words if self._told.heard else ()):
                     self._tell(top - 8 - 8 * number & _MASK64, highest - 8 * number, 8, word, True)
-                self._memory.write(highest + 8 - size, b"".join(word.to_bytes(8, "little") for word in reversed(words)))
+                self._memory.write(highest + 8 - size, pack(f"<{len(words)}Q", *reversed(words)))
                 return
         for word in words:
             top = top - 8 & _MASK64

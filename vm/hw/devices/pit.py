@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 PIT_PORT: Final = 0x40
@@ -194,12 +195,15 @@ class Channel:
 
     def snapshot(self) -> ChannelState:
         """Every field."""
-        return tuple(getattr(self, name) for name in self.__slots__)
+        return _EVERY_FIELD(self)
 
     def restore(self, state: ChannelState) -> None:
         """Become what `snapshot` returned."""
         for name, value in zip(self.__slots__, state, strict=True):
             setattr(self, name, value)
+
+
+_EVERY_FIELD: Final = attrgetter(*Channel.__slots__)
 
 
 class PitState(NamedTuple):

@@ -262,19 +262,21 @@ class Engine:
         if hooked and stop.kind in GOES_BACK and not ahead and self._hooked():
             self._repair_flags()
             self.registers.rflags = self.registers.rflags  # QEMU has folded the wrong ones already
-        left = control.remaining + control.withheld
-        if control.string != NOWHERE and control.string == self._linear() and control.string_left == left:
-            self._restore_string_flags()
+        if control.string != NOWHERE:
+            self._leave_string()
         return stop
 
-    def _restore_string_flags(self) -> None:
-        """A repeated CMPS or SCAS was cut: its flags become those of before its first iteration (volume 2, REP).
+    def _leave_string(self) -> None:
+        """If a repeated CMPS or SCAS was cut, its flags become those of before its first iteration (volume 2, REP).
 
         With nothing left to count QEMU comes back to it once more, and those of the last iteration stay.
         """
-        if not self.registers.gpr[Gpr.RCX] & self.control.string_mask:
+        control = self.control
+        if control.string != self._linear() or control.string_left != control.remaining + control.withheld:
             return
-        env, flags = self.env, self.control.string_flags
+        if not self.registers.gpr[Gpr.RCX] & control.string_mask:
+            return
+        env, flags = self.env, control.string_flags
         for offset, value in zip((layout.ENV_CC_DST, layout.ENV_CC_SRC, layout.ENV_CC_SRC2), flags, strict=False):
             layout.u64(env + offset).value = value
         self._cc_op.value = flags[3]

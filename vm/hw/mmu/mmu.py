@@ -163,7 +163,7 @@ class Mmu:
             self._in_vain = self.walks - walks
             return False
         stale = False
-        if cached and self.hooks.use:
+        if cached and self.hooks.use.heard:
             stale = self._report_if_stale(address, access, found)
         if translator is not None:
             physical = found.frame + (address & (1 << found.shift) - 1)
@@ -310,7 +310,7 @@ class Mmu:
 
     def tell_fill(self, address: int, found: Translation, speculative: bool = False) -> None:
         """A translation has been made by a walk."""
-        if self.hooks.fill:
+        if self.hooks.fill.heard:
             self.hooks.fill(Fill(self.cpu, address, found, speculative))
 
     def cache(self, tlb: Tlb, found: Translation) -> None:
@@ -336,7 +336,7 @@ class Mmu:
 
     def tell_use(self, address: int, access: Access, found: Translation, current: Translation | None) -> None:
         """A translation is used, where the tables say another, or none."""
-        if self.hooks.use:
+        if self.hooks.use.heard:
             self.hooks.use(Use(self.cpu, address, access, found, current))
 
     def peek(self, address: int) -> Translation | None:
@@ -380,7 +380,7 @@ class Mmu:
         found, cached = self._translate(address, attempt)
         if found is None:
             return None
-        if cached and self.hooks.use:
+        if cached and self.hooks.use.heard:
             self._report_if_stale(address, Access.STORE if attempt.write else Access.LOAD, found)
         return found.frame + (address & (1 << found.shift) - 1)
 
@@ -392,7 +392,7 @@ class Mmu:
         self.softmmu.leave(dropped)
 
     def _tell_drops(self, dropped: list[Translation], cause: Cause) -> None:
-        for entry in dropped if self.hooks.drop else ():
+        for entry in dropped if self.hooks.drop.heard else ():
             self.hooks.drop(Drop(self.cpu, entry.page << entry.shift & _MASK64, entry.frame, cause))
 
     def lose(self, dropped: list[Translation], cause: Cause) -> None:
@@ -443,7 +443,7 @@ class Mmu:
         """An invalidation of a page that the translator manages, if it does."""
         translator = self.translator
         if translator is not None and translator.manages(address):
-            for frame in translator.invalidate(self, address, globals_too, bool(self.hooks.drop)):
+            for frame in translator.invalidate(self, address, globals_too, bool(self.hooks.drop.heard)):
                 self.hooks.drop(Drop(self.cpu, address & -PAGE, frame, cause))
 
     def _flush_managed(self, cause: Cause, globals_too: bool) -> None:

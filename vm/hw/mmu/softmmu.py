@@ -72,7 +72,7 @@ class Softmmu:
 
     def enter_device(self, page: int, physical: int, index: MmuIndex) -> None:
         """Enter a page of what is no RAM: each access comes back, and then goes to the bus."""
-        if self._hooks.enter:
+        if self._hooks.enter.heard:
             self._hooks.enter(self._model.cpu, page, physical)
         self.engine.enter(page, physical, READ | WRITE, index, 1)
 
@@ -110,7 +110,7 @@ class Softmmu:
         size = 1 if (comes_back and access != Access.FETCH) or page in self._watched else PAGE
         if model.translator is not None:
             model.translator.entered(physical | address & _OFFSET, size == 1)
-        if self._hooks.enter:
+        if self._hooks.enter.heard:
             self._hooks.enter(model.cpu, page, physical)
         self.engine.enter(page, physical, protection, index, size)
         self._entered.setdefault(found.leaf, set()).add(page)
