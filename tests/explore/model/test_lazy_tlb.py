@@ -34,7 +34,7 @@ from kstack.x86.entries import A, D
 from tests.support.eager_tlb import CPUS, FAULT, NOTHING, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.long_mode import AREA, LongModeGuest
 
-MODES: Final = ("sets-accessed", "keeps-accessed-clear", "none")
+MODES: Final = ("needs-accessed", "sets-accessed", "keeps-accessed-clear", "none")
 
 
 class EagerModel:
@@ -206,6 +206,7 @@ def test_histories_of_four_operations_of_every_kind_are_those_of_an_eager_tlb(mo
     ("mode", "ops"),
     [
         ("none", EVERYTHING),
+        ("needs-accessed", operations(SOME, cpus=[0])),
         pytest.param("sets-accessed", operations(SOME), marks=pytest.mark.long),
         ("sets-accessed", operations(FEW, cpus=[0])),
         ("keeps-accessed-clear", operations(FEW, cpus=[0])),

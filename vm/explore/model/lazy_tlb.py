@@ -10,7 +10,8 @@ evicts eagerly, over all short histories, in every mode.
 With speculation an entry that is present with A=1 may be cached by any CPU at once, and again after
 each invalidation. In `sets-accessed` one that is present with A=0 is *pending*: it is cached nowhere
 unless A has been set, which shows when somebody looks. In `keeps-accessed-clear` it may be cached
-without a trace, and the first access through it sets A. In `none` only accesses fill.
+without a trace, and the first access through it sets A. In `needs-accessed` it is cached by nobody until an access has set
+A. In `none` only accesses fill.
 
 What is cached with A=1 (D=1) does not set A (D) again: an access through an older incarnation of the
 entry that is there now is no walk, though it reaches the same frame (SDM 4.10.4.3).
@@ -71,6 +72,7 @@ class LazyTlb:
         self._cpus = cpus
         self._speculates = speculation != "none"
         self._silent = speculation == "keeps-accessed-clear"
+        self._sets = speculation == "sets-accessed"
         self.manages = manages
         self.may: dict[tuple[int, int], frozenset[int]] = {}
         self.ever: dict[tuple[int, int], frozenset[int]] = {}  # the same had nothing ever been invalidated
@@ -85,7 +87,7 @@ class LazyTlb:
         """Whether it shows only when somebody looks if this entry has been cached."""
         if not entry & P or entry & RESERVED_HIGH:
             return False
-        return not entry & A and self._speculates and not self._silent
+        return not entry & A and self._sets
 
     def _add(self, page: int, entry: int) -> None:
         value = entry & KEPT

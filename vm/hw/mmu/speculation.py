@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.moments import Cause
-from kstack.hw.mmu.walk import Attempt
+from kstack.hw.mmu.walk import Attempt, WalkRules
 from kstack.hw.rules import Rule
 from kstack.x86.addresses import is_canonical
 from kstack.x86.entries import A
@@ -24,8 +24,7 @@ def prefetch(mmu: Mmu, address: int) -> bool:
         return False
     if mmu.modes.speculation == "none" or mmu.data.lookup(address, mmu.pcid) is not None:
         return False
-    keeps = mmu.modes.speculation == "keeps-accessed-clear"
-    result = mmu.walk(address, Attempt(False, False, False), set_accessed=not keeps)
+    result = mmu.walk(address, Attempt(False, False, False), rules_of(mmu))
     found = result.translation
     if result.error is not None or found is None:
         return False
@@ -33,6 +32,17 @@ def prefetch(mmu: Mmu, address: int) -> bool:
     mmu.cache(mmu.data, found)
     mmu.tell_fill(address, found, speculative=True)
     return True
+
+
+def rules_of(mmu: Mmu) -> WalkRules:
+    """How a walk that no instruction asked for differs from one that is: what it does to Accessed, as the mode has it."""
+    match mmu.modes.speculation:
+        case "keeps-accessed-clear":
+            return mmu.walk_rules._replace(set_accessed=False)
+        case "needs-accessed":
+            return mmu.walk_rules._replace(set_accessed=False, needs_accessed=True)
+        case _:
+            return mmu.walk_rules
 
 
 def evict(mmu: Mmu, address: int) -> None:
