@@ -1,5 +1,8 @@
 """What a processor may do to its data TLB without an instruction that asks for it: SDM volume 3, 4.10.2.2 and 4.10.2.3.
 
+A fill begins where the structure caches let it, as every walk does: what an upper entry says by now is no matter to one that
+begins below it (4.10.3.2).
+
 Not modelled: the same of instruction translations.
 """
 
@@ -35,12 +38,12 @@ def prefetch(mmu: Mmu, address: int) -> bool:
 
 
 def rules_of(mmu: Mmu) -> WalkRules:
-    """How a walk that no instruction asked for differs from one that is: what it does to Accessed, as the mode has it."""
+    """How a walk that no instruction asked for treats Accessed, as the mode `speculation` has it."""
     match mmu.modes.speculation:
         case "keeps-accessed-clear":
             return mmu.walk_rules._replace(set_accessed=False)
         case "needs-accessed":
-            return mmu.walk_rules._replace(set_accessed=False, needs_accessed=True)
+            return mmu.walk_rules._replace(needs_accessed=True)
         case _:
             return mmu.walk_rules
 
