@@ -345,9 +345,15 @@ def breaks(**scenarios: str) -> tuple[Break, ...]:
         (
             breaks(needs="a d", sets="a b c d", keeps="a b d"),
             "none",
-            "broken in a and 1 more with any speculation, in b under speculation=sets-accessed or keeps-accessed-clear, "
-            "in c under speculation=sets-accessed",
+            "broken in a and 1 more with any speculation, and elsewhere",
         ),
+        (breaks(needs="a", sets="a", keeps="a"), "none", "broken in a with any speculation"),
+        (
+            breaks(sets="a b", keeps="a b"),
+            "needs-accessed",
+            "broken in a and 1 more under speculation=sets-accessed or keeps-accessed-clear",
+        ),
+        (breaks(sets="a", keeps="b"), "needs-accessed", "broken in a under speculation=sets-accessed, and elsewhere"),
         (breaks(keeps="a b"), "needs-accessed", "broken in a and 1 more under speculation=keeps-accessed-clear"),
         (breaks(sets="a", keeps="b"), "keeps-accessed-clear", "broken in b"),
         ((Break("a", None), *breaks(sets="a b")), "none", "broken in a"),

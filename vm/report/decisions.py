@@ -170,28 +170,25 @@ def reads_alike(one: Break, modes: Modes) -> bool:
 
 
 def in_words(found: Sequence[Break], modes: Modes) -> str:
-    """Where a policy is broken, under the reading of these modes, or else under which others; empty if nowhere."""
-    alike = [one for one in found if reads_alike(one, modes)]
+    """Where a policy is broken, under the reading of these modes, or else under others, the first of them; empty if nowhere."""
+    alike = [one.scenario for one in found if reads_alike(one, modes)]
     if alike:
-        return f"broken in {_named(one.scenario for one in alike)}"
+        return f"broken in {_named(alike)}"
+    if not found:
+        return ""
     under: dict[str, list[str]] = defaultdict(list)  # by scenario
     for one in found:
         under[one.scenario].append((one.modes or {})["speculation"])
-    places = [
-        f"in {_named(name for name in under if under[name] == readings)} {_condition(readings)}"
-        for readings in map(list, dict.fromkeys(map(tuple, under.values())))
-    ]
-    return f"broken {', '.join(places)}" if places else ""
+    readings = next(iter(under.values()))
+    there = [name for name in under if under[name] == readings]
+    condition = "with any speculation" if {*READINGS} <= {*readings} else f"under speculation={' or '.join(readings)}"
+    return f"broken in {_named(there)} {condition}{'' if len(there) == len(under) else ', and elsewhere'}"
 
 
 def _named(scenarios: Iterable[str]) -> str:
     """The first of some scenarios, and how many others there are."""
     first, *others = dict.fromkeys(scenarios)
     return f"{first} and {len(others)} more" if others else first
-
-
-def _condition(readings: list[str]) -> str:
-    return "with any speculation" if {*READINGS} <= {*readings} else f"under speculation={' or '.join(readings)}"
 
 
 def readings_of(found: Iterable[Break]) -> tuple[Modes, ...]:
