@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kstack.explore.path import VERSION
+from kstack.hw.modes import READINGS
 from tests.support.command import kstack
 
 SCENARIO = "litmus-laight"
@@ -42,6 +43,16 @@ def test_a_witness_is_made_again(saved: Saved) -> None:
     named = [(step["cpu"], step["what"], step["symbol"]) for step in steps]
     assert named == [(line["cpu"], line["what"], line["symbol"]) for line in document["witness"]]
     assert json.loads(kstack("replay", file, "--json").stdout)["divergence"] is None
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_under_each_reading_of_accessed_a_witness_is_made_again(reading: str, tmp_path: Path) -> None:
+    file, mode = tmp_path / "witness.json", f"speculation={reading}"
+    explored = kstack("explore", "litmus-walker", "--policy", "accessed-plain", "--mode", mode, "--witness", file)
+    again = kstack("replay", file)
+    assert explored.returncode == again.returncode == 1
+    assert "moves, identical" in again.stderr
+    assert mode in again.stdout + again.stderr
 
 
 def test_under_a_changed_policy_it_says_where_they_part(saved: Saved) -> None:

@@ -24,7 +24,7 @@ from kstack.explore.world import World
 from kstack.guest.asm import KERNEL_LAYOUT, build
 from kstack.guest.images import CORE, ENTRY, KERNEL
 from kstack.guest.scenario import FOLDER
-from kstack.hw.modes import Modes
+from kstack.hw.modes import VALUES, Modes
 from kstack.run.booted import BootedScenario
 from kstack.sanitizer.findings import Finding
 from kstack.stacks import (
@@ -492,7 +492,7 @@ def naive_executions(program: str, policy: type[Policy], modes: Modes, visible: 
 
 
 WORDS = [name for name, programs in PROGRAMS.items() if not any("IN" in one or "PRESS" in one for one in programs)]
-EVERY = ("none", "sets-accessed", "keeps-accessed-clear")
+EVERY = VALUES["speculation"]
 CASES = [
     *((name, Small, "sets-accessed") for name in WORDS),
     *(("switches", policy, "none") for policy in (Local, NotSynced, Abroad, Kept, Allocating, Crossed, Shrinking)),

@@ -44,8 +44,8 @@ from kstack.x86.registers import Gpr
 from tests.support.eager_tlb import FAULT, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.memory_order import write_guest
 
-MODES: Final = ("sets-accessed", "keeps-accessed-clear", "none")
-SEEDS: Final = range(10)
+MODES: Final = ("needs-accessed", "sets-accessed", "keeps-accessed-clear", "none")
+SEEDS: Final = (*range(10), 28)  # 3 and 28: other histories in every mode
 FRAMES: Final = {ONE & FRAME_MASK: 0xA, OTHER & FRAME_MASK: 0xB}  # what is in them
 RESULTS: Final = (Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11)
 SET_UP: Final = [

@@ -26,6 +26,7 @@ PAIRS = [
     ("litmus-pressure", "sleeper-gc", Modes()),
     ("litmus-quiet", "accessed-latch", Modes()),
     ("litmus-quiet", "accessed-latch", Modes(speculation="keeps-accessed-clear")),
+    ("litmus-walker", "accessed-plain", Modes(speculation="needs-accessed")),
     ("litmus-reuse", "fixed-16k", Modes()),
     ("litmus-laight", "switch-sp-deferred", Modes(memory_order="tso")),
     ("litmus-wilcox", "switch-sp-invlpgb", Modes(kernel_pages="pcid")),

@@ -26,6 +26,7 @@ PAIRS = [
     ("litmus-migrate", "accessed-latch", Modes()),
     ("litmus-reuse", "fixed-16k", Modes()),
     ("litmus-quiet", "accessed-atomic", Modes(speculation="keeps-accessed-clear")),
+    ("litmus-walker", "accessed-plain", Modes(speculation="needs-accessed")),
     ("litmus-quiet", "accessed-atomic", Modes(speculation="none")),
     ("litmus-laight", "switch-sp-deferred", Modes(memory_order="tso")),
     ("litmus-cross", "switch-sp-ipi", Modes(memory_order="tso-walks-memory")),

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from kstack.base.errors import EngineError, KstackError, PolicyError
 from kstack.hw.cpu.state import ActivityState
 from kstack.hw.engine import Registers
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.load import Symbols
 from kstack.machine import Machine, MachineConfig
 from kstack.run.options import RunOptions
@@ -59,7 +59,8 @@ def _policies() -> list[type[Policy]]:
 
 def _modes(rng: random.Random) -> Modes:
     modes = Modes()
-    for option in (f"tlb={rng.choice(('retain', 'adversarial', 'capacity:4'))}", "speculation=keeps-accessed-clear"):
+    tlb, speculation = rng.choice(("retain", "adversarial", "capacity:4")), rng.choice(READINGS)
+    for option in (f"tlb={tlb}", f"speculation={speculation}"):
         modes = modes.with_option(option) if rng.random() < 0.5 else modes
     return modes
 

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.inject.campaign import TrialBatch
 from kstack.report.decisions import FILE, Reading, write_decisions
 from kstack.report.faults import write_matrix
@@ -108,7 +108,7 @@ def _seeded(executor: ProcessPoolExecutor, names: list[str]) -> bool:
 
 def _decisions(executor: ProcessPoolExecutor, names: list[str], places: list[str], write: bool) -> bool:
     work, readings, wrong = decisions.pairs(names, places), [], False
-    for speculation in ("sets-accessed", "keeps-accessed-clear"):
+    for speculation in READINGS:
         decided: list[decisions.Decided] = []
         for one in executor.map(decisions.decide, *zip(*work, strict=True), repeat(speculation), chunksize=1):
             decided.append(one)
@@ -121,6 +121,9 @@ def _decisions(executor: ProcessPoolExecutor, names: list[str], places: list[str
                 wrong = True
                 print(f"**Differs**: {one.differs}\n", flush=True)
         readings.append(Reading(decisions.modes_of(speculation).as_dict(), found))
+    for line in decisions.not_included(readings):
+        wrong = True
+        print(f"**Not included**: {line}\n", flush=True)
     if write:
         write_decisions(FILE, readings)
     return wrong

@@ -8,14 +8,15 @@ same. With three CPUs every move is out of reach.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from kstack.explore.breadth_first import Bounds, Outcome, Problem, search
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.judge.pairs import policy_hash_of
 from kstack.kernels.kstack.scenarios import find_scenario, scenarios
-from kstack.report.decisions import Decision
+from kstack.report.decisions import Decision, Reading
 from kstack.report.words import modes_line
 from kstack.stacks.loading.registry import policies
 
@@ -80,6 +81,26 @@ def decide(policy: str, scenario: str, speculation: str) -> Decided:
 def _said(outcome: Outcome) -> tuple[object, ...]:
     """What must not depend on which moves are left out: of a finding all, of a proof whether it asked anything."""
     return outcome.verdict, outcome.finding, outcome.path, outcome.exercised > 0 or outcome.verdict == "unsafe"
+
+
+def not_included(readings: Iterable[Reading]) -> list[str]:
+    """Pairs with a finding under the least of READINGS, and proved under another: a proof or the finding is wrong.
+
+    Left out is that no end can be reached: with less that a processor may do there may be fewer ends.
+    """
+    found = {one.modes["speculation"]: {(of.policy, of.scenario): of for of in one.decisions} for one in readings}
+    least, *others = READINGS
+    return [
+        f"{policy} in {scenario}: {one.kind} under {least}, {found[other][policy, scenario].verdict} under {other}"
+        for (policy, scenario), one in found[least].items()
+        for other in others
+        if one.kind is not None and not _has_finding(found[other][policy, scenario])
+    ]
+
+
+def _has_finding(one: Decision) -> bool:
+    """Whether there is a finding, or may be one."""
+    return one.kind is not None or one.verdict == "undecided"
 
 
 def took(found: list[Decided]) -> str:

@@ -1,4 +1,4 @@
-"""Every mutant of every policy, looked for by exploring alone: the litmus programs one after the other, under both readings.
+"""Every mutant of every policy, looked for by exploring alone: the litmus programs one after the other, under two readings.
 
 Programs in which a few random runs fall are explored first: what is found is found by the search, and sooner. A policy whose code
 never looks at Accessed is explored under one reading. A mutant that no search finds is named with what finds it otherwise (`mutation.fate`), or with why nothing can.
@@ -23,7 +23,6 @@ from tests.nightly import mutation
 from tests.nightly.equivalent import why_equivalent
 from tests.support.boots import booted
 
-READINGS: Final = ("sets-accessed", "keeps-accessed-clear")
 FALLS: Final = 30.0  # seconds a search of a mutant in a program in which random runs fall
 BUDGET: Final = 10.0  # ... in any other
 LONGER: Final = 90.0  # ... once more, of the first few that were not decided
@@ -114,7 +113,7 @@ def _readings(policy: type[Policy]) -> tuple[str, ...]:
     sources = (
         inspect.getsource(inspect.getmodule(one) or one) for one in policy.__mro__ if one not in (Policy, object)
     )
-    return READINGS if any("accessed" in source.lower() for source in sources) else READINGS[:1]
+    return mutation.WIDER if any("accessed" in source.lower() for source in sources) else mutation.WIDER[:1]
 
 
 def falls_in(policy: type[Policy], program: str, reading: str) -> bool:

@@ -45,7 +45,7 @@ def _row(name: str, test: Litmus) -> Row:
 
 def table(shapes: list[Row], programs: list[Row]) -> str:
     """Both as Markdown."""
-    lines = ["| shape | outcomes in nine modes | states |", "|---|---|---|"]
+    lines = [f"| shape | outcomes in {len(MODES)} modes | states |", "|---|---|---|"]
     lines += [f"| {row.name} | {row.outcomes} | {row.states} |" for row in shapes]
     for what, rows in (("shapes", shapes), ("random programs", programs)):
         differ = [row for row in rows if row.differences]

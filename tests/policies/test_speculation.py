@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.judge.verdict import Judgement
 from kstack.stacks.oracle import Kind
 from tests.support.boots import verdict
@@ -12,14 +12,26 @@ from tests.support.boots import verdict
 SCHEDULES = 60
 
 
-def judged_under(policy: str, speculation: str) -> Judgement:
+def judged_under(policy: str, speculation: str, scenario: str = "shallow-then-deep") -> Judgement:
     modes = Modes(tlb="adversarial", speculation=speculation)
-    return verdict(policy, "shallow-then-deep", SCHEDULES, modes)
+    return verdict(policy, scenario, SCHEDULES, modes)
 
 
 @pytest.mark.parametrize("policy", ["accessed-plain", "accessed-atomic", "dirty-atomic", "switch-sp-ipi"])
 def test_without_speculation_nothing_of_a_page_never_touched_is_cached(policy: str) -> None:
     assert not judged_under(policy, "none").findings
+
+
+@pytest.mark.parametrize("policy", ["accessed-plain", "accessed-atomic", "dirty-atomic", "switch-sp-shared"])
+def test_nor_is_it_where_a_fill_needs_accessed(policy: str) -> None:
+    assert not judged_under(policy, "needs-accessed").findings
+
+
+def test_but_a_page_that_somebody_has_touched_is_cached_by_others_there() -> None:
+    assert not judged_under("switch-sp-shared", "none", "quiet-then-deep-migrate").findings
+    found = judged_under("switch-sp-shared", "needs-accessed", "quiet-then-deep-migrate").finding
+    assert found is not None
+    assert any("speculative TLB fill" in moment.text for moment in found.history)
 
 
 def test_an_atomic_reclaim_is_clean_where_a_fill_sets_accessed_first() -> None:
@@ -45,8 +57,8 @@ def test_dirty_says_nothing_of_clean_cached_translations() -> None:
     assert judged_under("dirty-atomic", "sets-accessed").safe is False
 
 
-@pytest.mark.parametrize("speculation", ["sets-accessed", "keeps-accessed-clear"])
-def test_a_broadcast_is_clean_in_both_readings(speculation: str) -> None:
+@pytest.mark.parametrize("speculation", READINGS)
+def test_a_broadcast_is_clean_in_each_reading(speculation: str) -> None:
     found = judged_under("switch-sp-ipi", speculation)
     assert found.safe is True
     assert found.exercised > 0

@@ -13,13 +13,14 @@ import pytest
 from msgspec import to_builtins
 
 from kstack.base.errors import RecordingError
+from kstack.hw.modes import READINGS
 from kstack.recording import UNFINISHED, VERSION, pack, read_recording, unpack, write_recording
 from kstack.recording import journal as journal_module
 from kstack.recording.journal import Journal
 from kstack.run.options import RunOptions
 from kstack.run.spec import RunSpec
 from kstack.schedule import Choice, RoundRobin
-from tests.support.command import ROOT, kstack
+from tests.support.command import ROOT, document, kstack
 from tests.support.own_policy import OWN_POLICY
 
 
@@ -37,6 +38,15 @@ def test_a_recording_is_repeated_exactly(recorded: Path) -> None:
     assert found["identical"] is True
     assert found["findings"][0]["kind"] == "stale-translation"
     assert done.returncode == 1, "the finding is found again"
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_under_each_reading_of_accessed_it_is_repeated_under_the_same(reading: str, tmp_path: Path) -> None:
+    file, modes = tmp_path / "r.json", ("--mode", "tlb=adversarial", "--mode", f"speculation={reading}")
+    kstack("run", "laight", "--policy", "entry-exit", "--schedule", "random", "--seed", "3", *modes, "--record", file)
+    assert read_recording(file).modes["speculation"] == reading
+    again = document("replay", file, told=True)
+    assert (again["identical"], again["modes"]["speculation"]) == (True, reading)
 
 
 def test_a_recording_is_kilobytes(recorded: Path) -> None:

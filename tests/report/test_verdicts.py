@@ -14,12 +14,21 @@ from rich.console import Console
 from kstack.base.errors import ConfigError
 from kstack.cli import app
 from kstack.explore.breadth_first import Outcome
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.hw.rules import RULES_VERSION
 from kstack.judge.pairs import policy_hash_of
 from kstack.judge.verdict import NEVER, _explored, _verdict
 from kstack.report import decisions as shipped
-from kstack.report.decisions import ABOVE, Break, Decision, Reading, read_decisions, shipped_breaks, write_decisions
+from kstack.report.decisions import (
+    ABOVE,
+    Break,
+    Decision,
+    Reading,
+    in_words,
+    read_decisions,
+    shipped_breaks,
+    write_decisions,
+)
 from kstack.report.fleet import estimate, find_fleet
 from kstack.report.html import render
 from kstack.report.table import print_fleet, print_judgements
@@ -320,6 +329,61 @@ def test_what_was_explored_before_stands_there_with_its_modes(written: Path) -> 
     assert text.count("broken in") == 2
     assert "Broken, as explored before. Modes: df-restart=exact; by default speculation=sets-accessed," in text
     assert "Broken, as explored before. Modes: speculation=keeps-accessed-clear, df-restart=exact;" in text
+
+
+def breaks(**scenarios: str) -> tuple[Break, ...]:
+    """As explored under each reading, by the first word of its name: scenarios, in words."""
+    readings = {reading.partition("-")[0]: replace(READING, speculation=reading).as_dict() for reading in READINGS}
+    return tuple(Break(name, readings[first]) for first, names in scenarios.items() for name in names.split())
+
+
+@pytest.mark.parametrize(
+    ("found", "speculation", "said"),
+    [
+        (breaks(needs="a", sets="a b c", keeps="a b"), "needs-accessed", "broken in a"),
+        (breaks(needs="a", sets="a b c", keeps="a b"), "sets-accessed", "broken in a and 2 more"),
+        (
+            breaks(needs="a d", sets="a b c d", keeps="a b d"),
+            "none",
+            "broken in a and 1 more with any speculation, and elsewhere",
+        ),
+        (breaks(needs="a", sets="a", keeps="a"), "none", "broken in a with any speculation"),
+        (
+            breaks(sets="a b", keeps="a b"),
+            "needs-accessed",
+            "broken in a and 1 more under speculation=sets-accessed or keeps-accessed-clear",
+        ),
+        (breaks(sets="a", keeps="b"), "needs-accessed", "broken in a under speculation=sets-accessed, and elsewhere"),
+        (breaks(keeps="a b"), "needs-accessed", "broken in a and 1 more under speculation=keeps-accessed-clear"),
+        (breaks(sets="a", keeps="b"), "keeps-accessed-clear", "broken in b"),
+        ((Break("a", None), *breaks(sets="a b")), "none", "broken in a"),
+        ((), "none", ""),
+    ],
+)
+def test_where_a_policy_is_broken_is_said_of_this_reading_or_else_of_each_other(
+    found: tuple[Break, ...], speculation: str, said: str
+) -> None:
+    assert in_words(found, Modes(speculation=speculation)) == said
+
+
+def test_a_finding_under_the_least_reading_that_another_one_proves_away_is_named() -> None:
+    stale, proved, cut = (
+        (verdict, kind) for verdict, kind in (("unsafe", "stale"), ("safe", None), ("undecided", None))
+    )
+    endless = ("unsafe", None)
+    for needs, sets, keeps, named in (
+        (stale, stale, stale, []),
+        (stale, cut, stale, []),
+        (endless, proved, proved, []),
+        (proved, stale, proved, []),
+        (stale, proved, stale, ["sets-accessed"]),
+        (stale, endless, proved, ["sets-accessed", "keeps-accessed-clear"]),
+    ):
+        readings = [
+            Reading({"speculation": reading}, [Decision("p", "", "s", verdict, 1, 1, 1, kind)])
+            for reading, (verdict, kind) in zip(READINGS, (needs, sets, keeps), strict=True)
+        ]
+        assert [line.rpartition(" ")[2] for line in nightly.not_included(readings)] == named
 
 
 @pytest.mark.parametrize("what", ["code", "rules", "format"])

@@ -44,7 +44,7 @@ def unasked(state: Eager, mode: str) -> Iterator[Eager]:
         if state.entry & P and mode == "sets-accessed":  # A is set before the entry is cached (4.10.2.3)
             yield state.caching(cpu, state.entry | A, state.entry | A)
             yield state._replace(entry=state.entry | A)  # and then it may be that it is not cached
-        elif state.entry & P and mode == "keeps-accessed-clear":
+        elif state.entry & P and (mode == "keeps-accessed-clear" or (mode == "needs-accessed" and state.entry & A)):
             yield state.caching(cpu, state.entry)
 
 

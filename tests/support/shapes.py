@@ -2,7 +2,7 @@
 
 Each has an outcome of interest, and in which modes it is allowed: by the paper where that says so of x86, else by the
 manual. `allowed` is a letter a mode: three groups for the memory orders sc, tso and tso-walks-memory, in each the
-speculations none, sets-accessed and keeps-accessed-clear; `x` is allowed, `.` is not.
+speculations none, needs-accessed, sets-accessed and keeps-accessed-clear; `x` is allowed, `.` is not.
 
 `docs/litmus.md` shows this table.
 """
@@ -14,17 +14,21 @@ from typing import Final, NamedTuple
 
 from kstack.kernels.kstack.pages import FinalValues, Litmus
 
-NEVER: Final = "... ... ..."
-ALWAYS: Final = "xxx xxx xxx"
-CACHED: Final = ".xx .xx .xx"
+NEVER: Final = ".... .... ...."
+ALWAYS: Final = "xxxx xxxx xxxx"
+CACHED: Final = ".xxx .xxx .xxx"
 """Through a translation that was filled before, which nobody asked for."""
-BUFFERED: Final = "... xxx xxx"
+COLD: Final = "..xx ..xx ..xx"
+"""The same, where nobody has set Accessed but that fill, if it does."""
+BUFFERED: Final = ".... xxxx xxxx"
 """By a store that its CPU has made and that nobody else sees yet."""
-WALKS_MEMORY: Final = "... ... xxx"
+WALKS_MEMORY: Final = ".... .... xxxx"
 """By a walk that does not see its own CPU's store."""
-CACHED_OR_WALKS_MEMORY: Final = ".xx .xx xxx"
-SILENT: Final = "..x ..x ..x"
+CACHED_OR_WALKS_MEMORY: Final = ".xxx .xxx xxxx"
+SILENT: Final = "...x ...x ...x"
 """By a translation that was cached without Accessed being set."""
+MARKED: Final = "..x. ..x. ..x."
+"""By Accessed, which a fill has set that nobody asked for."""
 
 COAT: Final = "TransForm"
 ARM: Final = "Simner"
@@ -214,11 +218,11 @@ SHAPES: Final[dict[str, Shape]] = {
         "A clear proves that nobody has cached the entry, if nobody may without setting it",
     ),
     "unused, plain": Shape(
-        ("pte x=y-A; r pte x; pte x=0; y=2", "r x"), {"pte x": "0"}, "0:r pte x=y-A & 1:r x=2", CACHED,
-        "Amit", "looked at and then cleared by a plain store: a walker may come between",
+        ("pte x=y-A; r pte x; pte x=0; y=2", "r x"), {"pte x": "0"}, "0:r pte x=y-A & 1:r x=2", COLD,
+        "Amit", "looked at and then cleared by a plain store: a walker may come between, where it may cache the entry at all",
     ),
     "A before load": Shape(
-        ("r x", "r pte x; y=1"), {"pte x": "x-A", "pte y": "x"}, "1:r pte x=x & 0:r x=1", ".x. .x. .x.",
+        ("r x", "r pte x; y=1"), {"pte x": "x-A", "pte y": "x"}, "1:r pte x=x & 0:r x=1", MARKED,
         f"{SDM} 4.10.2.3", "A set by a fill that no access had asked for yet; a walk and its access are one step here",
     ),
     # --- a translation against a message
@@ -268,7 +272,7 @@ SHAPES: Final[dict[str, Shape]] = {
         f"{ARM}: MP.TT.inv+dmb+tpo", "the same from entries that were not present",
     ),
     "SB.TT": Shape(
-        ("pte x=0; r y", "pte y=0; r x"), {"x": 1, "y": 1}, "0:r y=1 & 1:r x=1", ".xx xxx xxx",
+        ("pte x=0; r y", "pte y=0; r x"), {"x": 1, "y": 1}, "0:r y=1 & 1:r x=1", ".xxx xxxx xxxx",
         f"{COAT}: sb, with stores to entries", "a walk may pass its CPU's older stores to other entries",
     ),
     "SB.TR": Shape(
@@ -414,7 +418,7 @@ SHAPES: Final[dict[str, Shape]] = {
 }
 # fmt: on
 
-_WORDS: Final = {"...": "no", "xxx": "yes", ".xx": "cached", "..x": "silent", ".x.": "marked"}
+_WORDS: Final = {"....": "no", "xxxx": "yes", ".xxx": "cached", "..xx": "cold", "...x": "silent", "..x.": "marked"}
 
 
 def table() -> str:

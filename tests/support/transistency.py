@@ -18,7 +18,13 @@ from kstack.kernels.kstack.language import NAMES, Entry, Operation
 from kstack.kernels.kstack.pages import FAULT, OK, FinalValues, Litmus, Value
 
 ORDERS: Final = ("sc", "tso", "tso-walks-memory")
-SPECULATIONS: Final = ("none", "sets-accessed", "keeps-accessed-clear")
+SPECULATIONS: Final = ("none", "needs-accessed", "sets-accessed", "keeps-accessed-clear")
+INCLUDED: Final = (
+    ("none", "needs-accessed"),
+    ("needs-accessed", "sets-accessed"),
+    ("needs-accessed", "keeps-accessed-clear"),
+)
+"""Of two speculations: whatever the first lets a processor do, the second does too."""
 DRAINING: Final = frozenset({"exchange", "fence", "lock", "entry-exchange", "entry-compare", "entry-lock"}) | frozenset(
     {"invlpg", "cr3", "send"}
 )
@@ -163,6 +169,8 @@ class Machine:
             if cpu.tlb[where] is not None:
                 yield state.with_cpu(number, cpu.caching(where, None))
             if "P" not in entry.flags or self.reading.speculation == "none":
+                continue
+            if self.reading.speculation == "needs-accessed" and "A" not in entry.flags:
                 continue
             after, found = state, entry
             if self.reading.speculation == "sets-accessed" and "A" not in entry.flags:

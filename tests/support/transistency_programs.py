@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from kstack.base.errors import ConfigError
@@ -11,7 +12,7 @@ from kstack.hw.modes import Modes
 from kstack.kernels.kstack.pages import FinalValues, Litmus
 from kstack.testing.reachable import Guest
 from tests.support.shapes import Shape
-from tests.support.transistency import ORDERS, SPECULATIONS, Reading
+from tests.support.transistency import INCLUDED, ORDERS, SPECULATIONS, Reading
 from tests.support.transistency import outcomes as abstract
 
 MODES: Final = tuple((order, speculation) for order in ORDERS for speculation in SPECULATIONS)
@@ -50,7 +51,18 @@ def compare(guest: Guest, mode: tuple[str, str], every_move: bool) -> Comparison
 def shown(shape: Shape, outcomes: dict[tuple[str, str], set[FinalValues]]) -> str:
     """In which modes the outcome of interest is there, as `Shape.allowed` has it."""
     letters = ["x" if any(map(shape.matches, outcomes[mode])) else "." for mode in MODES]
-    return " ".join("".join(letters[at : at + 3]) for at in (0, 3, 6))
+    count = len(SPECULATIONS)
+    return " ".join("".join(letters[at : at + count]) for at in range(0, len(MODES), count))
+
+
+def uncovered(outcomes: Mapping[tuple[str, str], set[FinalValues]]) -> list[tuple[str, str, str]]:
+    """Memory order and two speculations of which the first has an outcome that the second has not, against `INCLUDED`."""
+    return [
+        (order, less, more)
+        for order in dict.fromkeys(order for order, _ in outcomes)
+        for less, more in INCLUDED
+        if not outcomes[order, less] <= outcomes[order, more]
+    ]
 
 
 def draw(seed: int) -> Litmus:

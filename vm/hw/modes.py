@@ -13,8 +13,13 @@ from typing import Any, Final
 
 from kstack.base.errors import ConfigError
 
+READINGS: Final = ("needs-accessed", "sets-accessed", "keeps-accessed-clear")
+"""How the rule that nothing is cached unless Accessed is set (SDM 4.10.2.3) is read of fills that no instruction asked for.
+
+Whatever the first lets a processor do, each of the others does too; of these neither has all of the other's.
+"""
 VALUES: Final[dict[str, tuple[str, ...]]] = {
-    "speculation": ("none", "sets-accessed", "keeps-accessed-clear"),
+    "speculation": ("none", *READINGS),
     "interrupted-delivery": ("restarted", "lost"),
     "df-restart": ("exact", "undefined"),
     "dirty-rewalk": ("yes", "no"),
@@ -30,7 +35,9 @@ class Modes:
 
     Attributes:
         speculation: what a fill that no instruction asked for does to Accessed: there are no such
-            fills; it sets A first (SDM 4.10.2.3); it leaves A as it is (Stevens, June 2026).
+            fills; it goes only through entries that have A at every level, and changes nothing (what user space
+            sees of a processor: docs/disputes/speculation.md); it sets A first (SDM 4.10.2.3); it leaves A as it
+            is (Stevens, June 2026).
         tlb: `retain` keeps every entry until the rules drop it; `capacity N` keeps N entries in
             each of the instruction and data TLBs and drops the oldest; `adversarial` fills
             speculatively and drops at moments chosen by seed.

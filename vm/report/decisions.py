@@ -7,6 +7,7 @@ out: a proof or a finding is about what was explored, and nothing else.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import msgspec
 from kstack.base.digests import digest
 from kstack.base.errors import ConfigError
 from kstack.base.files import write_whole
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.hw.rules import RULES_VERSION
 from kstack.judge.pairs import code_hash, policy_hash_of
 from kstack.kernels.known import usual_guests
@@ -169,14 +170,25 @@ def reads_alike(one: Break, modes: Modes) -> bool:
 
 
 def in_words(found: Sequence[Break], modes: Modes) -> str:
-    """Where a policy is broken, under the reading of these modes, or else under the other one; empty if nowhere."""
-    alike = [one for one in found if reads_alike(one, modes)]
-    names = list(dict.fromkeys(one.scenario for one in alike or found))
-    if not names:
+    """Where a policy is broken, under the reading of these modes, or else under others, the first of them; empty if nowhere."""
+    alike = [one.scenario for one in found if reads_alike(one, modes)]
+    if alike:
+        return f"broken in {_named(alike)}"
+    if not found:
         return ""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    under = "" if alike else f" under speculation={(found[0].modes or {})['speculation']}"
-    return f"broken in {names[0]}{more}{under}"
+    under: dict[str, list[str]] = defaultdict(list)  # by scenario
+    for one in found:
+        under[one.scenario].append((one.modes or {})["speculation"])
+    readings = next(iter(under.values()))
+    there = [name for name in under if under[name] == readings]
+    condition = "with any speculation" if {*READINGS} <= {*readings} else f"under speculation={' or '.join(readings)}"
+    return f"broken in {_named(there)} {condition}{'' if len(there) == len(under) else ', and elsewhere'}"
+
+
+def _named(scenarios: Iterable[str]) -> str:
+    """The first of some scenarios, and how many others there are."""
+    first, *others = dict.fromkeys(scenarios)
+    return f"{first} and {len(others)} more" if others else first
 
 
 def readings_of(found: Iterable[Break]) -> tuple[Modes, ...]:

@@ -34,7 +34,7 @@ from kstack.x86.entries import A, D
 from tests.support.eager_tlb import CPUS, FAULT, NOTHING, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.long_mode import AREA, LongModeGuest
 
-MODES: Final = ("sets-accessed", "keeps-accessed-clear", "none")
+MODES: Final = ("needs-accessed", "sets-accessed", "keeps-accessed-clear", "none")
 
 
 class EagerModel:
@@ -206,6 +206,7 @@ def test_histories_of_four_operations_of_every_kind_are_those_of_an_eager_tlb(mo
     ("mode", "ops"),
     [
         ("none", EVERYTHING),
+        ("needs-accessed", operations(SOME, cpus=[0])),
         pytest.param("sets-accessed", operations(SOME), marks=pytest.mark.long),
         ("sets-accessed", operations(FEW, cpus=[0])),
         ("keeps-accessed-clear", operations(FEW, cpus=[0])),
@@ -221,6 +222,7 @@ def test_histories_of_any_length_are_those_of_an_eager_tlb(mode: str, ops: list[
 @pytest.mark.parametrize(
     ("mode", "ops", "longest"),
     [
+        ("needs-accessed", EVERYTHING, None),
         ("sets-accessed", EVERYTHING, None),
         ("keeps-accessed-clear", operations(FEW), None),
         ("keeps-accessed-clear", EVERYTHING, 6),
@@ -253,6 +255,32 @@ def test_the_same_frame_mapped_again_is_neither_stale_nor_exercised(mode: str) -
         lazy.entry_is(0, entry)
     assert lazy.options(0, 0, ONE | A | D, write=True) == [Option(How.WALK)]
     assert not lazy.is_exercised(0, 0, ONE)
+
+
+@pytest.mark.parametrize(
+    ("mode", "clear", "marked"),
+    [("none", 0, 0), ("needs-accessed", 0, 2), ("sets-accessed", 0, 2), ("keeps-accessed-clear", 2, 4)],
+)
+def test_whether_an_entry_was_stored_with_accessed_decides_what_may_be_cached_at_once(
+    mode: str, clear: int, marked: int
+) -> None:
+    """However it came to have it: by an access, or by who has stored it."""
+    lazy = tlb(mode)
+    lazy.entry_is(0, ONE)
+    assert sum(map(len, lazy.may.values())) == clear
+    assert lazy.is_pending(ONE) == (mode == "sets-accessed")
+    lazy.entry_is(0, ONE | A)
+    assert sum(map(len, lazy.may.values())) == marked
+    assert not lazy.is_pending(ONE | A)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_speculation_all_may_cache_what_one_has_accessed(mode: str) -> None:
+    lazy = tlb(mode)
+    lazy.entry_is(0, ONE | A)
+    lazy.took(0, 0, Option(How.WALK), ONE | A)
+    assert lazy.options(0, 0, OTHER, write=False) == [Option(How.WALK), Option(How.CACHED, ONE | A)]
+    assert (lazy.options(1, 0, OTHER, write=False) == [Option(How.WALK)]) == (mode == "none")
 
 
 def test_what_has_been_invalidated_is_still_exercised() -> None:

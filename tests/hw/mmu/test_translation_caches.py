@@ -503,7 +503,7 @@ class Contended:
 
 def check_locked_ad_update(rules: frozenset[Rule]) -> None:
     guest = LongModeGuest(rules)  # its MMU says how a model with these rules walks
-    how = guest.machine.cpus[0].mmu._walk_rules
+    how = guest.machine.cpus[0].mmu.walk_rules
     entry = 0x5000 | P | RW
     for attempt in (Attempt(False, False, False), Attempt(True, False, False)):
         memory = Contended(0x3000, entry, then=0)

@@ -10,7 +10,10 @@ evicts eagerly, over all short histories, in every mode.
 With speculation an entry that is present with A=1 may be cached by any CPU at once, and again after
 each invalidation. In `sets-accessed` one that is present with A=0 is *pending*: it is cached nowhere
 unless A has been set, which shows when somebody looks. In `keeps-accessed-clear` it may be cached
-without a trace, and the first access through it sets A. In `none` only accesses fill.
+without a trace, and the first access through it sets A. In `needs-accessed` nobody caches it until an
+access, or whoever stores the entry, has set A; nor would anybody through an upper entry whose A is clear: a managed
+page has none, since it is refused if it has one when exploring begins, and a store that clears it is refused too.
+In `none` only accesses fill.
 
 What is cached with A=1 (D=1) does not set A (D) again: an access through an older incarnation of the
 entry that is there now is no walk, though it reaches the same frame (SDM 4.10.4.3).
@@ -65,15 +68,21 @@ class LazyTlb:
         cpus: how many.
         speculation: the mode.
         manages: whether a linear address lies in a managed page.
+
+    Attributes:
+        needs_accessed: nobody caches a page without an access if A is clear in an entry of any level.
+        may, ever: by CPU and linear page number, what may be cached, and what might have been had nothing ever been invalidated.
     """
 
     def __init__(self, cpus: int, speculation: str, manages: Callable[[int], bool]) -> None:
         self._cpus = cpus
         self._speculates = speculation != "none"
         self._silent = speculation == "keeps-accessed-clear"
+        self._sets = speculation == "sets-accessed"
+        self.needs_accessed = speculation == "needs-accessed"
         self.manages = manages
         self.may: dict[tuple[int, int], frozenset[int]] = {}
-        self.ever: dict[tuple[int, int], frozenset[int]] = {}  # the same had nothing ever been invalidated
+        self.ever: dict[tuple[int, int], frozenset[int]] = {}
 
     def _cacheable(self, entry: int) -> bool:
         """Whether speculation may cache a present entry without changing it."""
@@ -85,7 +94,7 @@ class LazyTlb:
         """Whether it shows only when somebody looks if this entry has been cached."""
         if not entry & P or entry & RESERVED_HIGH:
             return False
-        return not entry & A and self._speculates and not self._silent
+        return not entry & A and self._sets
 
     def _add(self, page: int, entry: int) -> None:
         value = entry & KEPT

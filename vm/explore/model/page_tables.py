@@ -20,7 +20,7 @@ from kstack.hw.memory import PhysicalMemory
 from kstack.hw.mmu.mmu import Mmu
 from kstack.load import Symbols
 from kstack.x86.addresses import PAGE, canonical
-from kstack.x86.entries import FRAME_MASK, IGNORED, LEVELS, PS, P
+from kstack.x86.entries import FRAME_MASK, IGNORED, LEVELS, PS, A, P
 
 WORD: Final = 8  # bytes of an entry
 _ENTRIES: Final = PAGE // WORD
@@ -72,7 +72,8 @@ class GuestPageTables:
         stored: pages whose entries have been stored since somebody cleared it, in order.
 
     Raises:
-        ScenarioError: a managed page has no entry of 4 KiB, or there are too many tables.
+        ScenarioError: a managed page has no entry of 4 KiB, or under `needs-accessed` one above it with A clear; or there
+            are too many tables.
     """
 
     def __init__(
@@ -122,9 +123,25 @@ class GuestPageTables:
                 f"the managed page of {self._name_of(page << _LEAF)} has no entry of 4 KiB on CPU {mmu.cpu}: "
                 "map it by one, or leave it out"
             )
+        if self._lazy.needs_accessed:
+            self._check_upper(page, mmu)
         pages = self.leaves.get(leaf, ())
         if page not in pages:
             self.leaves[leaf] = (*pages, page)
+
+    def _check_upper(self, page: int, mmu: Mmu) -> None:
+        """The lazy TLB has a page's leaf alone: what else decides whether it can be cached must be set, and stay so.
+
+        Raises:
+            ScenarioError: an entry above the leaf has Accessed clear.
+        """
+        for where, shift in mmu.path(page << _LEAF)[:-1]:
+            if not self._memory.read64(where) & A:
+                raise ScenarioError(
+                    f"the managed page of {self._name_of(page << _LEAF)} is reached on CPU {mmu.cpu} by a {LEVELS[shift]} with "
+                    "Accessed clear, through which speculation=needs-accessed caches nothing: let an access set it before "
+                    "the programs are ready, or leave the page out"
+                )
 
     def is_table(self, physical: int) -> bool:
         """Whether a physical address lies in a page table."""

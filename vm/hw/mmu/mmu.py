@@ -75,10 +75,9 @@ class Mmu:
         self._tracker = tracker
         self.modes = modes
         self.rules = rules
-        self._walk_rules = WalkRules(
+        self.walk_rules = WalkRules(
             Rule.COMBINED_RIGHTS in rules, Rule.CACHE_NEEDS_ACCESSED in rules, Rule.LOCKED_AD_UPDATE in rules
         )
-        self._silent_walk = self._walk_rules._replace(set_accessed=False)
         self._any_pcid = Rule.PCID_TAGS not in rules
         self._survives = {Rule.CACHED_ENTRY_SURVIVES, Rule.NOT_PRESENT_SURVIVES} <= rules
         self._sets_again = not {Rule.ACCESSED_NOT_SET_AGAIN, Rule.DIRTY_NOT_SET_AGAIN} <= rules
@@ -275,13 +274,13 @@ class Mmu:
         found.dirty = True
         self.data.changed()
 
-    def walk(self, address: int, attempt: Attempt, set_accessed: bool = True) -> Walk:
+    def walk(self, address: int, attempt: Attempt, rules: WalkRules | None = None) -> Walk:
         """Walk the tables for an access, from where the structure caches let it; no translation is cached.
 
         Args:
             address: linear.
             attempt: the access.
-            set_accessed: the walk sets A in the entries that it uses.
+            rules: of a walk that no instruction asked for, where they differ (`speculation.rules_of`).
         """
         self.walks += 1
         start, shift = self._root, 39
@@ -296,7 +295,7 @@ class Mmu:
             address,
             attempt,
             self._control,
-            self._walk_rules if set_accessed else self._silent_walk,
+            rules or self.walk_rules,
         )
         for where, level in result.path:
             self._tracker.add_table(where, level)

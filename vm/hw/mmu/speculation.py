@@ -1,5 +1,8 @@
 """What a processor may do to its data TLB without an instruction that asks for it: SDM volume 3, 4.10.2.2 and 4.10.2.3.
 
+A fill begins where the structure caches let it, as every walk does: what an upper entry says by now is no matter to one that
+begins below it (4.10.3.2).
+
 Not modelled: the same of instruction translations.
 """
 
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 from kstack.hw.mmu.mmu import Mmu
 from kstack.hw.mmu.moments import Cause
-from kstack.hw.mmu.walk import Attempt
+from kstack.hw.mmu.walk import Attempt, WalkRules
 from kstack.hw.rules import Rule
 from kstack.x86.addresses import is_canonical
 from kstack.x86.entries import A
@@ -24,8 +27,7 @@ def prefetch(mmu: Mmu, address: int) -> bool:
         return False
     if mmu.modes.speculation == "none" or mmu.data.lookup(address, mmu.pcid) is not None:
         return False
-    keeps = mmu.modes.speculation == "keeps-accessed-clear"
-    result = mmu.walk(address, Attempt(False, False, False), set_accessed=not keeps)
+    result = mmu.walk(address, Attempt(False, False, False), rules_of(mmu))
     found = result.translation
     if result.error is not None or found is None:
         return False
@@ -33,6 +35,17 @@ def prefetch(mmu: Mmu, address: int) -> bool:
     mmu.cache(mmu.data, found)
     mmu.tell_fill(address, found, speculative=True)
     return True
+
+
+def rules_of(mmu: Mmu) -> WalkRules:
+    """How a walk that no instruction asked for treats Accessed, as the mode `speculation` has it."""
+    match mmu.modes.speculation:
+        case "keeps-accessed-clear":
+            return mmu.walk_rules._replace(set_accessed=False)
+        case "needs-accessed":
+            return mmu.walk_rules._replace(needs_accessed=True)
+        case _:
+            return mmu.walk_rules
 
 
 def evict(mmu: Mmu, address: int) -> None:

@@ -132,11 +132,12 @@ class PagingControl(NamedTuple):
 
 
 class WalkRules(NamedTuple):
-    """Three rules of the walk that only a broken model switches off."""
+    """Three rules of the walk that only a broken model switches off, and one that a mode of speculation adds."""
 
     combine: bool = True  # rights are gathered over the levels (4.10.2.2)
     set_accessed: bool = True  # A is set before anything is cached (4.10.2.3)
     locked: bool = True  # A and D are set by a locked update (8.1.2.1)
+    needs_accessed: bool = False  # the walk ends at an entry without A, as if nothing were there
 
 
 class Attempt(NamedTuple):
@@ -293,6 +294,8 @@ def _walk(
             return Walk(
                 None, error_code(True, attempt, control, True) if attempt else int(PageFault.RSVD), tables, path
             )
+        if rules.needs_accessed and not entry & A:
+            return Walk(None, 0, tables, path)
         rights = (rights & entry & (RW | US)) | ((rights | entry) & NX) if rules.combine else entry & (RW | US | NX)
         if shift == 12 or entry & PS:
             break
