@@ -14,7 +14,7 @@ from kstack.guest.scenario import FOLDER, Scenario, scenarios
 
 KERNEL: Final = Path(__file__).parent / "kernel"
 ENTRY: Final = "_start"
-CORE: Final = "defs boot ap desc trap panic syscall fred switch sched lock ipi mem pcid hyper console main".split()
+CORE: Final = "defs boot trampoline ap desc vectors trap panic syscall fred switch sched spin lock apic ipi mem pcid hyper console main".split()
 SELFTEST: Final = "user selftest test_trap test_interrupt test_memory test_smp test_thread test_user".split()
 
 
