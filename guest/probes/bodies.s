@@ -23,9 +23,12 @@
     mov qword ptr [rsi], 1
 .endm
 .macro BODY_HEAR
+    jmp .Lhear\@
+.Lwait\@:
+    pause
 .Lhear\@:
     cmp qword ptr [rsi], 0
-    je .Lhear\@
+    je .Lwait\@
 .endm
 
 # Taken: the entry is exchanged for another one, and nobody invalidates. r8 = the entry before; r9 = the word that an access

@@ -38,10 +38,10 @@
 .equ WORD_B,        0x2222              # in frame_b
 .equ WORD_NEW,      0x3333              # what a trial stores
 
-.equ START_SPINS,   50000               # PAUSEs that a CPU has to come after its start-up IPI
-.equ INIT_SPINS,    10000
+.equ START_SPINS,   20000               # PAUSEs that a CPU has to come after its start-up IPI
+.equ INIT_SPINS,    2000
 .equ VEC_PROBE,     0x40                # free for a probe's own interrupt
-.equ LAST_APIC_ID,  31                  # that is looked for
+.equ LAST_APIC_ID,  15                  # that is looked for
 .equ ICR_INIT,      0x4500              # assert, INIT
 .equ ICR_STARTUP,   0x4608              # assert, start-up at page 8 (TRAMPOLINE)
 

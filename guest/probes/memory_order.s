@@ -161,7 +161,10 @@ batch:
 meet:
     lock inc dword ptr [rip+met]
     add r11d, 2
+    jmp .Lorder_met
 .Lorder_meet:
+    pause
+.Lorder_met:
     cmp [rip+met], r11d
     jb .Lorder_meet
     ret

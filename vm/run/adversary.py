@@ -58,11 +58,12 @@ class Adversary:
 
     def save(self) -> AdversaryState:
         """What decides how it goes on."""
-        return AdversaryState(*self._random.getstate(), self._changed.save())
+        version, words, left = self._random.getstate()
+        return AdversaryState(version, words, left, self._changed.save())
 
     def load(self, state: AdversaryState) -> None:
         """Become what `save` returned."""
-        self._random.setstate(state[:3])
+        self._random.setstate((state.version, state.words, state.left))
         self._changed.load(state.changed)
 
     def act(self) -> None:
