@@ -48,6 +48,14 @@ def test_a_machine_is_found_to_be_what_it_is(mode: str, value: str, seed: int) -
     assert {verdict.how for name, verdict in found.verdicts.items() if name not in found.refuted} == {KEPT}
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_writes_that_walk_because_of_evictions_do_not_refute_that_writes_need_not_walk(seed: int) -> None:
+    found = here(session_of("dirty-rewalk", Modes(tlb="adversarial", dirty_rewalk="no"), seed=seed, quantum=2))
+    walked = found.verdicts["dirty-rewalk=no"]
+    assert walked.how == KEPT and 0 < walked.events < walked.trials
+    assert found.refuted == {"dirty-rewalk=yes"}
+
+
 def test_every_mode_of_the_processor_has_a_probe() -> None:
     of_guests = {"stack-fault-delivery", "kernel-pages"}
     assert set(EVENTS) == set(VALUES) - of_guests

@@ -113,6 +113,7 @@ def session_of(
     cpus: int = 2,
     seed: int = 0,
     image: bytes = b"",
+    quantum: int = 1000,
 ) -> Session:
     """A run of a probe.
 
@@ -123,10 +124,11 @@ def session_of(
         cpus: how many it has.
         seed: of the adversary.
         image: in its place.
+        quantum: of each slice.
     """
     machine = Machine(MachineConfig(cpus, RAM, modes, rules))
     symbols = load(machine, image or image_of(probe), probe)
-    return Session(machine, symbols, RoundRobin(1000), None, RunOptions(adversary=seed, hashed=False))
+    return Session(machine, symbols, RoundRobin(quantum), None, RunOptions(adversary=seed, hashed=False))
 
 
 def here(session: Session) -> Answers:
