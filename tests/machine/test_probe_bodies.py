@@ -37,7 +37,7 @@ class Body(NamedTuple):
 
 
 STALE, MARKED, SILENT = EVENTS["speculation"]
-BOTH_0, OLD_WALK = EVENTS["memory-order"]
+BOTH_0, _IPI, OLD_WALK = EVENTS["memory-order"]
 BODIES = {
     "stale": Body("taken-used", "speculation", STALE, lambda f: f["read"] == WORD_A),
     "marked": Body("taken-unused", "speculation", MARKED, lambda f: bool(f["before"] & A)),
