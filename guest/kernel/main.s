@@ -1,8 +1,8 @@
 # Boot order, and the main thread.
 #
 # Reading order of the kernel, in which its files are also assembled: defs.s (the layout), boot.s,
-# ap.s, desc.s, trap.s, panic.s, syscall.s, fred.s, switch.s, sched.s, lock.s, ipi.s, mem.s,
-# pcid.s, hyper.s, console.s, main.s. The self-test is user.s, selftest.s and test_*.s.
+# trampoline.s, ap.s, desc.s, vectors.s, trap.s, panic.s, syscall.s, fred.s, switch.s, sched.s, spin.s,
+# lock.s, apic.s, ipi.s, mem.s, pcid.s, hyper.s, console.s, main.s. The self-test is user.s, selftest.s and test_*.s.
 #
 # A scenario links with the kernel and provides
 #   u64 scenario_main(void)   runs in a kernel thread on CPU 0; 0 = pass

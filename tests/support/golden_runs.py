@@ -90,6 +90,9 @@ RUNS: Final[dict[str, Run | Hostile]] = {
     "adversarial": Run("laight", seed=5, modes=("tlb=adversarial",)),
     "adversarial, silent": Run("laight", seed=6, modes=("tlb=adversarial", "speculation=keeps-accessed-clear")),
     "adversarial, where fills need A": Run("laight", seed=19, modes=("tlb=adversarial", "speculation=needs-accessed")),
+    "adversarial, no policy": Run(
+        "selftest", schedule="round-robin:500", seed=1, modes=("tlb=adversarial",), booted=False
+    ),
     "no speculation": Run("laight", seed=7, modes=("tlb=adversarial", "speculation=none")),
     "capacity": Run("hotplug", seed=8, modes=("tlb=capacity:4",)),
     "pcid": Run("hotplug", seed=9, modes=("kernel-pages=pcid", "tlb=adversarial"), pool=("fifo", 4)),

@@ -18,6 +18,7 @@ import msgspec
 from kstack.fault import Injector
 from kstack.hw.engine import Registers
 from kstack.hw.instruments import Hooks, Slot
+from kstack.hw.memory import PhysicalMemory
 from kstack.load import Symbols
 from kstack.machine import Machine
 from kstack.run.session import Session
@@ -27,7 +28,7 @@ from kstack.stacks.host.watch import Watch
 from kstack.stacks.oracle import Oracle
 
 _LEFT_OUT: Final = {"saved", "_saved", "_actions", "_draw"}  # shared with states, or made of what is compared
-_WIRING: Final = (Symbols, Hooks, Watch)
+_WIRING: Final = (Symbols, Hooks, Watch, PhysicalMemory)  # RAM is compared as the machine's
 
 
 def everything(session: Session) -> Any:

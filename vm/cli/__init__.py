@@ -38,6 +38,7 @@ app.command("kstack.cli.gdb:gdb", help="Debug a recording or a live run with GDB
 app.command("kstack.cli.listing:policies", help="List the policies, with who proposed them and where.")
 app.command("kstack.cli.listing:scenarios", help="List the scenarios, with the questions they answer.")
 app.command("kstack.cli.listing:images", help="List the guest images that come with kstack.")
+app.command("kstack.cli.image:image", help="Write a built-in image to a file, for another machine.")
 
 
 def _advise(

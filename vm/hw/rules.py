@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-RULES_VERSION: Final = 4
+RULES_VERSION: Final = 5
 """Of the machine's behaviour. One more with every change after which some run comes to another state than before, be it
 of a rule here, of the CPU, a device, the scheduler's boundaries, the boot or a policy's steps; so that nothing that was
 saved before is taken for the same machine's. `tests/quality/test_rules_version.py` finds out where it was forgotten.

@@ -5,6 +5,9 @@ and may drop any entry. In the mode `tlb=adversarial` some CPU does one or the o
 now and then, to a page of a living thread's stack. The seed also decides the style: often or rarely
 and anywhere, or only at the page that a policy's next step is about, which leaves all others as
 they are (a CPU that fills everything soon leaves no page with Accessed clear to be fought over).
+
+Where no policy manages stacks, so that nothing of the guest is known, it is a page whose entry has changed lately
+(changed_entries.py): half of the time the one that changed last.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Final, NamedTuple
 
 from kstack.hw.mmu.speculation import evict, prefetch
 from kstack.machine import Machine
+from kstack.run.changed_entries import ChangedEntries, ChangedState
 from kstack.schedule.randomised import below
 from kstack.stacks.host.runtime import StackRuntime
 
@@ -22,11 +26,17 @@ EVICTIONS: Final = 4  # one in so many of these is an eviction
 
 
 class AdversaryState(NamedTuple):
-    """The state of a `random.Random`: its version, the words of the Mersenne twister, and a number of `gauss` that is left."""
+    """What decides how an adversary goes on.
+
+    Attributes:
+        version, words, left: a `random.Random`: its version, the words of the Mersenne twister, and a number of `gauss` that is left.
+        changed: the entries that have changed lately.
+    """
 
     version: int
     words: tuple[int, ...]
     left: float | None
+    changed: ChangedState
 
 
 class Adversary:
@@ -44,21 +54,24 @@ class Adversary:
         self._random = random.Random(seed)
         self._draw = self._random.getrandbits
         self._odds, self._at_steps = STYLES[seed % len(STYLES)]
+        self._changed = ChangedEntries(machine.memory)
 
     def save(self) -> AdversaryState:
         """What decides how it goes on."""
-        return AdversaryState(*self._random.getstate())
+        version, words, left = self._random.getstate()
+        return AdversaryState(version, words, left, self._changed.save())
 
     def load(self, state: AdversaryState) -> None:
         """Become what `save` returned."""
-        self._random.setstate(state)
+        self._random.setstate((state.version, state.words, state.left))
+        self._changed.load(state.changed)
 
     def act(self) -> None:
         """Perhaps do something."""
         if below(self._draw, self._odds):
             return
         cpus = [cpu for cpu in self._machine.cpus if cpu.paging_enabled()]
-        address = self._address()
+        address = self._changed_page() if self._runtime.policy is None else self._stack_page()
         if not cpus or address is None:
             return
         mmu = cpus[below(self._draw, len(cpus))].mmu
@@ -67,7 +80,15 @@ class Adversary:
         else:
             prefetch(mmu, address)
 
-    def _address(self) -> int | None:
+    def _changed_page(self) -> int | None:
+        """A page whose entry has changed lately."""
+        self._changed.look(root for cpu in self._machine.cpus if (root := cpu.mmu.table) is not None)
+        pages = self._changed.pages
+        if not pages:
+            return None
+        return pages[-1] if below(self._draw, 2) else pages[below(self._draw, len(pages))]
+
+    def _stack_page(self) -> int | None:
         """A page of some living thread's stack."""
         steps = [calls[-1].step for calls in self._runtime.calls if calls]
         pages = [step.page for step in steps if hasattr(step, "page")]

@@ -1,0 +1,1 @@
+.equ FIRST, 0x8000000000000063          # ENTRY_USED
