@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,6 +18,7 @@ from kstack.base.errors import ConfigError
 from kstack.base.files import write_whole
 from kstack.cli.options import Json
 from kstack.cli.output import console, print_json
+from kstack.probe.bounds import Rate
 from kstack.probe.controls import ProbeControl
 from kstack.probe.cpu import check_can_probe
 from kstack.probe.document import document, text
@@ -31,6 +32,10 @@ INTERRUPTED: Final = 130
 TRIALS: Final = 1000
 EVERY: Final = 10.0  # seconds between lines where stderr is no terminal
 WIDTH: Final = 80
+LEGEND: Final = (
+    "A set: in the entry. line: it came into a cache. entry: a translation was cached, since the load that followed found A "
+    "clear and left it so. idle: the most of these without the attack."
+)
 
 
 def probe(
@@ -93,6 +98,7 @@ def _show(found: ProbeResult) -> None:
     out.print(Text(_head(found)))
     if found.made and not found.failure:
         out.print(_speculative(found))
+        out.print(Text(LEGEND, "dim"))
         out.print(_simple(found))
     for verdict in found.verdicts:
         _show_verdict(out, verdict)
@@ -118,33 +124,37 @@ def _table(first: str, *columns: str) -> Table:
 
 def _speculative(found: ProbeResult) -> Table:
     """What gets through an entry with Accessed clear and set, and what is seen of it without an attack."""
-    table = _table("", "A=0\nof", "\nA set", "\nline", "\nentry", "A=1\nof", "\nline", "\nentry", "\nidle")
+    table = _table("", "A=0\nA set", "\nline", "\nentry", "A=1\nline", "\nentry", "\nidle")
     for title, questions in (("nobody asked for it:", UNASKED), ("a hint, which retires:", HINTS)):
         table.add_row(Text(title, "bold"))
         for question in questions:
-            table.add_row(question.text, *_counts(found, question))
+            table.add_row(question.text, *(_count(rate, found.trials) for rate in _rates(found, question)))
     return table
 
 
-def _counts(found: ProbeResult, question: Question) -> Iterable[str]:
+def _rates(found: ProbeResult, question: Question) -> Iterator[Rate]:
     clear, through = found.tally(question, CLEAR), found.tally(question, SET)
-    yield str(clear.rate().of)
-    yield from (str(clear.rate(seen).count) for seen in (ACCESSED, DATA, ENTRY))
-    yield str(through.rate().of)
-    yield from (str(through.rate(seen).count) for seen in (DATA, ENTRY))
-    idle = found.tally(question, IDLE_CLEAR).some(ACCESSED, DATA, ENTRY) + found.tally(question, IDLE_SET).some(
-        DATA, ENTRY
+    yield from (clear.rate(seen) for seen in (ACCESSED, DATA, ENTRY))
+    yield from (through.rate(seen) for seen in (DATA, ENTRY))
+    yield max(
+        found.tally(question, IDLE_CLEAR).some(ACCESSED, DATA, ENTRY),
+        found.tally(question, IDLE_SET).some(DATA, ENTRY),
+        key=lambda rate: rate.share,
     )
-    yield str(idle.count)
+
+
+def _count(rate: Rate, trials: int) -> str:
+    """How often; and of how many, where some trials are none."""
+    return str(rate.count) if rate.of == trials else f"{rate.count}/{rate.of}"
 
 
 def _simple(found: ProbeResult) -> Table:
     """What sets Accessed, and what sets Dirty."""
-    table = _table("does it set", "bit", "trials", "set")
+    table = _table("does it set", "bit", "set")
     for questions, bit, arm, seen in ((MARKING, "A", CLEAR, ACCESSED), (DIRTYING, "D", CLEAN, DIRTY)):
         for question in questions:
             rate = found.tally(question, arm).rate(seen)
-            table.add_row(question.text, bit, str(rate.of), str(rate.count))
+            table.add_row(question.text, bit, _count(rate, found.trials))
     return table
 
 
@@ -153,6 +163,8 @@ def _show_verdict(out: Console, verdict: ModeVerdict) -> None:
         out.print(Text(f"{verdict.mode}: inconclusive: {verdict.why}", "yellow"))
     else:
         out.print(Text(f"{verdict.mode}={verdict.value} is not contradicted: {verdict.why}", "green"))
+    if verdict.asked_of:
+        out.print(Text(f"  asked of: {'; '.join(verdict.asked_of)}"))
     for value, why in verdict.refuted.items():
         out.print(Text(f"  {value} is refuted. {why[0]}"))
     for value, bound in verdict.bounded.items():

@@ -8,7 +8,7 @@
     controls    what must hold for the counts to mean anything
     evidence    what was seen that a reading says never happens
     verdict     which readings are refuted, and to which the trials point
-    result      all of it; `document` is its file
+    result      all of it; `document` writes it, `file` reads it again
     taken       what `--modes-from` takes of a file, and what results must say then
 
 The method: Linux clears Accessed without a flush (`/proc/self/clear_refs`) and shows it (`Referenced` in `/proc/self/smaps`); how long

@@ -31,7 +31,8 @@ class Rate:
         share, square = self.count / self.of, deviations * deviations / self.of
         middle = share + square / 2
         width = deviations * sqrt(share * (1 - share) / self.of + square / self.of / 4)
-        return max(0.0, (middle - width) / (1 + square)), min(1.0, (middle + width) / (1 + square))
+        low = (middle - width) / (1 + square) if self.count else 0.0
+        return low, (middle + width) / (1 + square) if self.count < self.of else 1.0
 
     def at_least(self, deviations: float = USUAL) -> float:
         """The lower bound."""

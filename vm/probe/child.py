@@ -17,10 +17,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, TypedDict
+from typing import Final
 
-from kstack.probe.memory import PAGE, READ_WRITE, ProbedMemory, ProbedPage, done, libc, map_pages, protect
-from kstack.probe.recipe import FRESH, SYSTEM_CALLS, VMSPLICE, WRITE, Bits, Observation, Recipe
+from kstack.probe.memory import EXECUTE, PAGE, READ_WRITE, ProbedMemory, ProbedPage, done, libc, map_pages, protect
+from kstack.probe.recipe import FRESH, SYSTEM_CALLS, VMSPLICE, WRITE, Bits, Job, Observation, Recipe
 
 OFFSET: Final = 0x800
 """Of the line that is attacked, in its page."""
@@ -33,26 +33,6 @@ HYPERVISOR_LEAF: Final = 0x40000000
 PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41
 SA_SIGINFO, SA_RESETHAND = 4, 0x80000000
 ROUTINE: Final = ctypes.CFUNCTYPE(*[ctypes.c_uint64] * 6)
-
-
-class Job(TypedDict):
-    """What the process is told.
-
-    Attributes:
-        code: the routines, in hexadecimal digits.
-        at: offset of each, by name.
-        cpu: to run on; None for the last that may be used.
-        recipes: as lists.
-        trials: recipe and rounds of training, in order.
-        naive: lines are flushed and reloaded by the very entry that is asked about: what the method is kept from.
-    """
-
-    code: str
-    at: dict[str, int]
-    cpu: int | None
-    recipes: list[list[object]]
-    trials: list[tuple[int, int]]
-    naive: bool
 
 
 class _Vector(ctypes.Structure):
@@ -83,7 +63,7 @@ class Routines:
         pages = -(-len(code) // PAGE)
         self.base = map_pages(None, pages, READ_WRITE)
         ctypes.memmove(self.base, code, len(code))
-        protect(self.base, pages, READ_WRITE & ~2 | 4)
+        protect(self.base, pages, EXECUTE)
         self._at = at
         self._called = {name: ROUTINE(self.base + offset) for name, offset in at.items()}
 

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import kstack
-from kstack.probe.child import Job
 from kstack.probe.code import gadgets
 from kstack.probe.questions import ARMS, order
-from kstack.probe.recipe import Bits, Observation
+from kstack.probe.recipe import Bits, Job, Observation
 
 ROOT: Final = Path(kstack.__file__).parents[1]
 START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from kstack.probe.child import main; main()"

@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 
 from kstack.probe.recipe import CODE, FRESH, Bits
 
+CLEAR_REFS, SMAPS = "/proc/self/clear_refs", "/proc/self/smaps"
 PAGE: Final = 4096
 BASE: Final = 0x100000
 PAGES: Final = 20
@@ -33,7 +34,8 @@ FLUSHING: Final = 64
 """Pages whose rights change: more than 33, and Linux flushes the whole TLB (tlb_single_page_flush_ceiling)."""
 RET: Final = 0xC3
 
-READ, READ_WRITE, ALL = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE, 7
+READ, READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
+EXECUTE, ALL = READ | mmap.PROT_EXEC, READ_WRITE | mmap.PROT_EXEC
 PROT_NONE: Final = 0
 MAP_FIXED: Final = 0x10
 MAP_FIXED_NOREPLACE: Final = 0x100000
@@ -127,8 +129,8 @@ class ProbedMemory:
         self._flushing = map_pages(None, FLUSHING, READ_WRITE)
         for address, count in ((self.pages[CODE].alias, 1), (self.decoy, 1), (self._flushing, FLUSHING)):
             ctypes.memset(address, RET, count * PAGE)
-        self._clear = os.open("/proc/self/clear_refs", os.O_WRONLY)
-        self._smaps = os.open("/proc/self/smaps", os.O_RDONLY)
+        self._clear = os.open(CLEAR_REFS, os.O_WRONLY)
+        self._smaps = os.open(SMAPS, os.O_RDONLY)
 
     def _reserve(self) -> int:
         """Room for all of it; not low where that is taken."""
@@ -168,8 +170,8 @@ class ProbedMemory:
             OSError: it says nothing of them.
         """
         found = self._records(max(target, witness))
-        accessed, dirty = _said(found, target)
-        page_accessed, page_dirty = _said(found, witness)
+        accessed, dirty = said(found, target)
+        page_accessed, page_dirty = said(found, witness)
         return Bits(
             accessed * Bits.ACCESSED
             | dirty * Bits.DIRTY
@@ -194,7 +196,7 @@ def _head(address: int) -> bytes:
     return b"%08x-" % address
 
 
-def _said(records: bytes, address: int) -> tuple[bool, bool]:
+def said(records: bytes, address: int) -> tuple[bool, bool]:
     """Whether a mapping is referenced and whether it is dirty."""
     begin = records.index(_head(address))
     record = records[begin : records.index(b"VmFlags:", begin)]

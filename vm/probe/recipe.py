@@ -7,7 +7,7 @@ and judges nothing.
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 CODE: Final = "code"
 FRESH: Final = "fresh"
@@ -75,3 +75,23 @@ class Observation(NamedTuple):
     after: Bits
     cached: bool
     ticks: int
+
+
+class Job(TypedDict):
+    """What the process is told.
+
+    Attributes:
+        code: the routines, in hexadecimal digits.
+        at: offset of each, by name.
+        cpu: to run on; None for the last that may be used.
+        recipes: as lists.
+        trials: recipe and rounds of training, in order.
+        naive: lines are flushed and reloaded by the very entry that is asked about: what the method is kept from.
+    """
+
+    code: str
+    at: dict[str, int]
+    cpu: int | None
+    recipes: list[list[object]]
+    trials: list[tuple[int, int]]
+    naive: bool

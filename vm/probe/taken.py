@@ -16,7 +16,7 @@ import msgspec
 from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.probe.cpu import CpuModel, host_cpu
-from kstack.probe.document import FileMode, ProbeFile, read_probe
+from kstack.probe.file import FileMode, ProbeFile, read_probe
 
 OTHER_CPU: Final = "modes of another CPU"
 """What marks each result, where the probe was of another processor than this host's."""

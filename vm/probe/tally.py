@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import quantiles
+from statistics import median
 from typing import NamedTuple
 
 from kstack.base.documents import Document
@@ -72,12 +72,12 @@ class Threshold(NamedTuple):
 
 
 def threshold(observed: Sequence[Observation]) -> Threshold:
-    """Between the times of lines that a load has brought in and of those that nothing has."""
+    """Half way between the usual times of lines that a load has brought in and of those that nothing has."""
     hits = _times(observed, LOAD.name)
     misses = _times(observed, NOTHING.name)
-    if len(hits) < 2 or len(misses) < 2:
+    if not hits or not misses:
         return Threshold(0, Rate(0, 0), Rate(0, 0))
-    ticks = (quantiles(hits, n=20)[-1] + quantiles(misses, n=20)[0]) / 2
+    ticks = (median(hits) + median(misses)) / 2
     slow = Rate(sum(one > ticks for one in hits), len(hits))
     return Threshold(ticks, slow, Rate(sum(one <= ticks for one in misses), len(misses)))
 

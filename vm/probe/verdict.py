@@ -62,6 +62,13 @@ class ModeVerdict:
         return self.value is not None
 
     @property
+    def asked_of(self) -> list[str]:
+        """What was tried and does something: for these the verdict holds. What does nothing tells nothing."""
+        return list(
+            dict.fromkeys(one.question.text for one in self.evidence if one.believed and one.rate.at_least() >= WORKS)
+        )
+
+    @property
     def left(self) -> list[str]:
         """Values that the trials do not contradict; none where there are no trials that count."""
         return [value for value in VALUES[self.mode] if value not in self.refuted] if self.evidence else []
@@ -83,7 +90,8 @@ def verdict(mode: str, evidence: Sequence[Evidence], controls: Sequence[ProbeCon
     """
     failed = [one for one in controls if not one.held]
     if failed:
-        return inconclusive(mode, f"control {failed[0].name} failed: {failed[0]}", controls)
+        why = f"control {failed[0].name} failed: {failed[0]}"
+        return inconclusive(mode, why if complete else f"interrupted; {why}", controls)
     refuted = _refuted(evidence)
     bounded = _bounded(evidence) if mode == "speculation" and "none" in refuted else {}
     value, why = _pointed_at(mode, refuted, bounded)
@@ -154,6 +162,7 @@ def as_dict(found: ModeVerdict) -> Document:
         "why": found.why,
         "refuted": {value: [str(one) for one in why] for value, why in found.refuted.items()},
         "not_contradicted": found.left,
+        "asked_of": found.asked_of,
         "bounded_below": {value: round(bound, 6) for value, bound in found.bounded.items()},
         "controls": {one.name: one.as_dict() for one in found.controls},
     }
