@@ -94,6 +94,8 @@ def test_each_control_is_seen_to_fail() -> None:
     both = probed(USUAL, 10).verdicts[1].controls
     assert [one.name for one in both] == [*WRONG, *WRONG_FOR_DIRTY]
     assert all(one.held for one in both)
+    flagged = next(one for one in both if one.name == "page-flag")
+    assert flagged.rate.count == 0, "the page that the kernel takes hold of is counted apart"
 
 
 def test_what_was_not_tried_does_not_hold() -> None:

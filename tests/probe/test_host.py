@@ -23,15 +23,12 @@ def ask(seed: int, trials: int = TRIALS, naive: bool = False) -> ProbeResult:
     return judged(measure(job(trials, seed, naive=naive), lambda done, total: None), trials, seed)
 
 
-def said(found: ProbeResult) -> list[tuple[str, str | None, tuple[str, ...]]]:
-    return [(one.mode, one.value, tuple(one.left)) for one in found.verdicts]
-
-
 @pytest.fixture(scope="module")
 def asked() -> ProbeResult:
     found = ask(1)
-    if any(not one.held for one in found.verdicts[1].controls):
-        pytest.skip("the host is too busy: a control failed")
+    failed = [str(one) for one in found.controls if not one.held]
+    if failed:
+        pytest.skip(f"the host is too busy: {failed[0]}")
     return found
 
 
@@ -83,15 +80,18 @@ def test_with_the_trap_of_clflush_put_back_a_control_catches_it(asked: ProbeResu
 
 def test_another_order_comes_to_the_same(asked: ProbeResult) -> None:
     again = ask(2)
-    assert not all(one.held for one in again.verdicts[1].controls) or said(again) == said(asked)
+    for one, other in zip(asked.verdicts, again.verdicts, strict=True):
+        if one.left and other.left:  # no control of the mode failed
+            assert (one.value, one.left) == (other.value, other.left)
 
 
 def test_under_load_it_says_the_same_or_nothing(asked: ProbeResult) -> None:
     with busy(2):
         loaded = ask(3, 60)
     for calm, one in zip(asked.verdicts, loaded.verdicts, strict=True):
-        assert one.value in (None, calm.value)
-        assert not set(one.refuted) - set(calm.refuted)
+        if calm.left:  # no control of the mode failed
+            assert one.value in (None, calm.value)
+            assert set(one.refuted) <= set(calm.refuted)
 
 
 @pytest.mark.long
@@ -99,7 +99,6 @@ def test_under_load_it_says_the_same_or_nothing(asked: ProbeResult) -> None:
 @pytest.mark.timeout(1800)
 def test_ten_probes_agree() -> None:
     found = [ask(seed, 1000) for seed in range(10)]
-    conclusive = {tuple(said(one)) for one in found if all(verdict.conclusive for verdict in one.verdicts)}
-    assert len(conclusive) <= 1
-    for mode in range(2):
-        assert len({tuple(one.verdicts[mode].left) for one in found if one.verdicts[mode].left}) == 1
+    for verdicts in zip(*(one.verdicts for one in found), strict=True):
+        assert len({one.value for one in verdicts if one.conclusive}) <= 1
+        assert len({tuple(one.left) for one in verdicts if one.left}) <= 1

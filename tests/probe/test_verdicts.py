@@ -60,6 +60,12 @@ def test_gadgets_that_hardly_get_through_say_nothing_by_their_silence() -> None:
     assert list(found.refuted) == ["none"] and found.value is None and found.asked_of == []
 
 
+def test_what_a_processor_lacks_does_not_stand_in_the_way() -> None:
+    found = of(probed(MadeUp(through=THROUGH, lacks=("next-page", "ret-store"))))
+    assert found.value == "needs-accessed"
+    assert len(found.asked_of) == 4 and "hardware prefetch, next page" not in found.asked_of
+
+
 def test_events_as_rare_as_noise_are_not_believed_and_leave_it_open() -> None:
     found = of(probed(MadeUp({"accessed": 0.012}, THROUGH, noise={"accessed": 0.008})))
     assert list(found.refuted) == ["none"]

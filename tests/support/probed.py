@@ -33,6 +33,7 @@ class MadeUp:
         rewalks: a store through an entry cached with D=0 goes to the entry again.
         noise: what happens by itself.
         spoil: what is wrong with the machine, or with the method.
+        lacks: questions about what it does not have at all.
     """
 
     clear: Chances = field(default_factory=dict)
@@ -40,6 +41,7 @@ class MadeUp:
     rewalks: float = 1.0
     noise: Chances = field(default_factory=dict)
     spoil: Spoil = lambda arm, recipe, one: one
+    lacks: tuple[str, ...] = ()
 
 
 THROUGH: Final = {"data": 0.99, "entry": 0.85}
@@ -80,7 +82,7 @@ def _one(made_up: MadeUp, random: Random, number: int, arm: Arm, recipe: Recipe)
 
 def _chances(made_up: MadeUp, arm: Arm, recipe: Recipe) -> Chances:
     """What happens in a trial of an arm."""
-    if not recipe.aimed or recipe.attack == "nothing":
+    if not recipe.aimed or recipe.attack == "nothing" or arm.question in made_up.lacks:
         return made_up.noise
     if arm.question in {one.name for one in UNASKED}:
         return {**made_up.noise, **(made_up.through if recipe.accessed else made_up.clear)}
