@@ -13,6 +13,7 @@ from kstack.base.digests import digest_of
 from kstack.explore.path import is_path, read_path
 from kstack.hw.modes import Modes
 from kstack.machine import MachineConfig
+from kstack.probe.taken import taken_from
 from kstack.recording import VERSION, Recording, read_recording
 from kstack.run.spec import replay_session
 from kstack.stacks.host.pool import PoolConfig
@@ -63,6 +64,26 @@ def recording(data: bytes) -> object:
 def journal(data: bytes) -> object:
     """The same for one that was never finished."""
     return _read("journal.json", b"".join(map(_signed_line, data.splitlines(keepends=True))))
+
+
+def probe(data: bytes) -> object:
+    """Read a probe's file, and take modes from it."""
+    return taken_from(written("probe.json", _sealed(data)), [])
+
+
+def _sealed(text: bytes) -> bytes:
+    """A probe's file with the digest that it should have, where it is one."""
+    try:
+        document = json.loads(text)
+        document.pop("digest", None)
+        return json.dumps({**document, "digest": digest_of(document)}).encode()
+    except (ValueError, RecursionError, AttributeError, TypeError):
+        return text
+
+
+def probes() -> list[bytes]:
+    """The golden ones."""
+    return _files("probe-*.json")
 
 
 def replay(data: bytes) -> object:

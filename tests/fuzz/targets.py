@@ -42,6 +42,7 @@ TARGETS: Final[dict[str, Target]] = {
     "replay": Target(documents.replay, documents.recordings, 300),
     "journal": Target(documents.journal, documents.journals, 1500),
     "witness": Target(documents.witness, documents.witnesses, 1000),
+    "probe": Target(documents.probe, documents.probes, 1500),
     "checkpoint": Target(searches.checkpoint, searches.checkpoints, 150),
     "trace": Target(tables.trace, tables.traces, 1000),
     "parquet": Target(tables.parquet, tables.parquets, 100),

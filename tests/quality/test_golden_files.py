@@ -11,6 +11,8 @@ from kstack.base.errors import RecordingError
 from kstack.explore import path as witness
 from kstack.explore.path import is_path, read_path
 from kstack.hw.rules import RULES_VERSION
+from kstack.probe.file import VERSION as PROBE_VERSION
+from kstack.probe.taken import taken_from
 from kstack.recording import UNFINISHED, VERSION, Recording, read_recording
 from kstack.run.session import Session
 from kstack.run.spec import replay_session
@@ -81,7 +83,18 @@ def test_a_trace_can_be_asked(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "version"),
-    [("recording", VERSION), ("journal", VERSION), ("witness", witness.VERSION), ("trace", store.VERSION)],
+    [
+        ("recording", VERSION),
+        ("journal", VERSION),
+        ("witness", witness.VERSION),
+        ("trace", store.VERSION),
+        ("probe", PROBE_VERSION),
+    ],
 )
 def test_the_present_version_has_a_file(kind: str, version: int) -> None:
     assert any(Path(name).stem == f"{kind}-{version}" for name in files(kind))
+
+
+@pytest.mark.parametrize("name", files("probe"))
+def test_a_probe_is_read_and_its_modes_can_be_taken(name: str) -> None:
+    assert taken_from(GOLDEN / name, []).values.keys() == {"speculation", "dirty-rewalk"}

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
-from kstack.cli.options import Json, ModeList, PoolOptions, modes_of, split
+from kstack.cli.options import Json, ModeList, ModesFrom, PoolOptions, measured_modes, split
 from kstack.cli.output import console, print_json
 from kstack.hw.modes import Modes
 from kstack.judge.pairs import PairCheckpoint, judge_pairs
@@ -29,7 +29,7 @@ from kstack.report.fleet import Fleet, estimate, find_fleet
 from kstack.report.table import print_fleet, print_judgements
 from kstack.stacks.loading.registry import find_policy
 from kstack.stacks.loading.registry import policies as known_policies
-from kstack.stacks.measure.costs import CostModel, cost_model
+from kstack.stacks.measure.costs import cost_model
 
 ADVERSARIAL: Final = Modes(tlb="adversarial")  # whatever the architecture allows is done to a policy that is judged
 INTERRUPTED: Final = 130
@@ -82,6 +82,7 @@ def compare(
     scenarios: str | None = None,
     schedules: int | None = None,
     mode: ModeList = None,
+    modes_from: ModesFrom = None,
     pool: PoolOptions = PoolOptions(),
     outputs: Outputs = Outputs(),
     explore: Annotated[bool, Parameter(negative=(), help="Try all interleavings of litmus scenarios.")] = False,
@@ -116,14 +117,19 @@ def compare(
     model = cost_model() if outputs.costs is None else cost_model(outputs.costs)
     fleet = None if outputs.fleet is None else find_fleet(outputs.fleet)
     outputs.check()
-    modes = modes_of(mode, ADVERSARIAL)
+    modes, taken = measured_modes(modes_from, mode, ADVERSARIAL)
     pairs = _pairs(policies, scenarios, Portfolio(schedules, pool.config(), explore=seconds), modes)
     done, interrupted = _judge(pairs, jobs, outputs.resume)
     judgements = [done[index] for index in sorted(done)]
     shipped = {find_policy(name).id: shipped_breaks(name) for name in dict.fromkeys(pair.policy for pair in pairs)}
-    comparison = Comparison(tuple(judgements), modes, model, _name(outputs.costs), ADVERSARIAL, shipped)
+    comparison = Comparison(
+        tuple(judgements), modes, model, _name(outputs.costs), ADVERSARIAL, shipped, taken.lines, taken.mark
+    )
     written = {} if outputs.witnesses is None else _write_witnesses(outputs.witnesses, judgements)
-    _show(comparison, fleet, written, json, complete=not interrupted)
+    if json:
+        print_json(_document(comparison, fleet, written, complete=not interrupted) | taken.as_dict())
+    else:
+        _show(comparison, fleet)
     if interrupted:
         _say_interrupted(len(judgements), len(pairs), outputs.resume)
         return INTERRUPTED
@@ -205,25 +211,30 @@ def _say_interrupted(done: int, total: int, resume: Path | None) -> None:
     print(f"kstack: interrupted after {done} of {total} pairs; {again}", file=sys.stderr)
 
 
-def _show(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], json: bool, complete: bool) -> None:
-    """Print what was found, as one document or as tables."""
-    estimates = None if fleet is None else estimate(fleet, comparison)
-    if not json:
-        print_judgements(console(), comparison)
-        if estimates is not None:
-            print_fleet(console(), estimates)
-        return
-    model: CostModel = comparison.model
+def _show(comparison: Comparison, fleet: Fleet | None) -> None:
+    """Print what was found as tables."""
+    print_judgements(console(), comparison)
+    if fleet is not None:
+        print_fleet(console(), estimate(fleet, comparison))
+
+
+def _document(comparison: Comparison, fleet: Fleet | None, written: dict[int, str], complete: bool) -> Document:
+    """What was found as one document."""
+    marked: Document = {"mark": comparison.mark} if comparison.mark else {}
     results = [
-        {**judgement.as_dict(written.get(index), model), "broken_in": _breaks(comparison, judgement)}
+        {
+            **judgement.as_dict(written.get(index), comparison.model),
+            "broken_in": _breaks(comparison, judgement),
+            **marked,
+        }
         for index, judgement in enumerate(comparison.judgements)
     ]
     document: Document = {"version": 1, "modes": comparison.modes.as_dict(), "results": results}
-    if estimates is not None:
-        document["fleet"] = estimates.as_dict()
+    if fleet is not None:
+        document["fleet"] = estimate(fleet, comparison).as_dict()
     if not complete:
         document["complete"] = False
-    print_json(document)
+    return document
 
 
 def _breaks(comparison: Comparison, judgement: Judgement) -> list[Document]:

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
-from kstack.cli.options import Json, ModeList, modes_of
+from kstack.cli.options import Json, ModeList, ModesFrom, measured_modes
 from kstack.cli.outcomes import print_outcomes
-from kstack.cli.output import console, print_json
+from kstack.cli.output import console, print_json, show_taken
 from kstack.explore.explorer import Engine, check
 from kstack.explore.explorer import explore as search
 from kstack.explore.minimise import minimised
@@ -116,6 +116,7 @@ def explore(
         Path | None, Parameter(name="--witness", help="File to write the witness to, for kstack replay.")
     ] = None,
     mode: ModeList = None,
+    modes_from: ModesFrom = None,
     outcomes: Annotated[
         bool, Parameter(negative=(), help="List the final values that can be reached, instead of judging the policy.")
     ] = False,
@@ -136,10 +137,11 @@ def explore(
     started, progress = time.monotonic(), _Progress()
     if outcomes:
         _check_outcomes(engine, limits, workers, witness_file)
-        return print_outcomes(scenario, policy, limits.bounds, mode, progress, json)
+        return print_outcomes(scenario, policy, limits.bounds, measured_modes(modes_from, mode), progress, json)
     if policy is None:
         raise ConfigError("give --policy, or --outcomes to list final values")
-    chosen, modes = find_policy(policy), modes_of(mode, Modes())
+    chosen = find_policy(policy)
+    modes, taken = measured_modes(modes_from, mode)
     _check(engine, limits, workers, Problem(scenario, policy, modes))
     problem = Problem(scenario, policy, modes)
     with executor_of(workers.jobs, workers.dask) as executor:
@@ -160,10 +162,12 @@ def explore(
         bound: Document = {"depth": limits.depth, "states": limits.states, "budget": limits.budget}
         bound |= {"cut": outcome.cut, "timers": "off"}
         bound["every_move"] = engine == "stateful" and not limits.bounds.reduces
-        print_json(_document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds))
+        document = _document(outcome, found, engine, bound, modes.resolved(chosen.delivery), seconds)
+        print_json(document | taken.as_dict())
     else:
         _show(scenario, policy, outcome, found, modes, engine == "stateful" and limits.bounds.reduces)
         console().print(Text(modes_line(modes.resolved(chosen.delivery), given=modes, explored=True), "dim"))
+        show_taken(taken)
         _warn(policy if outcome.verdict == "safe" else None, modes)
     return ASKED_NOTHING if outcome.asks_nothing else CODES[outcome.verdict]
 

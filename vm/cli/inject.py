@@ -15,12 +15,13 @@ from rich.text import Text
 from kstack.base.documents import Document
 from kstack.base.errors import ConfigError
 from kstack.base.html import check_can_write
-from kstack.cli.options import Json, ModeList, split
-from kstack.cli.output import console, print_json
+from kstack.cli.options import Json, ModeList, ModesFrom, split
+from kstack.cli.output import console, print_json, show_taken
 from kstack.inject.campaign import LIMIT, Wanted, batches, read_campaign, run
 from kstack.inject.examples import Example, everything, make_folder, record, shortest
 from kstack.inject.sites import SYSTEMATIC
 from kstack.inject.trial import NOT_FIRED, OUTCOMES, TrialOutcome, TrialPair
+from kstack.probe.taken import taken_from
 from kstack.report.faults import Found, matrix, write_matrix
 from kstack.report.words import modes_line
 
@@ -62,6 +63,7 @@ def inject(
     campaign: Annotated[Path | None, Parameter(help="TOML file that declares a campaign instead.")] = None,
     work: Work = Work(),
     mode: ModeList = None,
+    modes_from: ModesFrom = None,
     report: Annotated[
         Path | None, Parameter(help="HTML page to write: the matrix, and what each cell is made of.")
     ] = None,
@@ -82,7 +84,8 @@ def inject(
         raise ConfigError("--every: say where, with --recordings FOLDER")
     if report is not None:
         check_can_write(report)
-    wanted = _wanted(scenario, policy, faults, campaign, work, mode)
+    taken = taken_from(modes_from, mode)
+    wanted = _wanted(scenario, policy, faults, campaign, work, [*(mode or []), *taken.options])
     if work.recordings is not None:
         make_folder(work.recordings)
     refused: dict[TrialPair, str] = {}
@@ -98,12 +101,13 @@ def inject(
     _say_what_did_not_happen([one for _, outcomes in found for one in outcomes])
     examples = [] if work.recordings is None else _record(work.recordings, found, work.every)
     if report is not None:
-        write_matrix(report, found, examples)
+        write_matrix(report, found, examples, taken.lines)
     if json:
-        print_json(_document(found, examples, refused))
+        print_json(_document(found, examples, refused) | taken.as_dict())
     else:
         console().print(matrix(found))
         console().print(Text(modes_line(found[0][0].pair.modes), "dim"))
+        show_taken(taken)
         for pair, outcome, place in examples if not work.every else []:
             print(f"{outcome.fault.what}, {outcome.outcome} ({pair.policy}, {pair.scenario}): kstack replay {place}")
     return 1 if any(_is_unexpected(one) for _, outcomes in found for one in outcomes) else 0
@@ -128,18 +132,18 @@ def _wanted(
     faults: str | None,
     campaign: Path | None,
     work: Work,
-    mode: list[str] | None,
+    mode: list[str],
 ) -> Wanted:
     if campaign is not None:
         if any(one is not None for one in (scenario, policy, faults, work.limit)) or mode:
             raise ConfigError(
-                "--campaign says all of it: give no scenario, --policy, --faults, --limit or --mode beside it"
+                "--campaign says all of it: give no scenario, --policy, --faults, --limit, --mode or --modes-from beside it"
             )
         return read_campaign(campaign)
     if scenario is None or policy is None:
         raise ConfigError("give a scenario and --policy, or --campaign FILE")
     chosen = split(faults) or ["all"]
-    modes = {name: value for name, _, value in (part.partition("=") for part in mode or [])}
+    modes = {name: value for name, _, value in (part.partition("=") for part in mode)}
     return Wanted(
         split(policy) or [],
         split(scenario) or [],

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from kstack.hw.modes import Modes
 from kstack.load import Format
+from kstack.probe.taken import Taken, taken_from
 from kstack.recording import Recording, check_rules, other_rules, read_recording
 from kstack.stacks.host.pool import PoolConfig
 
@@ -18,6 +19,17 @@ from kstack.stacks.host.pool import PoolConfig
 def modes_of(options: list[str] | None, modes: Modes = Modes()) -> Modes:
     """`modes` with repeated `--mode name=value`."""
     return modes.with_options(options or ())
+
+
+def measured_modes(file: Path | None, options: list[str] | None, modes: Modes = Modes()) -> tuple[Modes, Taken]:
+    """`modes` with what a probe did not refute, and with repeated `--mode name=value`, which wins.
+
+    Raises:
+        ConfigError: the probe's file is refused, or decides nothing; no such mode, or no such value.
+    """
+    chosen = modes_of(options, modes)  # what is wrong with these is told first
+    taken = taken_from(file, options)
+    return chosen.with_options(taken.options), taken
 
 
 def recording_in(file: Path, anyway: bool) -> Recording:
@@ -85,4 +97,11 @@ Anyway = Annotated[
 ]
 ModeList = Annotated[
     list[str] | None, Parameter(name="--mode", negative=(), help="Architecture mode as name=value; repeatable.")
+]
+ModesFrom = Annotated[
+    Path | None,
+    Parameter(
+        name="--modes-from",
+        help="Modes that this file of `kstack probe` points to; --mode wins, and nothing is proved by it.",
+    ),
 ]

@@ -10,16 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from kstack.base.documents import Document
-from kstack.cli.options import modes_of
-from kstack.cli.output import console, print_json
+from kstack.cli.output import console, print_json, show_taken
 from kstack.explore.problem import Bounds, Progress
 from kstack.hw.modes import Modes
+from kstack.probe.taken import Taken
 from kstack.report.words import modes_line
 from kstack.testing.reachable import Outcomes, outcomes
 
 
 def print_outcomes(
-    what: str, policy: str | None, bounds: Bounds, mode: list[str] | None, progress: Progress, json: bool
+    what: str, policy: str | None, bounds: Bounds, chosen: tuple[Modes, Taken], progress: Progress, json: bool
 ) -> int:
     """Find all outcomes and print them; 4 if a bound was reached first.
 
@@ -27,7 +27,7 @@ def print_outcomes(
         what: a scenario, a TOML file with `programs`, or programs separated by `|`.
         policy: of a scenario; None for one that asks nothing.
         bounds: where to stop.
-        mode: architecture modes, as name=value.
+        chosen: architecture modes, and what of them is a probe's.
         progress: told after each layer.
         json: one document instead of a table.
 
@@ -36,20 +36,21 @@ def print_outcomes(
         ScenarioError: the scenario cannot be explored, or names no final values.
     """
     started = time.monotonic()
-    modes = modes_of(mode, Modes())
+    modes, taken = chosen
     found = outcomes(
         [text.strip() for text in what.split("|")] if is_text(what) else what,
         policy=policy,
-        modes=mode or (),
+        modes=[f"{name}={value}" for name, value in modes.as_dict().items()],
         bounds=bounds,
         progress=progress,
     )
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if json:
-        print_json(_document(found, bounds, modes, time.monotonic() - started))
+        print_json(_document(found, bounds, modes, time.monotonic() - started) | taken.as_dict())
     else:
         _show(what, found, modes)
+        show_taken(taken)
     return 0 if found.complete else 4
 
 

@@ -7,10 +7,12 @@ import sys
 from typing import Final
 
 from rich.console import Console
+from rich.text import Text
 
 from kstack.base.documents import Document
 from kstack.base.errors import KstackError
 from kstack.hw.modes import Modes
+from kstack.probe.taken import Taken
 from kstack.report.panic import panic_report
 from kstack.report.table import finding_text, lanes
 from kstack.report.words import modes_line
@@ -31,6 +33,12 @@ def console() -> Console:
     """Stdout for people; as wide as tables need where it is no terminal."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=WIDTH, no_color=True)
+
+
+def show_taken(taken: Taken) -> None:
+    """On which processor modes that a probe gave were not contradicted, and whether it is this one."""
+    for line in taken.lines:
+        console().print(Text(line, "red" if taken.mark else "dim"))
 
 
 def run_document(result: RunResult, recording: str | None, modes: Modes) -> Document:

@@ -13,7 +13,16 @@ from msgspec import to_builtins
 
 from kstack.base.errors import ConfigError, PolicyError, ScenarioError
 from kstack.cli import BAD_USAGE
-from kstack.cli.options import Anyway, ImageFormat, Json, ModeList, PoolOptions, modes_of, recording_in
+from kstack.cli.options import (
+    Anyway,
+    ImageFormat,
+    Json,
+    ModeList,
+    ModesFrom,
+    PoolOptions,
+    measured_modes,
+    recording_in,
+)
 from kstack.cli.output import echo, explain, failed_document, print_json, run_document
 from kstack.kernels.known import usual_guests
 from kstack.kernels.scenario import Scenario, usual_work
@@ -44,6 +53,7 @@ def run(
     strict: Annotated[bool, Parameter(negative=())] = False,
     record: Path | None = None,
     mode: ModeList = None,
+    modes_from: ModesFrom = None,
     pool: PoolOptions = PoolOptions(),
     anyway: Anyway = False,
     json: Json = False,
@@ -98,7 +108,8 @@ def run(
     memory = size(ram) if ram is not None else wanted or DEFAULT_RAM
     if memory < wanted:
         raise ScenarioError(f"scenario {image} needs {scenario.ram if scenario else 0} of RAM; give --ram that or more")
-    setup = RunSpec(image, cpus, memory, modes_of(mode), policy, options, format=format)
+    modes, taken = measured_modes(modes_from, mode)
+    setup = RunSpec(image, cpus, memory, modes, policy, options, format=format)
     scheduler = _scheduler(schedule, seed, scenario, anyway)
     journal = None if record is None else Journal(record, to_builtins(setup.head()), scheduler)
     with nullcontext() if journal is None else closing(journal):
@@ -109,16 +120,19 @@ def run(
             full = session.run()
         except PolicyError as error:
             if json:
-                print_json({**failed_document(session, "policy-failed", BAD_USAGE, error), "recording": _text(record)})
+                failed = failed_document(session, "policy-failed", BAD_USAGE, error)
+                print_json({**failed, "recording": _text(record), **taken.as_dict()})
             raise
     result = judged(scenario, full)
     if record is not None:
         write_recording(record, setup.recording(session.choices, full))
     if json:
-        print_json(run_document(result, _text(record), session.machine.modes))
+        print_json(run_document(result, _text(record), session.machine.modes) | taken.as_dict())
     else:
         command = "kstack " + " ".join(shlex.quote(word) for word in sys.argv[1:])
         explain(session, result, command, setup.modes)
+        for line in taken.lines:
+            print(line, file=sys.stderr)
         if policy is not None and session.runtime.pools is None:
             print(f"policy {policy} was asked for nothing: the guest makes no hypercall BOOT", file=sys.stderr)
     return result.code

@@ -38,7 +38,7 @@ from kstack.stacks.loading.registry import policy_hash
 VERSION: Final = 1
 _NO_ROOMS: Final = ("guest", "policies")  # beside the rooms where kstack is installed; what they are has its own hash
 JOIN_SECONDS: Final = 5.0  # for workers that have been ended
-_PRESENTATION: Final = ("cli", "report", *_NO_ROOMS)  # folders whose code no result depends on
+_PRESENTATION: Final = ("cli", "probe", "report", *_NO_ROOMS)  # folders whose code no result depends on
 
 
 class _Line(msgspec.Struct, frozen=True):

@@ -67,6 +67,8 @@ class Comparison:
         model_name: where it comes from.
         usual: the modes that it has by default.
         shipped: by policy, where the decisions that come with kstack have it broken.
+        notes: what is said below the modes: on what they rest.
+        mark: what is said beside each verdict for the same reason; "" for nothing.
     """
 
     judgements: tuple[Judgement, ...]
@@ -75,6 +77,8 @@ class Comparison:
     model_name: str = "kstack's own"
     usual: Modes = Modes(tlb="adversarial")
     shipped: Mapping[str, tuple[Break, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    mark: str = ""
     _pairs: dict[tuple[str, str], Judgement] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ GUEST: Final = (".py", ".s", ".toml")  # files that guests are made of
 ABOVE: Final = (
     "cli",
     "testing",
+    "probe",
     "report",
     "inject",
     "debug",

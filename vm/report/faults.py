@@ -81,22 +81,23 @@ def matrix(found: Found) -> Table:
     return shown
 
 
-def write_matrix(path: Path, found: Found, examples: Sequence[Example]) -> None:
+def write_matrix(path: Path, found: Found, examples: Sequence[Example], notes: Sequence[str] = ()) -> None:
     """Write the page, whole or not at all.
 
     Args:
         path: of the file.
         found: batches and what came of their trials.
         examples: recordings of some of them.
+        notes: on what the modes rest.
 
     Raises:
         ConfigError: it cannot be written.
     """
     page.check_can_write(path)
-    page.write_page(path, render(found, examples))
+    page.write_page(path, render(found, examples, notes))
 
 
-def render(found: Found, examples: Sequence[Example]) -> str:
+def render(found: Found, examples: Sequence[Example], notes: Sequence[str] = ()) -> str:
     """The page as text; the same outcomes give the same text."""
     places = {(example.pair, example.outcome): example.path for example in examples}
     cells = [
@@ -119,6 +120,7 @@ def render(found: Found, examples: Sequence[Example]) -> str:
             "outcomes": COLUMNS,
             "shown": SHOWN,
             "modes": found[0][0].pair.modes.as_dict() if found else {},
+            "notes": notes,
             "versions": versions(),
         },
         {"share": _share, "slug": _slug},

@@ -61,7 +61,8 @@ def render(comparison: Comparison, fleet: Fleet | None = None) -> str:
 def _modes(comparison: Comparison, judgement: Judgement) -> str:
     """Under which modes a pair was judged."""
     given = replace(judgement.modes, stack_fault_delivery=comparison.modes.stack_fault_delivery)
-    return modes_line(judgement.modes, comparison.usual, given=given, explored=judgement.basis == "exhaustive")
+    line = modes_line(judgement.modes, comparison.usual, given=given, explored=judgement.basis == "exhaustive")
+    return f"{line}; {comparison.mark}" if comparison.mark else line
 
 
 def _content(comparison: Comparison, fleet: Fleet | None) -> dict[str, object]:

@@ -56,6 +56,8 @@ def _row(judgement: Judgement, comparison: Comparison) -> tuple[str | Text, ...]
     verdict, warning = Text(f"{word}: {judgement.reason}", colour), comparison.warning(judgement)
     if warning:
         verdict.append(f"; {warning}", "red")
+    if comparison.mark:
+        verdict.append(f"; {comparison.mark}", "red")
     if run is None or cycles is None:
         return judgement.policy, judgement.scenario, verdict, *("-" for _ in range(6))
     kib, counts = run.kib_per_thread, totals_of(run)
@@ -74,7 +76,7 @@ def _row(judgement: Judgement, comparison: Comparison) -> tuple[str | Text, ...]
 
 def modes_lines(comparison: Comparison) -> list[str]:
     """Under which modes everything was found that a comparison shows, a line each."""
-    modes, lines = comparison.modes, [modes_line(comparison.modes, comparison.usual)]
+    modes, lines = comparison.modes, [modes_line(comparison.modes, comparison.usual), *comparison.notes]
     explored = any(judgement.basis == "exhaustive" for judgement in comparison.judgements)
     if explored:
         lines.append(f"What was explored has every moment's fills and evictions in place of tlb={modes.tlb}.")
