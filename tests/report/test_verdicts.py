@@ -201,6 +201,7 @@ COMMANDS: Final[dict[str, tuple[str, ...] | None]] = {
     "policies": None,
     "scenarios": None,
     "images": None,
+    "image": None,
 }
 
 
