@@ -58,6 +58,7 @@ def test_it_boots_by_its_pvh_note_too(tmp_path: Path) -> None:
     assert answers(on_qemu(image, ram=64).stdout).refuted == asked("df-restart", tmp_path, ONE_THREAD, 1).refuted
 
 
+@pytest.mark.slow
 @pytest.mark.system("qemu-system-x86_64")
 @pytest.mark.parametrize("probe", PROBE_TITLES)
 def test_kvm_answers_where_it_serves(probe: str, tmp_path: Path) -> None:

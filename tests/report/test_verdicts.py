@@ -210,6 +210,7 @@ COMMANDS: Final[dict[str, tuple[str, ...] | None]] = {
     "policies": None,
     "scenarios": None,
     "images": None,
+    "image": None,
 }
 
 
