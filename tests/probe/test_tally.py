@@ -44,10 +44,11 @@ def test_what_should_fault_and_does_not_is_no_trial() -> None:
 
 
 def test_what_a_trial_has_seen() -> None:
-    arm = Arm("load", CLEAR)
-    assert seen(observed(arm, ticks=200), 200) == {"data"}
-    assert seen(observed(arm, after=A | D, cached=True, ticks=201), 200) == {"accessed", "dirty", "entry"}
-    assert seen(observed(arm, ticks=0), 200) == set(), "a system call is not timed"
+    arm, clean = Arm("load", CLEAR), Arm("load", CLEAN)
+    assert seen(observed(arm, ticks=200), ARMS[arm], 200) == {"data"}
+    assert seen(observed(arm, after=A | D, cached=True, ticks=201), ARMS[arm], 200) == {"accessed", "entry"}
+    assert seen(observed(clean, after=A | D, ticks=201), ARMS[clean], 200) == {"accessed", "dirty"}
+    assert seen(observed(arm, ticks=0), ARMS[arm], 200) == set(), "a system call is not timed"
 
 
 def test_a_tally_counts_what_was_seen_together() -> None:

@@ -29,6 +29,8 @@ ALLOWED: Final = {
     ("hw/devices/pit.py", "word >> 4 & 3"): "fields of the 8254's control word, which this alone knows",
     ("hw/devices/pit.py", "word >> 1 & 7"): "as above",
     ("hw/mmu/softmmu.py", "64"): "of what Softmmu tells the engine, which the processor has not",
+    ("probe/child.py", "2147483648"): "a flag of Linux's sigaction",
+    ("probe/memory.py", "16"): "a flag of Linux's mmap",
     ("load/multiboot.py", "1 << 16"): "flags of the Multiboot Specification, which this alone knows",
     ("load/multiboot.py", "1 << 2"): "as above",
     ("load/multiboot.py", "1 << 0"): "as above",

@@ -21,6 +21,7 @@ from typing import Final
 
 from kstack.probe.memory import EXECUTE, PAGE, READ_WRITE, ProbedMemory, ProbedPage, done, libc, map_pages, protect
 from kstack.probe.recipe import FRESH, SYSTEM_CALLS, VMSPLICE, WRITE, Bits, Job, Observation, Recipe
+from kstack.x86.cpuid import Leaf1Ecx
 
 OFFSET: Final = 0x800
 """Of the line that is attacked, in its page."""
@@ -28,7 +29,6 @@ ELSEWHERE: Final = 0x40  # of the line by which the page is touched otherwise
 NEXT_PAGE: Final = "next_page"  # attacks the page below, and the first line of the target may come
 EVERY: Final = 0.2  # seconds between lines
 BYTES: Final = 8  # that a system call takes from the page
-HYPERVISOR_BIT: Final = 31  # CPUID.01H:ECX
 HYPERVISOR_LEAF: Final = 0x40000000
 PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41
 SA_SIGINFO, SA_RESETHAND = 4, 0x80000000
@@ -89,7 +89,7 @@ class Routines:
 
     def hypervisor(self) -> str | None:
         """What the hypervisor calls itself; None where there is none."""
-        if not self.identify(1)[2] >> HYPERVISOR_BIT & 1:
+        if not self.identify(1)[2] & Leaf1Ecx.HYPERVISOR:
             return None
         name = struct.pack("<3I", *self.identify(HYPERVISOR_LEAF)[1:])
         return name.rstrip(b"\0").decode("ascii", "replace") or "of no name"

@@ -102,7 +102,7 @@ def tallied(observed: Sequence[Observation], ticks: float) -> dict[Arm, Tally]:
         if why:
             found[arm].spoiled[why] += 1
         else:
-            found[arm].seen[seen(one, ticks)] += 1
+            found[arm].seen[seen(one, recipe, ticks)] += 1
     return found
 
 
@@ -116,11 +116,11 @@ def spoiled(one: Observation, recipe: Recipe) -> str:
     return PAGE_FLAG if one.after & asked & (Bits.PAGE_ACCESSED | Bits.PAGE_DIRTY) else ""
 
 
-def seen(one: Observation, ticks: float) -> frozenset[str]:
-    """What a trial has seen."""
+def seen(one: Observation, recipe: Recipe, ticks: float) -> frozenset[str]:
+    """What a trial has seen; of Dirty, where it is asked about."""
     found = {
         ACCESSED: Bits.ACCESSED in one.after,
-        DIRTY: Bits.DIRTY in one.after,
+        DIRTY: recipe.page == FRESH and Bits.DIRTY in one.after,
         ENTRY: one.cached,
         DATA: 0 < one.ticks <= ticks,
     }
