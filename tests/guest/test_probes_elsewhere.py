@@ -16,6 +16,7 @@ TABLE_OF = "7.2"
 PASSED, CONTROL_FAILED = 0x10 << 1 | 1, 0x11 << 1 | 1  # exit codes of QEMU for what is written to the debug-exit port
 ONE_THREAD, THREADS = "tcg,thread=single", "tcg,thread=multi"
 ATTEMPTS = 8
+ON_KVM = [pytest.param(probe, marks=[] if probe == "df-restart" else [pytest.mark.long]) for probe in PROBE_TITLES]
 
 
 def asked(probe: str, folder: Path, accel: str, cpus: int = 2) -> Answers:
@@ -60,7 +61,7 @@ def test_it_boots_by_its_pvh_note_too(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.system("qemu-system-x86_64")
-@pytest.mark.parametrize("probe", PROBE_TITLES)
+@pytest.mark.parametrize("probe", ON_KVM)
 def test_kvm_answers_where_it_serves(probe: str, tmp_path: Path) -> None:
     """Whoever executes there: it is at least one value of each mode, or the controls say that nothing can be said."""
     if why := why_no_kvm():
