@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, ProbeResult]:
     monkeypatch.setattr(command, "ask", ask)
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3}, raising=False)
     return chosen
 
 
@@ -149,7 +151,13 @@ def test_the_file_is_the_document(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("made_up")
 @pytest.mark.parametrize(
-    ("words", "why"), [(("--trials", "0"), "--trials: give 1 or more"), (("-o", "/nowhere/p"), "cannot be written")]
+    ("words", "why"),
+    [
+        (("--trials", "0"), "--trials 0: give 1 to 100000"),
+        (("--trials", "100001"), "--trials 100001: give 1 to 100000"),
+        (("--cpu", "2"), "--cpu 2: this process may use 0, 3"),
+        (("-o", "/nowhere/p"), "cannot be written"),
+    ],
 )
 def test_bad_options_are_one_error(words: tuple[str, ...], why: str) -> None:
     done = kstack("probe", *words)
@@ -171,7 +179,7 @@ def test_progress_is_a_line_from_time_to_time(
 ) -> None:
     clock = iter([0.0, 4.0, 12.0, 13.0, 25.0])
     monkeypatch.setattr(command.time, "monotonic", lambda: next(clock))
-    progress: Any = command._Progress()
+    progress: Any = command._ProbeProgress()
     for done in (10, 30, 31, 60):
         progress(done, 100)
     progress.end()

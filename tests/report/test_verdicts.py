@@ -207,6 +207,7 @@ COMMANDS: Final[dict[str, tuple[str, ...] | None]] = {
     "inject": ("inject", "laight", "--policy", "fault-ist", "--faults", "drop-ipi", "--limit", "1"),
     "trace": None,  # what happened, and no verdict
     "gdb": None,
+    "probe": None,  # it judges a processor
     "policies": None,
     "scenarios": None,
     "images": None,

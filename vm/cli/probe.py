@@ -30,6 +30,7 @@ from kstack.probe.verdict import ModeVerdict
 
 INTERRUPTED: Final = 130
 TRIALS: Final = 1000
+MOST: Final = 100_000
 EVERY: Final = 10.0  # seconds between lines where stderr is no terminal
 WIDTH: Final = 80
 LEGEND: Final = (
@@ -50,10 +51,10 @@ def probe(
 
     It needs no root, and touches this process's own memory alone. Where the method does not work it says inconclusive, and why.
     """
-    if trials < 1:
-        raise ConfigError("--trials: give 1 or more")
-    check_can_probe()
-    progress = _Progress()
+    if not 1 <= trials <= MOST:
+        raise ConfigError(f"--trials {trials}: give 1 to {MOST}")
+    check_can_probe(cpu)
+    progress = _ProbeProgress()
     found = ask(trials, seed, cpu, progress)
     progress.end()
     content = document(found)
@@ -69,7 +70,7 @@ def probe(
     return 0
 
 
-class _Progress:
+class _ProbeProgress:
     """How far it is: live on a terminal, else a line from time to time."""
 
     def __init__(self) -> None:

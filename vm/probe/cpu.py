@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from pathlib import Path
@@ -47,15 +48,21 @@ def _identity(cpu: CpuModel) -> tuple[object, ...]:
     return cpu.vendor, cpu.family, cpu.model, cpu.stepping, cpu.microcode
 
 
-def check_can_probe() -> None:
+def check_can_probe(number: int | None) -> None:
     """Find out whether this is a system on which the processor can be asked.
 
+    Args:
+        number: of the CPU that is meant; None for any.
+
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or has no such CPU for this process.
     """
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         raise ConfigError(f"kstack probe needs Linux on x86-64, and this is {system} on {machine}")
+    usable = sorted(os.sched_getaffinity(0))
+    if number is not None and number not in usable:
+        raise ConfigError(f"--cpu {number}: this process may use {', '.join(map(str, usable))}")
 
 
 def host_cpu(number: int | None = None, path: Path = CPUINFO) -> CpuModel | None:
