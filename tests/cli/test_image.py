@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
         assert says in done.stderr and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["there.elf"]
     assert there.read_bytes() == b"as it was"
+
+
+def test_what_is_no_file_stays_what_it_is_and_links_are_followed(tmp_path: Path) -> None:
+    pipe, link, there = (tmp_path / name for name in ("pipe", "link", "there.elf"))
+    os.mkfifo(pipe)
+    done = kstack("image", "probe-df-restart", "-o", pipe)
+    assert (done.returncode, done.stderr) == (2, f"kstack: {pipe} cannot be written: it is no file\n")
+    assert pipe.is_fifo()
+    link.symlink_to(there)
+    assert not kstack("image", "probe-df-restart", "-o", link).returncode
+    assert link.is_symlink() and there.read_bytes()[:4] == b"\x7fELF"
 
 
 def test_where_the_disk_is_full_the_old_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,17 @@ def test_what_makes_no_sense_is_refused_whoever_sealed_it(
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in refused((*RUN, "--modes-from", tmp_path / "none.json"))
     assert "cannot be read: Is a directory" in refused((*RUN, "--modes-from", tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "why"), [("pipe", "is no file"), ("device", "is no file"), ("large", "is too large")])
+def test_what_is_no_file_of_a_probe_is_not_read(tmp_path: Path, kind: str, why: str) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    assert why in refused((*RUN, "--modes-from", path))
 
 
 def test_a_file_that_decides_nothing_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_events_as_rare_as_noise_are_not_believed_and_leave_it_open() -> None:
     assert found.value is None, "more than one in a hundred is not hardly ever"
 
 
+def test_what_was_seen_too_seldom_to_tell_from_noise_leaves_no_value() -> None:
+    found = of(probed(MadeUp({"accessed": 0.0005}, THROUGH), 1000))
+    assert list(found.refuted) == ["none"] and found.value is None
+    assert found.why.startswith(
+        "it may be noise, and may be none: load, mispredicted RET: A is set in 1 of 1000 trials;"
+    )
+
+
 def test_gadgets_that_do_different_things_leave_no_value() -> None:
     found = of(probed(MadeUp({"accessed": 0.5, "data": 1.0}, THROUGH)))
     assert found.left == [] and not found.conclusive

@@ -49,7 +49,7 @@ SAYS = {
     "a_snapshot_is_a_plain_value_that_stays": r"^a snapshot holds a |^the snapshot has changed",
     "taking_a_snapshot_changes_nothing": r"looked at$",
     "no_access_raises_or_answers_out_of_range": r"^Access\(.* (raised \w+: .*no guest may|gave -?\d+$)",
-    "two_of_them_never_influence_each_other": r"another knows$|where there is another one$",
+    "two_of_them_never_influence_each_other": r"another knows$|where there is another one: ",
     "it_has_a_name": r"^its name is ",
     "it_chooses_a_cpu_that_can_run_for_at_least_one_unit": r"^asked of View\(.*: \w+Error: ",
     "a_seed_is_a_schedule": r"gave two schedules",

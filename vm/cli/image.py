@@ -11,7 +11,7 @@ from kstack.base.documents import Document
 from kstack.base.errors import ImageError
 from kstack.base.files import write_whole
 from kstack.cli.options import Json
-from kstack.cli.output import print_json
+from kstack.cli.output import place_for, print_json
 from kstack.kernels.known import usual_guests
 from kstack.recording import image_hash
 
@@ -36,7 +36,7 @@ def image(
         raise ImageError(f"image {name} is a file already; see: kstack images")
     content = guests.image(name)
     title = titles[name] if name in titles else guests.scenario(name).title
-    write_whole(output, content)
+    write_whole(place_for(output), content)
     if json:
         said: Document = {"image": name, "title": title, "file": str(output)}
         print_json({"version": 1, **said, "bytes": len(content), "hash": image_hash(content)})

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
 from kstack.base.documents import Document
-from kstack.base.errors import KstackError
+from kstack.base.errors import ConfigError, KstackError
+from kstack.base.files import refused_as
 from kstack.hw.modes import Modes
 from kstack.probe.taken import Taken
 from kstack.report.panic import panic_report
@@ -27,6 +31,23 @@ def print_json(document: Document) -> None:
     """One JSON document on stdout."""
     json.dump(document, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def place_for(file: Path) -> Path:
+    """Where a file is to be written: links are followed, and what is no file is left alone.
+
+    Raises:
+        ConfigError: its folder is not there, or a folder, a device or a pipe has its name.
+    """
+    with refused_as(f"{file} cannot be written"):
+        place = Path(os.path.realpath(file))
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not place.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if place.exists() and not place.is_file():
+            raise ConfigError(f"{file} cannot be written: it is no file")
+    return place
 
 
 def console() -> Console:

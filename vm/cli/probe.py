@@ -17,7 +17,7 @@ from rich.text import Text
 from kstack.base.errors import ConfigError
 from kstack.base.files import write_whole
 from kstack.cli.options import Json
-from kstack.cli.output import console, print_json
+from kstack.cli.output import console, place_for, print_json
 from kstack.probe.bounds import Rate
 from kstack.probe.controls import ProbeControl
 from kstack.probe.cpu import check_can_probe
@@ -54,12 +54,13 @@ def probe(
     if not 1 <= trials <= MOST:
         raise ConfigError(f"--trials {trials}: give 1 to {MOST}")
     check_can_probe(cpu)
+    place = output and place_for(output)
     progress = _ProbeProgress()
     found = ask(trials, seed, cpu, progress)
     progress.end()
     content = document(found)
-    if output is not None:
-        write_whole(output, text(content))
+    if place is not None:
+        write_whole(place, text(content))
     if json:
         print_json(content)
     else:

@@ -126,7 +126,7 @@ class Trials:
         if recipe.page == FRESH:
             memory.renew(page)
         memory.flush()
-        for address in (target, page.witness, memory.before):
+        for address in (target, page.witness, page.alias, memory.before):
             self._routines("touch", address + ELSEWHERE)
         memory.clear()
         if recipe.cached:

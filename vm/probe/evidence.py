@@ -88,6 +88,10 @@ class Evidence(NamedTuple):
         """Whether it happened: more of it was seen than noise explains."""
         return self.rate.exceeds(self.noise)
 
+    def doubts(self, value: str) -> bool:
+        """Whether it would refute a value if it happened, and was seen, too seldom to tell: more often than without the attack."""
+        return value in self.sight.refutes and not self.believed and self.rate.share > self.noise.share
+
     def __str__(self) -> str:
         """It, with its counts."""
         noise = f"; {self.noise.count} of {self.noise.of} without" if self.noise.count or not self.believed else ""

@@ -7,6 +7,7 @@ signature.
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from kstack.hw.modes import VALUES
 from kstack.probe.cpu import CpuModel
 
 VERSION: Final = 1
+LARGEST: Final = 1 << 24  # bytes; a probe's file has some 30,000
 AGAIN: Final = "kstack probe -o FILE writes one"
 _KEYS: Final = {"version", "cpu", "modes", "digest"}
 
@@ -61,9 +63,7 @@ def read_probe(path: Path) -> ProbeFile:
     Raises:
         ConfigError: it cannot be read, is no such file, is of another version, or was changed.
     """
-    with refused_as(f"{path} cannot be read"):
-        data = path.read_bytes()
-    content = _content(path, data)
+    content = _content(path, _bytes(path))
     if content["version"] != VERSION:
         raise ConfigError(f"{path} has version {content['version']}, and this kstack reads {VERSION}: measure again")
     said = content.pop("digest")
@@ -75,6 +75,21 @@ def read_probe(path: Path) -> ProbeFile:
         raise ConfigError(f"{path} is no file of kstack probe: {error}; {AGAIN}") from error
     _check_values(path, found)
     return found
+
+
+def _bytes(path: Path) -> bytes:
+    """What a file has in it, if it is one and no larger than any probe's.
+
+    Raises:
+        ConfigError: it is a pipe or a device, or far too large, or cannot be read.
+    """
+    with refused_as(f"{path} cannot be read"):
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+            raise ConfigError(f"{path} is no file; {AGAIN}")
+        if about.st_size > LARGEST:
+            raise ConfigError(f"{path} is too large for a file of kstack probe ({about.st_size} bytes); {AGAIN}")
+        return path.read_bytes()
 
 
 def _content(path: Path, data: bytes) -> dict[str, Any]:

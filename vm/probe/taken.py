@@ -64,6 +64,8 @@ class Taken:
         if self.is_foreign:
             host = self.host or "unknown"
             found.append(f"MODES OF ANOTHER CPU: this host's is {host}; what rests on them says nothing of it.")
+        for mode, why in self._left_alone.items():
+            found.append(f"{mode}: not taken, since {self.file} is inconclusive: {why}.")
         for mode in self._refuted:
             found.append(f"{mode}={self.given[mode]}, as --mode has it, is refuted on CPU {self.cpu}, by {self.file}.")
         return tuple(found)
@@ -72,13 +74,20 @@ class Taken:
     def _refuted(self) -> list[str]:
         return [mode for mode, value in self.given.items() if value in self.modes[mode].refuted]
 
+    @property
+    def _left_alone(self) -> dict[str, str]:
+        """Modes of which the file says nothing that could be taken, and why."""
+        return {
+            mode: said.why for mode, said in self.modes.items() if mode not in self.values and mode not in self.given
+        }
+
     def as_dict(self) -> Document:
         """What a command's JSON has of it; nothing without a probe."""
         if not self.file:
             return {}
         cpu, host = (None if one is None else msgspec.to_builtins(one) for one in (self.cpu, self.host))
         same = self.cpu is not None and self.cpu.is_same(self.host)
-        said: Document = {"taken": dict(self.values), "said": list(self.lines)}
+        said: Document = {"taken": dict(self.values), "not_taken": self._left_alone, "said": list(self.lines)}
         return {"modes_from": {"file": self.file, "cpu": cpu, "host": host, "same_cpu": same, **said}}
 
 

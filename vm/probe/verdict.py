@@ -1,6 +1,6 @@
 """Which values of a mode the trials refute, and to which they point.
 
-A value that was not refuted is not proved: a processor *may* do what it was never seen to do. So the rest have a bound, and a mode
+A value that was not refuted is not proved, and what was seen too seldom to be told from noise leaves none: a processor *may* do what it was never seen to do. So the rest have a bound, and a mode
 has a value where one remains, or where what the others say was bounded below `LIMIT` for every gadget that works.
 
     speculation            refuted by
@@ -94,7 +94,7 @@ def verdict(mode: str, evidence: Sequence[Evidence], controls: Sequence[ProbeCon
         return inconclusive(mode, why if complete else f"interrupted; {why}", controls)
     refuted = _refuted(evidence)
     bounded = _bounded(evidence) if mode == "speculation" and "none" in refuted else {}
-    value, why = _pointed_at(mode, refuted, bounded)
+    value, why = _pointed_at(mode, refuted, bounded, evidence)
     if not complete:
         value, why = None, "interrupted"
     rest = {one: bound for one, bound in bounded.items() if one not in refuted and one != value}
@@ -109,7 +109,9 @@ def _refuted(evidence: Iterable[Evidence]) -> dict[str, list[Evidence]]:
     return found
 
 
-def _pointed_at(mode: str, refuted: Mapping[str, object], bounded: Mapping[str, float]) -> tuple[str | None, str]:
+def _pointed_at(
+    mode: str, refuted: Mapping[str, object], bounded: Mapping[str, float], evidence: Iterable[Evidence]
+) -> tuple[str | None, str]:
     """The value that the trials point to, and why; or None, and why not."""
     left = [value for value in VALUES[mode] if value not in refuted]
     if len(left) == 1:
@@ -123,6 +125,9 @@ def _pointed_at(mode: str, refuted: Mapping[str, object], bounded: Mapping[str, 
     ]
     if wide:
         return None, f"too little is excluded: {', '.join(wide)}"
+    doubts = [one for one in evidence if one.doubts("needs-accessed")]
+    if doubts:
+        return None, f"it may be noise, and may be none: {doubts[0]}"
     return "needs-accessed", f"what the others say was hardly ever seen, or never: in less than {LIMIT:.0%} of trials"
 
 
