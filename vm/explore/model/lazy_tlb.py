@@ -10,9 +10,9 @@ evicts eagerly, over all short histories, in every mode.
 With speculation an entry that is present with A=1 may be cached by any CPU at once, and again after
 each invalidation. In `sets-accessed` one that is present with A=0 is *pending*: it is cached nowhere
 unless A has been set, which shows when somebody looks. In `keeps-accessed-clear` it may be cached
-without a trace, and the first access through it sets A. In `needs-accessed` nobody caches it until an
-access, or whoever stores the entry, has set A; nor would anybody through an upper entry whose A is clear: a managed
-page has none, since it is refused if it has one when exploring begins, and a store that clears it is refused too.
+without a trace, and the first access through it sets A. In `needs-accessed` it is cached by nobody until an
+access, or who stores the entry, has set A. (That A is set above the leaf too is not looked at here: a managed page
+with an upper entry that has it clear is refused when exploring begins, and so is a store to an upper entry after that.)
 In `none` only accesses fill.
 
 What is cached with A=1 (D=1) does not set A (D) again: an access through an older incarnation of the
