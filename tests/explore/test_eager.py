@@ -20,7 +20,7 @@ from kstack.explore.model.lazy_tlb import LazyTlb
 from kstack.explore.states import Grown
 from kstack.explore.transitions import StateSpace
 from kstack.explore.world import World
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.kernels.kstack.guest import FACTS
 from kstack.stacks import (
     Answer,
@@ -44,7 +44,7 @@ from kstack.x86.registers import Gpr
 from tests.support.eager_tlb import FAULT, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.memory_order import write_guest
 
-MODES: Final = ("needs-accessed", "sets-accessed", "keeps-accessed-clear", "none")
+MODES: Final = (*READINGS, "none")
 SEEDS: Final = (*range(10), 28)  # 3 and 28: other histories in every mode
 FRAMES: Final = {ONE & FRAME_MASK: 0xA, OTHER & FRAME_MASK: 0xB}  # what is in them
 RESULTS: Final = (Gpr.R8, Gpr.R9, Gpr.R10, Gpr.R11)

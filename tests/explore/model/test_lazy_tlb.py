@@ -21,7 +21,7 @@ import pytest
 from kstack.explore.model.gate import Gate, Visible
 from kstack.explore.model.lazy_tlb import How, LazyTlb, Option
 from kstack.hw.mmu.walk import Attempt
-from kstack.hw.modes import Modes
+from kstack.hw.modes import READINGS, Modes
 from kstack.kernels.kstack.guest import KstackKernel
 from kstack.stacks import Page, Pte, steps
 from kstack.stacks.area import Thread
@@ -34,7 +34,7 @@ from kstack.x86.entries import A, D
 from tests.support.eager_tlb import CPUS, FAULT, NOTHING, ONE, OTHER, Eager, Op, eager_does, unasked
 from tests.support.long_mode import AREA, LongModeGuest
 
-MODES: Final = ("needs-accessed", "sets-accessed", "keeps-accessed-clear", "none")
+MODES: Final = (*READINGS, "none")
 
 
 class EagerModel:
