@@ -139,6 +139,9 @@ def test_a_mode_that_the_probe_leaves_open_is_not_taken(tmp_path: Path) -> None:
     found = document(*RUN, "--modes-from", file)
     assert found["modes_from"]["taken"] == {"dirty-rewalk": "yes"}
     assert found["modes"]["speculation"] == "sets-accessed", "as by default"
+    why = found["modes_from"]["not_taken"]["speculation"]
+    assert why.startswith("too little is excluded")
+    assert f"speculation: not taken, since {file} is inconclusive: {why}." in found["modes_from"]["said"]
 
 
 def refused(words: tuple[object, ...]) -> str:
